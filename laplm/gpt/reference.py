@@ -1,0 +1,232 @@
+"""GPT-2's forward pass in plain NumPy: the specification, and the slow truth for tests.
+
+Read it top to bottom; it is the whole model. Shapes: T positions given now, P positions already
+in the cache, C = n_embd, H heads, D = head_dim (C = H * D), V vocabulary.
+
+The same code is the looking-in path of the engine: ``forward`` calls ``tap(name, layer, array)``
+at every named stage. A tap that returns None only watches; a tap that returns an array of the
+same shape replaces the stage's value (ablation, patching, steering).
+
+Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", and the
+GPT-2 checkpoint it names its tensors after.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from laplm.gpt.config import GPTConfig
+
+Array = NDArray[np.float32]
+Ids = NDArray[np.int64]
+Tap = Callable[[str, int | None, Array], Array | None]
+
+
+class Weights(Protocol):
+    """What the forward pass needs of the weights; the engine gives its quantised ones."""
+
+    def vector(self, name: str) -> Array:
+        """A layer-norm gain or shift, shape (C,)."""
+        ...
+
+    def embed(self, ids: Ids) -> Array:
+        """Rows of ``wte`` for token ids: (T,) -> (T, C)."""
+        ...
+
+    def position(self, positions: Ids) -> Array:
+        """Rows of ``wpe``: (T,) -> (T, C)."""
+        ...
+
+    def linear(self, name: str, x: Array) -> Array:
+        """``x @ weight + bias`` of the linear layer called ``name``: (T, in) -> (T, out)."""
+        ...
+
+    def unembed(self, x: Array) -> Array:
+        """Logits, ``x @ wte.T`` (or ``lm_head`` when untied): (T, C) -> (T, V)."""
+        ...
+
+
+class Past(Protocol):
+    """Keys and values of the positions already seen."""
+
+    @property
+    def length(self) -> int:
+        """P, the number of positions held."""
+        ...
+
+    def extend(self, layer: int, k: Array, v: Array) -> tuple[Array, Array]:
+        """Add (T, H, D) keys and values; return all of them, (P + T, H, D) each."""
+        ...
+
+    def advance(self, count: int) -> None:
+        """Every layer has been extended by ``count`` positions: P grows by it."""
+        ...
+
+
+class DenseWeights:
+    """fp32 tensors by their GPT-2 names."""
+
+    def __init__(self, tensors: Mapping[str, Array]) -> None:
+        self.tensors = tensors
+
+    def vector(self, name: str) -> Array:
+        """See ``Weights``."""
+        return self.tensors[name]
+
+    def embed(self, ids: Ids) -> Array:
+        """See ``Weights``."""
+        return self.tensors["wte.weight"][ids]
+
+    def position(self, positions: Ids) -> Array:
+        """See ``Weights``."""
+        return self.tensors["wpe.weight"][positions]
+
+    def linear(self, name: str, x: Array) -> Array:
+        """See ``Weights``."""
+        out: Array = x @ self.tensors[f"{name}.weight"] + self.tensors[f"{name}.bias"]
+        return out
+
+    def unembed(self, x: Array) -> Array:
+        """See ``Weights``."""
+        wte = self.tensors["wte.weight"]
+        out: Array = x @ self.tensors.get("lm_head.weight", wte).T
+        return out
+
+
+class DensePast:
+    """The simplest possible key/value store: one growing array a layer."""
+
+    def __init__(self) -> None:
+        self.length = 0
+        self._layers: dict[int, tuple[Array, Array]] = {}
+
+    def extend(self, layer: int, k: Array, v: Array) -> tuple[Array, Array]:
+        """See ``Past``."""
+        if layer in self._layers:
+            old_k, old_v = self._layers[layer]
+            k = np.concatenate([old_k[: self.length], k])
+            v = np.concatenate([old_v[: self.length], v])
+        self._layers[layer] = (k, v)
+        return k, v
+
+    def advance(self, count: int) -> None:
+        """See ``Past``."""
+        self.length += count
+
+
+def layer_norm(x: Array, gain: Array, shift: Array, epsilon: float) -> Array:
+    """Normalise every position to mean 0 and variance 1, then scale and shift: (T, C) -> (T, C).
+
+    Source: Ba, Kiros and Hinton 2016, "Layer Normalization", section 3.
+    """
+    centred = x - x.mean(axis=-1, keepdims=True)
+    variance = np.mean(centred * centred, axis=-1, keepdims=True)
+    out: Array = centred / np.sqrt(variance + np.float32(epsilon)) * gain + shift
+    return out
+
+
+def _erf(x: Array) -> Array:
+    return np.vectorize(math.erf, otypes=[np.float32])(x)
+
+
+def activation(name: str, x: Array) -> Array:
+    """The feed-forward's non-linearity, element by element.
+
+    ``gelu_new`` is the tanh approximation that GPT-2 was trained with (Hendrycks and Gimpel 2016,
+    "Gaussian Error Linear Units", section 2).
+    """
+    if name in ("gelu_new", "gelu_pytorch_tanh"):
+        inner = np.float32(math.sqrt(2.0 / math.pi)) * (x + np.float32(0.044715) * x * x * x)
+        out: Array = np.float32(0.5) * x * (1 + np.tanh(inner))
+        return out
+    if name == "gelu":
+        return np.float32(0.5) * x * (1 + _erf(x / np.float32(math.sqrt(2.0))))
+    if name == "silu":
+        sigmoid: Array = np.float32(0.5) * (1 + np.tanh(np.float32(0.5) * x))
+        return x * sigmoid
+    return np.maximum(x, np.float32(0))
+
+
+def softmax(x: Array) -> Array:
+    """Non-negative numbers that sum to 1 over the last axis."""
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    out: Array = e / e.sum(axis=-1, keepdims=True)
+    return out
+
+
+def attention_scale(config: GPTConfig, layer: int) -> float:
+    """The factor on query-key products: 1 / sqrt(D), as the config asks for it."""
+    scale = 1.0 / math.sqrt(config.head_dim) if config.scale_attn_weights else 1.0
+    return scale / (layer + 1) if config.scale_attn_by_inverse_layer_idx else scale
+
+
+def forward(
+    ids: Ids,
+    weights: Weights,
+    config: GPTConfig,
+    past: Past | None = None,
+    tap: Tap | None = None,
+    last_only: bool = False,
+) -> Array:
+    """Token ids (T,) to logits (T, V), or (1, V) of the last position when ``last_only``.
+
+    ``past`` is read and grows by T positions. The caller checks that ids are in the vocabulary
+    and that P + T <= n_ctx.
+    """
+    past = DensePast() if past is None else past
+    n_past, n_new = past.length, len(ids)
+    n_head, head_dim = config.n_head, config.head_dim
+
+    def see(name: str, layer: int | None, x: Array) -> Array:
+        if tap is None:
+            return x
+        replaced = tap(name, layer, x)
+        return x if replaced is None else replaced
+
+    def norm(name: str, x: Array) -> Array:
+        gain, shift = weights.vector(f"{name}.weight"), weights.vector(f"{name}.bias")
+        return layer_norm(x, gain, shift, config.layer_norm_epsilon)
+
+    positions = np.arange(n_past, n_past + n_new)
+    embed = see("embed", None, weights.embed(ids))  # (T, C)
+    x = embed + see("pos_embed", None, weights.position(positions))  # (T, C)
+
+    # A position sees itself and what came before it: (T, P + T).
+    visible = np.arange(n_past + n_new)[None, :] <= positions[:, None]
+
+    for layer in range(config.n_layer):
+        # Attention: move information between positions.
+        x = see("resid_pre", layer, x)  # (T, C)
+        h = see("ln1", layer, norm(f"h.{layer}.ln_1", x))  # (T, C)
+        qkv = weights.linear(f"h.{layer}.attn.c_attn", h)  # (T, 3C)
+        q, k, v = qkv.reshape(n_new, 3, n_head, head_dim).transpose(1, 0, 2, 3)  # (T, H, D) each
+        q, k, v = see("q", layer, q), see("k", layer, k), see("v", layer, v)
+        k_all, v_all = past.extend(layer, k, v)  # (P + T, H, D) each
+        scores = np.matmul(q.transpose(1, 0, 2), k_all.transpose(1, 2, 0))  # (H, T, P + T)
+        scores = scores * np.float32(attention_scale(config, layer))
+        scores = np.where(visible, scores, np.float32(-np.inf))
+        scores = see("attn_scores", layer, scores)
+        pattern = see("pattern", layer, softmax(scores))  # (H, T, P + T)
+        z = np.matmul(pattern, v_all.transpose(1, 0, 2)).transpose(1, 0, 2)  # (T, H, D)
+        z = see("z", layer, z)
+        flat = np.ascontiguousarray(z).reshape(n_new, -1)  # (T, C)
+        x = x + see("attn_out", layer, weights.linear(f"h.{layer}.attn.c_proj", flat))
+
+        # Feed-forward: think about each position by itself.
+        x = see("resid_mid", layer, x)  # (T, C)
+        h = see("ln2", layer, norm(f"h.{layer}.ln_2", x))  # (T, C)
+        inner = see("mlp_pre", layer, weights.linear(f"h.{layer}.mlp.c_fc", h))  # (T, 4C)
+        inner = see("mlp_post", layer, activation(config.activation_function, inner))
+        x = x + see("mlp_out", layer, weights.linear(f"h.{layer}.mlp.c_proj", inner))
+        x = see("resid_post", layer, x)  # (T, C)
+
+    past.advance(n_new)
+    if last_only:
+        x = x[-1:]
+    x = see("ln_final", None, norm("ln_f", x))
+    return see("logits", None, weights.unembed(x))  # (T, V)

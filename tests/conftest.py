@@ -1,0 +1,73 @@
+"""Generated models that the tests run on: nothing is downloaded, nothing outside is read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+TEXT = """The capital of Spain is Madrid. The capital of France is Paris. Once upon a time, there
+was a little girl named Sue. She had a regular day at her play school. Grüße, naïve café, 北京, 🙂.
+def f(x): return x**2 + 3*x - 1  # don't, we'll, I'm, they've, 1234 567
+"""
+
+
+@pytest.fixture(autouse=True)
+def _own_home(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prepared weights go to one throw-away place, the hub cache is an empty one."""
+    base = tmp_path_factory.getbasetemp()
+    monkeypatch.setenv("LAPLM_HOME", str(base / "laplm-home"))
+    monkeypatch.setenv("HF_HOME", str(base / "hf-home"))
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "LAPLM_ISA"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def make_tokenizer_json(directory: Path, vocab_size: int = 600) -> None:
+    """Train a small byte-level BPE with GPT-2's rules and write ``tokenizer.json``."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - 1,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([TEXT] * 3, trainer)
+    tokenizer.add_special_tokens(["<|endoftext|>"])
+    tokenizer.save(str(directory / "tokenizer.json"))
+
+
+def make_model(directory: Path, *, seed: int = 0, **sizes: object) -> Path:
+    """A GPT-2 with random weights at GPT-2's initial scale, as transformers writes it."""
+    import torch
+    from tokenizers import Tokenizer
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    directory.mkdir(parents=True, exist_ok=True)
+    make_tokenizer_json(directory)
+    vocab = Tokenizer.from_file(str(directory / "tokenizer.json")).get_vocab_size()
+    torch.manual_seed(seed)
+    settings = {
+        "vocab_size": vocab, "n_positions": 128, "n_embd": 64, "n_layer": 3, "n_head": 4,
+        "bos_token_id": vocab - 1, "eos_token_id": vocab - 1,
+    } | sizes  # fmt: skip
+    model = GPT2LMHeadModel(GPT2Config(**settings))
+    with torch.no_grad():  # biases and gains that matter, unlike a fresh model's 0 and 1
+        for name, tensor in model.named_parameters():
+            if name.endswith("bias") or ".ln_" in name:
+                tensor.add_(torch.randn_like(tensor) * 0.1)
+    model.save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three layers, four heads, 64 wide, 128 positions, about 480 tokens. Read only."""
+    return make_model(tmp_path_factory.mktemp("models") / "tiny")
