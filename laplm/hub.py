@@ -21,6 +21,7 @@ POCKET = "pocket"
 
 def hub_cache_dir() -> Path:
     """The directory of downloaded models that ``huggingface_hub`` and transformers use too."""
+
     def clean(text: str) -> Path:
         return Path(os.path.expandvars(text)).expanduser()
 

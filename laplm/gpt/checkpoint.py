@@ -128,7 +128,9 @@ def _read_table(path: Path) -> tuple[dict[str, _Stored], dict[str, str]]:
     for name, item in sorted(stored.items(), key=lambda kv: (kv[1].offset, kv[1].n_bytes)):
         if item.offset != end:
             what = "overlaps the tensor before it" if item.offset < end else "leaves a gap"
-            _refuse(path, f"tensor {name} {what} (byte {item.offset - start:,} of the data); {again}")
+            _refuse(
+                path, f"tensor {name} {what} (byte {item.offset - start:,} of the data); {again}"
+            )
         end += item.n_bytes
     if size != end:
         cause = "cut short" if size < end else "too long"
@@ -221,7 +223,9 @@ class Checkpoint:
         self.fingerprint: str = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
 
     def __repr__(self) -> str:
-        return f"Checkpoint({str(self.path)!r}, {self.dtype}, {self.config.n_parameters:,} parameters)"
+        return (
+            f"Checkpoint({str(self.path)!r}, {self.dtype}, {self.config.n_parameters:,} parameters)"
+        )
 
     def tensor(self, name: str) -> Array:
         """One tensor as fp32, read only, in the shape that ``tensor_shapes(config)`` gives.
@@ -236,6 +240,13 @@ class Checkpoint:
         array = self._source.tensor(name)
         array.flags.writeable = False
         return array
+
+    def rows(self, name: str) -> Callable[[NDArray[np.int64]], Array]:
+        """A function that reads rows of a matrix as fp32, (T,) indices to (T, width).
+
+        Only the rows asked for are read from the file: for looking up embeddings.
+        """
+        return self._source.rows(name)
 
     def mapped(self, name: str) -> bool:
         """Whether ``tensor(name)`` is the file's own memory rather than a copy."""
@@ -254,6 +265,9 @@ class _Source:
         raise NotImplementedError
 
     def tensor(self, name: str) -> Array:
+        raise NotImplementedError
+
+    def rows(self, name: str) -> Callable[[NDArray[np.int64]], Array]:
         raise NotImplementedError
 
     def tie(self, target: str, source: str) -> None:
@@ -285,19 +299,28 @@ class _SafetensorsSource(_Source):
         # Numbers that do not lie at a multiple of their size would be slow or trap: copied.
         return item.dtype == "F32" and item.offset % 4 == 0
 
-    def tensor(self, name: str) -> Array:
+    def _raw(self, name: str) -> NDArray[Any]:
         item = self.tensors[name]
         kind = "<f4" if item.dtype == "F32" else "<f2" if item.dtype == "F16" else "<u2"
         if item.n_bytes == 0:
-            return np.zeros(item.shape, np.float32)
+            return np.zeros(item.shape, kind)
         try:
             # One mapping a tensor: when the caller lets go of it, its pages are given back.
-            raw = np.memmap(item.path, kind, "r", item.offset, item.shape).view(np.ndarray)
+            return np.memmap(item.path, kind, "r", item.offset, item.shape).view(np.ndarray)
         except (OSError, ValueError) as error:
             _refuse(item.path, f"changed while it was in use ({error}); run the command again")
-        if item.dtype == "BF16":
+
+    def tensor(self, name: str) -> Array:
+        raw = self._raw(name)
+        if self.tensors[name].dtype == "BF16":
             return widen_bf16(raw)
         return raw if self.mapped(name) else np.array(raw, dtype=np.float32)
+
+    def rows(self, name: str) -> Callable[[NDArray[np.int64]], Array]:
+        raw = self._raw(name)
+        if self.tensors[name].dtype == "BF16":
+            return lambda ids: widen_bf16(raw[ids])
+        return lambda ids: raw[ids].astype(np.float32, copy=False)
 
     def tie(self, target: str, source: str) -> None:
         self.tensors[target] = self.tensors[source]
@@ -329,6 +352,12 @@ class _TorchSource(_Source):
     def tensor(self, name: str) -> Array:
         array: Array = self.tensors[name].detach().float().contiguous().numpy()
         return array.view()
+
+    def rows(self, name: str) -> Callable[[NDArray[np.int64]], Array]:
+        import torch
+
+        tensor = self.tensors[name]
+        return lambda ids: tensor[torch.from_numpy(ids)].float().numpy()
 
     def tie(self, target: str, source: str) -> None:
         self.tensors[target] = self.tensors[source]
@@ -560,7 +589,9 @@ def _refuse_layout(directory: Path) -> NoReturn:
         ".pt": "PyTorch",
         ".pth": "PyTorch",
     }
-    others = [f"{name} ({kinds[Path(name).suffix]})" for name in names if Path(name).suffix in kinds]
+    others = [
+        f"{name} ({kinds[Path(name).suffix]})" for name in names if Path(name).suffix in kinds
+    ]
     needed = "config.json with model.safetensors"
     if others:
         _refuse(
@@ -748,7 +779,12 @@ def save_checkpoint(
                 f"cannot save {directory}: tensor {name} is {list(tensors[name].shape)}, "
                 f"not {list(shape)}"
             )
-        return f"transformer.{name}".replace("transformer.lm_head", "lm_head"), code, shape, make(name)
+        return (
+            f"transformer.{name}".replace("transformer.lm_head", "lm_head"),
+            code,
+            shape,
+            make(name),
+        )
 
     def make(name: str) -> Callable[[], NDArray[Any]]:
         def array() -> NDArray[Any]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import operator
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -60,7 +61,10 @@ class Tokenizer:
         self._backend = backend
         backend.no_truncation()
         backend.no_padding()
-        # Control tokens written out in a text stay text; _special reads them as what they are.
+        self.eos_token_id: int | None = backend.token_to_id(eos_token or _END_OF_TEXT)
+        if self.eos_token_id is not None:
+            backend.add_special_tokens([eos_token or _END_OF_TEXT])
+        # Control tokens written out in a text stay text; _special() reads them as what they are.
         backend.encode_special_tokens = True
         self._special_backend: tokenizers.Tokenizer | None = None
         added = backend.get_added_tokens_decoder()
@@ -69,63 +73,78 @@ class Tokenizer:
             sorted(id_ for id_, token in added.items() if token.special)
         )
         self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
-        self.eos_token_id: int | None = backend.token_to_id(eos_token or _END_OF_TEXT)
         self._bytes: dict[int, bytes] = {}
         self._byte_ids = [backend.token_to_id(_CHARACTER_OF[b]) for b in range(256)]
         self._unknown = {b for b, id_ in enumerate(self._byte_ids) if id_ is None}
         pre = backend.pre_tokenizer
         self._can_cut = (
             backend.normalizer is None
-            and type(pre) is pre_tokenizers.ByteLevel
+            and isinstance(pre, pre_tokenizers.ByteLevel)
             and pre.use_regex
             and not pre.add_prefix_space
-            and all(token.special for token in added.values())
+            and not any(
+                token.lstrip or token.rstrip or token.single_word or _CUT.search(token.content)
+                for token in added.values()
+            )
         )
+
+    def __repr__(self) -> str:
+        return f"Tokenizer({self.vocab_size:,} tokens)"
 
     @classmethod
     def from_directory(cls, path: Path) -> Tokenizer:
-        """The tokenizer of a model directory: ``tokenizer.json``, or ``vocab.json`` + ``merges.txt``.
+        """The tokenizer of a model directory.
+
+        Read from ``tokenizer.json``, or from ``vocab.json`` with ``merges.txt`` (OpenAI's release
+        calls them ``encoder.json`` and ``vocab.bpe``). ``tokenizer_config.json`` may name another
+        token than ``<|endoftext|>`` as the one that ends a text.
 
         Raises:
             TokenizerError: neither is there, or the files are not a byte-level BPE.
         """
         path = Path(path)
-        eos = _eos_token(path)
-        if (path / "tokenizer.json").is_file():
+        settings = _settings(path / "tokenizer_config.json")
+        eos = _token(settings, "eos_token")
+        file = path / "tokenizer.json"
+        if file.is_file():
             try:
-                backend = tokenizers.Tokenizer.from_file(str(path / "tokenizer.json"))
-            except Exception as error:
+                backend = tokenizers.Tokenizer.from_file(str(file))
+            except Exception as error:  # the library raises bare Exception
+                raise TokenizerError(_damaged(str(file), error)) from None
+            if not isinstance(backend.model, models.BPE) or not isinstance(
+                backend.decoder, decoders.ByteLevel
+            ):
                 raise TokenizerError(
-                    f"{path / 'tokenizer.json'}: not readable ({error}); fetch or copy it again"
-                ) from None
-            if not isinstance(backend.model, models.BPE) or not _is_byte_level(backend):
-                raise TokenizerError(
-                    f"{path / 'tokenizer.json'}: not a byte-level BPE, which GPT-2 models use"
+                    f"{file}: not a byte-level BPE, the tokenizer of the GPT-2 family; check that "
+                    "it belongs to this model"
                 )
             return cls(backend, eos)
-        if (path / "vocab.json").is_file() and (path / "merges.txt").is_file():
-            return cls.from_files(path / "vocab.json", path / "merges.txt", eos)
+        for vocab, merges in (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe")):
+            if (path / vocab).is_file() and (path / merges).is_file():
+                backend = _from_files(
+                    path / vocab, path / merges, prefix_space=settings.get("add_prefix_space")
+                )
+                # The order in which GPT2Tokenizer adds those that the vocabulary lacks.
+                keys = ("bos_token", "eos_token", "unk_token")
+                control = [_token(settings, key) or _END_OF_TEXT for key in keys]
+                pad = _token(settings, "pad_token")
+                backend.add_special_tokens(list(dict.fromkeys([*control, *([pad] if pad else [])])))
+                return cls(backend, eos)
         raise TokenizerError(
             f"{path}: no tokenizer (looked for tokenizer.json, and for vocab.json with merges.txt); "
-            "copy the tokenizer files of the model into this directory"
+            "copy the model's own tokenizer files into this directory"
         )
 
     @classmethod
-    def from_files(cls, vocab: Path, merges: Path, eos_token: str | None = None) -> Tokenizer:
+    def from_files(cls, vocab: Path, merges: Path) -> Tokenizer:
         """A byte-level BPE from ``vocab.json`` and ``merges.txt``, with GPT-2's rules.
 
         Raises:
             TokenizerError: a file is missing or damaged.
         """
-        try:
-            model = models.BPE.from_file(str(vocab), str(merges))
-        except Exception as error:
-            raise TokenizerError(f"{vocab} with {merges}: not readable ({error})") from None
-        backend = tokenizers.Tokenizer(model)
-        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        backend.decoder = decoders.ByteLevel()
-        backend.add_special_tokens([eos_token or _END_OF_TEXT])
-        return cls(backend, eos_token)
+        backend = _from_files(Path(vocab), Path(merges))
+        backend.add_special_tokens([_END_OF_TEXT])
+        return cls(backend)
 
     def encode(self, text: str | bytes, allow_special: bool = False) -> list[int]:
         """Token ids of a text, or of bytes that need not be UTF-8.
@@ -164,7 +183,7 @@ class Tokenizer:
         if not text:
             return []
         backend = self._special() if allow_special else self._backend
-        if allow_special or not self._can_cut or len(text) < 2 * _CHUNK:
+        if not self._can_cut or len(text) < 2 * _CHUNK:
             ids: list[int] = backend.encode(text, add_special_tokens=False).ids
             return ids
         ids = []
@@ -190,7 +209,7 @@ class Tokenizer:
         known = self._bytes.get(token_id)
         if known is not None:
             return known
-        token_id = int(token_id)
+        token_id = operator.index(token_id)
         token = self._backend.id_to_token(token_id) if 0 <= token_id < 1 << 32 else None
         if token is None:
             raise TokenizerError(
@@ -256,16 +275,39 @@ def _chunks(text: str) -> Iterator[str]:
         start = end
 
 
-def _is_byte_level(backend: tokenizers.Tokenizer) -> bool:
-    return isinstance(backend.decoder, decoders.ByteLevel)
-
-
-def _eos_token(directory: Path) -> str | None:
+def _from_files(vocab: Path, merges: Path, prefix_space: Any = False) -> tokenizers.Tokenizer:
+    for file in (vocab, merges):
+        if not file.is_file():
+            raise TokenizerError(f"{file}: no such file; it is half of the tokenizer")
     try:
-        values: Any = json.loads((directory / "tokenizer_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    token = values.get("eos_token") if isinstance(values, dict) else None
+        model = models.BPE.from_file(str(vocab), str(merges))
+    except Exception as error:  # the library raises bare Exception
+        raise TokenizerError(_damaged(f"{vocab} with {merges}", error)) from None
+    backend = tokenizers.Tokenizer(model)
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=bool(prefix_space))
+    backend.decoder = decoders.ByteLevel()
+    return backend
+
+
+def _damaged(what: str, error: Exception) -> str:
+    cause = " ".join(str(error).split())
+    return f"{what}: not readable as a tokenizer ({cause}); fetch or copy it again"
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """``tokenizer_config.json``, which a tokenizer may do without."""
+    if not path.is_file():
+        return {}
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise TokenizerError(_damaged(str(path), error)) from None
+    return values if isinstance(values, dict) else {}
+
+
+def _token(settings: dict[str, Any], key: str) -> str | None:
+    """A control token of ``tokenizer_config.json``, which writes it as a text or an object."""
+    token = settings.get(key)
     if isinstance(token, dict):
         token = token.get("content")
-    return token if isinstance(token, str) else None
+    return token if isinstance(token, str) and token else None
