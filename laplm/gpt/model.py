@@ -2,62 +2,391 @@
 
 from __future__ import annotations
 
+import os
+import threading
+import weakref
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from laplm.gpt import reference
+from laplm.errors import InputError
+from laplm.gpt import isa as isas
+from laplm.gpt import jit, reference
+from laplm.gpt import plan as p
 from laplm.gpt.checkpoint import Checkpoint
 from laplm.gpt.config import GPTConfig
+from laplm.gpt.kv_cache import KVCache, aligned
+from laplm.gpt.quantize import (
+    LINEAR,
+    PRECISIONS,
+    Precision,
+    Progress,
+    head_precision,
+    prepared,
+    round_up,
+    unpack,
+)
+from laplm.gpt.team import Team, default_threads
 
-Precision = Literal["fp32", "int8", "int4"]
 Array = NDArray[np.float32]
-Progress = Callable[[str, int, int], None]  # (what is being prepared, done, total)
+Ids = NDArray[np.int64]
 
-
-class KVCache(reference.DensePast):
-    def __init__(self) -> None:
-        super().__init__()
-        self.ids: list[int] = []
-
-    def fork(self, count: int) -> list[KVCache]:
-        out = []
-        for _ in range(count):
-            c = KVCache()
-            c.length = self.length
-            c.ids = list(self.ids)
-            c._layers = dict(self._layers)
-            out.append(c)
-        return out
-
-    def trim(self, length: int) -> None:
-        self.length = length
-        del self.ids[length:]
-        self._layers = {i: (k[:length], v[:length]) for i, (k, v) in self._layers.items()}
+BLOCK = 128  # tokens that go through the layers together; more would fall out of the fast caches
+_ACTIVATIONS = {
+    "gelu_new": p.GELU_TANH, "gelu_pytorch_tanh": p.GELU_TANH, "gelu": p.GELU_ERF,
+    "relu": p.RELU, "silu": p.SILU,
+}  # fmt: skip
 
 
 class GPT:
-    """Stand-in until the compiled engine lands: same interface, NumPy speed."""
+    """A GPT-2-architecture model, ready to run.
 
-    def __init__(self, checkpoint: Checkpoint, precision: Precision = "int8", *,
-                 threads: int | None = None, progress: Progress | None = None) -> None:
+    Logits of a token depend only on the tokens before it: not on the number of threads, on how a
+    prompt is cut into blocks, or on what else is decoded at the same time, to the last bit.
+
+    Attributes:
+        config: The model's sizes.
+        precision: "fp32", "int8" or "int4".
+        threads: How many threads run the forward pass.
+        isa: The machine instructions in use.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        precision: Precision = "int8",
+        *,
+        threads: int | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Prepare (once) and map the weights, compile (once) and load the kernels.
+
+        Raises:
+            InputError: the precision or the number of threads is not possible.
+            ModelFormatError: a weight is NaN or infinite.
+            CacheError: the cache directory cannot be written.
+        """
+        if precision not in PRECISIONS:
+            raise InputError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
+        if threads is not None and not 1 <= threads <= 256:
+            raise InputError(f"threads is {threads}, but it must be between 1 and 256")
         self.config: GPTConfig = checkpoint.config
-        self.precision = precision
-        self.threads = threads or 1
-        self._weights = reference.DenseWeights({n: checkpoint.tensor(n) for n in checkpoint.names})
+        self.precision: Precision = precision
+        self.threads = threads or default_threads()
+        self.isa = isas.choose()
+        self._packed = prepared(checkpoint, precision, progress)
+        self._embed = checkpoint.rows("wte.weight")
+        self._position = checkpoint.rows("wpe.weight")
+        self._kv_dtype: Any = np.float32 if precision == "fp32" else np.float16
+        self._engine = self._load_engine(progress)
+        self._team = Team(self._engine, self.threads)
+        weakref.finalize(self, self._team.dissolve)
+        self._process = os.getpid()
+        self._lock = threading.Lock()
+        self._buffers: list[NDArray[Any]] = []
+        self._plan = aligned(p.PLAN_SIZE, np.int64)
+        self._tokens = 0  # how many the buffers hold; they grow when more come
+        self._fill_plan()
+
+    # --- what a caller does with it ---
 
     def new_cache(self) -> KVCache:
-        return KVCache()
+        """An empty key/value cache for one sequence."""
+        return KVCache(self.config, self._kv_dtype)
 
-    def forward(self, ids: ArrayLike, kv_cache: KVCache | None = None,
-                tap: reference.Tap | None = None, *, last_only: bool = False) -> Array:
-        ids = np.asarray(ids, dtype=np.int64)
-        kv_cache = self.new_cache() if kv_cache is None else kv_cache
-        kv_cache.ids.extend(ids.tolist())
-        return reference.forward(ids, self._weights, self.config, kv_cache, tap, last_only)
+    def forward(
+        self,
+        ids: ArrayLike,
+        kv_cache: KVCache | None = None,
+        tap: reference.Tap | None = None,
+        *,
+        last_only: bool = False,
+    ) -> Array:
+        """Token ids (T,) to logits (T, V), or (1, V) of the last one when ``last_only``.
+
+        The ids follow what ``kv_cache`` holds, and are added to it. ``tap`` sees, and may
+        replace, every named activation (``reference.forward``); it costs speed, not accuracy.
+
+        Raises:
+            InputError: there are no ids, one is not in the vocabulary, or they do not fit in the
+                context.
+        """
+        ids = self._checked(ids)
+        cache = self.new_cache() if kv_cache is None else kv_cache
+        with self._lock:
+            cache.reserve(len(ids))
+            if tap is not None:
+                weights = _PackedWeights(self)
+                logits = reference.forward(ids, weights, self.config, cache, tap, last_only)
+                cache.hold(ids.tolist())
+                return logits
+            parts = []
+            for start in range(0, len(ids), BLOCK):
+                block = ids[start : start + BLOCK]
+                is_last = start + BLOCK >= len(ids)
+                wanted = np.arange(len(block)) if not last_only else np.array([len(block) - 1])
+                if last_only and not is_last:
+                    wanted = wanted[:0]
+                positions = np.arange(cache.length, cache.length + len(block))
+                groups = [
+                    (i, min(self._together, len(block) - i), cache.table_address, cache.length + i)
+                    for i in range(0, len(block), self._together)
+                ]
+                parts.append(self._run(block, positions, groups, wanted, alone=False))
+                cache.hold(block.tolist())
+        return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
     def decode(self, ids: ArrayLike, kv_caches: Sequence[KVCache]) -> Array:
-        ids = np.asarray(ids, dtype=np.int64)
-        return np.concatenate([self.forward(ids[i:i + 1], c) for i, c in enumerate(kv_caches)])
+        """One more token for each of B sequences: ids (B,) to logits (B, V).
+
+        Every weight is read once for all of them.
+
+        Raises:
+            InputError: as ``forward``, or B ids for another number of caches, or one cache twice.
+        """
+        ids = self._checked(ids)
+        if len(ids) != len(kv_caches) or len({id(c) for c in kv_caches}) != len(kv_caches):
+            raise InputError(f"{len(ids)} ids need as many caches, all different")
+        with self._lock:
+            parts = []
+            for start in range(0, len(ids), BLOCK):
+                block, caches = ids[start : start + BLOCK], kv_caches[start : start + BLOCK]
+                groups = []
+                for i, cache in enumerate(caches):
+                    cache.reserve(1)
+                    groups.append((i, 1, cache.table_address, cache.length))
+                positions = np.array([group[3] for group in groups])
+                parts.append(
+                    self._run(block, positions, groups, np.arange(len(block)), alone=True)
+                )
+                for token, cache in zip(block.tolist(), caches, strict=True):
+                    cache.hold([token])
+        return np.concatenate(parts) if len(parts) > 1 else parts[0]
+
+    def _checked(self, ids: ArrayLike) -> Ids:
+        array = np.asarray(ids)
+        if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iu":
+            raise InputError("token ids must be a list of at least one whole number")
+        out = array.astype(np.int64)
+        if out.min() < 0 or out.max() >= self.config.vocab_size:
+            raise InputError(
+                f"token id {out.min() if out.min() < 0 else out.max()} is not in the vocabulary of "
+                f"{self.config.vocab_size}"
+            )
+        return out
+
+    # --- the compiled engine ---
+
+    def _load_engine(self, progress: Progress | None) -> jit.Engine:
+        from laplm.gpt.plan import Spec
+
+        kv = "fp32" if self.precision == "fp32" else "fp16"
+        spec = Spec(self.precision, head_precision(self.precision), kv, self.config.head_dim)
+
+        def build() -> Any:
+            from laplm.gpt import kernels
+
+            return kernels.build(self.isa, spec)
+
+        def announce() -> None:
+            if progress:
+                progress("kernels", 0, 1)
+
+        self._together = p.attend_together(self.isa.registers)
+        return jit.load(self.isa, spec, build, announce)
+
+    def _fill_plan(self) -> None:
+        """All that stays the same from call to call."""
+        config, plan = self.config, self._plan
+        width, inner_width = round_up(config.n_embd, 32), round_up(config.n_inner, 32)
+        self._width, self._out_width = width, round_up(config.vocab_size, 16)
+        self._widths = {
+            p.X: width, p.Z: width, p.INNER: inner_width,
+            # Heads are read in steps of 16 floats, past the last one's end too.
+            p.QKV: round_up(3 * config.n_embd, 16) + 16,
+        }  # fmt: skip
+        plan[p.N_THREADS], plan[p.N_LAYER] = self.threads, config.n_layer
+        plan[p.N_EMBD], plan[p.N_HEAD], plan[p.N_INNER] = (
+            config.n_embd, config.n_head, config.n_inner,
+        )  # fmt: skip
+        plan[p.ACTIVATION] = _ACTIVATIONS[config.activation_function]
+        plan[p.EPSILON] = self._keep(np.array([config.layer_norm_epsilon], np.float32))
+        plan[p.WIDTH], plan[p.INNER_WIDTH] = width, inner_width
+        plan[p.QKV_WIDTH], plan[p.OUT_WIDTH] = self._widths[p.QKV], self._out_width
+        scales = [reference.attention_scale(config, i) for i in range(config.n_layer)]
+        plan[p.ATTENTION_SCALES] = self._keep(np.array(scales, np.float32))
+
+        def matrix(name: str) -> tuple[int, int]:
+            return tuple(self._packed[f"{name}.{part}"].ctypes.data for part in ("packed", "scales"))  # type: ignore[return-value]
+
+        def vector(name: str) -> int:
+            return int(self._packed[name].ctypes.data)
+
+        layers = aligned(config.n_layer * p.LAYER_SIZE, np.int64).reshape(config.n_layer, -1)
+        order = (p.ATTN_W, p.PROJ_W, p.FC_W, p.OUT_W)
+        for i, layer in enumerate(layers):
+            for ln, gain, shift in (
+                ("ln_1", p.LN_1_GAIN, p.LN_1_SHIFT), ("ln_2", p.LN_2_GAIN, p.LN_2_SHIFT),
+            ):  # fmt: skip
+                layer[gain], layer[shift] = (
+                    vector(f"h.{i}.{ln}.weight"), vector(f"h.{i}.{ln}.bias"),
+                )  # fmt: skip
+            for name, at in zip(LINEAR, order, strict=True):
+                layer[at], layer[at + 1] = matrix(f"h.{i}.{name}")
+                layer[at + 2] = vector(f"h.{i}.{name}.bias")
+        plan[p.LAYERS] = self._keep(layers)
+        plan[p.LN_F_GAIN], plan[p.LN_F_SHIFT] = vector("ln_f.weight"), vector("ln_f.bias")
+        plan[p.HEAD_W], plan[p.HEAD_SCALE] = matrix("head")
+        plan[p.HEAD_BIAS] = self._keep(aligned(self._out_width, np.float32))
+        plan[p.HEAD_ROWS] = config.vocab_size
+
+        # Scratch of each thread, its parts at multiples of a cache line.
+        largest = max(width, inner_width)
+        number = 4 if self.precision == "fp32" else 1
+        self._act_stride = round_up(largest * number, 64)
+        groups = largest // p.GROUP
+        dim = round_up(config.head_dim, 16)
+        scores = round_up(config.n_ctx, p.PAGE)
+        end = 0
+        for at, size in (
+            (p.OWN_ROW, largest * 4), (p.OWN_ACT, p.FEW * self._act_stride),
+            (p.OWN_ACT_SCALE, p.FEW * groups * 4), (p.OWN_ACT_SUM, p.FEW * groups * 4),
+            (p.OWN_MIX, self._together * dim * 4), (p.OWN_SCORES, self._together * scores * 4),
+        ):  # fmt: skip
+            plan[at] = end
+            end += round_up(size, 64)
+        plan[p.ACT_STRIDE], plan[p.SCORES_WIDTH], plan[p.OWN_STRIDE] = self._act_stride, scores, end
+        plan[p.OWN] = self._keep(aligned(self.threads * end, np.uint8))
+        self._counters = aligned(
+            ((p.PHASES_PER_LAYER * config.n_layer) + 4) * self.threads * 8, np.int64
+        )
+        plan[p.COUNTERS] = self._counters.ctypes.data
+        plan[p.BARRIER] = self._team.arrivals_address
+        self._plan_address = plan.ctypes.data
+
+    def _keep(self, array: NDArray[Any]) -> int:
+        """Remember an array that the engine has the address of; returns the address."""
+        self._buffers.append(array)
+        return int(array.ctypes.data)
+
+    def _grow(self, tokens: int, wanted: int) -> None:
+        """Make the buffers large enough."""
+        if tokens > self._tokens:
+            self._tokens = tokens = max(tokens, min(BLOCK, 2 * tokens))
+            plan = self._plan
+            self._work = {
+                at: aligned(tokens * width, np.float32) for at, width in self._widths.items()
+            }
+            for at, array in self._work.items():
+                plan[at] = array.ctypes.data
+            groups = self._act_stride // p.GROUP
+            self._shared = {
+                p.ACT: aligned(tokens * self._act_stride, np.uint8),
+                p.ACT_SCALE: aligned(tokens * groups, np.float32),
+                p.ACT_SUM: aligned(tokens * groups, np.int32),
+                p.GROUPS: aligned(tokens * p.GROUP_SIZE, np.int64),
+                p.WANTED: aligned(tokens, np.int64),
+            }
+            for at, array in self._shared.items():
+                plan[at] = array.ctypes.data
+            self._x = self._work[p.X].reshape(tokens, -1)
+            self._logits = aligned(0, np.float32)
+        if wanted * self._out_width > self._logits.size:
+            self._logits = aligned(wanted * self._out_width, np.float32)
+            self._plan[p.LOGITS] = self._logits.ctypes.data
+
+    def _run(
+        self,
+        ids: Ids,
+        positions: Ids,
+        groups: list[tuple[int, int, int, int]],
+        wanted: Ids,
+        *,
+        alone: bool,
+    ) -> Array:
+        """One pass of the engine over at most BLOCK tokens; logits of the ``wanted`` ones."""
+        n, n_wanted = len(ids), len(wanted)
+        if os.getpid() != self._process:  # threads do not survive a fork
+            self._team = Team(self._engine, self.threads)
+            self._plan[p.BARRIER] = self._team.arrivals_address
+            self._process = os.getpid()
+        if n > self._tokens or n_wanted * self._out_width > self._logits.size:
+            self._grow(n, n_wanted)
+        plan = self._plan
+        c = self.config.n_embd
+        np.add(self._embed(ids), self._position(positions), out=self._x[:n, :c])
+        flat = [number for group in groups for number in group]
+        self._shared[p.GROUPS][: len(flat)] = flat
+        self._shared[p.WANTED][:n_wanted] = wanted
+        plan[p.N_TOKENS], plan[p.N_GROUPS], plan[p.ALONE] = n, len(groups), alone
+        plan[p.N_WANTED] = n_wanted
+        plan[p.BARRIER_START] = self._team.arrivals
+        self._counters.fill(0)
+        self._team.run(self._plan_address)
+        logits = self._logits[: n_wanted * self._out_width].reshape(n_wanted, self._out_width)
+        return logits[:, : self.config.vocab_size].copy()
+
+
+class _PackedWeights:
+    """The engine's weights for ``reference.forward``: the tapped path, in NumPy.
+
+    It computes with the numbers the kernels compute with: the same packed weights, and inputs
+    rounded to bytes as the kernels do.
+    """
+
+    def __init__(self, gpt: GPT) -> None:
+        self._gpt = gpt
+
+    def vector(self, name: str) -> Array:
+        """See ``reference.Weights``."""
+        return self._gpt._packed[name][: self._gpt.config.n_embd]
+
+    def embed(self, ids: Ids) -> Array:
+        """See ``reference.Weights``."""
+        return self._gpt._embed(ids)
+
+    def position(self, positions: Ids) -> Array:
+        """See ``reference.Weights``."""
+        return self._gpt._position(positions)
+
+    def linear(self, name: str, x: Array) -> Array:
+        """See ``reference.Weights``."""
+        config = self._gpt.config
+        n_out = {"c_attn": 3 * config.n_embd, "c_fc": config.n_inner}.get(
+            name.rsplit(".", 1)[1], config.n_embd
+        )
+        bias = self._gpt._packed[f"{name}.bias"][:n_out]
+        return self._product(name, x, n_out, self._gpt.precision) + bias
+
+    def unembed(self, x: Array) -> Array:
+        """See ``reference.Weights``."""
+        how = head_precision(self._gpt.precision)
+        return self._product("head", x, self._gpt.config.vocab_size, how)
+
+    def _product(self, name: str, x: Array, n_out: int, how: Precision) -> Array:
+        packed, scales = (self._gpt._packed[f"{name}.{part}"] for part in ("packed", "scales"))
+        n_in = x.shape[1]
+        if how != "fp32":
+            x = _round_to_bytes(x)
+        parts = []
+        for tile in range(0, len(packed), 128):  # a few megabytes of weights at a time
+            some = scales[tile : tile + 128] if how == "int4" else scales[tile * 16 : (tile + 128) * 16]
+            rows = unpack(packed[tile : tile + 128], some, how, 128 * 16, n_in)
+            parts.append(x @ rows.T)
+        out: Array = np.concatenate(parts, axis=1)[:, :n_out]
+        return out
+
+
+def _round_to_bytes(x: Array) -> Array:
+    """Inputs as the kernels see them: signed bytes with a scale for each group of 32."""
+    n, width = x.shape
+    padded = np.zeros((n, round_up(width, p.GROUP)), np.float32)
+    padded[:, :width] = x
+    groups = padded.reshape(n, -1, p.GROUP)
+    largest = np.abs(groups).max(axis=-1, keepdims=True)
+    inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 0)
+    rounded = np.rint(groups * inverse) * (largest * np.float32(1 / 127))
+    out: Array = rounded.reshape(n, -1)[:, :width]
+    return out

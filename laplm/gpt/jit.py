@@ -1,0 +1,98 @@
+"""Compile the kernels once, keep the machine code on disk, load it in a few milliseconds.
+
+Numba turns ``kernels.py`` into LLVM code; LLVM makes an object file for the chosen variant, which
+is kept in the cache directory. A later start loads it with llvmlite alone: importing Numba would
+cost more than everything else before the first token.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import importlib.metadata
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import llvmlite.binding as llvm
+
+from laplm import home
+from laplm.gpt.isa import Isa
+
+Engine = Callable[[int, int, int, int], int]
+
+_SOURCES = ("simd.py", "tiles.py", "kernels.py", "plan.py", "jit.py")
+_NAME = "laplm_engine"
+_SIGNATURE = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 4)
+_loaded: dict[str, tuple[Any, Engine]] = {}  # LLVM's engine owns the code: keep it
+
+
+def _target_machine(isa: Isa) -> Any:
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    target = llvm.Target.from_default_triple()
+    cpu = isa.cpu or llvm.get_host_cpu_name()
+    features = "" if isa.cpu else llvm.get_host_cpu_features().flatten()
+    return target.create_target_machine(
+        cpu=cpu, features=features, opt=3, reloc="pic", codemodel="jitdefault", jit=True
+    )
+
+
+def _key(isa: Isa, spec: object) -> str:
+    digest = hashlib.sha256()
+    here = Path(__file__).parent
+    for name in _SOURCES:
+        digest.update((here / name).read_bytes())
+    for package in ("numba", "llvmlite"):
+        digest.update(importlib.metadata.version(package).encode())
+    digest.update(f"{isa} {spec} {llvm.get_default_triple()} {llvm.get_host_cpu_name()}".encode())
+    digest.update(llvm.get_host_cpu_features().flatten().encode())
+    return digest.hexdigest()[:32]
+
+
+def _compile(isa: Isa, function: Any) -> bytes:
+    from numba import cfunc, types
+
+    signature = types.int64(*[types.int64] * 4)
+    compiled = cfunc(signature, error_model="numpy", _nrt=False)(function)
+    module = llvm.parse_assembly(compiled.inspect_llvm())
+    for f in module.functions:
+        if f.name == compiled.native_name:
+            f.name = _NAME
+    module.verify()
+    code: bytes = _target_machine(isa).emit_object(module)
+    return code
+
+
+def load(
+    isa: Isa, spec: object, build: Callable[[], Any], announce: Callable[[], None]
+) -> Engine:
+    """The compiled form of the function that ``build`` returns, from the cache when it is there.
+
+    ``announce`` is called before compiling, which takes some seconds. The engine takes four and
+    returns one int64, and releases Python's lock while it runs.
+
+    Raises:
+        CacheError: the cache directory cannot be written.
+    """
+    key = _key(isa, spec)
+    if key in _loaded:
+        return _loaded[key][1]
+    file = home.directory("kernels") / f"{key}.o"
+    code = None
+    try:
+        digest, code = (content := file.read_bytes())[:32], content[32:]
+        if hashlib.sha256(code).digest() != digest:
+            code = None  # LLVM would crash on a damaged file
+    except OSError:
+        pass
+    if code is None:
+        announce()
+        code = _compile(isa, build())
+        home.write_whole(file, hashlib.sha256(code).digest() + code)
+    jit = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target_machine(isa))
+    jit.add_object_file(llvm.ObjectFileRef.from_data(code))
+    jit.finalize_object()
+    engine: Engine = _SIGNATURE(jit.get_function_address(_NAME))
+    _loaded[key] = (jit, engine)
+    return engine

@@ -1,0 +1,474 @@
+"""The whole forward pass as one compiled function that a team of threads runs together.
+
+Every thread calls ``share(plan, me)``. A plan is an array of 64-bit integers (addresses and sizes,
+the constants below) that ``model.py`` fills in. The work of a phase is cut into pieces; threads
+take them from counters, their own range first, then what is left of the others'. A spin barrier
+ends each phase. Nothing here allocates, and no result depends on which thread does a piece.
+
+Numba compiles the functions below from this source; ``tiles.py`` gives the inner loops.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from laplm.gpt import simd, tiles
+from laplm.gpt.isa import Isa
+from laplm.gpt.plan import *
+
+def build(isa: Isa, spec: Spec) -> Any:
+    """The function to compile, ``engine(what, a, b, c)`` of int64; what it does is one of
+
+    ``SHARE`` (a plan, b thread): one thread's part of one forward pass;
+    ``LEAD`` (a control, b plan): announce a plan to the team and run it;
+    ``FOLLOW`` (a control, b thread, c generation): what every other thread of a team runs.
+    """
+    from numba import njit
+
+    padded_dim = -(-spec.head_dim // 16) * 16
+    head_dim = spec.head_dim
+    page_part = padded_dim * PAGE * (4 if spec.kv == "fp32" else 2)
+    together = attend_together(isa.registers)
+    is_fp32 = spec.precision == "fp32"
+
+    compiled = njit(error_model="numpy", _nrt=False, boundscheck=False)
+    get, get_f32, load, store = simd.get_i64, simd.get_f32, simd.load, simd.store
+    fma, splat, keep_first = simd.fma, simd.splat, simd.keep_first
+    sum_lanes, max_lanes, maximum, minimum = (
+        simd.sum_lanes, simd.max_lanes, simd.maximum, simd.minimum,
+    )  # fmt: skip
+    round_even, two_to_the, absolute = simd.round_even, simd.two_to_the, simd.absolute
+    copy_sign, inverse_root = simd.copy_sign, simd.inverse_root
+    atomic_add, atomic_get, atomic_set = simd.atomic_add, simd.atomic_get, simd.atomic_set
+    atomic_swap_if = simd.atomic_swap_if
+    pause, give_way = simd.make_pause(isa), simd.give_way
+    scores_many = tiles.make_scores(isa, spec.kv, together)
+    scores_one = tiles.make_scores(isa, spec.kv, 1)
+    mix_many = tiles.make_mix(isa, spec.kv, together, head_dim)
+    mix_one = tiles.make_mix(isa, spec.kv, 1, head_dim)
+    keep = tiles.make_keep(isa, spec.kv, head_dim)
+    quantise = tiles.make_quantise()
+
+    # --- the team ---
+
+    @compiled
+    def wait_for_all(plan, phase):
+        """Spin until every thread has ended phase ``phase``; give way when that takes long."""
+        counter = get(plan, BARRIER)
+        target = get(plan, BARRIER_START) + (phase + 1) * get(plan, N_THREADS)
+        atomic_add(counter, 1)
+        spins = 0
+        while atomic_get(counter) < target:
+            pause()
+            spins += 1
+            if spins > SPINS_BEFORE_YIELD:
+                give_way()
+        return phase + 1
+
+    @compiled
+    def take(plan, phase, me, count, size):
+        """The next piece of ``range(count)``, ``size`` long or less: (start, end), or (-1, -1)."""
+        threads = get(plan, N_THREADS)
+        pieces = (count + size - 1) // size
+        for step in range(threads):
+            whose = me + step
+            if whose >= threads:
+                whose -= threads
+            first, last = pieces * whose // threads, pieces * (whose + 1) // threads
+            counter = get(plan, COUNTERS) + (phase * threads + whose) * 64
+            if first + atomic_get(counter) < last:
+                piece = first + atomic_add(counter, 1)
+                if piece < last:
+                    return piece * size, min((piece + 1) * size, count)
+        return -1, -1
+
+    # --- element by element ---
+
+    @compiled
+    def exp(x):
+        """e**x: Cody-Waite reduction and the Cephes polynomial, within 2 units of the last place."""
+        x = minimum(maximum(x, splat(-87.3)), splat(88.0))
+        n = round_even(x * splat(1.44269504))
+        r = fma(n, splat(-0.693359375), x)
+        r = fma(n, splat(2.12194440e-4), r)
+        p = fma(splat(1.9875691500e-4), r, splat(1.3981999507e-3))
+        p = fma(p, r, splat(8.3334519073e-3))
+        p = fma(p, r, splat(4.1665795894e-2))
+        p = fma(p, r, splat(1.6666665459e-1))
+        p = fma(p, r, splat(5.0000001201e-1))
+        return two_to_the(n, fma(p, r * r, r) + splat(1.0))
+
+    @compiled
+    def sigmoid_times(x, u):
+        """x / (1 + e**-u)"""
+        return x / (splat(1.0) + exp(splat(0.0) - u))
+
+    @compiled
+    def activate(kind, base, index):
+        """Apply the feed-forward's non-linearity to sixteen numbers in place."""
+        x = load(base, index)
+        if kind == GELU_TANH:  # 0.5 * (1 + tanh(u)) = 1 / (1 + e**(-2u))
+            u = fma(x * x * x, splat(0.044715), x) * splat(1.5957691216057308)
+            store(base, index, sigmoid_times(x, u))
+        elif kind == GELU_ERF:  # Abramowitz and Stegun 7.1.26
+            s = absolute(x) * splat(0.7071067811865476)
+            t = splat(1.0) / fma(s, splat(0.3275911), splat(1.0))
+            p = fma(t, splat(1.061405429), splat(-1.453152027))
+            p = fma(p, t, splat(1.421413741))
+            p = fma(p, t, splat(-0.284496736))
+            p = fma(p, t, splat(0.254829592)) * t
+            tail = p * exp(splat(0.0) - s * s)
+            store(base, index, splat(0.5) * x * (splat(1.0) + copy_sign(splat(1.0) - tail, x)))
+        elif kind == SILU:
+            store(base, index, sigmoid_times(x, x))
+        else:
+            store(base, index, maximum(x, splat(0.0)))
+
+    @compiled
+    def layer_norm(plan, row, gain, shift, out):
+        """One token: (C,) floats to (C,) floats; the padding stays zero."""
+        c, width, n = get(plan, N_EMBD), get(plan, WIDTH), splat(get(plan, N_EMBD))
+        total = splat(0.0)
+        for i in range(0, width, 16):
+            total = total + load(row, i)
+        mean = splat(sum_lanes(total)) / n
+        total = splat(0.0)
+        for i in range(0, width, 16):
+            centred = keep_first(load(row, i) - mean, c - i, 0.0)
+            total = fma(centred, centred, total)
+        variance = splat(sum_lanes(total)) / n
+        inverse = inverse_root(variance + splat(get_f32(get(plan, EPSILON), 0)))
+        for i in range(0, width, 16):
+            store(out, i, fma((load(row, i) - mean) * inverse, load(gain, i), load(shift, i)))
+
+    @compiled
+    def softmax_part(row, length, padded):
+        """Scores to e**(score - largest), zero from ``length`` on; returns their sum."""
+        largest = splat(-3.0e38)
+        for i in range(0, padded, 16):
+            largest = maximum(largest, keep_first(load(row, i), length - i, -3.0e38))
+        largest = splat(max_lanes(largest))
+        total = splat(0.0)
+        for i in range(0, padded, 16):
+            e = keep_first(exp(load(row, i) - largest), length - i, 0.0)
+            store(row, i, e)
+            total = total + e
+        return sum_lanes(total)
+
+    # --- inputs of linear layers ---
+
+    @compiled
+    def to_bytes(row, groups, act, scale, total):
+        for g in range(groups):
+            quantise(row + g * GROUP * 4, act + g * GROUP, scale + g * 4, total + g * 4)
+
+    @compiled
+    def prepare_row(plan, me, t, row, norm, gain, shift, inputs, act, scale, total):
+        """Token ``t``'s input of a linear layer: layer norm if asked for, then bytes."""
+        groups = (inputs + GROUP - 1) // GROUP
+        act += t * get(plan, ACT_STRIDE)
+        if norm:
+            normed = get(plan, OWN) + me * get(plan, OWN_STRIDE) + get(plan, OWN_ROW)
+            if is_fp32:
+                normed = act
+            layer_norm(plan, row, gain, shift, normed)
+            row = normed
+        if not is_fp32:
+            to_bytes(row, groups, act, scale + t * groups * 4, total + t * groups * 4)
+
+    @compiled
+    def act_of(plan, me, tokens):
+        """Where inputs of linear layers are put: (values, scales, sums)."""
+        if tokens <= FEW:
+            own = get(plan, OWN) + me * get(plan, OWN_STRIDE)
+            return (
+                own + get(plan, OWN_ACT),
+                own + get(plan, OWN_ACT_SCALE),
+                own + get(plan, OWN_ACT_SUM),
+            )
+        return get(plan, ACT), get(plan, ACT_SCALE), get(plan, ACT_SUM)
+
+    @compiled
+    def prepare(plan, me, phase, tokens, rows, row_width, norm, gain, shift, inputs, index):
+        """Inputs of a linear layer for all tokens; ``index`` picks rows when it is not 0."""
+        act, scale, total = act_of(plan, me, tokens)
+        if tokens <= FEW:
+            for t in range(tokens):
+                which = get(index, t) if index else t
+                row = rows + which * row_width * 4
+                prepare_row(plan, me, t, row, norm, gain, shift, inputs, act, scale, total)
+            return phase
+        start, end = take(plan, phase, me, tokens, 4)
+        while start >= 0:
+            for t in range(start, end):
+                which = get(index, t) if index else t
+                row = rows + which * row_width * 4
+                prepare_row(plan, me, t, row, norm, gain, shift, inputs, act, scale, total)
+            start, end = take(plan, phase, me, tokens, 4)
+        return wait_for_all(plan, phase)
+
+    # --- linear layers ---
+
+    def make_linear(precision):
+        tile_input = {"fp32": 64, "int8": 16, "int4": 8}[precision]  # bytes of a tile an input
+        scale_group = 32 if precision == "int4" else 0
+        tile_2x4, tile_2x2, tile_2x1, tile_1x1 = (
+            tiles.make_tile(isa, precision, r, t) for r, t in ((2, 4), (2, 2), (2, 1), (1, 1))
+        )
+
+        @compiled
+        def linear(w, scale, bias, inputs, x, x_stride, x_scale, x_sum, start, end, tokens,
+                   out, out_stride, how):  # fmt: skip
+            """Tiles ``start`` to ``end`` of a linear layer's rows, for all tokens."""
+            groups = (inputs + GROUP - 1) // GROUP
+            g_stride = groups * 4
+            w_stride = groups * GROUP * tile_input
+            s_stride = groups * scale_group if scale_group else 64
+            tile = start
+            while tile < end:
+                wt, st, bt, ot = (
+                    w + tile * w_stride, scale + tile * s_stride, bias + tile * 64, out + tile * 64,
+                )  # fmt: skip
+                t = 0
+                if tile + 2 <= end:
+                    while t + 4 <= tokens:
+                        tile_2x4(wt, w_stride, st, s_stride, x + t * x_stride, x_stride,
+                                 x_scale + t * g_stride, x_sum + t * g_stride, g_stride, groups,
+                                 ot + t * out_stride, out_stride, bt, how)  # fmt: skip
+                        t += 4
+                    if t + 2 <= tokens:
+                        tile_2x2(wt, w_stride, st, s_stride, x + t * x_stride, x_stride,
+                                 x_scale + t * g_stride, x_sum + t * g_stride, g_stride, groups,
+                                 ot + t * out_stride, out_stride, bt, how)  # fmt: skip
+                        t += 2
+                    if t < tokens:
+                        tile_2x1(wt, w_stride, st, s_stride, x + t * x_stride, x_stride,
+                                 x_scale + t * g_stride, x_sum + t * g_stride, g_stride, groups,
+                                 ot + t * out_stride, out_stride, bt, how)  # fmt: skip
+                    tile += 2
+                else:
+                    while t < tokens:
+                        tile_1x1(wt, w_stride, st, s_stride, x + t * x_stride, x_stride,
+                                 x_scale + t * g_stride, x_sum + t * g_stride, g_stride, groups,
+                                 ot + t * out_stride, out_stride, bt, how)  # fmt: skip
+                        t += 1
+                    tile += 1
+
+        return linear
+
+    block_linear = make_linear(spec.precision)
+    head_linear = block_linear if spec.head == spec.precision else make_linear(spec.head)
+
+    def make_multiply(linear):
+        @compiled
+        def multiply(plan, me, phase, tokens, x, x_stride, x_scale, x_sum, inputs, w, scale, bias,
+                     rows, out, out_width, how, activation):  # fmt: skip
+            """A whole linear layer, its rows shared out in pieces."""
+            count = (rows + 15) // 16
+            threads = get(plan, N_THREADS)
+            # Even pieces: two tiles go together. Few tokens want long runs of memory.
+            size = max(2, min(16, count // (threads * 8)) // 2 * 2)
+            start, end = take(plan, phase, me, count, size)
+            while start >= 0:
+                linear(w, scale, bias, inputs, x, x_stride, x_scale, x_sum, start, end, tokens,
+                       out, out_width * 4, how)  # fmt: skip
+                if activation != NO_ACTIVATION:
+                    for t in range(tokens):
+                        for i in range(start * 16, end * 16, 16):
+                            activate(activation, out + t * out_width * 4, i)
+                start, end = take(plan, phase, me, count, size)
+            return wait_for_all(plan, phase)
+
+        return multiply
+
+    block_multiply = make_multiply(block_linear)
+    head_multiply = (
+        block_multiply if head_linear is block_linear else make_multiply(head_linear)
+    )
+
+    # --- attention ---
+
+    @compiled
+    def remember(plan, layer, head, token, table, position):
+        """Put one token's key and value of one head into its page."""
+        c = get(plan, N_EMBD)
+        qkv = get(plan, QKV) + (token * get(plan, QKV_WIDTH) + head * head_dim) * 4
+        part = get(table, position // PAGE) + (layer * get(plan, N_HEAD) + head) * 2 * page_part
+        keep(qkv + c * 4, qkv + 2 * c * 4, part, part + page_part, position % PAGE)
+
+    @compiled
+    def finish_token(plan, token, head, total, mixed):
+        """Divide by the softmax's sum and put the head's output in its place in Z."""
+        z = get(plan, Z) + (token * get(plan, WIDTH) + head * head_dim) * 4
+        inverse = splat(1.0) / splat(total)
+        if head_dim % 16 == 0:
+            for i in range(0, head_dim, 16):
+                store(z, i, load(mixed, i) * inverse)
+        else:
+            for i in range(0, padded_dim, 16):
+                store(mixed, i, load(mixed, i) * inverse)
+            for i in range(head_dim):
+                simd_set_f32(z, i, get_f32(mixed, i))
+
+    @compiled
+    def attend_group(plan, me, layer, head, group):
+        first, count = get(group, FIRST), get(group, COUNT)
+        table, position = get(group, TABLE), get(group, POSITION)
+        own = get(plan, OWN) + me * get(plan, OWN_STRIDE)
+        scores, mixed = own + get(plan, OWN_SCORES), own + get(plan, OWN_MIX)
+        s_stride = get(plan, SCORES_WIDTH) * 4
+        q_stride = get(plan, QKV_WIDTH) * 4
+        q = get(plan, QKV) + first * q_stride + head * head_dim * 4
+        keys = (layer * get(plan, N_HEAD) + head) * 2 * page_part
+        factor = get_f32(get(plan, ATTENTION_SCALES), layer)
+        if count == together:
+            pages = (position + count - 1) // PAGE + 1
+            scores_many(table, pages, keys, q, q_stride, head_dim, scores, s_stride, factor)
+            for t in range(count):
+                total = softmax_part(scores + t * s_stride, position + t + 1, pages * PAGE)
+                simd_set_f32(own + get(plan, OWN_ROW), t, total)
+            mix_many(table, pages, keys + page_part, scores, s_stride, mixed, padded_dim * 4)
+            for t in range(count):
+                total = get_f32(own + get(plan, OWN_ROW), t)
+                finish_token(plan, first + t, head, total, mixed + t * padded_dim * 4)
+        else:
+            for t in range(count):
+                pages = (position + t) // PAGE + 1
+                scores_one(table, pages, keys, q + t * q_stride, q_stride, head_dim, scores,
+                           s_stride, factor)  # fmt: skip
+                total = softmax_part(scores, position + t + 1, pages * PAGE)
+                mix_one(table, pages, keys + page_part, scores, s_stride, mixed, padded_dim * 4)
+                finish_token(plan, first + t, head, total, mixed)
+
+    @compiled
+    def attend(plan, me, phase, layer):
+        groups, count = get(plan, GROUPS), get(plan, N_GROUPS)
+        heads, alone = get(plan, N_HEAD), get(plan, ALONE)
+        if not alone:
+            start, end = take(plan, phase, me, count, 2)
+            while start >= 0:
+                for g in range(start, end):
+                    group = groups + g * GROUP_SIZE * 8
+                    for t in range(get(group, COUNT)):
+                        for head in range(heads):
+                            remember(plan, layer, head, get(group, FIRST) + t,
+                                     get(group, TABLE), get(group, POSITION) + t)  # fmt: skip
+                start, end = take(plan, phase, me, count, 2)
+            phase = wait_for_all(plan, phase)
+        size = max(1, min(4, heads * count // (get(plan, N_THREADS) * 4)))
+        start, end = take(plan, phase, me, heads * count, size)
+        while start >= 0:
+            for item in range(start, end):
+                head, g = item // count, item % count
+                group = groups + g * GROUP_SIZE * 8
+                if alone:
+                    remember(plan, layer, head, get(group, FIRST), get(group, TABLE),
+                             get(group, POSITION))  # fmt: skip
+                attend_group(plan, me, layer, head, group)
+            start, end = take(plan, phase, me, heads * count, size)
+        return wait_for_all(plan, phase)
+
+    simd_set_f32 = simd.set_f32
+
+    # --- the forward pass: read it beside reference.forward ---
+
+    @compiled
+    def share(plan, me):
+        """One thread's part of one forward pass."""
+        tokens, c, inner = get(plan, N_TOKENS), get(plan, N_EMBD), get(plan, N_INNER)
+        width, inner_width = get(plan, WIDTH), get(plan, INNER_WIDTH)
+        x, z, hidden = get(plan, X), get(plan, Z), get(plan, INNER)
+        act, a_scale, a_sum = act_of(plan, me, tokens)
+        stride = get(plan, ACT_STRIDE)
+        # fp32 layers read their inputs as they are; the others read the bytes made of them.
+        from_z, z_stride = (z, width * 4) if is_fp32 else (act, stride)
+        from_hidden, hidden_stride = (hidden, inner_width * 4) if is_fp32 else (act, stride)
+        phase = 0
+        for i in range(get(plan, N_LAYER)):
+            w = get(plan, LAYERS) + i * LAYER_SIZE * 8
+            phase = prepare(plan, me, phase, tokens, x, width, True, get(w, LN_1_GAIN),
+                            get(w, LN_1_SHIFT), c, 0)  # fmt: skip
+            phase = block_multiply(plan, me, phase, tokens, act, stride, a_scale, a_sum, c,
+                                   get(w, ATTN_W), get(w, ATTN_SCALE), get(w, ATTN_BIAS), 3 * c,
+                                   get(plan, QKV), get(plan, QKV_WIDTH), STORE,
+                                   NO_ACTIVATION)  # fmt: skip
+            phase = attend(plan, me, phase, i)
+            if not is_fp32:
+                phase = prepare(plan, me, phase, tokens, z, width, False, 0, 0, c, 0)
+            phase = block_multiply(plan, me, phase, tokens, from_z, z_stride, a_scale, a_sum, c,
+                                   get(w, PROJ_W), get(w, PROJ_SCALE), get(w, PROJ_BIAS), c,
+                                   x, width, ADD, NO_ACTIVATION)  # fmt: skip
+            phase = prepare(plan, me, phase, tokens, x, width, True, get(w, LN_2_GAIN),
+                            get(w, LN_2_SHIFT), c, 0)  # fmt: skip
+            phase = block_multiply(plan, me, phase, tokens, act, stride, a_scale, a_sum, c,
+                                   get(w, FC_W), get(w, FC_SCALE), get(w, FC_BIAS), inner,
+                                   hidden, inner_width, STORE, get(plan, ACTIVATION))  # fmt: skip
+            if not is_fp32:
+                phase = prepare(plan, me, phase, tokens, hidden, inner_width, False, 0, 0, inner, 0)
+            phase = block_multiply(plan, me, phase, tokens, from_hidden, hidden_stride, a_scale,
+                                   a_sum, inner, get(w, OUT_W), get(w, OUT_SCALE),
+                                   get(w, OUT_BIAS), c, x, width, ADD, NO_ACTIVATION)  # fmt: skip
+        wanted = get(plan, N_WANTED)
+        if wanted > 0:
+            act, a_scale, a_sum = act_of(plan, me, wanted)
+            phase = prepare(plan, me, phase, wanted, x, width, True, get(plan, LN_F_GAIN),
+                            get(plan, LN_F_SHIFT), c, get(plan, WANTED))  # fmt: skip
+            phase = head_multiply(plan, me, phase, wanted, act, stride, a_scale, a_sum, c,
+                                  get(plan, HEAD_W), get(plan, HEAD_SCALE), get(plan, HEAD_BIAS),
+                                  get(plan, HEAD_ROWS), get(plan, LOGITS), get(plan, OUT_WIDTH),
+                                  STORE, NO_ACTIVATION)  # fmt: skip
+        return phase
+
+    # --- how a team starts on a plan ---
+
+    @compiled
+    def lead(control, plan):
+        """Announce ``plan``; returns 0 after running it, else which parked threads to wake.
+
+        When it returns a bit mask the caller wakes those threads, then runs ``share(plan, 0)``.
+        """
+        atomic_set(control + CURRENT_PLAN * 8, plan)
+        atomic_add(control + GENERATION * 8, 1)
+        parked = 0
+        for thread in range(1, get(plan, N_THREADS)):
+            if atomic_swap_if(control + (STATES + thread * 8) * 8, PARKED, RUNNING) == 1:
+                parked |= 1 << thread
+        if parked == 0:
+            share(plan, 0)
+        return parked
+
+    @compiled
+    def follow(control, me, generation):
+        """Run the plans after ``generation`` as they are announced; returns the last one's number.
+
+        Returns when none has come for a while (the thread is then marked as parked), or -1 when
+        the team is dissolved (a plan of 0).
+        """
+        state = control + (STATES + me * 8) * 8
+        while True:
+            spins = 0
+            while atomic_get(control + GENERATION * 8) == generation:
+                pause()
+                spins += 1
+                if spins > SPINS_BEFORE_PARKING:
+                    atomic_set(state, PARKED)
+                    # A plan announced in between either finds us parked, and will wake us, or
+                    # we take the mark back and run it now.
+                    if atomic_get(control + GENERATION * 8) == generation:
+                        return generation
+                    if atomic_swap_if(state, PARKED, RUNNING) == 0:
+                        return generation
+            generation += 1
+            plan = atomic_get(control + CURRENT_PLAN * 8)
+            if plan == 0:
+                return -1
+            share(plan, me)
+
+    def engine(what, a, b, c):
+        if what == SHARE:
+            return share(a, b)
+        if what == LEAD:
+            return lead(a, b)
+        return follow(a, b, c)
+
+    return engine

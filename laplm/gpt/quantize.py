@@ -1,0 +1,251 @@
+"""Prepared weights: what a precision needs, packed for the kernels, written once, then mapped.
+
+Every linear layer is cut into tiles of 16 output rows, interleaved (``tiles.py`` gives the
+layouts). int8 has one scale a row; int4 has one a row and 32 inputs, chosen to make the squared
+error least. Embedding rows are not copied: they are looked up in the model's own file.
+
+Rows are padded to 16 and inputs to 32 with zeros, so that any GPT-2 shape runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from laplm import home
+from laplm.gpt.checkpoint import Checkpoint, Entry, check_finite, map_safetensors, write_safetensors
+from laplm.gpt.config import GPTConfig
+from laplm.gpt.plan import GROUP, TILE
+
+Precision = Literal["fp32", "int8", "int4"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "int8", "int4")
+Array = NDArray[np.float32]
+Progress = Callable[[str, int, int], None]  # what is being prepared, done, total
+
+FORMAT = 1  # changes when a layout does: older files are made again
+LINEAR = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+
+
+def round_up(n: int, multiple: int) -> int:
+    """``n`` or the next multiple."""
+    return -(-n // multiple) * multiple
+
+
+def head_precision(precision: Precision) -> Precision:
+    """How the output matrix is stored: the next token is decided there, so never below int8."""
+    return "int8" if precision == "int4" else precision
+
+
+def pack(rows: Array, precision: Precision) -> tuple[NDArray[Any], NDArray[Any]]:
+    """A linear layer (out, in) to tiles and scales.
+
+    fp32: tiles (out / 16, in, 16) and no scales; int8: (out / 16, in / 4, 16, 4) unsigned and
+    (out,) float32; int4: (out / 16, in / 32, 4, 16, 4) and (out / 16, in / 32, 16) float16. out
+    and in are the padded sizes.
+    """
+    n_out, n_in = rows.shape
+    padded = np.zeros((round_up(n_out, TILE), round_up(n_in, GROUP)), dtype=np.float32)
+    padded[:n_out, :n_in] = rows
+    tiles = len(padded) // TILE
+    if precision == "fp32":
+        packed = padded.reshape(tiles, TILE, -1).transpose(0, 2, 1)
+        return np.ascontiguousarray(packed), np.zeros(0, np.float32)
+    if precision == "int8":
+        scale = np.abs(padded).max(axis=1) / np.float32(127)
+        steps = np.rint(padded / np.where(scale == 0, np.float32(1), scale)[:, None])
+        unsigned = (steps + 128).astype(np.uint8)
+        packed = unsigned.reshape(tiles, TILE, -1, 4).transpose(0, 2, 1, 3)
+        return np.ascontiguousarray(packed), scale
+    steps, scales = quantise_groups(padded.reshape(len(padded), -1, GROUP))
+    nibbles = (steps + 8).astype(np.uint8).reshape(tiles, TILE, -1, 2, 4, 4)
+    # Inputs 0-15 of a group go to the low half of a byte, 16-31 to the high half.
+    packed = (nibbles[:, :, :, 0] | (nibbles[:, :, :, 1] << 4)).transpose(0, 2, 3, 1, 4)
+    return np.ascontiguousarray(packed), np.ascontiguousarray(
+        scales.reshape(tiles, TILE, -1).transpose(0, 2, 1)
+    )
+
+
+def unpack(
+    packed: NDArray[Any], scales: NDArray[Any], precision: Precision, n_out: int, n_in: int
+) -> Array:
+    """What the kernels compute with: the inverse of ``pack``, (out, in) float32."""
+    if precision == "fp32":
+        rows = packed.transpose(0, 2, 1)
+    elif precision == "int8":
+        signed = packed.transpose(0, 2, 1, 3).astype(np.float32) - 128
+        rows = signed.reshape(-1, packed.shape[1] * 4) * scales[:, None]
+    else:
+        halves = np.stack([packed & 15, packed >> 4], axis=2)  # (tiles, groups, 2, 4, 16, 4)
+        steps = halves.transpose(0, 4, 1, 2, 3, 5).astype(np.float32) - 8
+        steps = steps.reshape(len(packed), TILE, -1, GROUP)
+        rows = steps * scales.transpose(0, 2, 1).astype(np.float32)[..., None]
+    out: Array = np.ascontiguousarray(rows).reshape(len(packed) * TILE, -1)[:n_out, :n_in]
+    return out
+
+
+def quantise_groups(groups: Array) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
+    """Groups (…, 32) to whole steps -8…7 (…, 32) and a half-precision scale each (…).
+
+    The scale is the best of a fan of candidates around largest / 8, the largest number (with its
+    sign) going to -8: least squared error after rounding.
+    """
+    at = np.abs(groups).argmax(axis=-1)[..., None]
+    extreme = np.take_along_axis(groups, at, axis=-1)[..., 0]
+    best_error = np.full(extreme.shape, np.inf, dtype=np.float32)
+    best_scale = np.zeros(extreme.shape, dtype=np.float16)
+    for divisor in (-8.0, -7.6, -7.2, -6.8, -6.4, -6.0, 7.0, 7.5):
+        scale = (extreme / np.float32(divisor)).astype(np.float16)
+        error = _rounding_error(groups, scale)
+        better = error < best_error
+        best_error = np.where(better, error, best_error)
+        best_scale = np.where(better, scale, best_scale)
+    return _steps(groups, best_scale).astype(np.int8), best_scale
+
+
+def _steps(groups: Array, scale: NDArray[np.float16]) -> Array:
+    wide = scale.astype(np.float32)
+    inverse = np.divide(1, wide, out=np.zeros_like(wide), where=wide != 0)
+    out: Array = np.clip(np.rint(groups * inverse[..., None]), -8, 7)
+    return out
+
+
+def _rounding_error(groups: Array, scale: NDArray[np.float16]) -> Array:
+    off = _steps(groups, scale) * scale.astype(np.float32)[..., None] - groups
+    error: Array = np.einsum("...g,...g->...", off, off)
+    return error
+
+
+def prepared(
+    checkpoint: Checkpoint, precision: Precision, progress: Progress | None = None
+) -> dict[str, NDArray[Any]]:
+    """The packed weights of a model, memory-mapped; made first when they are not on disk.
+
+    Raises:
+        ModelFormatError: a weight is NaN or infinite.
+        CacheError: there is no room, or the cache directory cannot be written.
+    """
+    directory = home.directory("prepared")
+    place = hashlib.sha256(str(checkpoint.path.resolve()).encode()).hexdigest()[:12]
+    stem = f"{checkpoint.path.name[:40]}-{place}-{precision}-"
+    file = directory / f"{stem}{checkpoint.fingerprint[:16]}-v{FORMAT}.safetensors"
+    if not file.exists():
+        for stale in directory.glob(f"{_escaped(stem)}*.safetensors"):
+            stale.unlink(missing_ok=True)
+        _write(checkpoint, precision, file, progress)
+    return map_safetensors(file)[0]
+
+
+def _escaped(text: str) -> str:
+    return "".join(f"[{c}]" if c in "*?[" else c for c in text)
+
+
+def _write(
+    checkpoint: Checkpoint, precision: Precision, file: Path, progress: Progress | None
+) -> None:
+    entries = list(_entries(checkpoint, precision))
+    total = len(entries)
+
+    def counted() -> Iterator[Entry]:
+        for i, (name, code, shape, make) in enumerate(entries):
+
+            def array(i: int = i, make: Callable[[], NDArray[Any]] = make) -> NDArray[Any]:
+                if progress:
+                    progress("weights", i, total)
+                return make()
+
+            yield name, code, shape, array
+
+    write_safetensors(file, list(counted()), {"format": str(FORMAT), "precision": precision})
+    if progress:
+        progress("weights", total, total)
+
+
+_CODES = {"float32": "F32", "float16": "F16", "uint8": "U8"}
+
+
+def _shapes(n_out: int, n_in: int, precision: Precision) -> tuple[tuple[str, Any], tuple[str, Any]]:
+    """The dtype codes and shapes of ``pack``'s two arrays."""
+    tiles, padded_in = round_up(n_out, TILE) // TILE, round_up(n_in, GROUP)
+    if precision == "fp32":
+        return ("F32", (tiles, padded_in, TILE)), ("F32", (0,))
+    if precision == "int8":
+        return ("U8", (tiles, padded_in // 4, TILE, 4)), ("F32", (tiles * TILE,))
+    groups = padded_in // GROUP
+    return ("U8", (tiles, groups, 4, TILE, 4)), ("F16", (tiles, groups, TILE))
+
+
+def _entries(checkpoint: Checkpoint, precision: Precision) -> Iterator[Entry]:
+    config = checkpoint.config
+
+    def vector(name: str) -> Entry:
+        # Padded to whole groups, so that the kernels need not stop in the middle of a vector.
+        size = round_up(_vector_size(config, name), GROUP)
+
+        def make() -> NDArray[Any]:
+            values = checkpoint.tensor(name)
+            check_finite(name, values)
+            out = np.zeros(size, np.float32)
+            out[: len(values)] = values
+            return out
+
+        return name, "F32", (size,), make
+
+    def matrix(name: str, source: str, out_first: bool, how: Precision) -> Iterator[Entry]:
+        made: list[NDArray[Any]] = []
+        n_out, n_in = _matrix_size(config, name)
+        (code, shape), (scale_code, scale_shape) = _shapes(n_out, n_in, how)
+
+        def make() -> NDArray[Any]:
+            values = checkpoint.tensor(source)
+            check_finite(source, values)
+            packed = np.empty(shape, {"F32": np.float32, "U8": np.uint8}[code])
+            scales = np.empty(scale_shape, {"F32": np.float32, "F16": np.float16}[scale_code])
+            step = TILE * 64  # some thousand rows at a time: little memory, whatever the model
+            for start in range(0, n_out, step):
+                rows = values[start : start + step] if out_first else values[:, start : start + step].T
+                part, part_scales = pack(rows, how)
+                packed[start // TILE : start // TILE + len(part)] = part
+                if how == "int8":
+                    scales[start : start + len(part_scales)] = part_scales
+                elif how == "int4":
+                    scales[start // TILE : start // TILE + len(part)] = part_scales
+            made.append(scales)
+            return packed
+
+        yield f"{name}.packed", code, shape, make
+        yield f"{name}.scales", scale_code, scale_shape, made.pop
+
+    # Big arrays first: each one's length is a multiple of 64 bytes, and stays aligned so.
+    for i in range(config.n_layer):
+        for part in LINEAR:
+            name = f"h.{i}.{part}"
+            yield from matrix(name, f"{name}.weight", False, precision)
+    source = "wte.weight" if config.tie_word_embeddings else "lm_head.weight"
+    yield from matrix("head", source, True, head_precision(precision))
+    for i in range(config.n_layer):
+        for name in ("ln_1.weight", "ln_1.bias", "ln_2.weight", "ln_2.bias"):
+            yield vector(f"h.{i}.{name}")
+        for part in LINEAR:
+            yield vector(f"h.{i}.{part}.bias")
+    yield vector("ln_f.weight")
+    yield vector("ln_f.bias")
+
+
+def _matrix_size(config: GPTConfig, name: str) -> tuple[int, int]:
+    c, inner = config.n_embd, config.n_inner
+    kind = name.split(".", 2)[-1]
+    return {
+        "head": (config.vocab_size, c), "attn.c_attn": (3 * c, c), "attn.c_proj": (c, c),
+        "mlp.c_fc": (inner, c), "mlp.c_proj": (c, inner),
+    }[kind]  # fmt: skip
+
+
+def _vector_size(config: GPTConfig, name: str) -> int:
+    if name.endswith("c_attn.bias"):
+        return 3 * config.n_embd
+    return config.n_inner if name.endswith("c_fc.bias") else config.n_embd

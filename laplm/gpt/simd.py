@@ -1,0 +1,386 @@
+"""Sixteen-lane vectors for Numba: the few machine operations the kernels are written in.
+
+Numba compiles loops; it has no vector values. This module gives it two, ``f32x16`` and
+``i32x16``, with the operations the kernels need, each a line or two of LLVM. Every operation
+means the same on every CPU, lane by lane, in a fixed order: a kernel gives the same bits with
+AVX-512, AVX2, NEON or plain code. Only *how* it is done differs, and an ``Isa`` chooses that.
+
+Memory is addressed as a base address (int64) and an index counted in elements of the type that is
+read. Nothing is bounds-checked: the callers own the buffers.
+"""
+
+from __future__ import annotations
+
+import operator
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.core.datamodel import models
+from numba.core.extending import intrinsic, overload, register_model
+
+from laplm.gpt.isa import Isa
+
+LANES = 16
+I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
+HALF, FLOAT = ir.HalfType(), ir.FloatType()
+F32V, I32V = ir.VectorType(FLOAT, LANES), ir.VectorType(I32, LANES)
+BYTES = {I8: 1, I16: 2, I32: 4, I64: 8, HALF: 2, FLOAT: 4}
+
+Builder = Any  # llvmlite's IRBuilder carries no types
+Value = Any
+
+
+class VectorType(types.Type):  # type: ignore[misc]
+    """The Numba type of a vector value."""
+
+
+f32x16, i32x16 = VectorType("f32x16"), VectorType("i32x16")
+f32, i32, i64, void = types.float32, types.int32, types.int64, types.void
+
+
+@register_model(VectorType)
+class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
+    def __init__(self, dmm: Any, fe_type: VectorType) -> None:
+        super().__init__(dmm, fe_type, F32V if fe_type is f32x16 else I32V)
+
+
+# --- LLVM building blocks -----------------------------------------------------------------------
+
+
+def call(b: Builder, name: str, result: Any, args: Sequence[Value]) -> Value:
+    """Call an LLVM intrinsic (or a C function) by name."""
+    signature = ir.FunctionType(result, [a.type for a in args])
+    return b.call(cgutils.get_or_insert_function(b.module, signature, name), args)
+
+
+def element(b: Builder, base: Value, index: Value, kind: Any) -> Value:
+    """The address ``base + index * sizeof(kind)``, as an integer."""
+    return b.add(base, b.mul(index, ir.Constant(I64, BYTES[kind])))
+
+
+def read(b: Builder, address: Value, kind: Any, align: int = 1) -> Value:
+    """Load a value of LLVM type ``kind``."""
+    return b.load(b.inttoptr(address, ir.PointerType(kind)), align=align)
+
+
+def write(b: Builder, address: Value, value: Value, align: int = 1) -> None:
+    """Store ``value``."""
+    b.store(value, b.inttoptr(address, ir.PointerType(value.type)), align=align)
+
+
+def broadcast(b: Builder, scalar: Value, vector: Any) -> Value:
+    """The same number in every lane."""
+    one = b.insert_element(ir.Constant(vector, ir.Undefined), scalar, ir.Constant(I32, 0))
+    zeros = ir.Constant(ir.VectorType(I32, vector.count), [0] * vector.count)
+    return b.shuffle_vector(one, ir.Constant(vector, ir.Undefined), zeros)
+
+
+def constant(vector: Any, value: float) -> Value:
+    """A constant in every lane."""
+    return ir.Constant(vector, [value] * vector.count)
+
+
+def part(b: Builder, vector: Value, first: int, count: int) -> Value:
+    """Lanes ``first`` to ``first + count`` as a shorter vector."""
+    mask = ir.Constant(ir.VectorType(I32, count), list(range(first, first + count)))
+    return b.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), mask)
+
+
+def join(b: Builder, low: Value, high: Value) -> Value:
+    """Two vectors one after the other."""
+    count = low.type.count * 2
+    return b.shuffle_vector(low, high, ir.Constant(ir.VectorType(I32, count), list(range(count))))
+
+
+def fold(b: Builder, vector: Value, combine: Callable[[Value, Value], Value]) -> Value:
+    """Combine all lanes by halves (8 + 8, 4 + 4, …): one fixed order on every CPU."""
+    while vector.type.count > 1:
+        half = vector.type.count // 2
+        vector = combine(part(b, vector, 0, half), part(b, vector, half, half))
+    return b.extract_element(vector, ir.Constant(I32, 0))
+
+
+def half_to_float(b: Builder, bits: Value, isa: Isa) -> Value:
+    """Sixteen half-precision numbers (as i16) to float, exact."""
+    if isa.native_half:
+        return b.fpext(b.bitcast(bits, ir.VectorType(HALF, LANES)), F32V)
+    wide = b.zext(bits, I32V)
+    magnitude = b.shl(b.and_(wide, constant(I32V, 0x7FFF)), constant(I32V, 13))
+    sign = b.shl(b.and_(wide, constant(I32V, 0x8000)), constant(I32V, 16))
+    # The exponent is re-biased by a multiplication, which also gets subnormals right.
+    value = b.fmul(b.bitcast(magnitude, F32V), constant(F32V, 2.0**112))
+    return b.bitcast(b.or_(b.bitcast(value, I32V), sign), F32V)
+
+
+def float_to_half(b: Builder, value: Value, isa: Isa) -> Value:
+    """Sixteen floats to half precision (as i16), to nearest even, clamped to the largest half."""
+    value = call(b, "llvm.minnum.v16f32", F32V, [value, constant(F32V, 65504.0)])
+    value = call(b, "llvm.maxnum.v16f32", F32V, [value, constant(F32V, -65504.0)])
+    if isa.native_half:
+        return b.bitcast(b.fptrunc(value, ir.VectorType(HALF, LANES)), ir.VectorType(I16, LANES))
+    bits = b.bitcast(value, I32V)
+    sign = b.lshr(b.and_(bits, constant(I32V, 0x80000000)), constant(I32V, 16))
+    magnitude = b.and_(bits, constant(I32V, 0x7FFFFFFF))
+    # Normal halves: round the mantissa to 10 bits, then re-bias the exponent.
+    odd = b.and_(b.lshr(magnitude, constant(I32V, 13)), constant(I32V, 1))
+    rounded = b.add(b.add(magnitude, constant(I32V, 0xFFF)), odd)
+    normal = b.sub(b.lshr(rounded, constant(I32V, 13)), constant(I32V, 112 << 10))
+    # Subnormal halves: adding 0.5 leaves the value's last bits where a half keeps them.
+    shifted = b.fadd(b.bitcast(magnitude, F32V), constant(F32V, 0.5))
+    small = b.sub(b.bitcast(shifted, I32V), constant(I32V, 0x3F000000))
+    is_small = b.icmp_unsigned("<", magnitude, constant(I32V, 0x38800000))
+    return b.trunc(b.or_(b.select(is_small, small, normal), sign), ir.VectorType(I16, LANES))
+
+
+def dot4(b: Builder, isa: Isa, total: Value, weights: Value, x: Value) -> Value:
+    """Each lane adds four products: ``total[i] += sum_j weights[4i + j] * x[j]``, exactly.
+
+    ``total`` i32x16; ``weights`` 64 unsigned bytes; ``x`` one 32-bit word of four signed bytes.
+    """
+    if isa.dot == "vnni512":
+        words, xs = b.bitcast(weights, I32V), broadcast(b, x, I32V)
+        return call(b, "llvm.x86.avx512.vpdpbusd.512", I32V, [total, words, xs])
+    if isa.dot == "neon":
+        return _dot4_neon(b, total, weights, x)
+    if isa.dot in ("vnni256", "avx2"):
+        i32x8, i16x16 = ir.VectorType(I32, 8), ir.VectorType(I16, 16)
+        xs, words = broadcast(b, x, i32x8), b.bitcast(weights, I32V)
+        halves = []
+        for first in (0, 8):
+            w, t = part(b, words, first, 8), part(b, total, first, 8)
+            if isa.dot == "vnni256":
+                halves.append(call(b, "llvm.x86.avx512.vpdpbusd.256", i32x8, [t, w, xs]))
+                continue
+            # Even and odd bytes as 16-bit numbers, so that pmaddwd gives exact pair sums.
+            w16, x16, eight = b.bitcast(w, i16x16), b.bitcast(xs, i16x16), constant(i16x16, 8)
+            even = b.and_(w16, constant(i16x16, 255)), b.ashr(b.shl(x16, eight), eight)
+            odd = b.lshr(w16, eight), b.ashr(x16, eight)
+            for pair in (even, odd):
+                t = b.add(t, call(b, "llvm.x86.avx2.pmadd.wd", i32x8, pair))
+            halves.append(t)
+        return join(b, *halves)
+    words, xs = b.bitcast(weights, I32V), broadcast(b, x, I32V)
+    for j in range(4):
+        w = b.and_(b.lshr(words, constant(I32V, 8 * j)), constant(I32V, 255))
+        a = b.ashr(b.shl(xs, constant(I32V, 24 - 8 * j)), constant(I32V, 24))
+        total = b.add(total, b.mul(w, a))
+    return total
+
+
+def _dot4_neon(b: Builder, total: Value, weights: Value, x: Value) -> Value:
+    """``udot``-free form: w * x = (w - 128) * x + 128 * x, with ``sdot`` for both."""
+    i32x4, i8x16 = ir.VectorType(I32, 4), ir.VectorType(I8, 16)
+    xs = b.bitcast(broadcast(b, x, i32x4), i8x16)
+    bytes_ = b.bitcast(weights, ir.VectorType(I8, 64))
+    quarters = []
+    for first in range(0, LANES, 4):
+        signed = b.xor(part(b, bytes_, 4 * first, 16), constant(i8x16, 128))
+        t = part(b, total, first, 4)
+        name = "llvm.aarch64.neon.sdot.v4i32.v16i8"
+        t = call(b, name, i32x4, [t, signed, xs])
+        for _ in range(2):  # 128 * x as two times 64 * x: 128 is not a signed byte
+            t = call(b, name, i32x4, [t, constant(i8x16, 64), xs])
+        quarters.append(t)
+    return join(b, join(b, *quarters[:2]), join(b, *quarters[2:]))
+
+
+# --- operations for kernels ---------------------------------------------------------------------
+
+
+def operation(result: Any, *arguments: Any) -> Callable[[Callable[..., Value]], Any]:
+    """Make a Numba function of ``emit(builder, *values)``; ``void`` operations emit None."""
+
+    def decorate(emit: Callable[..., Value]) -> Any:
+        def typer(typing_context: Any, *given: Any) -> Any:
+            def codegen(context: Any, builder: Builder, _: Any, values: Any) -> Value:
+                value = emit(builder, *values)
+                return context.get_dummy_value() if value is None else value
+
+            return result(*arguments), codegen
+
+        # Numba reads the parameter count from the signature of the function.
+        names = ", ".join(f"a{i}" for i in range(len(arguments)))
+        scope: dict[str, Any] = {"typer": typer}
+        exec(f"def {emit.__name__}(context, {names}):\n    return typer(context, {names})", scope)
+        return intrinsic(scope[emit.__name__])
+
+    return decorate
+
+
+def _reader(kind: Any, numba_type: Any, extend: str | None = None) -> Any:
+    @operation(numba_type, i64, i64)
+    def read_one(b: Builder, base: Value, index: Value) -> Value:
+        return read(b, element(b, base, index, kind), kind, BYTES[kind])
+
+    return read_one
+
+
+get_f32, get_i32, get_i64 = _reader(FLOAT, f32), _reader(I32, i32), _reader(I64, i64)
+
+
+def _writer(kind: Any, numba_type: Any) -> Any:
+    @operation(void, i64, i64, numba_type)
+    def write_one(b: Builder, base: Value, index: Value, value: Value) -> None:
+        write(b, element(b, base, index, kind), value, BYTES[kind])
+
+    return write_one
+
+
+set_f32, set_i32, set_i64 = _writer(FLOAT, f32), _writer(I32, i32), _writer(I64, i64)
+
+
+@operation(f32x16, i64, i64)
+def load(b: Builder, base: Value, index: Value) -> Value:
+    """Sixteen floats from ``base[index]`` on."""
+    return read(b, element(b, base, index, FLOAT), F32V, 4)
+
+
+@operation(void, i64, i64, f32x16)
+def store(b: Builder, base: Value, index: Value, value: Value) -> None:
+    """Write sixteen floats to ``base[index]`` on."""
+    write(b, element(b, base, index, FLOAT), value, 4)
+
+
+@operation(f32x16, f32)
+def splat(b: Builder, x: Value) -> Value:
+    """The same float in every lane."""
+    return broadcast(b, x, F32V)
+
+
+@operation(f32x16, f32x16, f32x16, f32x16)
+def fma(b: Builder, x: Value, y: Value, z: Value) -> Value:
+    """``x * y + z`` with one rounding."""
+    return call(b, "llvm.fma.v16f32", F32V, [x, y, z])
+
+
+@operation(f32x16, f32x16, f32x16)
+def maximum(b: Builder, x: Value, y: Value) -> Value:
+    """The larger of each pair of lanes."""
+    return call(b, "llvm.maxnum.v16f32", F32V, [x, y])
+
+
+@operation(f32x16, f32x16, f32x16)
+def minimum(b: Builder, x: Value, y: Value) -> Value:
+    """The smaller of each pair of lanes."""
+    return call(b, "llvm.minnum.v16f32", F32V, [x, y])
+
+
+@operation(f32x16, f32x16)
+def absolute(b: Builder, x: Value) -> Value:
+    """Lanes without their sign."""
+    return call(b, "llvm.fabs.v16f32", F32V, [x])
+
+
+@operation(f32x16, f32x16)
+def round_even(b: Builder, x: Value) -> Value:
+    """Lanes to the nearest whole number, ties to even."""
+    return call(b, "llvm.rint.v16f32", F32V, [x])
+
+
+@operation(f32, f32x16)
+def sum_lanes(b: Builder, x: Value) -> Value:
+    """The sum of all lanes, in a fixed order."""
+    return fold(b, x, b.fadd)
+
+
+@operation(f32, f32x16)
+def max_lanes(b: Builder, x: Value) -> Value:
+    """The largest lane."""
+    return fold(
+        b, x, lambda p, q: call(b, f"llvm.maxnum.v{p.type.count}f32", p.type, [p, q])
+    )
+
+
+@operation(f32x16, f32x16, i64, f32)
+def keep_first(b: Builder, x: Value, count: Value, other: Value) -> Value:
+    """The first ``count`` lanes of ``x``; ``other`` in the rest."""
+    lanes = ir.Constant(I32V, list(range(LANES)))
+    limit = broadcast(b, b.trunc(count, I32), I32V)
+    return b.select(b.icmp_signed("<", lanes, limit), x, broadcast(b, other, F32V))
+
+
+@operation(f32x16, f32x16, f32x16)
+def two_to_the(b: Builder, x: Value, scale: Value) -> Value:
+    """``scale * 2**x`` for whole ``x`` in [-126, 127], through the exponent bits."""
+    whole = b.fptosi(x, I32V)
+    bits = b.shl(b.add(whole, constant(I32V, 127)), constant(I32V, 23))
+    return b.fmul(b.bitcast(bits, F32V), scale)
+
+
+@operation(f32x16, f32x16, f32x16)
+def copy_sign(b: Builder, x: Value, sign: Value) -> Value:
+    """``x`` with the sign of ``sign``."""
+    return call(b, "llvm.copysign.v16f32", F32V, [x, sign])
+
+
+@operation(f32x16, f32x16)
+def inverse_root(b: Builder, x: Value) -> Value:
+    """1 / sqrt(x), both steps exactly rounded."""
+    return b.fdiv(constant(F32V, 1.0), call(b, "llvm.sqrt.v16f32", F32V, [x]))
+
+
+@operation(i64, i64, i64)
+def atomic_add(b: Builder, base: Value, amount: Value) -> Value:
+    """Add to the 64-bit counter at ``base``; return its value before."""
+    pointer = b.inttoptr(base, ir.PointerType(I64))
+    return b.atomic_rmw("add", pointer, amount, "seq_cst")
+
+
+@operation(i64, i64)
+def atomic_get(b: Builder, base: Value) -> Value:
+    """Read the 64-bit counter at ``base``."""
+    return b.load_atomic(b.inttoptr(base, ir.PointerType(I64)), "seq_cst", 8)
+
+
+@operation(void, i64, i64)
+def atomic_set(b: Builder, base: Value, value: Value) -> None:
+    """Write the 64-bit counter at ``base``."""
+    b.store_atomic(value, b.inttoptr(base, ir.PointerType(I64)), "seq_cst", 8)
+
+
+@operation(i64, i64, i64, i64)
+def atomic_swap_if(b: Builder, base: Value, expected: Value, value: Value) -> Value:
+    """Write ``value`` if the counter holds ``expected``; 1 if it did, else 0."""
+    pointer = b.inttoptr(base, ir.PointerType(I64))
+    pair = b.cmpxchg(pointer, expected, value, "seq_cst", "seq_cst")
+    return b.zext(b.extract_value(pair, 1), I64)
+
+
+def make_pause(isa: Isa) -> Any:
+    """The hint to the CPU that a loop only waits."""
+
+    @operation(void)
+    def pause(b: Builder) -> None:
+        if isa.family == "x86":
+            call(b, "llvm.x86.sse2.pause", ir.VoidType(), [])
+        elif isa.family == "arm":
+            call(b, "llvm.aarch64.hint", ir.VoidType(), [ir.Constant(I32, 1)])
+
+    return pause
+
+
+@operation(void)
+def give_way(b: Builder) -> None:
+    """Let another thread of the machine have this core for a moment."""
+    call(b, "SwitchToThread" if sys.platform == "win32" else "sched_yield", I32, [])
+
+
+def _arithmetic(operator_: Any, method: str) -> None:
+    """Teach Numba ``x operator_ y`` for two vectors of floats."""
+
+    @operation(f32x16, f32x16, f32x16)
+    def apply(b: Builder, x: Value, y: Value) -> Value:
+        return getattr(b, method)(x, y)
+
+    @overload(operator_, strict=False)  # type: ignore[untyped-decorator]
+    def choose(x: Any, y: Any) -> Any:
+        return (lambda x, y: apply(x, y)) if x is f32x16 and y is f32x16 else None
+
+
+_arithmetic(operator.add, "fadd")
+_arithmetic(operator.sub, "fsub")
+_arithmetic(operator.mul, "fmul")
+_arithmetic(operator.truediv, "fdiv")

@@ -1,0 +1,322 @@
+"""Register-blocked inner loops, emitted as LLVM and unrolled: where all the time is spent.
+
+A tile is 16 output rows of a linear layer, interleaved so that one vector load gives the same
+inputs' weights for all 16 rows; lane i of every accumulator belongs to row i, so nothing is ever
+summed across lanes. A call works on R tiles x T tokens held in registers. Each (row, token) result
+comes from the same operations in the same order whatever R and T are: that is why a token's logits
+do not depend on what it is batched with.
+
+Layouts (see ``quantize.py``, which writes them); a group is 32 inputs:
+  fp32  tile[input][16] f32
+  int8  tile[input / 4][16][4] u8 (weight + 128); one f32 scale a row
+  int4  tile[group][4][16][4] u8, low nibbles the group's inputs 0-15, high nibbles 16-31
+        (weight + 8); one f16 scale a row and group: scale[group][16]
+  activations for int8 and int4: x[token][input] i8; per token and group an f32 scale and the i32
+        sum of its bytes, which takes the weights' offset of 128 or 8 out again, exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+from typing import Any
+
+from llvmlite import ir
+
+from laplm.gpt import simd
+from laplm.gpt.isa import Isa
+from laplm.gpt.plan import ADD, GROUP, PAGE
+from laplm.gpt.simd import F32V, FLOAT, HALF, I8, I16, I32, I32V, I64, LANES, Builder, Value, i64
+
+
+def _loop(
+    b: Builder, count: Value, carried: list[Value], body: Callable[[Value, list[Value]], list[Value]]
+) -> list[Value]:
+    """Emit ``for i in range(count): carried = body(i, carried)``; ``count`` is at least 1."""
+    before, inside = b.block, b.append_basic_block("tile")
+    b.branch(inside)
+    b.position_at_end(inside)
+    i = b.phi(I64)
+    values = [b.phi(value.type) for value in carried]
+    results = body(i, list(values))
+    following = b.add(i, ir.Constant(I64, 1))
+    i.add_incoming(ir.Constant(I64, 0), before)
+    i.add_incoming(following, b.block)
+    for phi, start, result in zip(values, carried, results, strict=True):
+        phi.add_incoming(start, before)
+        phi.add_incoming(result, b.block)
+    after = b.append_basic_block("tile_end")
+    b.cbranch(b.icmp_signed("<", following, count), inside, after)
+    b.position_at_end(after)
+    return results
+
+
+def _at(b: Builder, base: Value, *terms: tuple[Value | int, Value | int]) -> Value:
+    """``base`` plus the sum of products, in bytes."""
+    for x, y in terms:
+        x, y = (ir.Constant(I64, v) if isinstance(v, int) else v for v in (x, y))
+        base = b.add(base, b.mul(x, y))
+    return base
+
+
+def _fma(b: Builder, x: Value, y: Value, z: Value) -> Value:
+    return simd.call(b, "llvm.fma.v16f32", F32V, [x, y, z])
+
+
+def make_tile(isa: Isa, precision: str, n_tiles: int, n_tokens: int) -> Any:
+    """The Numba function for ``n_tiles`` x ``n_tokens`` outputs of one linear layer.
+
+    Arguments (all int64, addresses or byte strides unless said otherwise): w, w_stride between
+    tiles; scale, scale_stride; x, x_stride between tokens; x_scale, x_sum, group_stride between
+    tokens; count of groups; out, out_stride between tokens; bias; how (STORE or ADD).
+    """
+    cells = list(product(range(n_tiles), range(n_tokens)))
+
+    def fp32_step(b: Builder, g: Value, a: Args, acc: list[Value]) -> list[Value]:
+        for k in range(GROUP):
+            ws = [
+                simd.read(b, _at(b, a.w, (g, GROUP * 64), (r, a.w_stride), (k, 64)), F32V, 4)
+                for r in range(n_tiles)
+            ]
+            xs = [
+                simd.read(b, _at(b, a.x, (g, GROUP * 4), (t, a.x_stride), (k, 4)), FLOAT, 4)
+                for t in range(n_tokens)
+            ]
+            xs = [simd.broadcast(b, x, F32V) for x in xs]
+            acc = [_fma(b, ws[r], xs[t], acc[i]) for i, (r, t) in enumerate(cells)]
+        return acc
+
+    def byte_step(b: Builder, g: Value, a: Args, acc: list[Value]) -> list[Value]:
+        bytes64 = ir.VectorType(I8, 64)
+        starts, x_scales = [], []
+        for t in range(n_tokens):
+            x_sum = simd.read(b, _at(b, a.x_sum, (g, 4), (t, a.group_stride)), I32, 4)
+            offset = ir.Constant(I32, -128 if precision == "int8" else -8)
+            starts.append(simd.broadcast(b, b.mul(x_sum, offset), I32V))
+            x_scale = simd.read(b, _at(b, a.x_scale, (g, 4), (t, a.group_stride)), FLOAT, 4)
+            x_scales.append(simd.broadcast(b, x_scale, F32V))
+        totals = [starts[t] for _, t in cells]
+        packed: list[Value] = []
+        for step in range(GROUP // 4):
+            if precision == "int8":
+                ws = [
+                    simd.read(b, _at(b, a.w, (g, GROUP * 16), (r, a.w_stride), (step, 64)), bytes64)
+                    for r in range(n_tiles)
+                ]
+            elif step < 4:
+                packed_now = [
+                    simd.read(b, _at(b, a.w, (g, GROUP * 8), (r, a.w_stride), (step, 64)), I32V)
+                    for r in range(n_tiles)
+                ]
+                packed.extend(packed_now)
+                nibble = simd.constant(I32V, 0x0F0F0F0F)
+                ws = [b.bitcast(b.and_(p, nibble), bytes64) for p in packed_now]
+            else:
+                nibble, four = simd.constant(I32V, 0x0F0F0F0F), simd.constant(I32V, 4)
+                again = packed[(step - 4) * n_tiles : (step - 3) * n_tiles]
+                ws = [b.bitcast(b.and_(b.lshr(p, four), nibble), bytes64) for p in again]
+            xs = [
+                simd.read(b, _at(b, a.x, (g, GROUP), (t, a.x_stride), (step, 4)), I32, 4)
+                for t in range(n_tokens)
+            ]
+            totals = [
+                simd.dot4(b, isa, totals[i], ws[r], xs[t]) for i, (r, t) in enumerate(cells)
+            ]
+        sums = [b.sitofp(total, F32V) for total in totals]
+        if precision == "int8":
+            return [_fma(b, sums[i], x_scales[t], acc[i]) for i, (_, t) in enumerate(cells)]
+        w_scales = []
+        for r in range(n_tiles):
+            bits = simd.read(
+                b, _at(b, a.scale, (g, 32), (r, a.scale_stride)), ir.VectorType(I16, LANES), 2
+            )
+            w_scales.append(simd.half_to_float(b, bits, isa))
+        return [
+            _fma(b, sums[i], b.fmul(w_scales[r], x_scales[t]), acc[i])
+            for i, (r, t) in enumerate(cells)
+        ]
+
+    def emit(b: Builder, *values: Value) -> None:
+        a = Args(*values)
+        step = fp32_step if precision == "fp32" else byte_step
+        zero = [simd.constant(F32V, 0.0)] * len(cells)
+        acc = _loop(b, a.n_groups, zero, lambda g, acc: step(b, g, a, acc))
+        for i, (r, t) in enumerate(cells):
+            bias = simd.read(b, _at(b, a.bias, (r, 64)), F32V, 4)
+            if precision == "int8":
+                scale = simd.read(b, _at(b, a.scale, (r, a.scale_stride)), F32V, 4)
+                acc[i] = _fma(b, acc[i], scale, bias)
+            else:
+                acc[i] = b.fadd(acc[i], bias)
+        add = b.icmp_signed("==", a.how, ir.Constant(I64, ADD))
+        with b.if_else(add) as (then, otherwise):
+            with then:
+                for i, (r, t) in enumerate(cells):
+                    out = _at(b, a.out, (r, 64), (t, a.out_stride))
+                    simd.write(b, out, b.fadd(simd.read(b, out, F32V, 4), acc[i]), 4)
+            with otherwise:
+                for i, (r, t) in enumerate(cells):
+                    simd.write(b, _at(b, a.out, (r, 64), (t, a.out_stride)), acc[i], 4)
+
+    return simd.operation(simd.void, *[i64] * 14)(emit)
+
+
+class Args:
+    """The arguments of a tile, by name."""
+
+    def __init__(self, *values: Value) -> None:
+        (
+            self.w, self.w_stride, self.scale, self.scale_stride, self.x, self.x_stride,
+            self.x_scale, self.x_sum, self.group_stride, self.n_groups, self.out, self.out_stride,
+            self.bias, self.how,
+        ) = values  # fmt: skip
+
+
+# --- attention over the key/value pages ----------------------------------------------------------
+#
+# A page holds PAGE positions of every layer and head (``kv_cache.py``): keys as [D][PAGE], so that
+# one load gives the same component of 16 positions; values as [PAGE][D].
+
+
+def _read_kv(b: Builder, isa: Isa, kv: str, address: Value) -> Value:
+    if kv == "fp32":
+        return simd.read(b, address, F32V, 4)
+    return simd.half_to_float(b, simd.read(b, address, ir.VectorType(I16, LANES), 2), isa)
+
+
+def make_scores(isa: Isa, kv: str, n_tokens: int) -> Any:
+    """Scaled query-key products of ``n_tokens`` queries with every position of some pages.
+
+    Arguments: table of page addresses, count of pages, offset of this layer and head's keys in a
+    page (bytes); q, q_stride between tokens (bytes), head_dim; out, out_stride between tokens
+    (bytes); scale (float). Writes PAGE floats a page for every token.
+    """
+    width = 4 if kv == "fp32" else 2
+
+    def emit(b: Builder, *values: Value) -> None:
+        table, n_pages, offset, q, q_stride, head_dim, out, out_stride, scale = values
+        scales = simd.broadcast(b, scale, F32V)
+
+        def page(i: Value, _: list[Value]) -> list[Value]:
+            keys = b.add(simd.read(b, _at(b, table, (i, 8)), I64, 8), offset)
+
+            def component(d: Value, acc: list[Value]) -> list[Value]:
+                row = _at(b, keys, (d, PAGE * width))
+                k = [_read_kv(b, isa, kv, _at(b, row, (half, LANES * width))) for half in (0, 1)]
+                for t in range(n_tokens):
+                    x = simd.read(b, _at(b, q, (t, q_stride), (d, 4)), FLOAT, 4)
+                    x = simd.broadcast(b, x, F32V)
+                    for half in (0, 1):
+                        acc[2 * t + half] = _fma(b, k[half], x, acc[2 * t + half])
+                return acc
+
+            zeros = [simd.constant(F32V, 0.0)] * (2 * n_tokens)
+            acc = _loop(b, head_dim, zeros, component)
+            for t in range(n_tokens):
+                for half in (0, 1):
+                    to = _at(b, out, (t, out_stride), (i, PAGE * 4), (half, 64))
+                    simd.write(b, to, b.fmul(acc[2 * t + half], scales), 4)
+            return []
+
+        _loop(b, n_pages, [], page)
+
+    return simd.operation(simd.void, *[i64] * 8, simd.f32)(emit)
+
+
+def make_mix(isa: Isa, kv: str, n_tokens: int, head_dim: int) -> Any:
+    """Values of every position of some pages, weighted by the attention pattern and summed.
+
+    Arguments: table, count of pages, offset of this layer and head's values in a page (bytes);
+    pattern, pattern_stride between tokens (bytes); out, out_stride between tokens (bytes). Writes
+    ``head_dim`` rounded up to 16 floats a token.
+    """
+    width = 4 if kv == "fp32" else 2
+    slices = -(-head_dim // LANES)
+
+    def emit(b: Builder, *values: Value) -> None:
+        table, n_pages, offset, pattern, pattern_stride, out, out_stride = values
+
+        def page(i: Value, acc: list[Value]) -> list[Value]:
+            rows = b.add(simd.read(b, _at(b, table, (i, 8)), I64, 8), offset)
+
+            def position(j: Value, acc: list[Value]) -> list[Value]:
+                row = _at(b, rows, (j, slices * LANES * width))
+                v = [
+                    _read_kv(b, isa, kv, _at(b, row, (s, LANES * width))) for s in range(slices)
+                ]
+                for t in range(n_tokens):
+                    at = _at(b, pattern, (t, pattern_stride), (i, PAGE * 4), (j, 4))
+                    p = simd.broadcast(b, simd.read(b, at, FLOAT, 4), F32V)
+                    for s in range(slices):
+                        acc[t * slices + s] = _fma(b, v[s], p, acc[t * slices + s])
+                return acc
+
+            return _loop(b, ir.Constant(I64, PAGE), acc, position)
+
+        zeros = [simd.constant(F32V, 0.0)] * (n_tokens * slices)
+        acc = _loop(b, n_pages, zeros, page)
+        for t in range(n_tokens):
+            for s in range(slices):
+                simd.write(b, _at(b, out, (t, out_stride), (s, 64)), acc[t * slices + s], 4)
+
+    return simd.operation(simd.void, *[i64] * 7)(emit)
+
+
+def make_keep(isa: Isa, kv: str, head_dim: int) -> Any:
+    """Write one position's key and value of one head into its page.
+
+    Arguments: k, v (addresses of ``head_dim`` floats, readable up to the next multiple of 16);
+    keys, values (addresses of this layer and head's part of the page); slot in the page.
+    """
+    width = 4 if kv == "fp32" else 2
+    slices = -(-head_dim // LANES)
+
+    def emit(b: Builder, *values: Value) -> None:
+        k, v, keys, rows, slot = values
+        for s in range(slices):
+            parts = []
+            for source in (k, v):
+                x = simd.read(b, _at(b, source, (s, 64)), F32V, 4)
+                parts.append(x if kv == "fp32" else simd.float_to_half(b, x, isa))
+            for lane in range(LANES):
+                to = _at(b, keys, (s * LANES + lane, PAGE * width), (slot, width))
+                simd.write(b, to, b.extract_element(parts[0], ir.Constant(I32, lane)), width)
+            to = _at(b, rows, (slot, slices * LANES * width), (s, LANES * width))
+            simd.write(b, to, parts[1], width)
+
+    return simd.operation(simd.void, *[i64] * 5)(emit)
+
+
+# --- activations to bytes ------------------------------------------------------------------------
+
+
+def make_quantise() -> Any:
+    """Quantise one group of 32 floats to signed bytes with a scale of their own.
+
+    Arguments: x (address of the floats); out (address of the bytes); scale, total (addresses of
+    one float and one int32): ``x ~ bytes * scale``, ``total = sum(bytes)``.
+    """
+
+    def emit(b: Builder, *values: Value) -> None:
+        x, out, scale, total = values
+        halves = [simd.read(b, _at(b, x, (half, 64)), F32V, 4) for half in (0, 1)]
+        sizes = [simd.call(b, "llvm.fabs.v16f32", F32V, [h]) for h in halves]
+
+        def larger(p: Value, q: Value) -> Value:
+            count = getattr(p.type, "count", 1)
+            return simd.call(b, f"llvm.maxnum.v{count}f32", p.type, [p, q])
+
+        largest = simd.fold(b, larger(*sizes), larger)
+        is_zero = b.fcmp_ordered("==", largest, ir.Constant(FLOAT, 0.0))
+        inverse = b.fdiv(ir.Constant(FLOAT, 127.0), largest)
+        inverse = simd.broadcast(b, b.select(is_zero, ir.Constant(FLOAT, 0.0), inverse), F32V)
+        whole = []
+        for half in (0, 1):
+            scaled = simd.call(b, "llvm.rint.v16f32", F32V, [b.fmul(halves[half], inverse)])
+            whole.append(b.fptosi(scaled, I32V))
+            small = b.trunc(whole[half], ir.VectorType(I8, LANES))
+            simd.write(b, _at(b, out, (half, LANES)), small)
+        simd.write(b, scale, b.fmul(largest, ir.Constant(FLOAT, 1 / 127)), 4)
+        simd.write(b, total, simd.fold(b, b.add(*whole), b.add), 4)
+
+    return simd.operation(simd.void, *[i64] * 4)(emit)

@@ -1,0 +1,68 @@
+"""Where laplm keeps what it makes: prepared weights and compiled kernels.
+
+``LAPLM_HOME`` names the directory; the default is the platform's cache directory for a user.
+Everything in it can be deleted at any time and is made again when needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import tempfile
+from pathlib import Path
+
+from laplm.errors import CacheError
+
+
+def directory(name: str) -> Path:
+    """The directory ``name`` inside the cache, made if need be.
+
+    Raises:
+        CacheError: it cannot be made.
+    """
+    root = os.environ.get("LAPLM_HOME")
+    if root:
+        base = Path(root).expanduser()
+    else:
+        import platformdirs
+
+        base = Path(platformdirs.user_cache_dir("laplm", appauthor=False))
+    path = base / name
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    return path
+
+
+def cannot_write(path: Path, error: OSError) -> CacheError:
+    """The plain sentence for a failed write below the cache directory."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return CacheError(
+            f"no space left to write {path}: free some, or set LAPLM_HOME to a directory on a "
+            "disk that has room"
+        )
+    reason = error.strerror or error.__class__.__name__
+    return CacheError(
+        f"cannot write {path} ({reason}): set LAPLM_HOME to a directory that can be written"
+    )
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name and move it into place, so it is whole or not there.
+
+    Raises:
+        CacheError: the disk is full or the directory cannot be written.
+    """
+    temporary = None
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=path.name, suffix=".tmp", dir=path.parent)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+        raise cannot_write(path, error) from error
