@@ -1,0 +1,86 @@
+"""laplm: run, look inside and teach a GPT-2-family language model on your own laptop.
+
+Example:
+    >>> import laplm
+    >>> lm = laplm.load("pocket")  # doctest: +SKIP
+    >>> lm.generate("Once upon a time", max_new_tokens=20, seed=1).text  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from laplm.errors import (
+        CacheError,
+        ContextLengthError,
+        DownloadError,
+        InputError,
+        LaplmError,
+        MissingExtraError,
+        ModelFormatError,
+        ModelNotFoundError,
+        TokenizerError,
+    )
+    from laplm.gpt.config import GPTConfig
+    from laplm.gpt.tokenizer import Tokenizer
+    from laplm.run.generate import GenerationResult, GenerationStep, GenerationStream
+    from laplm.run.language_model import LanguageModel, load
+    from laplm.run.sampler import SamplingParams
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "CacheError": "errors",
+    "ContextLengthError": "errors",
+    "DownloadError": "errors",
+    "GPTConfig": "gpt.config",
+    "GenerationResult": "run.generate",
+    "GenerationStep": "run.generate",
+    "GenerationStream": "run.generate",
+    "InputError": "errors",
+    "LanguageModel": "run.language_model",
+    "LaplmError": "errors",
+    "MissingExtraError": "errors",
+    "ModelFormatError": "errors",
+    "ModelNotFoundError": "errors",
+    "SamplingParams": "run.sampler",
+    "Tokenizer": "gpt.tokenizer",
+    "TokenizerError": "errors",
+    "load": "run.language_model",
+}
+
+__all__ = [
+    "CacheError",
+    "ContextLengthError",
+    "DownloadError",
+    "GPTConfig",
+    "GenerationResult",
+    "GenerationStep",
+    "GenerationStream",
+    "InputError",
+    "LanguageModel",
+    "LaplmError",
+    "MissingExtraError",
+    "ModelFormatError",
+    "ModelNotFoundError",
+    "SamplingParams",
+    "Tokenizer",
+    "TokenizerError",
+    "__version__",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: ``import laplm`` itself loads nothing heavy."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'laplm' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"laplm.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,227 @@
+"""LanguageModel: a model on disk as one object with ``generate``, ``stream`` and ``samples``."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
+
+from laplm import hub
+from laplm.errors import InputError, LaplmError, ModelNotFoundError
+from laplm.gpt.checkpoint import Checkpoint, open_checkpoint
+from laplm.gpt.config import GPTConfig
+from laplm.gpt.tokenizer import Tokenizer
+from laplm.run.generate import GenerationResult, GenerationStream, Prompt, stream_generate
+from laplm.run.sampler import SamplingParams
+
+if TYPE_CHECKING:
+    from laplm.gpt.kv_cache import KVCache
+    from laplm.gpt.model import GPT
+
+Precision = Literal["fp32", "int8", "int4"]
+Progress = Callable[[str, int, int], None]
+"""Called with (what is being prepared, done, total)."""
+
+PRECISIONS = ("fp32", "int8", "int4")
+_SAMPLING = frozenset(field.name for field in dataclasses.fields(SamplingParams))
+
+
+class GenerationOptions(TypedDict, total=False):
+    """What ``generate``, ``stream`` and ``samples`` take besides the prompt.
+
+    The first six are those of ``SamplingParams``, with the same defaults.
+    """
+
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    seed: int | None
+    stop: str | Sequence[str]
+    logprobs: int
+    ignore_eos: bool
+    slide: bool
+
+
+class LanguageModel:
+    """A GPT-2-architecture model, ready to continue text.
+
+    Attributes:
+        name: what it was asked for by.
+        path: its directory.
+        precision: "fp32", "int8" or "int4".
+        checkpoint: its files, opened.
+        tokenizer: its tokenizer.
+    """
+
+    def __init__(
+        self,
+        name_or_path: str | Path,
+        precision: Precision = "int8",
+        threads: int | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Open the model's files; the engine is made when it is first used. See ``load``."""
+        if precision not in PRECISIONS:
+            raise InputError(f"precision is {precision!r}, but it must be fp32, int8 or int4")
+        if threads is not None and (isinstance(threads, bool) or not threads >= 1):
+            raise InputError(f"threads is {threads!r}, but it must be a whole number from 1 up")
+        start = time.perf_counter()
+        self.name = str(name_or_path)
+        self.path: Path = hub.locate(self.name)
+        self.precision: Precision = precision
+        self.checkpoint: Checkpoint = open_checkpoint(self.path)
+        self.tokenizer: Tokenizer = Tokenizer.from_directory(self.path)
+        self._threads = threads
+        self._progress = progress
+        self._kv_cache: KVCache | None = None
+        self._open_seconds = time.perf_counter() - start
+        self._engine_seconds = 0.0
+
+    def __repr__(self) -> str:
+        return f"LanguageModel({self.name!r}, precision={self.precision!r})"
+
+    @property
+    def config(self) -> GPTConfig:
+        """The model's sizes."""
+        return self.checkpoint.config
+
+    @cached_property
+    def gpt(self) -> GPT:
+        """The engine: token ids and a key/value cache in, logits out."""
+        start = time.perf_counter()
+        from laplm.gpt.model import GPT
+
+        gpt = GPT(self.checkpoint, self.precision, threads=self._threads, progress=self._progress)
+        self._engine_seconds = time.perf_counter() - start
+        return gpt
+
+    @property
+    def load_seconds(self) -> float:
+        """Time it took to open the files and make the engine."""
+        return self._open_seconds + self._engine_seconds
+
+    def stream(
+        self,
+        prompt: Prompt,
+        max_new_tokens: int | None = None,
+        *,
+        samples: int = 1,
+        **options: Unpack[GenerationOptions],
+    ) -> GenerationStream:
+        """Continue a prompt, giving text as it comes.
+
+        Args:
+            prompt: text, bytes (UTF-8 or not) or token ids. An empty one means the beginning of a
+                text: the model is given its ``<|endoftext|>``.
+            max_new_tokens: tokens per sample, at most; None means 100, or fewer where the model's
+                context leaves less room.
+            samples: how many continuations, decoded together; steps say whose they are.
+            **options: ``temperature`` (0.8; below 0.0001 is greedy), ``top_k`` (40; 0 is off),
+                ``top_p`` (1, off), ``min_p`` (0, off), ``repetition_penalty`` (1, off), ``seed``
+                (None draws one), ``stop`` (a string or several that end the text), ``logprobs``
+                (0; alternatives reported with each token), ``ignore_eos`` (False; go on when the
+                model ends its text), ``slide`` (False; go on beyond the model's context by
+                dropping its oldest half when it is full).
+
+        Returns:
+            An iterator of ``GenerationStep``; its ``results()`` are the whole texts.
+
+        Raises:
+            ContextLengthError: prompt and request need more positions than the model has.
+            InputError: a setting or the prompt cannot be used.
+        """
+        unknown = options.keys() - GenerationOptions.__annotations__.keys()
+        if unknown:
+            raise TypeError(f"unknown option {min(unknown)!r}")
+        params = SamplingParams(**{k: v for k, v in options.items() if k in _SAMPLING})  # type: ignore[arg-type]
+        # Taken out, so that a second stream begun before this one ends works in its own.
+        cache, self._kv_cache = self._kv_cache, None
+        try:
+            return stream_generate(
+                self.gpt,
+                self.tokenizer,
+                prompt,
+                params,
+                max_new_tokens=max_new_tokens,
+                samples=samples,
+                stop=options.get("stop", ()),
+                logprobs=options.get("logprobs", 0),
+                ignore_eos=options.get("ignore_eos", False),
+                slide=options.get("slide", False),
+                kv_cache=cache,
+                release=self._keep,
+            )
+        except LaplmError:
+            self._kv_cache = cache
+            raise
+
+    def generate(
+        self,
+        prompt: Prompt,
+        max_new_tokens: int | None = None,
+        **options: Unpack[GenerationOptions],
+    ) -> GenerationResult:
+        """Continue a prompt to the end. Arguments and errors as ``stream``."""
+        return self.samples(prompt, 1, max_new_tokens, **options)[0]
+
+    def samples(
+        self,
+        prompt: Prompt,
+        n: int,
+        max_new_tokens: int | None = None,
+        **options: Unpack[GenerationOptions],
+    ) -> list[GenerationResult]:
+        """Continue a prompt ``n`` times, together; the first is what ``generate`` gives.
+
+        Arguments and errors as ``stream``.
+        """
+        stream = self.stream(prompt, max_new_tokens, samples=n, **options)
+        for _ in stream:
+            pass
+        return stream.results()
+
+    def _keep(self, kv_cache: KVCache) -> None:
+        # The next prompt often begins as this one did: a story that goes on, a changed last line.
+        self._kv_cache = kv_cache
+
+
+def load(
+    name_or_path: str | Path,
+    precision: Precision = "int8",
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> LanguageModel:
+    """Load a model that is on disk; nothing is downloaded.
+
+    Args:
+        name_or_path: a directory in the Hugging Face GPT-2 layout, ``gpt2``, ``gpt2-medium``,
+            ``gpt2-large``, ``gpt2-xl``, ``distilgpt2``, another hub id, or ``pocket``, the model
+            that comes with the package.
+        precision: "fp32", "int8" or "int4". The first use of a model in int8 or int4 writes its
+            packed weights to the cache directory.
+        threads: worker threads; None means one per core.
+        progress: called with (what, done, total) while weights are prepared.
+
+    Raises:
+        ModelNotFoundError: nothing of that name is on disk.
+        ModelFormatError: the files are not a GPT-2 model that can be read.
+        TokenizerError: the tokenizer files are missing or damaged.
+        CacheError: the packed weights cannot be written.
+    """
+    lm = LanguageModel(name_or_path, precision, threads, progress)
+    _ = lm.gpt
+    return lm
+
+
+def default_model() -> tuple[str, str]:
+    """The model to use when none is named, and a sentence that says why it is this one."""
+    try:
+        hub.locate("gpt2")
+    except ModelNotFoundError:
+        return "pocket", "the small built-in one; `laplm pull gpt2` fetches GPT-2"
+    return "gpt2", "it is on disk; -m chooses another"
