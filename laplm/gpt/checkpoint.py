@@ -25,7 +25,6 @@ from laplm.gpt.config import GPTConfig, tensor_shapes
 from laplm.gpt.tensor_file import (
     Array,
     Entry,
-    StoredTensor,
     atomic_file,
     check_finite,
     map_safetensors,
@@ -71,6 +70,8 @@ class _Tensor(Protocol):
     def mapped(self) -> bool: ...
 
     def array(self) -> Array: ...
+
+    def rows(self) -> Callable[[NDArray[np.int64]], Array]: ...
 
 
 class Checkpoint:
@@ -122,6 +123,17 @@ class Checkpoint:
         array = self._tensors[name].array()
         array.flags.writeable = False
         return array
+
+    def rows(self, name: str) -> Callable[[NDArray[np.int64]], Array]:
+        """A function from row numbers (T,) to those rows of a matrix as fp32, (T, C).
+
+        The rows come from the file at each call, so a large embedding needs no memory of its own.
+
+        Raises:
+            KeyError: no tensor has this name.
+            ModelFormatError: the file changed since it was opened.
+        """
+        return self._tensors[name].rows()
 
     def mapped(self, name: str) -> bool:
         """Whether ``tensor(name)`` is the file's own memory rather than a copy."""
@@ -191,7 +203,7 @@ def _find_tensors(directory: Path) -> dict[str, _Tensor]:
         if index.is_file():
             shards, weight_map = _read_index(index)
             return _merge(((shard, read(shard)) for shard in shards), weight_map)
-    _refuse_layout(directory)
+    return _refuse_layout(directory)
 
 
 def _safetensors(path: Path) -> Mapping[str, _Tensor]:
@@ -328,6 +340,15 @@ class _TorchTensor:
         # view(): the caller's flags are set on an array of its own, not on one torch keeps.
         array: Array = self.value.detach().float().contiguous().numpy().view()
         return array
+
+    def rows(self) -> Callable[[NDArray[np.int64]], Array]:
+        value = self.value.detach()
+
+        def read(numbers: NDArray[np.int64]) -> Array:
+            rows: Array = value[numbers].float().numpy()
+            return rows
+
+        return read
 
 
 def _torch_file(path: Path) -> Mapping[str, _Tensor]:

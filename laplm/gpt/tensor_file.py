@@ -21,7 +21,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any, NoReturn, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,17 +79,32 @@ class StoredTensor:
         Raises:
             ModelFormatError: the file changed since it was opened.
         """
+        raw = self._raw()
+        return raw if self.mapped else _widen(raw, self.dtype)
+
+    def rows(self) -> Callable[[NDArray[np.int64]], Array]:
+        """A function from row numbers (T,) to these rows as fp32, (T, C), read from the file.
+
+        Raises:
+            ModelFormatError: the file changed since it was opened.
+        """
+        raw, dtype = self._raw(), self.dtype
+        return lambda numbers: _widen(raw[numbers], dtype)
+
+    def _raw(self) -> NDArray[Any]:
+        dtype = _WEIGHTS[self.dtype]
         if self.n_bytes == 0:
-            return np.zeros(self.shape, np.float32)
+            return np.zeros(self.shape, dtype)
         try:
             # One mapping for each tensor: its pages leave memory when the caller lets go of it.
-            raw = np.memmap(self.path, _WEIGHTS[self.dtype], "r", self.offset, self.shape)
+            raw = np.memmap(self.path, dtype, "r", self.offset, self.shape)
         except (OSError, ValueError) as error:
             refuse(self.path, f"changed while it was in use ({error}); run the command again")
-        plain = raw.view(np.ndarray)
-        if self.dtype == "BF16":
-            return widen_bf16(plain)
-        return plain if self.mapped else plain.astype(np.float32)
+        return raw.view(np.ndarray)
+
+
+def _widen(raw: NDArray[Any], dtype: str) -> Array:
+    return widen_bf16(raw) if dtype == "BF16" else raw.astype(np.float32)
 
 
 def widen_bf16(bits: NDArray[np.uint16]) -> Array:
@@ -201,7 +216,7 @@ def _tensor(path: Path, data: int, name: str, entry: Any) -> StoredTensor:
     return StoredTensor(path, dtype, tuple(shape), data + place[0], n_bytes)
 
 
-def _whole(values: Any) -> bool:
+def _whole(values: Any) -> TypeGuard[list[int]]:
     # type() rather than isinstance(): JSON's true and false are no sizes.
     return isinstance(values, list) and all(type(v) is int and v >= 0 for v in values)
 

@@ -74,8 +74,9 @@ class Tokenizer:
         )
         self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
         self._bytes: dict[int, bytes] = {}
-        self._byte_ids = [backend.token_to_id(_CHARACTER_OF[b]) for b in range(256)]
-        self._unknown = {b for b, id_ in enumerate(self._byte_ids) if id_ is None}
+        byte_ids = {b: backend.token_to_id(_CHARACTER_OF[b]) for b in range(256)}
+        self._byte_ids = {b: id_ for b, id_ in byte_ids.items() if id_ is not None}
+        self._unknown = frozenset(range(256)) - self._byte_ids.keys()
         pre = backend.pre_tokenizer
         self._can_cut = (
             backend.normalizer is None
@@ -131,8 +132,8 @@ class Tokenizer:
                 backend.add_special_tokens(list(dict.fromkeys([*control, *([pad] if pad else [])])))
                 return cls(backend, eos)
         raise TokenizerError(
-            f"{path}: no tokenizer (looked for tokenizer.json, and for vocab.json with merges.txt); "
-            "copy the model's own tokenizer files into this directory"
+            f"{path}: no tokenizer (looked for tokenizer.json, and for vocab.json with "
+            "merges.txt); copy the model's own tokenizer files into this directory"
         )
 
     @classmethod
@@ -162,8 +163,9 @@ class Tokenizer:
                 raw = text.encode()
             except UnicodeEncodeError as error:
                 raise InputError(
-                    f"the text holds a lone surrogate (U+{ord(text[error.start]):04X}) at character "
-                    f"{error.start}, which is half of a character; pass it as bytes or remove it"
+                    f"the text holds a lone surrogate (U+{ord(text[error.start]):04X}) at "
+                    f"character {error.start}, which is half of a character; remove it, or pass "
+                    "the text as bytes"
                 ) from None
         else:
             raw = bytes(text)
