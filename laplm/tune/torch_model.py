@@ -1,0 +1,188 @@
+"""GPT-2 in torch, for training. Running a model never comes here: see ``laplm.gpt``.
+
+Shapes: B batch, T positions, C = n_embd, V vocabulary, H heads, D = head_dim (C = H * D).
+
+Parameters carry the GPT-2 checkpoint's own names and layout, linear weights as (inputs, outputs),
+so ``state_dict()`` is a checkpoint as it stands and nothing is ever transposed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from laplm.errors import ContextLengthError, MissingExtraError, ModelFormatError
+from laplm.gpt.config import GPTConfig, tensor_shapes
+
+try:
+    import torch
+    from torch import Tensor, nn
+    from torch.nn import functional
+except ModuleNotFoundError as error:
+    raise MissingExtraError("Training a model", "tune") from error
+
+
+class Conv1D(nn.Module):
+    """``x @ weight + bias``; GPT-2 stores its weights (inputs, outputs) and calls it Conv1D."""
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(n_in, n_out))
+        self.bias = nn.Parameter(torch.zeros(n_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, inputs) -> (B, T, outputs)."""
+        return functional.linear(x, self.weight.t(), self.bias)
+
+
+class Attention(nn.Module):
+    """Causal self-attention with H heads."""
+
+    def __init__(self, config: GPTConfig, layer: int) -> None:
+        super().__init__()
+        self.n_head = config.n_head
+        self.scale = 1.0 / math.sqrt(config.head_dim) if config.scale_attn_weights else 1.0
+        if config.scale_attn_by_inverse_layer_idx:
+            self.scale /= layer + 1
+        self.c_attn = Conv1D(config.n_embd, 3 * config.n_embd)
+        self.c_proj = Conv1D(config.n_embd, config.n_embd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, C) -> (B, T, C)."""
+        b, t, c = x.shape
+        q, k, v = (
+            part.view(b, t, self.n_head, c // self.n_head).transpose(1, 2)  # (B, H, T, D)
+            for part in self.c_attn(x).split(c, dim=2)
+        )
+        z = functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.scale)
+        out: Tensor = self.c_proj(z.transpose(1, 2).reshape(b, t, c))
+        return out
+
+
+class MLP(nn.Module):
+    """The feed-forward layer."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.activation_function = config.activation_function
+        self.c_fc = Conv1D(config.n_embd, config.n_inner)
+        self.c_proj = Conv1D(config.n_inner, config.n_embd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, C) -> (B, T, C)."""
+        hidden = self.c_fc(x)
+        if self.activation_function in ("gelu_new", "gelu_pytorch_tanh"):
+            hidden = functional.gelu(hidden, approximate="tanh")
+        else:
+            hidden = getattr(functional, self.activation_function)(hidden)
+        out: Tensor = self.c_proj(hidden)
+        return out
+
+
+class Block(nn.Module):
+    """One layer: attention, then feed-forward, each added to the residual stream."""
+
+    def __init__(self, config: GPTConfig, layer: int) -> None:
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+        self.attn = Attention(config, layer)
+        self.ln_2 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, C) -> (B, T, C)."""
+        x = x + self.attn(self.ln_1(x))
+        out: Tensor = x + self.mlp(self.ln_2(x))
+        return out
+
+
+class TorchGPT(nn.Module):
+    """The whole model. ``forward`` gives logits, ``hidden`` what the loss works from."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
+        self.wpe = nn.Embedding(config.n_ctx, config.n_embd)
+        self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
+        self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+        if not config.tie_word_embeddings:
+            self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+
+    @property
+    def output_weight(self) -> Tensor:
+        """The output matrix (V, C): ``wte.weight`` itself when tied."""
+        return self.wte.weight if self.config.tie_word_embeddings else self.lm_head.weight
+
+    def initialise(self, seed: int, std: float | None = None) -> None:
+        """Draw new weights as GPT-2 was begun.
+
+        Normal with deviation ``std``; the two matrices of a layer that write to the residual
+        stream are smaller by sqrt(2 * n_layer) (Radford et al. 2019, section 2.3). GPT-2's 0.02
+        belongs to a width of 768: by default it is scaled to this width.
+        """
+        if std is None:
+            std = 0.02 * math.sqrt(768 / self.config.n_embd)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if name.endswith("bias"):
+                    parameter.zero_()
+                elif ".ln_" in name or name.startswith("ln_f"):
+                    parameter.fill_(1.0)
+                else:
+                    small = name.endswith("c_proj.weight")
+                    scale = std / math.sqrt(2 * self.config.n_layer) if small else std
+                    # Drawn on the CPU so that a seed gives the same weights on every device.
+                    parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
+
+    def hidden(self, ids: Tensor) -> Tensor:
+        """Token ids (B, T) to the final layer norm's output (B, T, C).
+
+        Raises:
+            ContextLengthError: T is more than n_ctx.
+        """
+        t = ids.shape[1]
+        if t > self.config.n_ctx:
+            raise ContextLengthError(
+                f"a training window of {t} tokens does not fit the model's {self.config.n_ctx} "
+                "positions; use shorter windows"
+            )
+        x = self.wte(ids) + self.wpe(torch.arange(t, device=ids.device))
+        for block in self.h:
+            x = block(x)
+        out: Tensor = self.ln_f(x)
+        return out
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Token ids (B, T) to logits (B, T, V)."""
+        return functional.linear(self.hidden(ids), self.output_weight)
+
+    def tensors(self) -> dict[str, NDArray[np.float32]]:
+        """The checkpoint: copies of all weights by GPT-2 name, fp32."""
+        return {
+            name: value.detach().to("cpu", torch.float32, copy=True).numpy()
+            for name, value in self.state_dict().items()
+        }
+
+    def load_tensors(self, tensors: Mapping[str, NDArray[np.float32]]) -> None:
+        """Take weights over by their GPT-2 names.
+
+        Raises:
+            ModelFormatError: a tensor is missing, left over or has another shape.
+        """
+        wanted = tensor_shapes(self.config)
+        if names := sorted(wanted.keys() ^ tensors.keys()):
+            where = "missing from" if names[0] in wanted else "unknown to"
+            raise ModelFormatError(f"tensor {names[0]} is {where} this GPT-2 model")
+        for name, shape in wanted.items():
+            if tensors[name].shape != shape:
+                raise ModelFormatError(
+                    f"tensor {name} has shape {tensors[name].shape}, but the model needs {shape}"
+                )
+        self.load_state_dict(
+            {name: torch.tensor(np.asarray(value)) for name, value in tensors.items()}
+        )

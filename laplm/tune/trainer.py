@@ -1,0 +1,444 @@
+"""The trainer: AdamW, warm-up and cosine, checkpoints that a killed run goes on from.
+
+A run lives in one directory: ``checkpoint.pt`` (weights, optimiser, step; written under a
+temporary name and moved into place) and ``metrics.jsonl`` (one line a measurement). The order of
+the data is a pure function of seed and step, so a resumed run ends with the same weights, bit
+for bit, as one that was never stopped (same machine, threads and torch).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from laplm.errors import InputError, MissingExtraError
+from laplm.tune.data import TokenData, TokenWindows, consecutive_windows
+
+try:
+    import torch
+    from torch import Tensor
+except ModuleNotFoundError as error:
+    raise MissingExtraError("Training a model", "tune") from error
+
+from laplm.tune.loss import chunked_cross_entropy
+from laplm.tune.torch_model import TorchGPT
+
+Sample = Callable[[TorchGPT, int], str]  # (model, step) -> text for the log
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Settings of one run; refused when wrong.
+
+    Attributes:
+        max_steps: updates of the weights in all; the cosine ends exactly there.
+        learning_rate: the peak, reached after ``warmup_steps``.
+        final_learning_rate: where the cosine ends.
+        batch_size: windows in one forward pass.
+        grad_accum_steps: forward passes an update.
+        n_positions: tokens of a window.
+        weight_decay: for matrices only; biases, gains and shifts are not decayed.
+        grad_clip: largest norm of all gradients together.
+        eval_interval: steps between measurements on held-out text.
+        eval_windows: windows of held-out text a measurement.
+        log_interval: steps between lines of training loss.
+        checkpoint_seconds: wall-clock time between checkpoints.
+        precision: bf16 runs matrix products in bfloat16 (autocast) over fp32 weights.
+        seed: order of the data.
+
+    Raises:
+        InputError: a setting is out of range.
+    """
+
+    max_steps: int
+    learning_rate: float = 1e-3
+    final_learning_rate: float = 0.0
+    batch_size: int = 8
+    grad_accum_steps: int = 1
+    n_positions: int = 512
+    warmup_steps: int = 100
+    weight_decay: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.95
+    grad_clip: float = 1.0
+    eval_interval: int = 250
+    eval_windows: int = 64
+    log_interval: int = 10
+    checkpoint_seconds: float = 120.0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in (
+            "max_steps", "batch_size", "grad_accum_steps", "n_positions", "eval_interval",
+            "eval_windows", "log_interval",
+        ):  # fmt: skip
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}, but it must be at least 1")
+        for name in (
+            "learning_rate", "final_learning_rate", "warmup_steps", "weight_decay",
+            "checkpoint_seconds",
+        ):  # fmt: skip
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise InputError(f"{name} is {getattr(self, name)}, but it must be 0 or more")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}, but it must be in [0, 1)")
+        if not self.grad_clip > 0:
+            raise InputError(f"grad_clip is {self.grad_clip}, but it must be above 0")
+        if self.precision not in ("fp32", "bf16"):
+            raise InputError(f"precision is {self.precision!r}, but it must be fp32 or bf16")
+
+    def learning_rate_at(self, step: int) -> float:
+        """The rate of update ``step`` (from 0): a straight line up, then half a cosine down."""
+        if step < self.warmup_steps:
+            return self.learning_rate * (step + 1) / self.warmup_steps
+        done = (step - self.warmup_steps) / max(1, self.max_steps - self.warmup_steps)
+        share = 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        return self.final_learning_rate + share * (self.learning_rate - self.final_learning_rate)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """What a finished run measured last.
+
+    Attributes:
+        steps: updates made in all.
+        train_loss: nats a token, of the last update.
+        heldout_loss: nats a token, over ``eval_windows`` windows.
+        heldout_bits_per_byte: the same, per byte of text.
+        seconds: wall-clock time spent in updates, over all sittings of the run; a process that
+            is paused in the middle of an update counts the pause.
+    """
+
+    steps: int
+    train_loss: float
+    heldout_loss: float
+    heldout_bits_per_byte: float
+    seconds: float
+
+
+def best_precision() -> Literal["fp32", "bf16"]:
+    """``bf16`` where this CPU multiplies bfloat16 in hardware (or a GPU does), else ``fp32``.
+
+    Without such instructions torch emulates bfloat16 and is slower than in fp32.
+    """
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    # Told by recent torch only; an older one trains in fp32, slower but as well.
+    tell = getattr(torch.cpu, "get_capabilities", None)
+    features = tell() if tell is not None else {}
+    if features.get("avx512_bf16") or features.get("amx_bf16"):
+        return "bf16"
+    return "fp32"
+
+
+class Trainer:
+    """Trains ``model`` on ``train_data``; ``run`` may be killed at any time and called again."""
+
+    def __init__(
+        self,
+        model: TorchGPT,
+        train_data: TokenData,
+        heldout_data: TokenData,
+        config: TrainConfig,
+        directory: Path,
+        *,
+        sample: Sample | None = None,
+        console: Console | None = None,
+    ) -> None:
+        """Prepare a run, going on from ``directory``'s checkpoint when there is one.
+
+        Args:
+            model: holds the first weights; replaced by the checkpoint's when there is one.
+            train_data: what is learned.
+            heldout_data: what is only measured.
+            config: settings; a resumed run must have the same.
+            directory: where checkpoint and metrics live; made when missing.
+            sample: called at each measurement; its text goes into the metrics.
+            console: where progress is shown; standard error by default.
+
+        Raises:
+            InputError: the checkpoint belongs to other settings, the data is too short, or it
+                holds ids the model does not have.
+        """
+        for data in (train_data, heldout_data):
+            if len(data.tokens) and int(data.tokens.max()) >= model.config.vocab_size:
+                raise InputError(
+                    f"the data holds token id {int(data.tokens.max())}, but the model's "
+                    f"vocabulary ends at {model.config.vocab_size - 1}; encode it again with "
+                    "this model's tokenizer"
+                )
+        if config.n_positions > model.config.n_ctx:
+            raise InputError(
+                f"n_positions is {config.n_positions}, but the model has only "
+                f"{model.config.n_ctx} positions"
+            )
+        self.model = model
+        self.config = config
+        self.directory = directory
+        self.console = Console(stderr=True) if console is None else console
+        self._sample = sample
+        self._heldout_data = heldout_data
+        self._train_digest = train_data.digest()
+        self._windows = TokenWindows(train_data, config.n_positions, config.seed)
+        self._heldout = consecutive_windows(heldout_data, config.n_positions, config.eval_windows)
+        self._device = next(model.parameters()).device
+        self._optimizer = self._new_optimizer()
+        self.step = 0
+        self.seconds = 0.0
+        directory.mkdir(parents=True, exist_ok=True)
+        if self._checkpoint_path.exists():
+            self._load_checkpoint()
+
+    def run(self, stop_at: int | None = None) -> TrainResult:
+        """Train to ``max_steps`` (or only up to ``stop_at``), then measure and checkpoint.
+
+        Ctrl-C and SIGTERM end the update in hand and write a checkpoint first.
+
+        Raises:
+            InputError: the loss is no longer a finite number.
+            KeyboardInterrupt: the run was asked to stop; call it again to go on.
+        """
+        target = min(self.config.max_steps, stop_at or self.config.max_steps)
+        loss, heldout = math.nan, math.nan
+        saved_at = time.monotonic()
+        self.model.train()
+        with _deferred_interrupt() as interrupted, self._progress() as progress:
+            bar = progress.add_task("training", total=self.config.max_steps, completed=self.step)
+            while self.step < target and not interrupted.is_set():
+                started = time.monotonic()
+                loss, norm = self._update()
+                elapsed = time.monotonic() - started
+                self.seconds += elapsed
+                self.step += 1
+                progress.update(bar, completed=self.step, description=f"loss {loss:.3f}")
+                if self.step % self.config.log_interval == 0 or self.step == target:
+                    self._log_update(loss, norm, elapsed)
+                if self.step % self.config.eval_interval == 0 or self.step == target:
+                    heldout = self._log_heldout(progress.console)
+                if time.monotonic() - saved_at >= self.config.checkpoint_seconds:
+                    self._save_checkpoint()
+                    saved_at = time.monotonic()
+            self._save_checkpoint()
+        if self.step < target:
+            raise KeyboardInterrupt
+        if math.isnan(heldout):
+            heldout = self.heldout_loss()
+        return TrainResult(
+            steps=self.step,
+            train_loss=loss,
+            heldout_loss=heldout,
+            heldout_bits_per_byte=self._heldout_data.bits_per_byte(heldout),
+            seconds=self.seconds,
+        )
+
+    def heldout_loss(self) -> float:
+        """Nats a token over the first ``eval_windows`` windows of held-out text, side by side."""
+        inputs, targets = self._heldout
+        total = 0.0
+        self.model.eval()
+        with torch.no_grad(), self._autocast():
+            for begin in range(0, len(inputs), self.config.batch_size):
+                part = slice(begin, begin + self.config.batch_size)
+                x, y = torch.from_numpy(inputs[part]), torch.from_numpy(targets[part])
+                total += float(self._loss(x, y)) * len(x)
+        self.model.train()
+        return total / len(inputs)
+
+    def _update(self) -> tuple[float, float]:
+        """One step of the optimiser: its loss (nats a token) and gradient norm before clipping."""
+        config = self.config
+        rate = config.learning_rate_at(self.step)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._optimizer.zero_grad(set_to_none=True)
+        total = 0.0
+        for part in range(config.grad_accum_steps):
+            number = self.step * config.grad_accum_steps + part
+            inputs, targets = self._windows.batch(number, config.batch_size)
+            with self._autocast():
+                loss = self._loss(torch.from_numpy(inputs), torch.from_numpy(targets))
+            (loss / config.grad_accum_steps).backward()  # type: ignore[no-untyped-call]
+            total += float(loss.detach()) / config.grad_accum_steps
+        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_clip))
+        if not (math.isfinite(total) and math.isfinite(norm)):
+            raise InputError(
+                f"the loss is no longer a number at step {self.step}; start again with a lower "
+                "learning rate"
+            )
+        self._optimizer.step()
+        return total, norm
+
+    def _loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        hidden = self.model.hidden(inputs.to(self._device))
+        return chunked_cross_entropy(hidden, self.model.output_weight, targets.to(self._device))
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if self.config.precision == "fp32":
+            return contextlib.nullcontext()
+        return torch.autocast(self._device.type, dtype=torch.bfloat16)
+
+    def _new_optimizer(self) -> torch.optim.AdamW:
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        groups = [
+            {
+                "params": [p for p in parameters if p.dim() >= 2],
+                "weight_decay": self.config.weight_decay,
+            },
+            {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+        ]
+        betas = (self.config.beta1, self.config.beta2)
+        return torch.optim.AdamW(groups, lr=self.config.learning_rate, betas=betas, fused=True)
+
+    @property
+    def _checkpoint_path(self) -> Path:
+        return self.directory / "checkpoint.pt"
+
+    @property
+    def _metrics_path(self) -> Path:
+        return self.directory / "metrics.jsonl"
+
+    def _settings(self) -> dict[str, Any]:
+        """Everything a resumed run must share with the run it continues."""
+        train = dataclasses.asdict(self.config)
+        # These do not touch the weights, and max_steps only those still to come: a run may be
+        # shortened or lengthened, and its cosine then ends at the new last step.
+        del train["checkpoint_seconds"], train["log_interval"], train["max_steps"]
+        return {
+            "model": dataclasses.asdict(self.model.config),
+            "train": train,
+            "data": {"train_data": self._train_digest},
+        }
+
+    def _save_checkpoint(self) -> None:
+        temporary = self._checkpoint_path.with_name("checkpoint.pt.tmp")
+        state = {
+            "settings": self._settings(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "model": self.model.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+        }
+        with temporary.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut may leave an empty file under the new name
+        temporary.replace(self._checkpoint_path)
+
+    def _load_checkpoint(self) -> None:
+        try:
+            state = torch.load(self._checkpoint_path, weights_only=True, map_location="cpu")
+            settings = state["settings"]
+        except Exception as error:
+            raise InputError(
+                f"{self._checkpoint_path} cannot be read; delete it to start this run again"
+            ) from error
+        for part, values in self._settings().items():
+            for name, value in values.items():
+                if (theirs := settings.get(part, {}).get(name)) != value:
+                    raise InputError(
+                        f"{self.directory} holds a run with {name} {theirs!r}, not {value!r}; "
+                        "use the same settings to go on with it, or another directory"
+                    )
+        self.model.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self.step, self.seconds = state["step"], state["seconds"]
+        self._drop_metrics_after(self.step)
+        self.console.print(f"going on from step {self.step} of {self.config.max_steps}")
+
+    def _drop_metrics_after(self, step: int) -> None:
+        """Forget lines a killed run wrote after its checkpoint: those steps come again."""
+        if not self._metrics_path.exists():
+            return
+        kept = []
+        for line in self._metrics_path.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError):  # the last line may be cut short
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + "\n")
+        temporary = self._metrics_path.with_name("metrics.jsonl.tmp")
+        temporary.write_text("".join(kept), encoding="utf-8")
+        temporary.replace(self._metrics_path)
+
+    def _log_update(self, loss: float, norm: float, elapsed: float) -> None:
+        config = self.config
+        tokens = config.batch_size * config.grad_accum_steps * config.n_positions
+        self._write_metrics(
+            train_loss=round(loss, 5),
+            grad_norm=round(norm, 4),
+            learning_rate=config.learning_rate_at(self.step - 1),
+            tokens_per_second=round(tokens / elapsed),
+        )
+
+    def _log_heldout(self, console: Console) -> float:
+        loss = self.heldout_loss()
+        bits = self._heldout_data.bits_per_byte(loss)
+        values: dict[str, Any] = {
+            "heldout_loss": round(loss, 5), "heldout_bits_per_byte": round(bits, 5),
+        }  # fmt: skip
+        if self._sample is not None:
+            values["sample"] = self._sample(self.model, self.step)
+        self._write_metrics(**values)
+        console.print(
+            f"step {self.step}/{self.config.max_steps}: held-out loss {loss:.4f} nats/token, "
+            f"{bits:.4f} bits/byte, {self.seconds:.0f} s",
+            highlight=False,
+        )
+        if self._sample is not None:
+            console.print(values["sample"], markup=False, highlight=False)
+        return loss
+
+    def _write_metrics(self, **values: Any) -> None:
+        line = json.dumps({"step": self.step, "seconds": round(self.seconds, 1), **values})
+        with self._metrics_path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def _progress(self) -> Progress:
+        return Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+
+
+@contextlib.contextmanager
+def _deferred_interrupt() -> Iterator[threading.Event]:
+    """Ctrl-C and SIGTERM set the event instead of striking in the middle of an update.
+
+    A second Ctrl-C strikes at once. Outside the main thread, where Python has no signals, the
+    event is never set.
+    """
+    interrupted = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupted
+        return
+
+    def ask_to_stop(number: int, frame: Any) -> None:
+        if interrupted.is_set():
+            raise KeyboardInterrupt
+        interrupted.set()
+
+    before = {n: signal.signal(n, ask_to_stop) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield interrupted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,1 @@
+"""How the things in the package that were made, not written, were made."""

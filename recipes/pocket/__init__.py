@@ -1,0 +1,1 @@
+"""From text to the built-in model: corpus, tokenizer, training, evaluation, packing."""

@@ -1,0 +1,36 @@
+"""Step 5: write the trained model as a model directory, small enough for the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from laplm.errors import InputError
+from laplm.gpt.checkpoint import save_checkpoint
+from recipes.pocket.evaluate import load_trained
+
+MAX_BYTES = 4_000_000
+"""What the built-in model may add to the package, its model card included."""
+
+
+def pack(work: Path, directory: Path) -> int:
+    """Write config, tokenizer and fp16 weights to ``directory``; returns the bytes it now holds.
+
+    Raises:
+        InputError: nothing has been trained, or the model is too large for the package.
+    """
+    model = load_trained(work)
+    tokenizer_json = (work / "tokenizer.json").read_text(encoding="utf-8")
+    weights = 2 * model.config.n_parameters
+    if weights + len(tokenizer_json.encode()) > MAX_BYTES:
+        raise InputError(
+            f"{model.config.n_parameters:,} parameters in fp16 and their tokenizer are more than "
+            f"the {MAX_BYTES:,} bytes the package has for them; train a smaller model"
+        )
+    save_checkpoint(directory, model.config, model.tensors(), "fp16", tokenizer_json)
+    size = sum(file.stat().st_size for file in directory.iterdir() if file.is_file())
+    if size > MAX_BYTES:
+        raise InputError(
+            f"{directory} holds {size:,} bytes, more than the {MAX_BYTES:,} the package has for "
+            "the built-in model; train a smaller one"
+        )
+    return size

@@ -1,0 +1,120 @@
+"""Step 3: train the model, with the tuning room's trainer."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+
+from laplm.gpt.config import GPTConfig
+from laplm.tune.data import TokenData
+from laplm.tune.torch_model import TorchGPT
+from laplm.tune.trainer import TrainConfig, Trainer, TrainResult, best_precision
+from recipes.pocket.make_corpus import END_OF_TEXT, write_text
+
+VOCAB_SIZE = 2048
+SAMPLE_PROMPT = "Once upon a time"
+
+
+def model_config(tokenizer: Tokenizer) -> GPTConfig:
+    """The built-in model: 1.9 million parameters, 3.8 MB in fp16."""
+    return GPTConfig(
+        vocab_size=tokenizer.get_vocab_size(),
+        n_ctx=512,
+        n_embd=128,
+        n_layer=8,
+        n_head=4,
+        eos_token_id=tokenizer.token_to_id(END_OF_TEXT),
+    )
+
+
+def train_config(max_steps: int) -> TrainConfig:
+    """The settings of the built-in model's training: 4096 tokens a step."""
+    return TrainConfig(
+        max_steps=max_steps,
+        learning_rate=2e-3,
+        batch_size=8,
+        n_positions=512,
+        warmup_steps=150,
+        precision=best_precision(),
+        seed=1,
+    )
+
+
+def train(
+    work: Path,
+    *,
+    config: TrainConfig,
+    model: GPTConfig | None = None,
+    threads: int | None = None,
+) -> TrainResult:
+    """Train on ``train.npz``; go on from the last checkpoint when there is one.
+
+    The process id is in ``train.pid`` while it runs, so that it can be paused
+    (``kill -STOP``/``-CONT``). Writes ``training.json``, the settings and what they cost.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    tokenizer = Tokenizer.from_file(str(work / "tokenizer.json"))
+    gpt = TorchGPT(model_config(tokenizer) if model is None else model)
+    gpt.initialise(config.seed)
+    gpt.to("cuda" if torch.cuda.is_available() else "cpu")
+    trainer = Trainer(
+        gpt,
+        TokenData.load(work / "train.npz"),
+        TokenData.load(work / "heldout.npz"),
+        config,
+        work / "run",
+        sample=lambda now, step: continue_text(now, tokenizer, SAMPLE_PROMPT, 60, seed=step),
+    )
+    pid = work / "train.pid"
+    pid.write_text(f"{os.getpid()}\n", encoding="utf-8")
+    try:
+        result = trainer.run()
+    finally:
+        pid.unlink(missing_ok=True)
+    report = {
+        "parameters": gpt.config.n_parameters,
+        "steps": result.steps,
+        "tokens": result.steps * config.batch_size * config.grad_accum_steps * config.n_positions,
+        "seconds": round(result.seconds),
+        "threads": torch.get_num_threads(),
+        "precision": config.precision,
+        "train_loss": round(result.train_loss, 4),
+        "heldout_loss": round(result.heldout_loss, 4),
+        "heldout_bits_per_byte": round(result.heldout_bits_per_byte, 4),
+    }
+    write_text(work / "training.json", json.dumps(report, indent=2) + "\n")
+    return result
+
+
+def continue_text(
+    model: TorchGPT,
+    tokenizer: Tokenizer,
+    prompt: str,
+    max_new_tokens: int,
+    *,
+    temperature: float = 0.8,
+    seed: int = 0,
+) -> str:
+    """A sample straight from the torch model: slow and plain, only to watch training by.
+
+    Ends at ``<|endoftext|>``. Everything else samples with ``laplm.run``.
+    """
+    device = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(seed)
+    ids = tokenizer.encode(prompt).ids
+    model.eval()
+    with torch.no_grad():
+        for _ in range(max_new_tokens):
+            window = torch.tensor([ids[-model.config.n_ctx :]], device=device)
+            probabilities = torch.softmax(model(window)[0, -1].float().cpu() / temperature, dim=0)
+            token = int(torch.multinomial(probabilities, 1, generator=generator))
+            if token == model.config.eos_token_id:
+                break
+            ids.append(token)
+    model.train()
+    return str(tokenizer.decode(ids))

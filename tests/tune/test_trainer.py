@@ -1,0 +1,279 @@
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from tuning_examples import counting_data, tiny_model
+
+from laplm.errors import InputError
+from laplm.tune.data import TokenData
+from laplm.tune.torch_model import TorchGPT
+from laplm.tune.trainer import TrainConfig, Trainer, best_precision
+
+CONFIG = TrainConfig(
+    max_steps=24, learning_rate=1e-2, batch_size=4, grad_accum_steps=2, n_positions=16,
+    warmup_steps=4, eval_interval=8, eval_windows=10, log_interval=2, seed=3,
+)  # fmt: skip
+
+
+def changed(**changes: object) -> TrainConfig:
+    return TrainConfig(**(vars(CONFIG) | changes))
+
+
+def make_trainer(
+    directory: Path, config: TrainConfig = CONFIG, *, data: TokenData | None = None, **more: object
+) -> Trainer:
+    return Trainer(
+        tiny_model(),
+        counting_data(60, seed=1) if data is None else data,
+        counting_data(12, seed=2),
+        config,
+        directory,
+        console=Console(file=io.StringIO()),
+        **more,
+    )
+
+
+def metrics(directory: Path) -> list[dict[str, object]]:
+    lines = (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def same_weights(one: TorchGPT, two: TorchGPT) -> bool:
+    pairs = zip(one.state_dict().items(), two.state_dict().items(), strict=True)
+    return all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_training_learns_the_text(tmp_path: Path, precision: str) -> None:
+    trainer = make_trainer(tmp_path, changed(max_steps=150, precision=precision))
+    before = trainer.heldout_loss()
+    result = trainer.run()
+    assert before == pytest.approx(math.log(61), abs=0.3)
+    assert result.heldout_loss < 0.5 * before
+    assert result.steps == 150
+    assert result.seconds > 0
+
+
+@pytest.mark.parametrize("stop_at", [1, 11, 16])
+def test_resumed_run_ends_with_the_same_weights_bit_for_bit(tmp_path: Path, stop_at: int) -> None:
+    whole = make_trainer(tmp_path / "whole")
+    whole_result = whole.run()
+    first = make_trainer(tmp_path / "parts")
+    first.run(stop_at=stop_at)
+    second = make_trainer(tmp_path / "parts")
+    assert second.step == stop_at
+    assert same_weights(first.model, second.model)
+    second_result = second.run()
+    assert same_weights(whole.model, second.model)
+    assert second_result.heldout_loss == whole_result.heldout_loss
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+import test_trainer as t
+directory = Path(sys.argv[1])
+trainer = t.make_trainer(directory, t.changed(checkpoint_seconds=0))
+update = trainer._update
+def slow():
+    time.sleep(0.02)
+    if trainer.step == 9:
+        (directory / "here").touch()
+        time.sleep(1.0 if sys.argv[2] == "TERM" else 60)
+    return update()
+trainer._update = slow
+try:
+    trainer.run()
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+@pytest.mark.parametrize("name", ["KILL", "TERM"])
+def test_killed_run_goes_on_and_ends_bit_for_bit_the_same(tmp_path: Path, name: str) -> None:
+    whole = make_trainer(tmp_path / "whole")
+    whole.run()
+    here = Path(__file__)
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(tmp_path / "killed"), name],
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": str(torch.get_num_threads()),
+            "PYTHONPATH": os.pathsep.join([str(here.parents[2]), str(here.parent)]),
+        },
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "killed" / "here").exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(getattr(signal, f"SIG{name}"))
+        code = process.wait(timeout=60)
+    finally:
+        process.kill()
+    assert code == (-signal.SIGKILL if name == "KILL" else 130)
+    assert sorted(p.name for p in (tmp_path / "killed").iterdir() if p.suffix != ".tmp") == [
+        "checkpoint.pt", "here", "metrics.jsonl",
+    ]  # fmt: skip
+    again = make_trainer(tmp_path / "killed", changed(checkpoint_seconds=0))
+    assert again.step == (9 if name == "KILL" else 10)  # asked politely, it ends the update first
+    again.run()
+    assert same_weights(whole.model, again.model)
+
+    def numbers(directory: Path) -> list[dict[str, object]]:
+        timing = ("seconds", "tokens_per_second")
+        return [{k: v for k, v in m.items() if k not in timing} for m in metrics(directory)]
+
+    assert numbers(tmp_path / "killed") == numbers(tmp_path / "whole")
+
+
+def test_half_written_metrics_line_is_dropped_on_resume(tmp_path: Path) -> None:
+    make_trainer(tmp_path).run(stop_at=6)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 8, "train_loss": 1.0}\n{"step": 1')
+    make_trainer(tmp_path)
+    assert max(m["step"] for m in metrics(tmp_path)) == 6
+
+
+def test_accumulated_steps_are_the_step_of_one_large_batch(tmp_path: Path) -> None:
+    one = make_trainer(tmp_path / "1", changed(batch_size=8, grad_accum_steps=1))
+    two = make_trainer(tmp_path / "2", changed(batch_size=2, grad_accum_steps=4))
+    for _ in range(3):
+        loss_one, loss_two = one._update()[0], two._update()[0]
+        assert loss_one == pytest.approx(loss_two, rel=1e-4)
+        one.step, two.step = one.step + 1, two.step + 1
+
+
+def test_update_is_torchs_adamw_with_clipping_and_decay_for_matrices_only(tmp_path: Path) -> None:
+    config = changed(grad_accum_steps=1, weight_decay=0.5, grad_clip=0.1, warmup_steps=0)
+    trainer = make_trainer(tmp_path, config)
+    plain = tiny_model()
+    inputs, targets = trainer._windows.batch(0, 4)
+    logits = plain(torch.from_numpy(inputs)).flatten(0, 1)
+    torch.nn.functional.cross_entropy(logits, torch.from_numpy(targets).flatten()).backward()
+    norm = math.sqrt(sum(float(p.grad.square().sum()) for p in plain.parameters()))
+    assert norm > 0.1
+    _, measured = trainer._update()
+    assert measured == pytest.approx(norm, rel=1e-4)
+    for name, p in plain.named_parameters():
+        # The first step of Adam: gradient over its own size (Kingma and Ba 2015, algorithm 1).
+        g = p.grad * (0.1 / norm)
+        decay = 0.5 if p.dim() >= 2 else 0.0
+        expected = p * (1 - 0.01 * decay) - 0.01 * g / (g.abs() + 1e-8)
+        got = dict(trainer.model.named_parameters())[name]
+        sure = g.abs() > 1e-5  # where rounding cannot turn the sign
+        torch.testing.assert_close(got[sure], expected[sure], rtol=1e-3, atol=2e-5)
+        assert sure.any(), name
+
+
+def test_learning_rate_rises_straight_and_falls_as_a_cosine() -> None:
+    config = TrainConfig(max_steps=110, learning_rate=1.0, final_learning_rate=0.1, warmup_steps=10)
+    rates = [config.learning_rate_at(step) for step in range(111)]
+    assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
+    assert rates[10] == 1.0
+    assert rates[60] == pytest.approx(0.55)
+    assert rates[110] == pytest.approx(0.1)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+
+
+def test_metrics_and_samples_are_written(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, sample=lambda model, step: f"at {step}")
+    result = trainer.run()
+    lines = metrics(tmp_path)
+    assert [m["step"] for m in lines if "train_loss" in m] == list(range(2, 25, 2))
+    evaluations = [m for m in lines if "heldout_loss" in m]
+    assert [(m["step"], m["sample"]) for m in evaluations] == [
+        (8, "at 8"), (16, "at 16"), (24, "at 24"),
+    ]  # fmt: skip
+    assert evaluations[-1]["heldout_loss"] == pytest.approx(result.heldout_loss, abs=1e-5)
+    bits = result.heldout_loss / math.log(2) / counting_data(12, seed=2).bytes_per_token
+    assert result.heldout_bits_per_byte == pytest.approx(bits)
+
+
+def test_finished_run_called_again_only_measures(tmp_path: Path) -> None:
+    first = make_trainer(tmp_path)
+    result = first.run()
+    again = make_trainer(tmp_path)
+    assert again.run().heldout_loss == result.heldout_loss
+    assert same_weights(first.model, again.model)
+
+
+def test_longer_run_goes_on_from_a_shorter_ones_checkpoint(tmp_path: Path) -> None:
+    make_trainer(tmp_path).run()
+    longer = make_trainer(tmp_path, changed(max_steps=30))
+    assert longer.step == 24
+    assert longer.run().steps == 30
+
+
+@pytest.mark.parametrize(
+    ("config", "data", "message"),
+    [
+        (changed(seed=4), None, "seed 3, not 4"),
+        (changed(learning_rate=0.5), None, "learning_rate 0.01, not 0.5"),
+        (CONFIG, counting_data(60, seed=9), "train_data"),
+    ],
+)
+def test_other_settings_or_data_do_not_go_on_with_a_run(
+    tmp_path: Path, config: TrainConfig, data: TokenData | None, message: str
+) -> None:
+    make_trainer(tmp_path).run(stop_at=2)
+    with pytest.raises(InputError, match=message):
+        make_trainer(tmp_path, config, data=data)
+
+
+def test_unreadable_checkpoint_is_named(tmp_path: Path) -> None:
+    make_trainer(tmp_path).run(stop_at=2)
+    whole = (tmp_path / "checkpoint.pt").read_bytes()
+    (tmp_path / "checkpoint.pt").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"checkpoint\.pt cannot be read; delete it"):
+        make_trainer(tmp_path)
+
+
+def test_loss_that_is_no_number_stops_with_the_step_and_keeps_the_weights(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path)
+    trainer.run(stop_at=2)
+    with torch.no_grad():
+        trainer.model.ln_f.weight[0] = math.nan
+    with pytest.raises(InputError, match="step 2; start again with a lower learning rate"):
+        trainer.run()
+    assert torch.isfinite(make_trainer(tmp_path).model.ln_f.weight).all()
+
+
+def test_ids_beyond_the_vocabulary_are_refused(tmp_path: Path) -> None:
+    data = counting_data(60, seed=1)
+    data.tokens[7] = 61
+    with pytest.raises(InputError, match="token id 61, but the model's vocabulary ends at 60"):
+        make_trainer(tmp_path, data=data)
+
+
+def test_window_beyond_the_models_positions_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"n_positions is 33, .* 32 positions"):
+        make_trainer(tmp_path, changed(n_positions=33))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_steps", 0), ("batch_size", -1), ("learning_rate", math.nan), ("grad_clip", 0.0),
+        ("beta2", 1.0), ("precision", "fp16"), ("weight_decay", -0.1), ("warmup_steps", -1),
+    ],
+)  # fmt: skip
+def test_wrong_settings_are_refused_by_name(name: str, value: object) -> None:
+    with pytest.raises(InputError, match=f"^{name} is "):
+        changed(**{name: value})
+
+
+def test_best_precision_can_be_trained_in() -> None:
+    assert TrainConfig(max_steps=1, precision=best_precision()).precision in ("fp32", "bf16")
