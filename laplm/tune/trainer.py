@@ -200,6 +200,7 @@ class Trainer:
         self._optimizer = self._new_optimizer()
         self.step = 0
         self.seconds = 0.0
+        self.train_loss = math.nan
         directory.mkdir(parents=True, exist_ok=True)
         if self._checkpoint_path.exists():
             self._load_checkpoint()
@@ -213,21 +214,21 @@ class Trainer:
             InputError: the loss is no longer a finite number.
             KeyboardInterrupt: the run was asked to stop; call it again to go on.
         """
-        target = min(self.config.max_steps, stop_at or self.config.max_steps)
-        loss, heldout = math.nan, math.nan
+        target = self.config.max_steps if stop_at is None else min(stop_at, self.config.max_steps)
+        heldout = math.nan
         saved_at = time.monotonic()
         self.model.train()
         with _deferred_interrupt() as interrupted, self._progress() as progress:
             bar = progress.add_task("training", total=self.config.max_steps, completed=self.step)
             while self.step < target and not interrupted.is_set():
                 started = time.monotonic()
-                loss, norm = self._update()
+                self.train_loss, norm = self._update()
                 elapsed = time.monotonic() - started
                 self.seconds += elapsed
                 self.step += 1
-                progress.update(bar, completed=self.step, description=f"loss {loss:.3f}")
+                progress.update(bar, completed=self.step, description=f"loss {self.train_loss:.3f}")
                 if self.step % self.config.log_interval == 0 or self.step == target:
-                    self._log_update(loss, norm, elapsed)
+                    self._log_update(norm, elapsed)
                 if self.step % self.config.eval_interval == 0 or self.step == target:
                     heldout = self._log_heldout(progress.console)
                 if time.monotonic() - saved_at >= self.config.checkpoint_seconds:
@@ -240,7 +241,7 @@ class Trainer:
             heldout = self.heldout_loss()
         return TrainResult(
             steps=self.step,
-            train_loss=loss,
+            train_loss=self.train_loss,
             heldout_loss=heldout,
             heldout_bits_per_byte=self._heldout_data.bits_per_byte(heldout),
             seconds=self.seconds,
@@ -317,7 +318,10 @@ class Trainer:
         train = dataclasses.asdict(self.config)
         # These do not touch the weights, and max_steps only those still to come: a run may be
         # shortened or lengthened, and its cosine then ends at the new last step.
-        del train["checkpoint_seconds"], train["log_interval"], train["max_steps"]
+        for name in (
+            "checkpoint_seconds", "log_interval", "eval_interval", "eval_windows", "max_steps",
+        ):  # fmt: skip
+            del train[name]
         return {
             "model": dataclasses.asdict(self.model.config),
             "train": train,
@@ -330,6 +334,7 @@ class Trainer:
             "settings": self._settings(),
             "step": self.step,
             "seconds": self.seconds,
+            "train_loss": self.train_loss,
             "model": self.model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
         }
@@ -357,6 +362,7 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds = state["step"], state["seconds"]
+        self.train_loss = state["train_loss"]
         self._drop_metrics_after(self.step)
         self.console.print(f"going on from step {self.step} of {self.config.max_steps}")
 
@@ -373,11 +379,11 @@ class Trainer:
         temporary.write_text("".join(kept), encoding="utf-8")
         temporary.replace(self._metrics_path)
 
-    def _log_update(self, loss: float, norm: float, elapsed: float) -> None:
+    def _log_update(self, norm: float, elapsed: float) -> None:
         config = self.config
         tokens = config.batch_size * config.grad_accum_steps * config.n_positions
         self._write_metrics(
-            train_loss=round(loss, 5),
+            train_loss=round(self.train_loss, 5),
             grad_norm=round(norm, 4),
             learning_rate=config.learning_rate_at(self.step - 1),
             tokens_per_second=round(tokens / elapsed),

@@ -53,10 +53,7 @@ def main(argv: list[str] | None = None) -> int:
         console.print("5/5 packing")
         size = pack(args.work, args.output)
         console.print(f"  {args.output}: {size:,} of {MAX_BYTES:,} bytes")
-    except LaplmError as error:
-        console.print(f"error: {error}", markup=False, soft_wrap=True)
-        return 2
-    except OSError as error:
+    except (LaplmError, OSError) as error:
         console.print(f"error: {error}", markup=False, soft_wrap=True)
         return 2
     except KeyboardInterrupt:

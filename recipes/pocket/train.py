@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
+from laplm.errors import InputError
 from laplm.gpt.config import GPTConfig
 from laplm.tune.data import TokenData
 from laplm.tune.torch_model import TorchGPT
@@ -55,7 +56,16 @@ def train(
 
     The process id is in ``train.pid`` while it runs, so that it can be paused
     (``kill -STOP``/``-CONT``). Writes ``training.json``, the settings and what they cost.
+
+    Raises:
+        InputError: another process trains in ``work``, or its checkpoint has other settings.
     """
+    pid = work / "train.pid"
+    if pid.exists() and _is_running(int(pid.read_text(encoding="utf-8"))):
+        raise InputError(
+            f"process {pid.read_text(encoding='utf-8').strip()} is training in {work}; wait for "
+            f"it, or delete {pid} if that is another program"
+        )
     if threads is not None:
         torch.set_num_threads(threads)
     tokenizer = Tokenizer.from_file(str(work / "tokenizer.json"))
@@ -70,7 +80,6 @@ def train(
         work / "run",
         sample=lambda now, step: continue_text(now, tokenizer, SAMPLE_PROMPT, 60, seed=step),
     )
-    pid = work / "train.pid"
     pid.write_text(f"{os.getpid()}\n", encoding="utf-8")
     try:
         result = trainer.run()
@@ -89,6 +98,16 @@ def train(
     }
     write_text(work / "training.json", json.dumps(report, indent=2) + "\n")
     return result
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def continue_text(

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +135,21 @@ def test_changed_corpus_does_not_go_on_with_the_old_training(
     error = capsys.readouterr().err
     assert "another directory" in error
     assert "Traceback" not in error
+
+
+def test_two_trainings_do_not_share_a_directory(
+    tmp_path: Path, small_recipe: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_source(tmp_path / "corpus")
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "train.pid").write_text(f"{os.getpid()}\n")
+    assert run(tmp_path) == 2
+    assert f"process {os.getpid()} is training in" in capsys.readouterr().err
+    # Left behind by a killed process (one that has just ended, so its id is free).
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    (tmp_path / "work" / "train.pid").write_text(f"{ended.pid}\n")
+    assert run(tmp_path) == 0
 
 
 def test_missing_corpus_is_one_line_that_names_the_file(

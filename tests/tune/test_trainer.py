@@ -206,7 +206,10 @@ def test_finished_run_called_again_only_measures(tmp_path: Path) -> None:
     first = make_trainer(tmp_path)
     result = first.run()
     again = make_trainer(tmp_path)
-    assert again.run().heldout_loss == result.heldout_loss
+    repeated = again.run()
+    assert repeated.heldout_loss == result.heldout_loss
+    assert repeated.train_loss == result.train_loss
+    assert repeated.seconds == result.seconds
     assert same_weights(first.model, again.model)
 
 
