@@ -1,14 +1,31 @@
-"""Models by name: what is on disk, and ``pull``, the only code that opens an outside connection."""
+"""Models by name: what is on disk, and ``pull``, the only code that opens an outside connection.
+
+Downloads go to the cache that ``huggingface_hub`` and transformers use as well, in its layout
+(https://huggingface.co/docs/huggingface_hub/guides/manage-cache):
+``models--OWNER--NAME/{blobs/ETAG, snapshots/COMMIT/FILE -> blobs, refs/main}``.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import hashlib
+import importlib
+import importlib.util
 import json
 import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import IO, Any
 
-from laplm.errors import ModelNotFoundError
+from laplm.errors import DownloadError, LaplmError, ModelFormatError, ModelNotFoundError
 
-# Names in use for years, and where their models live on the hub now.
+POCKET = "pocket"
+# Names in use since 2019, and where their models live on the hub now.
 ALIASES = {
     "gpt2": "openai-community/gpt2",
     "gpt2-medium": "openai-community/gpt2-medium",
@@ -16,41 +33,606 @@ ALIASES = {
     "gpt2-xl": "openai-community/gpt2-xl",
     "distilgpt2": "distilbert/distilgpt2",
 }
-POCKET = "pocket"
+_SHORT = {repo: name for name, repo in ALIASES.items()}
+
+# The hub's own rule, 96 characters included.
+_HUB_ID = re.compile(r"(?=.{1,96}\Z)[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))
+_SMALL = (
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+)
+
+Progress = Callable[[str, int, int], None]
+"""Called with the file being fetched, the bytes there so far, and the bytes of all files."""
+
+
+@dataclass(frozen=True)
+class InstalledModel:
+    """A model on disk.
+
+    Attributes:
+        name: What ``-m`` and ``load`` take.
+        path: Its directory.
+        n_parameters: Count of trained numbers; None when its config cannot be read.
+        size_bytes: Bytes of its files.
+        dtype: "fp32", "fp16" or "bf16" as stored; None when the weights cannot be looked at.
+        problem: Why it cannot be used, or None.
+    """
+
+    name: str
+    path: Path
+    n_parameters: int | None
+    size_bytes: int
+    dtype: str | None
+    problem: str | None = None
+
+
+# --- on disk ----------------------------------------------------------------------------------
 
 
 def hub_cache_dir() -> Path:
-    """The directory of downloaded models that ``huggingface_hub`` and transformers use too."""
-
-    def clean(text: str) -> Path:
-        return Path(os.path.expandvars(text)).expanduser()
-
-    for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
-        if variable in os.environ:
-            return clean(os.environ[variable])
-    default = os.path.join(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "huggingface")
-    return clean(os.environ.get("HF_HOME", default)) / "hub"
+    """The directory of downloaded models, found as ``huggingface_hub`` finds it."""
+    cache = os.environ.get("HF_HUB_CACHE", os.environ.get("HUGGINGFACE_HUB_CACHE"))
+    if cache is not None:
+        return Path(os.path.expandvars(cache)).expanduser()
+    home = os.environ.get("HF_HOME")
+    if home is None:
+        home = os.environ.get("XDG_CACHE_HOME", "~/.cache") + "/huggingface"
+    return Path(os.path.expandvars(home)).expanduser() / "hub"
 
 
 def locate(name_or_path: str) -> Path:
-    """The directory of a model: a path, ``pocket``, an alias such as ``gpt2``, or a hub id.
+    """The directory of a model: a path, ``pocket``, a name such as ``gpt2``, or a hub id.
 
     Raises:
-        ModelNotFoundError: nothing of this name is on disk.
+        ModelNotFoundError: nothing of this name is on disk, or only a part of it.
     """
-    path = Path(name_or_path).expanduser()
-    if path.is_dir():
-        return path
+    path = Path(name_or_path or "\0")  # Path("") would be the current directory
+    with contextlib.suppress(OSError, RuntimeError, ValueError):  # too long, no such home, NUL
+        path = path.expanduser()
+        # A directory that happens to be called gpt2 does not hide the model of that name.
+        named = name_or_path in ALIASES or name_or_path == POCKET
+        if path.is_dir() and (not named or (path / "config.json").is_file()):
+            return path
+        if path.is_file():
+            raise ModelNotFoundError(
+                f"{name_or_path} is a file; give the directory that holds the model's files"
+            )
     if name_or_path == POCKET:
-        return Path(__file__).with_name("pocket")
-    for repo in dict.fromkeys([ALIASES.get(name_or_path, name_or_path), name_or_path]):
-        folder = hub_cache_dir() / ("models--" + repo.replace("/", "--"))
-        try:
-            commit = (folder / "refs" / "main").read_text().strip()
-        except OSError:
-            continue
-        if (folder / "snapshots" / commit / "config.json").is_file():
-            return folder / "snapshots" / commit
+        # Not importlib.resources: weights are mapped, which takes a real file in any case.
+        pocket = Path(__file__).with_name(POCKET)
+        if (problem := _problem(pocket)) is not None:
+            raise ModelNotFoundError(
+                f"the built-in model is not whole ({problem}); reinstall laplm"
+            )
+        return pocket
+    if not _HUB_ID.fullmatch(name_or_path):
+        raise ModelNotFoundError(
+            f"{name_or_path!r}: no such directory; give a model's directory, or a name such as "
+            "gpt2 or owner/name"
+        )
+    broken = None
+    for folder in _folders(name_or_path):
+        snapshot = _snapshot(folder)
+        problem = "its download did not finish" if snapshot is None else _problem(snapshot)
+        if snapshot is not None and problem is None:
+            return snapshot
+        broken = broken or (problem if folder.is_dir() else None)
+    if broken:
+        raise ModelNotFoundError(
+            f"{name_or_path} is on disk only in part ({broken}); `laplm pull {name_or_path}` "
+            "fetches the rest"
+        )
     raise ModelNotFoundError(
-        f"{name_or_path} is not on disk; `laplm pull {name_or_path}` downloads it"
+        f"{name_or_path} is not on disk (looked for a directory of this name, and in "
+        f"{hub_cache_dir()}); `laplm pull {name_or_path}` downloads it{_did_you_mean(name_or_path)}"
     )
+
+
+def installed() -> list[InstalledModel]:
+    """The GPT-2 models on disk: the built-in one, then those of the hub cache by name.
+
+    Models of other kinds that share the cache are left out; broken and unfinished ones are
+    listed with the reason.
+    """
+    models = [_describe(POCKET, Path(__file__).with_name(POCKET))]
+    try:
+        folders = sorted(hub_cache_dir().glob("models--*"))
+    except OSError:
+        folders = []
+    for folder in folders:
+        repo = folder.name.removeprefix("models--").replace("--", "/")
+        name = _SHORT.get(repo, repo)
+        snapshot = _snapshot(folder)
+        if snapshot is None or not (snapshot / "config.json").is_file():
+            # Without a config its kind is unknown: listed when laplm fetched it or knows it.
+            if repo in _SHORT or repo in ALIASES or any(folder.glob("blobs/*.laplm.incomplete")):
+                size = _bytes_below(folder / "blobs")
+                problem = "its download did not finish"
+                models.append(InstalledModel(name, folder, None, size, None, problem))
+            continue
+        with contextlib.suppress(OSError, ValueError):
+            config = json.loads((snapshot / "config.json").read_text(encoding="utf-8"))
+            if isinstance(config, dict) and config.get("model_type", "gpt2") != "gpt2":
+                continue
+        models.append(_describe(name, snapshot))
+    return models
+
+
+def _describe(name: str, path: Path) -> InstalledModel:
+    from laplm.gpt.checkpoint import open_checkpoint, read_config
+
+    n_parameters, dtype = None, None
+    problem = _problem(path)
+    try:
+        n_parameters = read_config(path).n_parameters
+        if problem is None and _layout(path)[0].startswith(_WEIGHTS[1]):
+            # Looking into it would take torch's two seconds; its formats are not told apart.
+            if importlib.util.find_spec("torch") is None:
+                problem = f'{_layout(path)[0]} needs torch: pip install "laplm[tune]"'
+        elif problem is None:
+            dtype = open_checkpoint(path).dtype
+    except LaplmError as error:
+        problem = problem or str(error)
+    return InstalledModel(name, path, n_parameters, _bytes_below(path), dtype, problem)
+
+
+def _bytes_below(path: Path) -> int:
+    total = 0
+    for file in path.glob("*"):
+        with contextlib.suppress(OSError):
+            total += file.stat().st_size
+    return total
+
+
+def _folders(name: str) -> list[Path]:
+    """Where a name may lie in the cache: under its name of today, or of before."""
+    repos = dict.fromkeys([ALIASES.get(name, name), name, _SHORT.get(name, name)])
+    return [_folder(repo) for repo in repos]
+
+
+def _folder(repo: str) -> Path:
+    return hub_cache_dir() / ("models--" + repo.replace("/", "--"))
+
+
+def _snapshot(folder: Path) -> Path | None:
+    """The directory of a model's files as of its main branch."""
+    with contextlib.suppress(OSError, ValueError):
+        commit = (folder / "refs" / "main").read_text(encoding="utf-8").strip()
+        path = folder / "snapshots" / commit
+        if re.fullmatch(r"[0-9A-Za-z]+", commit) and path.is_dir():
+            return path
+    return None
+
+
+def _layout(path: Path) -> tuple[str, list[str]]:
+    """The file that a model's weights begin with, and all that belong to it; ("", []) if none."""
+    for name in _WEIGHTS:
+        if (path / name).is_file():
+            return name, [name]
+        index = path / f"{name}.index.json"
+        if index.is_file():
+            try:
+                shards = _shards(json.loads(index.read_text(encoding="utf-8")))
+            except (OSError, ValueError):
+                shards = []
+            return index.name, shards
+    return "", []
+
+
+def _problem(path: Path) -> str | None:
+    """What a model's directory lacks, by the names of its files; None when it is whole."""
+    try:
+        return _lack(path)
+    except OSError as error:
+        return f"its files cannot be read: {error.strerror}"
+
+
+def _lack(path: Path) -> str | None:
+    if not (path / "config.json").is_file():
+        return "config.json is missing"
+    first, files = _layout(path)
+    if not first:
+        return "the weights are missing"
+    if not files:
+        return f"{first} cannot be read"
+    missing = [name for name in files if not (path / name).is_file()]
+    if missing:
+        return f"{len(missing)} of {len(files)} weight files are missing"
+    if not any(all((path / name).is_file() for name in names) for names in _TOKENIZERS):
+        return "its tokenizer is missing"
+    return None
+
+
+def _shards(index: Any) -> list[str]:
+    """The weight files that an index names.
+
+    Raises:
+        ValueError: it is no index, or names something that is not a plain file name.
+    """
+    weight_map = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ValueError("no weight_map")
+    names = sorted(set(map(str, weight_map.values())))
+    for name in names:
+        if not re.fullmatch(r"[\w-][\w.-]*", name):
+            raise ValueError(f"{name!r} is not a plain file name")
+    return names
+
+
+def _did_you_mean(name: str) -> str:
+    import difflib
+
+    known = [POCKET, *ALIASES]
+    with contextlib.suppress(OSError):
+        for folder in hub_cache_dir().glob("models--*"):
+            known.append(folder.name.removeprefix("models--").replace("--", "/"))
+    close = [n for n in difflib.get_close_matches(name, known, n=3, cutoff=0.7) if n != name]
+    return f". Did you mean {' or '.join(close)}?" if close else ""
+
+
+# --- from the hub -----------------------------------------------------------------------------
+
+
+def pull(name: str, *, force: bool = False, progress: Progress | None = None) -> Path:
+    """Download a GPT-2 model, or bring it up to date; the only outside connection laplm makes.
+
+    Only what is needed is fetched: the config, the weights as safetensors (pytorch_model.bin
+    where there are none) and the tokenizer. A download that was cut goes on where it stopped. The
+    model on disk is replaced only when the new one is whole.
+
+    Args:
+        name: ``gpt2``, ``gpt2-medium``, ..., or ``owner/name`` on the hub.
+        force: Fetch every file afresh.
+        progress: Told of the bytes as they come; None shows a bar on standard error.
+
+    Returns:
+        The directory that ``locate(name)`` gives from now on.
+
+    Raises:
+        DownloadError: says why, and what to do.
+    """
+    if name == POCKET:
+        return locate(POCKET)
+    repo = ALIASES.get(name, name)
+    if not _HUB_ID.fullmatch(repo):
+        raise DownloadError(
+            f"{name!r} is not the name of a model on the hub; it looks like gpt2 or owner/name"
+        )
+    with _plain_errors(name, repo):
+        source = _Source(repo, force)
+        names = _choose(name, source)
+        size = sum(source.sizes[n] for n in names)
+        missing = sum(source.sizes[n] for n in names if force or not source.is_here(n))
+        free = shutil.disk_usage(source.folder).free
+        if missing > free:
+            raise OSError(errno.ENOSPC, f"{_size(missing)} needed, {_size(free)} free")
+        with contextlib.ExitStack() as stack:
+            if progress is None:
+                progress = stack.enter_context(_bar())
+            done = 0
+            for file in names:
+                progress(file, done, size)
+                source.fetch(file, partial(_report, progress, file, done, size))
+                done += source.sizes[file]
+                progress(file, done, size)
+        return source.publish(names)
+
+
+def _report(progress: Progress, file: str, before: int, size: int, so_far: int) -> None:
+    progress(file, before + so_far, size)
+
+
+class _Source:
+    """One model on the hub at its newest commit, and its place in the cache."""
+
+    def __init__(self, repo: str, force: bool) -> None:
+        from huggingface_hub import HfApi
+
+        from laplm import __version__
+
+        self.repo = repo
+        self.endpoint = _endpoint()
+        self.force = force
+        self.folder = _folder(repo)
+        self._headers = _hub_utils().build_hf_headers(
+            library_name="laplm", library_version=__version__
+        )
+        info = HfApi(endpoint=self.endpoint).model_info(repo, files_metadata=True)
+        self.commit = str(info.sha)
+        if not re.fullmatch(r"[0-9a-f]{40}", self.commit):
+            raise ValueError(f"commit {self.commit!r}")
+        # Files by name; only names that are asked for below ever become paths.
+        self.sizes: dict[str, int] = {
+            sibling.rfilename: sibling.size or 0 for sibling in info.siblings or []
+        }
+        self._blobs: dict[str, Path] = {}
+        self._locks = hub_cache_dir() / ".locks" / self.folder.name
+        for path in (self.folder / "blobs", self._locks):
+            path.mkdir(parents=True, exist_ok=True)
+
+    def is_here(self, file: str) -> bool:
+        """Whether the file of this commit is on disk, so far as can be told without asking."""
+        return file in self._blobs or (self.folder / "snapshots" / self.commit / file).is_file()
+
+    def fetch(self, file: str, report: Callable[[int], None]) -> Path:
+        """The contents of a file, downloaded unless they are there; where they lie."""
+        from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+        if file in self._blobs:
+            return self._blobs[file]
+        url = hf_hub_url(self.repo, file, revision=self.commit, endpoint=self.endpoint)
+        meta = get_hf_file_metadata(url, headers=dict(self._headers))
+        etag, size = str(meta.etag), meta.size
+        if not re.fullmatch(r"[\w.-]+", etag) or size is None:
+            raise ValueError(f"{file} came without a name for its contents or a length")
+        self.sizes[file] = size
+        blob = self.folder / "blobs" / etag
+        with _hub_utils().WeakFileLock(self._locks / f"{etag}.lock"):
+            if self.force or not blob.is_file() or blob.stat().st_size != size:
+                self._download(meta.location or url, url, blob, size, report)
+        self._blobs[file] = blob
+        return blob
+
+    def _download(
+        self, location: str, url: str, blob: Path, size: int, report: Callable[[int], None]
+    ) -> None:
+        # Of huggingface_hub, http_get is used and not hf_hub_download: since version 1 the
+        # latter throws away what it has when it is interrupted.
+        from huggingface_hub.file_download import http_get
+
+        # The access token is for the hub, not for the storage that it redirects to.
+        same_host = location.split("/")[2:3] == url.split("/")[2:3]
+        headers = {
+            key: value
+            for key, value in self._headers.items()
+            if same_host or key.lower() != "authorization"
+        }
+        part = blob.with_name(blob.name + ".laplm.incomplete")
+        if self.force or (part.is_file() and part.stat().st_size > size):
+            part.unlink(missing_ok=True)
+        part.touch()
+        with part.open("r+b") as file, _small_steps():
+            start = file.seek(0, os.SEEK_END)
+            counted: Any = _Counted(file, report)
+            http_get(location, counted, resume_size=start, headers=headers, expected_size=size)
+            file.flush()
+            os.fsync(file.fileno())
+        if not _is_what_was_announced(part, blob.name):
+            part.unlink()
+            raise DownloadError(
+                f"{self.repo}: what arrived is not what the hub announced (its checksum differs); "
+                "run the same command again"
+            )
+        part.replace(blob)
+
+    def publish(self, files: list[str]) -> Path:
+        """Make the fetched files the model's files; until here, the old ones are."""
+        snapshot = self.folder / "snapshots" / self.commit
+        snapshot.mkdir(parents=True, exist_ok=True)
+        for file in files:
+            _link(self._blobs[file], snapshot / file)
+        refs = self.folder / "refs"
+        refs.mkdir(exist_ok=True)
+        temporary = refs / f".main.{os.getpid()}.tmp"
+        temporary.write_text(self.commit, encoding="utf-8")
+        temporary.replace(refs / "main")
+        return snapshot
+
+
+def _choose(name: str, source: _Source) -> list[str]:
+    """The files to fetch, small ones first; refused before the large ones when it is no GPT-2."""
+    from laplm.gpt.config import GPTConfig
+
+    def refuse(cause: str) -> DownloadError:
+        return DownloadError(f"{name} is not a model that laplm can run: {cause}")
+
+    def fetch_json(file: str) -> Any:
+        return json.loads(source.fetch(file, lambda _: None).read_text(encoding="utf-8"))
+
+    if "config.json" not in source.sizes:
+        raise refuse("it has no config.json")
+    config = fetch_json("config.json")
+    try:
+        if not isinstance(config, dict) or "model_type" not in config:
+            raise ModelFormatError("config.json has no model_type")
+        GPTConfig.from_dict(config)
+    except ModelFormatError as error:
+        raise refuse(str(error)) from None
+    if not any(source.sizes.keys() >= set(names) for names in _TOKENIZERS):
+        raise refuse("it has no tokenizer (tokenizer.json, or vocab.json with merges.txt)")
+    small = ["config.json", *(file for file in _SMALL if file in source.sizes)]
+    for weights in _WEIGHTS:
+        index = f"{weights}.index.json"
+        if weights in source.sizes:
+            return [*small, weights]
+        if index in source.sizes:
+            shards = _shards(fetch_json(index))
+            if missing := [shard for shard in shards if shard not in source.sizes]:
+                raise refuse(f"its index names files that it does not have ({missing[0]})")
+            return [*small, index, *shards]
+    raise refuse("it has neither model.safetensors nor pytorch_model.bin")
+
+
+def _is_what_was_announced(path: Path, etag: str) -> bool:
+    """Compare contents with the hub's name for them: SHA-256 of large files, git's of small."""
+    if re.fullmatch(r"[0-9a-f]{64}", etag):
+        digest = hashlib.sha256()
+    elif re.fullmatch(r"[0-9a-f]{40}", etag):
+        digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    else:
+        return True  # another server's way of naming
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest() == etag
+
+
+def _link(blob: Path, path: Path) -> None:
+    """Let ``path`` show the contents of ``blob``, by the best means the file system has."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        temporary.symlink_to(Path(os.path.relpath(blob, path.parent)))
+    except OSError:  # Windows, without the right to make symbolic links
+        try:
+            temporary.hardlink_to(blob)
+        except OSError:
+            shutil.copyfile(blob, temporary)
+    temporary.replace(path)
+
+
+class _Counted:
+    """A file that tells how far it is filled; what ``http_get`` needs of a file, no more."""
+
+    def __init__(self, file: IO[bytes], report: Callable[[int], None]) -> None:
+        self._file = file
+        self._report = report
+
+    def write(self, data: bytes) -> int:
+        count = self._file.write(data)
+        self._report(self._file.tell())
+        return count
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def truncate(self, size: int | None = None) -> int:
+        return self._file.truncate(size)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+@contextlib.contextmanager
+def _small_steps() -> Iterator[None]:
+    """Let the library hand over what it receives in small steps and without bars of its own.
+
+    Its 10 MB would let the bar stand still on a slow line, and lose as much when the line breaks.
+    """
+    from huggingface_hub import constants
+
+    utils = _hub_utils()
+    step, level = constants.DOWNLOAD_CHUNK_SIZE, utils.logging.get_verbosity()
+    shown = not utils.are_progress_bars_disabled()
+    try:
+        constants.DOWNLOAD_CHUNK_SIZE = 1 << 18
+        utils.logging.set_verbosity_error()  # its notes on each attempt would break our bar
+        utils.disable_progress_bars()
+        yield
+    finally:
+        constants.DOWNLOAD_CHUNK_SIZE = step
+        utils.logging.set_verbosity(level)
+        if shown:
+            utils.enable_progress_bars()
+
+
+def _hub_utils() -> Any:
+    """``huggingface_hub.utils``, whose names are public but not declared so for type checkers."""
+    return importlib.import_module("huggingface_hub.utils")
+
+
+@contextlib.contextmanager
+def _bar() -> Iterator[Progress]:
+    from rich import progress as bars
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    with bars.Progress(
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        bars.DownloadColumn(),
+        bars.TransferSpeedColumn(),
+        bars.TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    ) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda what, done, total: bar.update(
+            task, description=what, completed=done, total=total
+        )
+
+
+def _endpoint() -> str:
+    return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+
+
+def _size(n_bytes: int) -> str:
+    return f"{n_bytes / 1e6:,.0f} MB"
+
+
+@contextlib.contextmanager
+def _plain_errors(name: str, repo: str) -> Iterator[None]:
+    """Turn what goes wrong on the way to the hub into one plain line each."""
+    try:
+        yield
+    except LaplmError:
+        raise
+    except Exception as error:
+        message = _explain(error, name, repo)
+        if message is None:
+            raise
+        raise DownloadError(f"cannot pull {name}: {message}") from error
+
+
+def _explain(error: Exception, name: str, repo: str) -> str | None:
+    from huggingface_hub import errors
+
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    endpoint = _endpoint()
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE is set, which forbids downloads; unset it and pull again"
+    if isinstance(error, errors.GatedRepoError):
+        return (
+            f"it is gated; accept its terms at {endpoint}/{repo}, then set HF_TOKEN to a token of "
+            "yours (or run `hf auth login`) and pull again"
+        )
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return (
+            f"{endpoint} has no public model {repo}; check the name, or set HF_TOKEN if it is "
+            f"private{_did_you_mean(name)}"
+        )
+    if status in (401, 403):
+        return f"{endpoint} refuses access; check HF_TOKEN (`hf auth login` stores a new one)"
+    if status == 429:
+        return f"{endpoint} has had too many requests from here; wait a while and pull again"
+    if status is not None:
+        return f"{endpoint} answered with error {status}; try again later"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            f"no space left in {hub_cache_dir()} ({error.strerror}); free some, or set "
+            "HF_HUB_CACHE to a directory on another disk. What has arrived is kept"
+        )
+    if isinstance(error, PermissionError | FileExistsError | NotADirectoryError):
+        return (
+            f"cannot write to {hub_cache_dir()} ({error.strerror}); set HF_HUB_CACHE to a "
+            "directory that can be written"
+        )
+    if kinds & {"TransportError", "ConnectionError", "Timeout", "RequestException", "HTTPError"}:
+        return (
+            f"no connection to {endpoint} ({_first_line(error)}); check the network and pull "
+            "again: it goes on where it stopped"
+        )
+    if isinstance(error, errors.FileMetadataError | ValueError):
+        return (
+            f"{endpoint} does not answer as a model hub ({_first_line(error)}); check HF_ENDPOINT"
+        )
+    if isinstance(error, OSError):
+        return f"{_first_line(error)}; pull again: it goes on where it stopped"
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__
