@@ -11,19 +11,17 @@ import secrets
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypedDict, Unpack
+from typing import Literal, NamedTuple, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from laplm.errors import ContextLengthError, InputError
+from laplm.gpt.config import GPTConfig
+from laplm.gpt.kv_cache import KVCache
+from laplm.gpt.model import GPT
 from laplm.gpt.tokenizer import StreamDecoder, Tokenizer
 from laplm.run.sampler import SamplingParams, log_normaliser, sample, sample_rng, top_logprobs
-
-if TYPE_CHECKING:  # the engine takes a third of a second to import
-    from laplm.gpt.config import GPTConfig
-    from laplm.gpt.kv_cache import KVCache
-    from laplm.gpt.model import GPT
 
 Array = NDArray[np.float32]
 Prompt = str | bytes | Sequence[int]

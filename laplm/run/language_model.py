@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
+from typing import TypedDict, Unpack
 
 from laplm import hub
-from laplm.errors import InputError, LaplmError, ModelNotFoundError
+from laplm.errors import LaplmError, ModelNotFoundError
 from laplm.gpt.checkpoint import Checkpoint, open_checkpoint
 from laplm.gpt.config import GPTConfig
+from laplm.gpt.kv_cache import KVCache
+from laplm.gpt.model import GPT
+from laplm.gpt.quantize import Precision, Progress
 from laplm.gpt.tokenizer import Tokenizer
 from laplm.run.generate import GenerationResult, GenerationStream, Prompt, stream_generate
 from laplm.run.sampler import SamplingParams
 
-if TYPE_CHECKING:
-    from laplm.gpt.kv_cache import KVCache
-    from laplm.gpt.model import GPT
-
-Precision = Literal["fp32", "int8", "int4"]
-Progress = Callable[[str, int, int], None]
-"""Called with (what is being prepared, done, total)."""
-
-PRECISIONS = ("fp32", "int8", "int4")
 _SAMPLING = frozenset(field.name for field in dataclasses.fields(SamplingParams))
 
 
@@ -66,10 +60,6 @@ class LanguageModel:
         progress: Progress | None = None,
     ) -> None:
         """Open the model's files; the engine is made when it is first used. See ``load``."""
-        if precision not in PRECISIONS:
-            raise InputError(f"precision is {precision!r}, but it must be fp32, int8 or int4")
-        if threads is not None and (isinstance(threads, bool) or not threads >= 1):
-            raise InputError(f"threads is {threads!r}, but it must be a whole number from 1 up")
         start = time.perf_counter()
         self.name = str(name_or_path)
         self.path: Path = hub.locate(self.name)
@@ -94,8 +84,6 @@ class LanguageModel:
     def gpt(self) -> GPT:
         """The engine: token ids and a key/value cache in, logits out."""
         start = time.perf_counter()
-        from laplm.gpt.model import GPT
-
         gpt = GPT(self.checkpoint, self.precision, threads=self._threads, progress=self._progress)
         self._engine_seconds = time.perf_counter() - start
         return gpt
@@ -212,6 +200,7 @@ def load(
         ModelFormatError: the files are not a GPT-2 model that can be read.
         TokenizerError: the tokenizer files are missing or damaged.
         CacheError: the packed weights cannot be written.
+        InputError: the precision or the number of threads is not possible.
     """
     lm = LanguageModel(name_or_path, precision, threads, progress)
     _ = lm.gpt

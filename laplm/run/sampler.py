@@ -260,7 +260,8 @@ def _weights(x: Array) -> Array:
 
 @functools.lru_cache(maxsize=8)
 def _starts(size: int) -> Ids:
-    return np.arange(0, size, _BLOCK)
+    starts: Ids = np.arange(0, size, _BLOCK)
+    return starts
 
 
 def _draw(weights: Array, u: float) -> int:
