@@ -621,7 +621,7 @@ def _explain(error: Exception, name: str, repo: str) -> str | None:
         )
     if kinds & {"TransportError", "ConnectionError", "Timeout", "RequestException", "HTTPError"}:
         return (
-            f"no connection to {endpoint} ({_first_line(error)}); check the network and pull "
+            f"the connection to {endpoint} failed ({_root(error)}); check the network and pull "
             "again: it goes on where it stopped"
         )
     if isinstance(error, errors.FileMetadataError | ValueError):
@@ -633,6 +633,13 @@ def _explain(error: Exception, name: str, repo: str) -> str | None:
     return None
 
 
-def _first_line(error: Exception) -> str:
+def _root(error: BaseException) -> str:
+    """What lies at the bottom of a chain of exceptions, such as ``Connection refused``."""
+    while (below := error.__cause__ or error.__context__) is not None:
+        error = below
+    return getattr(error, "strerror", None) or _first_line(error)
+
+
+def _first_line(error: BaseException) -> str:
     lines = str(error).splitlines()
     return lines[0] if lines else type(error).__name__

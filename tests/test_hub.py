@@ -499,7 +499,7 @@ def test_no_network_is_one_plain_line(
     cache: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(DownloadError, match=r"no connection to http://127\.0\.0\.1:9") as caught:
+    with pytest.raises(DownloadError, match=r"the connection to http://127\.0\.0\.1:9") as caught:
         pull("gpt2", progress=quiet)
     assert "\n" not in str(caught.value)
 
