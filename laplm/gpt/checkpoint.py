@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from laplm.errors import InputError, ModelFormatError
 from laplm.gpt.config import GPTConfig, tensor_shapes
+from laplm.gpt.openai_release import is_openai_release, read_hparams, read_release
 from laplm.gpt.tensor_file import (
     Array,
     Entry,
@@ -160,24 +161,32 @@ def open_checkpoint(directory: Path) -> Checkpoint:
     directory = Path(directory)
     if not directory.is_dir():
         refuse(directory, "not a directory; give the directory that holds the model's files")
-    if not (directory / "config.json").is_file():
+    tensors: dict[str, _Tensor]
+    if (directory / "config.json").is_file():
+        files = [directory / "config.json"]
+        config = read_config(directory)
+        tensors = _find_tensors(directory)
+        config = _settle_tying(tensors, config)
+    elif is_openai_release(directory):
+        files = [directory / "hparams.json", directory / "model.ckpt.index"]
+        config = read_config(directory)
+        tensors = {**read_release(directory)}
+    else:
         _refuse_layout(directory)
-    config = read_config(directory)
-    tensors = _find_tensors(directory)
-    config = _settle_tying(tensors, config)
     _check_tensors(directory, tensors, config)
-    return Checkpoint(directory, config, tensors, [directory / "config.json"])
+    return Checkpoint(directory, config, tensors, files)
 
 
 def read_config(directory: Path) -> GPTConfig:
-    """The sizes in ``config.json`` of a model directory.
+    """The sizes in ``config.json`` of a model directory, or ``hparams.json`` of OpenAI's release.
 
     Raises:
         ModelFormatError: there is none, it is not JSON, or it is not a GPT-2 model's.
     """
-    values = _read_json(directory / "config.json")
+    openai = not (directory / "config.json").is_file() and is_openai_release(directory)
+    values = _read_json(directory / ("hparams.json" if openai else "config.json"))
     try:
-        return GPTConfig.from_dict(values)
+        return read_hparams(values) if openai else GPTConfig.from_dict(values)
     except ModelFormatError as error:
         raise ModelFormatError(f"{directory}: {error}") from None
 
@@ -415,13 +424,19 @@ def _refuse_layout(directory: Path) -> NoReturn:
     needed = "config.json with model.safetensors"
     if "adapter_config.json" in names:
         refuse(directory, "holds an adapter, not a whole model; merge it into its model first")
-    others = [n for n in names if Path(n).suffix in _OTHER_KINDS and not n.startswith("model.ckpt")]
+    others = [name for name in names if Path(name).suffix in _OTHER_KINDS]
     if others:
         kinds = [f"{name} ({_OTHER_KINDS[Path(name).suffix]})" for name in others]
         refuse(
             directory,
             f"holds {_some(kinds)}, but laplm reads {needed}; save the model with transformers' "
             "save_pretrained, or fetch it with `laplm pull`",
+        )
+    if any(name.startswith("model.ckpt") for name in names):
+        refuse(
+            directory,
+            "OpenAI's release, but not all of it: hparams.json, model.ckpt.index and "
+            "model.ckpt.data-00000-of-00001 belong together; fetch the others too",
         )
     if not names:
         found = "this directory is empty"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import importlib.metadata
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def _target_machine(isa: Isa) -> Any:
     cpu = isa.cpu or llvm.get_host_cpu_name()
     features = "" if isa.cpu else llvm.get_host_cpu_features().flatten()
     return target.create_target_machine(
-        cpu=cpu, features=features, opt=3, reloc="pic", codemodel="jitdefault", jit=True
+        cpu=cpu, features=features, opt=3, reloc="default", codemodel="jitdefault", jit=True
     )
 
 
@@ -51,17 +52,42 @@ def _key(isa: Isa, spec: object) -> str:
 
 
 def _compile(isa: Isa, function: Any) -> bytes:
-    from numba import cfunc, types
+    from numba import njit, types
 
     signature = types.int64(*[types.int64] * 4)
-    compiled = cfunc(signature, error_model="numpy", _nrt=False)(function)
-    module = llvm.parse_assembly(compiled.inspect_llvm())
-    for f in module.functions:
-        if f.name == compiled.native_name:
-            f.name = _NAME
+    compiled = njit(
+        signature, error_model="numpy", _nrt=False, no_cpython_wrapper=True, no_cfunc_wrapper=True
+    )(function)
+    (result,) = compiled.overloads.values()
+    # Numba's functions return through a pointer, and a status that ours never set.
+    entry = f"""
+define i64 @{_NAME}(i64 %what, i64 %a, i64 %b, i64 %c) {{
+  %value = alloca i64
+  %raised = alloca ptr
+  call i32 @{result.fndesc.llvm_func_name}(
+    ptr %value, ptr %raised, i64 %what, i64 %a, i64 %b, i64 %c)
+  %returned = load i64, ptr %value
+  ret i64 %returned
+}}
+"""
+    module = llvm.parse_assembly(result.library.get_llvm_str() + entry)
     module.verify()
     code: bytes = _target_machine(isa).emit_object(module)
     return code
+
+
+def _offer_c_functions() -> None:
+    """Let compiled code find the few C functions that LLVM may call instead of an instruction."""
+    if sys.platform == "win32":
+        libraries = [ctypes.CDLL("kernel32"), ctypes.CDLL("ucrtbase")]
+    else:
+        libraries = [ctypes.CDLL(None)]
+    for name in ("sched_yield", "SwitchToThread", "fmaf", "rintf", "memset", "memcpy", "memmove"):
+        for library in libraries:
+            function = getattr(library, name, None)
+            if function is not None:
+                llvm.add_symbol(name, ctypes.cast(function, ctypes.c_void_p).value)
+                break
 
 
 def load(
@@ -90,6 +116,7 @@ def load(
         announce()
         code = _compile(isa, build())
         home.write_whole(file, hashlib.sha256(code).digest() + code)
+    _offer_c_functions()
     jit = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target_machine(isa))
     jit.add_object_file(llvm.ObjectFileRef.from_data(code))
     jit.finalize_object()

@@ -23,7 +23,7 @@ def build(isa: Isa, spec: Spec) -> Any:
     ``LEAD`` (a control, b plan): announce a plan to the team and run it;
     ``FOLLOW`` (a control, b thread, c generation): what every other thread of a team runs.
     """
-    from numba import njit
+    from numba import njit, types
 
     padded_dim = -(-spec.head_dim // 16) * 16
     head_dim = spec.head_dim
@@ -31,8 +31,17 @@ def build(isa: Isa, spec: Spec) -> Any:
     together = attend_together(isa.registers)
     is_fp32 = spec.precision == "fp32"
 
-    compiled = njit(error_model="numpy", _nrt=False, boundscheck=False)
-    get, get_f32, load, store = simd.get_i64, simd.get_f32, simd.load, simd.store
+    options = {"error_model": "numpy", "_nrt": False, "no_cpython_wrapper": True}
+    inlined = njit(**options)  # for functions of vectors, small enough for LLVM to inline
+
+    def returns(result):
+        """Numba, told that all arguments are int64: else it makes a copy for each constant."""
+        return lambda f: njit(result(*[simd.i64] * f.__code__.co_argcount), **options)(f)
+
+    compiled, procedure = returns(simd.i64), returns(simd.void)
+
+    get, get_f32, set_f32 = simd.get_i64, simd.get_f32, simd.set_f32
+    load, store = simd.load, simd.store
     fma, splat, keep_first = simd.fma, simd.splat, simd.keep_first
     sum_lanes, max_lanes, maximum, minimum = (
         simd.sum_lanes, simd.max_lanes, simd.maximum, simd.minimum,
@@ -61,11 +70,12 @@ def build(isa: Isa, spec: Spec) -> Any:
         while atomic_get(counter) < target:
             pause()
             spins += 1
-            if spins > SPINS_BEFORE_YIELD:
+            if spins == SPINS_BEFORE_YIELD:
                 give_way()
+                spins = 0
         return phase + 1
 
-    @compiled
+    @returns(types.UniTuple(simd.i64, 2))
     def take(plan, phase, me, count, size):
         """The next piece of ``range(count)``, ``size`` long or less: (start, end), or (-1, -1)."""
         threads = get(plan, N_THREADS)
@@ -84,7 +94,7 @@ def build(isa: Isa, spec: Spec) -> Any:
 
     # --- element by element ---
 
-    @compiled
+    @inlined
     def exp(x):
         """e**x: Cody-Waite reduction and the Cephes polynomial, within 2 units of the last place."""
         x = minimum(maximum(x, splat(-87.3)), splat(88.0))
@@ -98,12 +108,12 @@ def build(isa: Isa, spec: Spec) -> Any:
         p = fma(p, r, splat(5.0000001201e-1))
         return two_to_the(n, fma(p, r * r, r) + splat(1.0))
 
-    @compiled
+    @inlined
     def sigmoid_times(x, u):
         """x / (1 + e**-u)"""
         return x / (splat(1.0) + exp(splat(0.0) - u))
 
-    @compiled
+    @procedure
     def activate(kind, base, index):
         """Apply the feed-forward's non-linearity to sixteen numbers in place."""
         x = load(base, index)
@@ -124,7 +134,7 @@ def build(isa: Isa, spec: Spec) -> Any:
         else:
             store(base, index, maximum(x, splat(0.0)))
 
-    @compiled
+    @procedure
     def layer_norm(plan, row, gain, shift, out):
         """One token: (C,) floats to (C,) floats; the padding stays zero."""
         c, width, n = get(plan, N_EMBD), get(plan, WIDTH), splat(get(plan, N_EMBD))
@@ -141,7 +151,7 @@ def build(isa: Isa, spec: Spec) -> Any:
         for i in range(0, width, 16):
             store(out, i, fma((load(row, i) - mean) * inverse, load(gain, i), load(shift, i)))
 
-    @compiled
+    @inlined
     def softmax_part(row, length, padded):
         """Scores to e**(score - largest), zero from ``length`` on; returns their sum."""
         largest = splat(-3.0e38)
@@ -157,12 +167,12 @@ def build(isa: Isa, spec: Spec) -> Any:
 
     # --- inputs of linear layers ---
 
-    @compiled
+    @procedure
     def to_bytes(row, groups, act, scale, total):
         for g in range(groups):
             quantise(row + g * GROUP * 4, act + g * GROUP, scale + g * 4, total + g * 4)
 
-    @compiled
+    @procedure
     def prepare_row(plan, me, t, row, norm, gain, shift, inputs, act, scale, total):
         """Token ``t``'s input of a linear layer: layer norm if asked for, then bytes."""
         groups = (inputs + GROUP - 1) // GROUP
@@ -176,7 +186,7 @@ def build(isa: Isa, spec: Spec) -> Any:
         if not is_fp32:
             to_bytes(row, groups, act, scale + t * groups * 4, total + t * groups * 4)
 
-    @compiled
+    @returns(types.UniTuple(simd.i64, 3))
     def act_of(plan, me, tokens):
         """Where inputs of linear layers are put: (values, scales, sums)."""
         if tokens <= FEW:
@@ -216,7 +226,7 @@ def build(isa: Isa, spec: Spec) -> Any:
             tiles.make_tile(isa, precision, r, t) for r, t in ((2, 4), (2, 2), (2, 1), (1, 1))
         )
 
-        @compiled
+        @procedure
         def linear(w, scale, bias, inputs, x, x_stride, x_scale, x_sum, start, end, tokens,
                    out, out_stride, how):  # fmt: skip
             """Tiles ``start`` to ``end`` of a linear layer's rows, for all tokens."""
@@ -288,7 +298,7 @@ def build(isa: Isa, spec: Spec) -> Any:
 
     # --- attention ---
 
-    @compiled
+    @procedure
     def remember(plan, layer, head, token, table, position):
         """Put one token's key and value of one head into its page."""
         c = get(plan, N_EMBD)
@@ -296,7 +306,7 @@ def build(isa: Isa, spec: Spec) -> Any:
         part = get(table, position // PAGE) + (layer * get(plan, N_HEAD) + head) * 2 * page_part
         keep(qkv + c * 4, qkv + 2 * c * 4, part, part + page_part, position % PAGE)
 
-    @compiled
+    @inlined
     def finish_token(plan, token, head, total, mixed):
         """Divide by the softmax's sum and put the head's output in its place in Z."""
         z = get(plan, Z) + (token * get(plan, WIDTH) + head * head_dim) * 4
@@ -308,9 +318,9 @@ def build(isa: Isa, spec: Spec) -> Any:
             for i in range(0, padded_dim, 16):
                 store(mixed, i, load(mixed, i) * inverse)
             for i in range(head_dim):
-                simd_set_f32(z, i, get_f32(mixed, i))
+                set_f32(z, i, get_f32(mixed, i))
 
-    @compiled
+    @procedure
     def attend_group(plan, me, layer, head, group):
         first, count = get(group, FIRST), get(group, COUNT)
         table, position = get(group, TABLE), get(group, POSITION)
@@ -326,7 +336,7 @@ def build(isa: Isa, spec: Spec) -> Any:
             scores_many(table, pages, keys, q, q_stride, head_dim, scores, s_stride, factor)
             for t in range(count):
                 total = softmax_part(scores + t * s_stride, position + t + 1, pages * PAGE)
-                simd_set_f32(own + get(plan, OWN_ROW), t, total)
+                set_f32(own + get(plan, OWN_ROW), t, total)
             mix_many(table, pages, keys + page_part, scores, s_stride, mixed, padded_dim * 4)
             for t in range(count):
                 total = get_f32(own + get(plan, OWN_ROW), t)
@@ -368,14 +378,14 @@ def build(isa: Isa, spec: Spec) -> Any:
             start, end = take(plan, phase, me, heads * count, size)
         return wait_for_all(plan, phase)
 
-    simd_set_f32 = simd.set_f32
-
     # --- the forward pass: read it beside reference.forward ---
 
     @compiled
     def share(plan, me):
         """One thread's part of one forward pass."""
         tokens, c, inner = get(plan, N_TOKENS), get(plan, N_EMBD), get(plan, N_INNER)
+        # Read before the last barrier: after it the caller may already write the next plan.
+        wanted = get(plan, N_WANTED)
         width, inner_width = get(plan, WIDTH), get(plan, INNER_WIDTH)
         x, z, hidden = get(plan, X), get(plan, Z), get(plan, INNER)
         act, a_scale, a_sum = act_of(plan, me, tokens)
@@ -408,7 +418,6 @@ def build(isa: Isa, spec: Spec) -> Any:
             phase = block_multiply(plan, me, phase, tokens, from_hidden, hidden_stride, a_scale,
                                    a_sum, inner, get(w, OUT_W), get(w, OUT_SCALE),
                                    get(w, OUT_BIAS), c, x, width, ADD, NO_ACTIVATION)  # fmt: skip
-        wanted = get(plan, N_WANTED)
         if wanted > 0:
             act, a_scale, a_sum = act_of(plan, me, wanted)
             phase = prepare(plan, me, phase, wanted, x, width, True, get(plan, LN_F_GAIN),

@@ -9,6 +9,7 @@ Rows are padded to 16 and inputs to 32 with zeros, so that any GPT-2 shape runs.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -88,36 +89,54 @@ def unpack(
     return out
 
 
+# Where a group's largest number may land on the grid of -8…7: all are tried.
+_LANDINGS = (-8.0, -7.75, -7.5, -7.25, -7.0, -6.75, -6.5, -6.25, -6.0, -5.5, 6.0, 6.5, 7.0, 7.5)
+
+
 def quantise_groups(groups: Array) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
     """Groups (…, 32) to whole steps -8…7 (…, 32) and a half-precision scale each (…).
 
-    The scale is the best of a fan of candidates around largest / 8, the largest number (with its
-    sign) going to -8: least squared error after rounding.
+    The scale is the one of a fan of candidates that leaves the least squared error.
     """
-    at = np.abs(groups).argmax(axis=-1)[..., None]
-    extreme = np.take_along_axis(groups, at, axis=-1)[..., 0]
-    best_error = np.full(extreme.shape, np.inf, dtype=np.float32)
-    best_scale = np.zeros(extreme.shape, dtype=np.float16)
-    for divisor in (-8.0, -7.6, -7.2, -6.8, -6.4, -6.0, 7.0, 7.5):
-        scale = (extreme / np.float32(divisor)).astype(np.float16)
-        error = _rounding_error(groups, scale)
-        better = error < best_error
-        best_error = np.where(better, error, best_error)
-        best_scale = np.where(better, scale, best_scale)
-    return _steps(groups, best_scale).astype(np.int8), best_scale
+    flat = np.ascontiguousarray(groups, dtype=np.float32).reshape(-1, groups.shape[-1])
+    largest = np.take_along_axis(flat, np.abs(flat).argmax(axis=1)[:, None], axis=1)[:, 0]
+    candidates = (largest / np.array(_LANDINGS, np.float32)[:, None]).astype(np.float16)
+    steps = np.empty(flat.shape, np.int8)
+    chosen = np.empty(len(flat), np.int64)
+    _group_search()(flat, candidates.astype(np.float32), steps, chosen)
+    scale = candidates[chosen, np.arange(len(flat))]
+    return steps.reshape(groups.shape), scale.reshape(groups.shape[:-1])
 
 
-def _steps(groups: Array, scale: NDArray[np.float16]) -> Array:
-    wide = scale.astype(np.float32)
-    inverse = np.divide(1, wide, out=np.zeros_like(wide), where=wide != 0)
-    out: Array = np.clip(np.rint(groups * inverse[..., None]), -8, 7)
-    return out
+@functools.cache
+def _group_search() -> Any:
+    """Compiled now, when weights are being prepared, and not at every start."""
+    from numba import njit
 
+    @njit(error_model="numpy", fastmath={"reassoc", "nsz"})
+    def search(groups, candidates, steps, chosen):  # type: ignore[no-untyped-def]
+        width = groups.shape[1]
+        for g in range(groups.shape[0]):
+            best = np.float32(np.inf)
+            for c in range(candidates.shape[0]):
+                scale = candidates[c, g]
+                inverse = np.float32(1) / scale if scale != 0 else np.float32(0)
+                error = np.float32(0)
+                for i in range(width):
+                    x = groups[g, i]
+                    step = min(max(np.rint(x * inverse), np.float32(-8)), np.float32(7))
+                    off = step * scale - x
+                    error += off * off
+                if error < best:
+                    best = error
+                    chosen[g] = c
+            scale = candidates[chosen[g], g]
+            inverse = np.float32(1) / scale if scale != 0 else np.float32(0)
+            for i in range(width):
+                step = min(max(np.rint(groups[g, i] * inverse), np.float32(-8)), np.float32(7))
+                steps[g, i] = np.int8(step)
 
-def _rounding_error(groups: Array, scale: NDArray[np.float16]) -> Array:
-    off = _steps(groups, scale) * scale.astype(np.float32)[..., None] - groups
-    error: Array = np.einsum("...g,...g->...", off, off)
-    return error
+    return search
 
 
 def prepared(
