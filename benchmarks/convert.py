@@ -1,0 +1,206 @@
+"""Turn one Hugging Face GPT-2 directory into what each peer reads, once, in a cache directory.
+
+Every engine is timed on the same weights. Each function returns the converted file or directory,
+and makes it only when it is not there yet: it is written to a temporary name and moved into
+place, so that a broken conversion is never mistaken for a finished one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+GGUF_TYPES = {"f16": 1, "q8_0": 7, "q4_0": 2}  # llama.cpp's LLAMA_FTYPE_*
+
+
+def gguf_file(model: Path, workdir: Path, kind: str) -> Path:
+    """A GGUF file for llama.cpp, quantised by llama.cpp itself with its own defaults.
+
+    Args:
+        model: directory with ``config.json``, ``model.safetensors`` and the tokenizer files.
+        workdir: where conversions are kept.
+        kind: ``"f32"``, ``"f16"``, ``"q8_0"`` or ``"q4_0"``.
+    """
+    target = workdir / f"{kind}.gguf"
+    if kind == "f32":
+        return _once(target, lambda temporary: _write_gguf(model, temporary))
+    source = gguf_file(model, workdir, "f32")
+    return _once(target, lambda temporary: _quantize_gguf(source, temporary, GGUF_TYPES[kind]))
+
+
+def ctranslate2_directory(model: Path, workdir: Path) -> Path:
+    """A CTranslate2 model in fp32; CTranslate2 quantises it itself when it loads it."""
+    from ctranslate2.converters import TransformersConverter
+
+    return _once(
+        workdir / "ctranslate2",
+        lambda temporary: TransformersConverter(str(model)).convert(str(temporary)),
+    )
+
+
+def onnx_file(model: Path, workdir: Path, kind: str) -> Path:
+    """An ONNX graph with key/value inputs and outputs, for onnxruntime.
+
+    Exported from transformers' own module by ``torch.onnx.export``; int8 is onnxruntime's dynamic
+    quantisation of it.
+
+    Args:
+        model: the Hugging Face directory.
+        workdir: where conversions are kept.
+        kind: ``"fp32"`` or ``"int8"``.
+    """
+    directory = workdir / f"onnx-{kind}"
+    if kind == "fp32":
+        _once(directory, lambda temporary: _export_onnx(model, temporary))
+    else:
+        source = onnx_file(model, workdir, "fp32")
+        _once(directory, lambda temporary: _quantize_onnx(source, temporary))
+    return directory / "model.onnx"
+
+
+def _once(target: Path, write: Callable[[Path], object]) -> Path:
+    if target.exists():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{os.getpid()}-{target.name}")
+    try:
+        write(temporary)
+        temporary.replace(target)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        temporary.unlink(missing_ok=True)
+    return target
+
+
+def _write_gguf(model: Path, target: Path) -> None:
+    import gguf
+    import numpy as np
+    from safetensors import safe_open
+
+    config: dict[str, Any] = json.loads((model / "config.json").read_text())
+    writer = gguf.GGUFWriter(str(target), "gpt2")
+    writer.add_block_count(config["n_layer"])
+    writer.add_context_length(config["n_positions"])
+    writer.add_embedding_length(config["n_embd"])
+    writer.add_feed_forward_length(config.get("n_inner") or 4 * config["n_embd"])
+    writer.add_head_count(config["n_head"])
+    writer.add_layer_norm_eps(config["layer_norm_epsilon"])
+    _add_gguf_tokenizer(writer, model)
+
+    names = {"wte": "token_embd", "wpe": "position_embd", "ln_f": "output_norm"}
+    parts = {
+        "ln_1": "attn_norm",
+        "attn.c_attn": "attn_qkv",
+        "attn.c_proj": "attn_output",
+        "ln_2": "ffn_norm",
+        "mlp.c_fc": "ffn_up",
+        "mlp.c_proj": "ffn_down",
+    }
+    for i in range(config["n_layer"]):
+        names |= {f"h.{i}.{ours}": f"blk.{i}.{theirs}" for ours, theirs in parts.items()}
+    with safe_open(model / "model.safetensors", framework="np") as file:
+        for key in file.keys():  # noqa: SIM118  (not a dict: it has no iterator of its own)
+            stem, _, leaf = key.removeprefix("transformer.").rpartition(".")
+            if stem not in names:
+                continue  # lm_head.weight repeats wte; attn.bias is a mask
+            array = file.get_tensor(key)
+            if leaf == "bias" or array.ndim == 1 or stem == "wpe":
+                array = array.astype(np.float32)  # llama.cpp adds these in fp32
+            elif stem != "wte":
+                array = np.ascontiguousarray(array.T)  # GPT-2 stores (inputs, outputs)
+            writer.add_tensor(f"{names[stem]}.{leaf}", array)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def _add_gguf_tokenizer(writer: Any, model: Path) -> None:
+    import gguf
+
+    tokenizer: dict[str, Any] = json.loads((model / "tokenizer.json").read_text())
+    ids: dict[str, int] = dict(tokenizer["model"]["vocab"])
+    special = {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
+    ids |= special
+    tokens = sorted(ids, key=ids.__getitem__)
+    merges = tokenizer["model"]["merges"]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(tokens)
+    writer.add_token_types(
+        [gguf.TokenType.CONTROL if t in special else gguf.TokenType.NORMAL for t in tokens]
+    )
+    writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in merges])
+    end = next(iter(special.values()), len(tokens) - 1)
+    writer.add_bos_token_id(end)
+    writer.add_eos_token_id(end)
+
+
+def _quantize_gguf(source: Path, target: Path, ftype: int) -> None:
+    from llama_cpp import llama_cpp as lib
+
+    params = lib.llama_model_quantize_default_params()
+    params.ftype = ftype
+    code = lib.llama_model_quantize(str(source).encode(), str(target).encode(), params)
+    if code:
+        raise RuntimeError(f"llama_model_quantize gave {code} for {source}")
+
+
+def _export_onnx(model: Path, target: Path) -> None:
+    import torch
+    from transformers import DynamicCache, GPT2LMHeadModel
+
+    network = GPT2LMHeadModel.from_pretrained(
+        model, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+    config = network.config
+    layers = range(config.n_layer)
+
+    class WithPast(torch.nn.Module):
+        """ids (1, T) and P cached positions -> logits of the last one and P + T positions."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, ids: torch.Tensor, *past: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            cache = DynamicCache(list(zip(past[0::2], past[1::2], strict=True)))
+            out = self.network(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            present = [
+                t for layer in out.past_key_values.layers for t in (layer.keys, layer.values)
+            ]
+            return (out.logits, *present)
+
+    head = (1, config.n_head, 3, config.n_embd // config.n_head)
+    past = [torch.zeros(head) for _ in layers for _ in "kv"]
+    inputs = [f"past.{i}.{part}" for i in layers for part in "kv"]
+    outputs = [f"present.{i}.{part}" for i in layers for part in "kv"]
+    axes = {"ids": {0: "batch", 1: "new"}, "logits": {0: "batch"}}
+    axes |= {name: {0: "batch", 2: "past"} for name in inputs}
+    axes |= {name: {0: "batch", 2: "total"} for name in outputs}
+    target.mkdir(parents=True)
+    with torch.no_grad():
+        torch.onnx.export(
+            WithPast().eval(),
+            (torch.zeros((1, 2), dtype=torch.long), *past),
+            str(target / "model.onnx"),
+            input_names=["ids", *inputs],
+            output_names=["logits", *outputs],
+            dynamic_axes=axes,
+            opset_version=17,
+            dynamo=False,
+        )
+
+
+def _quantize_onnx(source: Path, target: Path) -> None:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    target.mkdir(parents=True)
+    quantize_dynamic(
+        str(source), str(target / "model.onnx"), per_channel=True, weight_type=QuantType.QInt8
+    )
