@@ -436,11 +436,74 @@ class _Sample:
         return text if stopped else text + self.matcher.flush()
 
 
+@dataclass(frozen=True)
+class Request:
+    """What is to be generated, checked. Made by ``make_request``."""
+
+    prompt_ids: tuple[int, ...]
+    max_new_tokens: int
+    samples: int
+    stop: tuple[str, ...]
+    logprobs: int
+    ignore_eos: bool
+    slide: bool
+
+
+def make_request(
+    prompt: Prompt,
+    tokenizer: Tokenizer,
+    config: GPTConfig,
+    *,
+    max_new_tokens: int | None = None,
+    samples: int = 1,
+    stop: str | Sequence[str] = (),
+    logprobs: int = 0,
+    ignore_eos: bool = False,
+    slide: bool = False,
+) -> Request:
+    """Check and complete what a caller asks for, before any engine is needed.
+
+    Args:
+        prompt: text, bytes or token ids; empty means the beginning of a text.
+        tokenizer: the model's tokenizer.
+        config: the model's sizes.
+        max_new_tokens: tokens per sample, at most; None means 100, or fewer where the model's
+            context leaves less room.
+        samples: how many continuations, decoded together; steps say whose they are.
+        stop: strings that end the text; they are not part of it.
+        logprobs: how many alternatives to report with each token.
+        ignore_eos: go on when the model ends its text.
+        slide: go on beyond the model's context by dropping its oldest half when it is full; of a
+            longer prompt only the end is used.
+
+    Raises:
+        ContextLengthError: prompt and request need more positions than the model has.
+        InputError: a setting or the prompt cannot be used.
+    """
+    stop = (stop,) if isinstance(stop, str) else tuple(stop)
+    if not all(isinstance(s, str) and s for s in stop):
+        raise InputError("a stop string is empty; give at least one character")
+    _check_count("samples", samples)
+    _check_count("logprobs", logprobs, least=0)
+    if max_new_tokens is not None:
+        _check_count("max_new_tokens", max_new_tokens)
+    ids = encode_prompt(prompt, tokenizer, config, slide=slide)
+    if max_new_tokens is None:
+        room = config.n_ctx - len(ids)
+        max_new_tokens = DEFAULT_NEW_TOKENS if slide else min(DEFAULT_NEW_TOKENS, room)
+    if not slide:
+        _check_room(len(ids), max_new_tokens, config)
+    return Request(tuple(ids), max_new_tokens, samples, stop, logprobs, ignore_eos, slide)
+
+
 class GenerationStream(Iterator[GenerationStep]):
     """Steps as they are drawn; ``results`` gives what came so far, whole or interrupted.
 
+    Characters and stop strings are never split: what may turn out to be part of one is held back
+    until it is known. Nothing is computed before the first step is asked for.
+
     Attributes:
-        prompt_ids: what the model was given.
+        request: what was asked for.
         params: the sampling parameters, seed included.
     """
 
@@ -448,39 +511,31 @@ class GenerationStream(Iterator[GenerationStep]):
         self,
         gpt: GPT,
         tokenizer: Tokenizer,
-        prompt_ids: Sequence[int],
+        request: Request,
         params: SamplingParams,
-        *,
-        max_new_tokens: int,
-        samples: int,
-        stop: Sequence[str],
-        logprobs: int,
-        ignore_eos: bool,
-        slide: bool,
-        kv_cache: KVCache | None,
-        release: Callable[[KVCache], None] | None,
+        kv_cache: KVCache | None = None,
+        release: Callable[[KVCache], None] | None = None,
     ) -> None:
-        """See ``stream_generate``, which makes it."""
-        self.prompt_ids = tuple(prompt_ids)
-        self.params = params
+        """Begin; ``release`` is called with the cache when the generation has ended in order."""
+        self.request = request
+        self.params = seeded(params)
         self._gpt = gpt
         self._tokenizer = tokenizer
-        self._samples = [_Sample(tokenizer, stop) for _ in range(samples)]
+        self._samples = [_Sample(tokenizer, request.stop) for _ in range(request.samples)]
         self._cache = gpt.new_cache() if kv_cache is None else kv_cache
-        window = _window(prompt_ids, gpt.config)
+        window = _window(request.prompt_ids, gpt.config)
         self._cached_tokens = shared_prefix(self._cache.ids, window)
         self._release = release
         self._start: float | None = None
-        self._eos = None if ignore_eos else end_of_text(tokenizer, gpt.config)
         self._tokens = generate_tokens(
             gpt,
-            prompt_ids,
-            params,
-            max_new_tokens=max_new_tokens,
-            samples=samples,
-            eos_token_id=self._eos,
-            logprobs=logprobs,
-            slide=slide,
+            request.prompt_ids,
+            self.params,
+            max_new_tokens=request.max_new_tokens,
+            samples=request.samples,
+            eos_token_id=None if request.ignore_eos else end_of_text(tokenizer, gpt.config),
+            logprobs=request.logprobs,
+            slide=request.slide,
             kv_cache=self._cache,
             ended=lambda i, token: self._samples[i].feed(token),
         )
@@ -557,8 +612,8 @@ class GenerationStream(Iterator[GenerationStep]):
             logprobs=tuple(step.logprob for step in steps),
             top_logprobs=tuple(step.top_logprobs for step in steps if step.top_logprobs),
             finish_reason=state.finish_reason,
-            prompt_token_ids=self.prompt_ids,
-            usage=Usage(len(self.prompt_ids), len(steps), self._cached_tokens),
+            prompt_token_ids=self.request.prompt_ids,
+            usage=Usage(len(self.request.prompt_ids), len(steps), self._cached_tokens),
             timings=Timings(len(steps), state.seconds, state.first_token_seconds),
             seed=self.params.seed,
             sample=index,
@@ -567,76 +622,8 @@ class GenerationStream(Iterator[GenerationStep]):
         )
 
 
-def stream_generate(
-    gpt: GPT,
-    tokenizer: Tokenizer,
-    prompt: Prompt,
-    params: SamplingParams | None = None,
-    *,
-    max_new_tokens: int | None = None,
-    samples: int = 1,
-    stop: str | Sequence[str] = (),
-    logprobs: int = 0,
-    ignore_eos: bool = False,
-    slide: bool = False,
-    kv_cache: KVCache | None = None,
-    release: Callable[[KVCache], None] | None = None,
-) -> GenerationStream:
-    """Continue a prompt, giving text as it comes.
-
-    Characters and stop strings are never split: what may turn out to be part of one is held back
-    until it is known.
-
-    Args:
-        gpt: the model.
-        tokenizer: its tokenizer.
-        prompt: text, bytes or token ids; empty means the beginning of a text.
-        params: how tokens are chosen.
-        max_new_tokens: tokens per sample, at most; None means 100, or fewer where the model's
-            context leaves less room.
-        samples: how many continuations, decoded together; steps say whose they are.
-        stop: strings that end the text; they are not part of it.
-        logprobs: how many alternatives to report with each token.
-        ignore_eos: go on when the model ends its text.
-        slide: go on beyond the model's context by dropping its oldest half when it is full; of a
-            longer prompt only the end is used.
-        kv_cache: see ``generate_tokens``.
-        release: called with that cache when the generation has ended in order.
-
-    Returns:
-        The steps, an iterator; its ``results`` are the whole texts. Nothing is computed before
-        the first step is asked for.
-
-    Raises:
-        ContextLengthError: prompt and request need more positions than the model has.
-        InputError: a setting or the prompt cannot be used.
-    """
-    stop = (stop,) if isinstance(stop, str) else tuple(stop)
-    if not all(isinstance(s, str) and s for s in stop):
-        raise InputError("a stop string is empty; give at least one character")
-    ids = encode_prompt(prompt, tokenizer, gpt.config, slide=slide)
-    if max_new_tokens is None:
-        room = gpt.config.n_ctx - len(ids)
-        max_new_tokens = DEFAULT_NEW_TOKENS if slide else min(DEFAULT_NEW_TOKENS, room)
-    _check_count("samples", samples)
-    return GenerationStream(
-        gpt,
-        tokenizer,
-        ids,
-        seeded(params or SamplingParams()),
-        max_new_tokens=max_new_tokens,
-        samples=samples,
-        stop=stop,
-        logprobs=logprobs,
-        ignore_eos=ignore_eos,
-        slide=slide,
-        kv_cache=kv_cache,
-        release=release,
-    )
-
-
 class StreamOptions(TypedDict, total=False):
-    """The named arguments of ``stream_generate``."""
+    """The named arguments of ``make_request``."""
 
     max_new_tokens: int | None
     samples: int
@@ -644,8 +631,23 @@ class StreamOptions(TypedDict, total=False):
     logprobs: int
     ignore_eos: bool
     slide: bool
-    kv_cache: KVCache | None
-    release: Callable[[KVCache], None] | None
+
+
+def stream_generate(
+    gpt: GPT,
+    tokenizer: Tokenizer,
+    prompt: Prompt,
+    params: SamplingParams | None = None,
+    **options: Unpack[StreamOptions],
+) -> GenerationStream:
+    """Continue a prompt, giving text as it comes. ``make_request`` describes the options.
+
+    Raises:
+        ContextLengthError: prompt and request need more positions than the model has.
+        InputError: a setting or the prompt cannot be used.
+    """
+    request = make_request(prompt, tokenizer, gpt.config, **options)
+    return GenerationStream(gpt, tokenizer, request, params or SamplingParams())
 
 
 def generate(

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TypedDict, Unpack
 
 from laplm import hub
-from laplm.errors import LaplmError, ModelNotFoundError
+from laplm.errors import ModelNotFoundError
 from laplm.gpt.checkpoint import Checkpoint, open_checkpoint
 from laplm.gpt.config import GPTConfig
 from laplm.gpt.kv_cache import KVCache
 from laplm.gpt.model import GPT
 from laplm.gpt.quantize import Precision, Progress
 from laplm.gpt.tokenizer import Tokenizer
-from laplm.run.generate import GenerationResult, GenerationStream, Prompt, stream_generate
+from laplm.run.generate import GenerationResult, GenerationStream, Prompt, make_request
 from laplm.run.sampler import SamplingParams
 
 _SAMPLING = frozenset(field.name for field in dataclasses.fields(SamplingParams))
@@ -127,26 +127,21 @@ class LanguageModel:
         if unknown:
             raise TypeError(f"unknown option {min(unknown)!r}")
         params = SamplingParams(**{k: v for k, v in options.items() if k in _SAMPLING})  # type: ignore[arg-type]
+        request = make_request(
+            prompt,
+            self.tokenizer,
+            self.config,
+            max_new_tokens=max_new_tokens,
+            samples=samples,
+            stop=options.get("stop", ()),
+            logprobs=options.get("logprobs", 0),
+            ignore_eos=options.get("ignore_eos", False),
+            slide=options.get("slide", False),
+        )
+        gpt = self.gpt
         # Taken out, so that a second stream begun before this one ends works in its own.
         cache, self._kv_cache = self._kv_cache, None
-        try:
-            return stream_generate(
-                self.gpt,
-                self.tokenizer,
-                prompt,
-                params,
-                max_new_tokens=max_new_tokens,
-                samples=samples,
-                stop=options.get("stop", ()),
-                logprobs=options.get("logprobs", 0),
-                ignore_eos=options.get("ignore_eos", False),
-                slide=options.get("slide", False),
-                kv_cache=cache,
-                release=self._keep,
-            )
-        except LaplmError:
-            self._kv_cache = cache
-            raise
+        return GenerationStream(gpt, self.tokenizer, request, params, cache, self._keep)
 
     def generate(
         self,

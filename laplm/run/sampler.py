@@ -222,10 +222,15 @@ def _top_k(x: Array, k: int) -> Ids:
         # At least k values reach the k-th largest block maximum, so only those can matter. The
         # blocks are columns (every blocks-th value): a maximum over rows is one vector sweep.
         maxima = x[: blocks * _BLOCK].reshape(_BLOCK, blocks).max(axis=0)
-        candidates = np.flatnonzero(x >= np.partition(maxima, blocks - k)[blocks - k])
-        values = x[candidates]
-        return candidates[values >= np.partition(values, len(values) - k)[len(values) - k]]
-    return np.flatnonzero(x >= np.partition(x, len(x) - k)[len(x) - k])
+        ids: Ids = np.flatnonzero(x >= _kth_largest(maxima, k))
+        values = x[ids]
+        return ids[values >= _kth_largest(values, k)]
+    return np.flatnonzero(x >= _kth_largest(x, k))
+
+
+def _kth_largest(x: Array, k: int) -> np.float32:
+    value: np.float32 = np.partition(x, len(x) - k)[len(x) - k]
+    return value
 
 
 def _top_p(x: Array, p: float) -> Ids:

@@ -38,6 +38,7 @@ def lm(tiny_model_dir: Path) -> LanguageModel:
 
 @pytest.fixture(scope="module")
 def oracle(tiny_model_dir: Path) -> GPT2LMHeadModel:
+    torch.set_num_threads(1)  # more only wait for each other on so small a model
     return GPT2LMHeadModel.from_pretrained(tiny_model_dir).eval()
 
 
