@@ -231,7 +231,7 @@ def _read_index(path: Path) -> tuple[list[Path], dict[str, str]]:
     shards = [path.parent / shard for shard in sorted(set(weight_map.values()))]
     missing = [shard.name for shard in shards if not shard.is_file()]
     if missing:
-        refuse(path, f"{len(missing)} of {len(shards)} files are missing ({_some(missing)})")
+        refuse(path, f"{len(missing)} of {len(shards)} files missing ({_some(missing)})")
     return shards, weight_map
 
 
@@ -255,7 +255,7 @@ def _merge(
         if weight_map is not None:
             absent = [n for n, shard in weight_map.items() if shard == path.name and n not in found]
             if absent:
-                refuse(path, f"lacks {len(absent)} tensors that the index names ({_some(absent)})")
+                refuse(path, f"lacks tensors that the index names: {len(absent)} ({_some(absent)})")
     return merged
 
 
@@ -276,6 +276,8 @@ def _settle_tying(tensors: dict[str, _Tensor], config: GPTConfig) -> GPTConfig:
 
 def _equal(a: Array, b: Array) -> bool:
     """``np.array_equal`` of two matrices, at the speed of memory when the bits are the same."""
+    if a.__array_interface__["data"] == b.__array_interface__["data"]:
+        return True  # one storage under two names, as in pickle files
     step = max(1, (1 << 20) // a.shape[-1]) if a.ndim == 2 and a.size else 1
     return all(
         np.array_equal(a[i : i + step].view(np.uint32), b[i : i + step].view(np.uint32))
@@ -290,14 +292,14 @@ def _check_tensors(directory: Path, tensors: Mapping[str, _Tensor], config: GPTC
     if missing:
         refuse(
             directory,
-            f"{len(missing)} of {len(wanted)} tensors are missing ({_some(missing)}); config.json "
+            f"{len(missing)} of {len(wanted)} tensors missing ({_some(missing)}); config.json "
             "and the weights do not belong together, or the weights are incomplete",
         )
     extra = [name for name in tensors if name not in wanted]
     if extra:
         refuse(
             directory,
-            f"{len(extra)} tensors do not belong to a GPT-2 of these sizes ({_some(extra)}); "
+            f"tensors that no GPT-2 of these sizes has: {len(extra)} ({_some(extra)}); "
             "check n_layer in config.json, or save the model as a GPT2LMHeadModel",
         )
     wrong = [name for name, shape in wanted.items() if tensors[name].shape != shape]
@@ -305,7 +307,7 @@ def _check_tensors(directory: Path, tensors: Mapping[str, _Tensor], config: GPTC
         name = wrong[0]
         refuse(
             directory,
-            f"{len(wrong)} tensors have other shapes than config.json asks for ({_some(wrong)}); "
+            f"tensors of another shape than config.json asks for: {len(wrong)} ({_some(wrong)}); "
             f"{name} is {list(tensors[name].shape)}, not {list(wanted[name])}",
         )
     for name in wanted:
@@ -373,9 +375,12 @@ def _torch_file(path: Path) -> Mapping[str, _Tensor]:
             f"('{path.parent}').save_pretrained('converted')\"",
         )
     import pickle
+    import warnings
 
     def load(mapped: bool) -> Any:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # remarks on pickle versions; refusals are raised
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
 
     try:
         try:

@@ -9,6 +9,10 @@ from typing import Any
 
 from laplm.errors import ModelFormatError
 
+# So that a damaged config.json is refused rather than looped over for ever.
+_MAX_SIZE = 1 << 31
+_MAX_LAYERS = 10_000
+_SWITCHES = ("scale_attn_weights", "scale_attn_by_inverse_layer_idx", "tie_word_embeddings")
 ACTIVATIONS = ("gelu_new", "gelu_pytorch_tanh", "gelu", "relu", "silu")
 
 
@@ -35,14 +39,28 @@ class GPTConfig:
     eos_token_id: int | None = 50256
 
     def __post_init__(self) -> None:
-        if self.n_inner == 0:
-            object.__setattr__(self, "n_inner", 4 * self.n_embd)
         for name in ("vocab_size", "n_ctx", "n_embd", "n_layer", "n_head", "n_inner"):
             value = getattr(self, name)
+            if name == "n_inner" and value == 0 and not isinstance(value, bool):
+                object.__setattr__(self, "n_inner", 4 * self.n_embd)
+                continue
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ModelFormatError(
                     f"config.json: {name} is {value!r}, but it must be a whole number above 0"
                 )
+            if value > (_MAX_LAYERS if name == "n_layer" else _MAX_SIZE):
+                raise ModelFormatError(f"config.json: {name} {value} is more than any model has")
+        for name in _SWITCHES:
+            if not isinstance(getattr(self, name), bool):
+                raise ModelFormatError(
+                    f"config.json: {name} is {getattr(self, name)!r}, but it must be true or false"
+                )
+        epsilon = self.layer_norm_epsilon
+        if not isinstance(epsilon, int | float) or not 0 < epsilon < 1 or epsilon is True:
+            raise ModelFormatError(
+                f"config.json: layer_norm_epsilon is {epsilon!r}, but it must be a small number "
+                "above 0"
+            )
         if self.n_embd % self.n_head:
             raise ModelFormatError(
                 f"config.json: n_embd {self.n_embd} cannot be split into n_head {self.n_head} heads"
@@ -85,7 +103,13 @@ class GPTConfig:
         kept["n_ctx"] = values.get("n_positions", values.get("n_ctx", cls.n_ctx))
         eos = values.get("eos_token_id", cls.eos_token_id)
         kept["eos_token_id"] = eos[0] if isinstance(eos, list) and eos else eos
-        return cls(**kept)
+        config = cls(**kept)
+        # Models with a vocabulary of their own often keep GPT-2's 50256, which they do not have.
+        if config.eos_token_id is not None and not (
+            type(config.eos_token_id) is int and 0 <= config.eos_token_id < config.vocab_size
+        ):
+            config = dataclasses.replace(config, eos_token_id=None)
+        return config
 
     def to_dict(self) -> dict[str, Any]:
         """The Hugging Face ``config.json`` of this model."""
