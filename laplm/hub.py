@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import importlib
 import importlib.util
 import json
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -299,6 +297,8 @@ def pull(name: str, *, force: bool = False, progress: Progress | None = None) ->
     Raises:
         DownloadError: says why, and what to do.
     """
+    import shutil
+
     if name == POCKET:
         return locate(POCKET)
     repo = ALIASES.get(name, name)
@@ -463,6 +463,8 @@ def _choose(name: str, source: _Source) -> list[str]:
 
 def _is_what_was_announced(path: Path, etag: str) -> bool:
     """Compare contents with the hub's name for them: SHA-256 of large files, git's of small."""
+    import hashlib
+
     if re.fullmatch(r"[0-9a-f]{64}", etag):
         digest = hashlib.sha256()
     elif re.fullmatch(r"[0-9a-f]{40}", etag):
@@ -485,6 +487,8 @@ def _link(blob: Path, path: Path) -> None:
         try:
             temporary.hardlink_to(blob)
         except OSError:
+            import shutil
+
             shutil.copyfile(blob, temporary)
     temporary.replace(path)
 

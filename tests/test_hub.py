@@ -16,7 +16,6 @@ from conftest import make_model
 from hub_server import Hub, start
 
 import laplm
-from laplm import hub as module
 from laplm.errors import DownloadError, ModelNotFoundError
 from laplm.gpt.checkpoint import open_checkpoint, save_checkpoint
 from laplm.gpt.tokenizer import Tokenizer
@@ -515,7 +514,7 @@ def test_offline_setting_is_named(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_full_disk_is_refused_before_the_weights(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage(10**6, 10**6 - 9, 9))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**6, 10**6 - 9, 9))
     with pytest.raises(DownloadError, match=r"no space left.*needed.*HF_HUB_CACHE"):
         pull("gpt2", progress=quiet)
     assert hub.downloads() == []

@@ -10,9 +10,8 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 import re
-import secrets
-import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Protocol
@@ -478,6 +477,8 @@ def save_checkpoint(
         InputError: a tensor is missing, has another shape, or does not fit the number format.
         CacheError: the disk is full or cannot be written.
     """
+    import shutil
+
     directory = Path(directory)
     code = next(code for code, name in _DTYPES.items() if name == dtype)
     entries: list[Entry] = []
@@ -494,7 +495,7 @@ def save_checkpoint(
         texts["tokenizer.json"] = tokenizer_json
         texts["tokenizer_config.json"] = _tokenizer_config(config, tokenizer_json)
     advice = "free some space, or choose another directory"
-    staging = directory.with_name(f".{directory.name}.{secrets.token_hex(6)}.tmp")
+    staging = directory.with_name(f".{directory.name}.{os.urandom(6).hex()}.tmp")
     try:
         file = staging / "model.safetensors"
         write_safetensors(file, entries, {"format": "pt"}, align=False, advice=advice)

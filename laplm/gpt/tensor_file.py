@@ -16,8 +16,6 @@ import json
 import math
 import mmap
 import os
-import secrets
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -318,10 +316,10 @@ def atomic_file(path: Path, needed: int, advice: str) -> Iterator[IO[bytes]]:
     Raises:
         CacheError: the disk is full or cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.urandom(6).hex()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if shutil.disk_usage(path.parent).free < needed:
+        if _free(path.parent) < needed:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         try:
             with temporary.open("xb") as file:
@@ -340,13 +338,21 @@ def write_error(path: Path, error: OSError, advice: str, needed: int | None = No
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return CacheError(f"cannot write {path}: {error.strerror or error}; {advice}")
     with contextlib.suppress(OSError):
-        free = shutil.disk_usage(path.parent).free
+        free = _free(path.parent)
         if needed is not None:
             return CacheError(
                 f"cannot write {path}: no space left ({megabytes(needed)} needed, "
                 f"{megabytes(free)} free); {advice}"
             )
     return CacheError(f"cannot write {path}: no space left; {advice}")
+
+
+def _free(directory: Path) -> int:
+    # Imported when it is needed: it brings all of Python's compression formats, and starting
+    # to generate takes none of them.
+    import shutil
+
+    return shutil.disk_usage(directory).free
 
 
 def megabytes(n_bytes: int) -> str:

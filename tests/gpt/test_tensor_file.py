@@ -4,6 +4,7 @@ import errno
 import gc
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -206,7 +207,7 @@ def test_full_disk_is_refused_before_writing_with_the_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(tensor_file.shutil, "disk_usage", lambda _: usage(9, 9, 2_000_000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(9, 9, 2_000_000))
     entries = [("x", "F32", (1_000_000,), failing(AssertionError("not reached")))]
     with pytest.raises(CacheError, match=r"no space left \(4\.0 MB needed, 2\.0 MB free\).*LAPLM"):
         write_safetensors(tmp_path / "f", entries, {})
@@ -216,13 +217,13 @@ def test_full_disk_is_refused_before_writing_with_the_numbers(
 def test_disk_that_fills_up_while_writing_is_left_clean(tmp_path: Path) -> None:
     """On a real full disk: a small one in memory, in a mount namespace of its own."""
     code = f"""
-        import os, sys
+        import os, shutil, sys
         from collections import namedtuple
         import numpy as np
         from laplm.errors import CacheError
         from laplm.gpt import tensor_file
         usage = namedtuple("usage", "total used free")
-        tensor_file.shutil.disk_usage = lambda _: usage(1 << 40, 0, 1 << 40)
+        shutil.disk_usage = lambda _: usage(1 << 40, 0, 1 << 40)
         entries = [("x", "F32", (1 << 20,), lambda: np.zeros(1 << 20, np.float32))]
         place = tensor_file.Path({str(tmp_path)!r})
         try:
