@@ -353,6 +353,27 @@ def test_models_load_and_text_is_encoded_without_a_connection(
     assert "0 attempts to connect outside" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--help"],
+        ["models"],
+        ["run", "Once upon a time", "-n", "3", "-m", "MODEL", "--json"],
+        ["eval", "TEXT", "-m", "MODEL"],
+    ],
+    ids=lambda argv: argv[0],
+)
+def test_every_other_command_works_with_the_outside_shut_off(
+    argv: list[str], tiny_model_dir: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "text.txt").write_text("Once upon a time there was a little girl named Sue. " * 9)
+    real = {"MODEL": str(tiny_model_dir), "TEXT": str(tmp_path / "text.txt")}
+    assert run_audited([real.get(word, word) for word in argv]) == 0
+    out, err = capfd.readouterr()
+    assert out
+    assert err.splitlines()[-1] == "0 attempts to connect outside"
+
+
 def test_pull_is_what_the_audit_catches(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
