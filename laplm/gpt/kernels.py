@@ -30,6 +30,9 @@ def build(isa: Isa, spec: Spec) -> Any:
     page_part = padded_dim * PAGE * (4 if spec.kv == "fp32" else 2)
     together = attend_together(isa.registers)
     is_fp32 = spec.precision == "fp32"
+    act_bytes = 4 if is_fp32 else 1
+    bytes_a_weight = {"fp32": 4, "int8": 1, "int4": 0.5}
+    weight_bytes, head_bytes = bytes_a_weight[spec.precision], bytes_a_weight[spec.head]
 
     options = {"error_model": "numpy", "_nrt": False, "no_cpython_wrapper": True}
     inlined = njit(**options)  # for functions of vectors, small enough for LLVM to inline
@@ -50,7 +53,7 @@ def build(isa: Isa, spec: Spec) -> Any:
     copy_sign, inverse_root = simd.copy_sign, simd.inverse_root
     atomic_add, atomic_get, atomic_set = simd.atomic_add, simd.atomic_get, simd.atomic_set
     atomic_swap_if = simd.atomic_swap_if
-    pause, give_way = simd.make_pause(isa), simd.give_way
+    pause, give_way, prefetch = simd.make_pause(isa), simd.give_way, simd.prefetch
     scores_many = tiles.make_scores(isa, spec.kv, together)
     scores_one = tiles.make_scores(isa, spec.kv, 1)
     mix_many = tiles.make_mix(isa, spec.kv, together, head_dim)
@@ -91,6 +94,13 @@ def build(isa: Isa, spec: Spec) -> Any:
                 if piece < last:
                     return piece * size, min((piece + 1) * size, count)
         return -1, -1
+
+    @procedure
+    def look_ahead(plan, me, weights, size):
+        """Fetch the start of this thread's part of the next weights while others finish."""
+        start = weights + size // get(plan, N_THREADS) * me
+        for line in range(0, min(AHEAD, size), 64):
+            prefetch(start + line)
 
     # --- element by element ---
 
@@ -176,7 +186,7 @@ def build(isa: Isa, spec: Spec) -> Any:
     def prepare_row(plan, me, t, row, norm, gain, shift, inputs, act, scale, total):
         """Token ``t``'s input of a linear layer: layer norm if asked for, then bytes."""
         groups = (inputs + GROUP - 1) // GROUP
-        act += t * get(plan, ACT_STRIDE)
+        act += t * groups * GROUP * act_bytes
         if norm:
             normed = get(plan, OWN) + me * get(plan, OWN_STRIDE) + get(plan, OWN_ROW)
             if is_fp32:
@@ -220,11 +230,13 @@ def build(isa: Isa, spec: Spec) -> Any:
     # --- linear layers ---
 
     def make_linear(precision):
-        tile_input = {"fp32": 64, "int8": 16, "int4": 8}[precision]  # bytes of a tile an input
+        tile_input = int(TILE * bytes_a_weight[precision])
         scale_group = 32 if precision == "int4" else 0
-        tile_2x4, tile_2x2, tile_2x1, tile_1x1 = (
-            tiles.make_tile(isa, precision, r, t) for r, t in ((2, 4), (2, 2), (2, 1), (1, 1))
+        together = tiles.rows_together(isa, precision)
+        tile_x4, tile_x2, tile_x1 = (
+            tiles.make_tile(isa, precision, together, t) for t in (4, 2, 1)
         )
+        tile_1x1 = tiles.make_tile(isa, precision, 1, 1)
 
         @procedure
         def linear(w, scale, bias, inputs, x, x_stride, x_scale, x_sum, start, end, tokens,
@@ -240,22 +252,22 @@ def build(isa: Isa, spec: Spec) -> Any:
                     w + tile * w_stride, scale + tile * s_stride, bias + tile * 64, out + tile * 64,
                 )  # fmt: skip
                 t = 0
-                if tile + 2 <= end:
+                if tile + together <= end:
                     while t + 4 <= tokens:
-                        tile_2x4(wt, w_stride, st, s_stride, x + t * x_stride, x_stride,
+                        tile_x4(wt, w_stride, st, s_stride, x + t * x_stride, x_stride,
                                  x_scale + t * g_stride, x_sum + t * g_stride, g_stride, groups,
                                  ot + t * out_stride, out_stride, bt, how)  # fmt: skip
                         t += 4
                     if t + 2 <= tokens:
-                        tile_2x2(wt, w_stride, st, s_stride, x + t * x_stride, x_stride,
+                        tile_x2(wt, w_stride, st, s_stride, x + t * x_stride, x_stride,
                                  x_scale + t * g_stride, x_sum + t * g_stride, g_stride, groups,
                                  ot + t * out_stride, out_stride, bt, how)  # fmt: skip
                         t += 2
                     if t < tokens:
-                        tile_2x1(wt, w_stride, st, s_stride, x + t * x_stride, x_stride,
+                        tile_x1(wt, w_stride, st, s_stride, x + t * x_stride, x_stride,
                                  x_scale + t * g_stride, x_sum + t * g_stride, g_stride, groups,
                                  ot + t * out_stride, out_stride, bt, how)  # fmt: skip
-                    tile += 2
+                    tile += together
                 else:
                     while t < tokens:
                         tile_1x1(wt, w_stride, st, s_stride, x + t * x_stride, x_stride,
@@ -269,15 +281,16 @@ def build(isa: Isa, spec: Spec) -> Any:
     block_linear = make_linear(spec.precision)
     head_linear = block_linear if spec.head == spec.precision else make_linear(spec.head)
 
-    def make_multiply(linear):
+    def make_multiply(linear, together):
         @compiled
         def multiply(plan, me, phase, tokens, x, x_stride, x_scale, x_sum, inputs, w, scale, bias,
-                     rows, out, out_width, how, activation):  # fmt: skip
-            """A whole linear layer, its rows shared out in pieces."""
+                     rows, out, out_width, how, activation, then, then_size):  # fmt: skip
+            """A whole linear layer, its rows shared out; ``then`` are the next layer's weights."""
             count = (rows + 15) // 16
             threads = get(plan, N_THREADS)
-            # Even pieces: two tiles go together. Few tokens want long runs of memory.
-            size = max(2, min(16, count // (threads * 8)) // 2 * 2)
+            # Whole register blocks; long runs of memory, but enough pieces to share out evenly.
+            blocks = min(16, count // (threads * 8)) // together
+            size = max(1, blocks) * together
             start, end = take(plan, phase, me, count, size)
             while start >= 0:
                 linear(w, scale, bias, inputs, x, x_stride, x_scale, x_sum, start, end, tokens,
@@ -287,13 +300,16 @@ def build(isa: Isa, spec: Spec) -> Any:
                         for i in range(start * 16, end * 16, 16):
                             activate(activation, out + t * out_width * 4, i)
                 start, end = take(plan, phase, me, count, size)
+            look_ahead(plan, me, then, then_size)
             return wait_for_all(plan, phase)
 
         return multiply
 
-    block_multiply = make_multiply(block_linear)
+    block_multiply = make_multiply(block_linear, tiles.rows_together(isa, spec.precision))
     head_multiply = (
-        block_multiply if head_linear is block_linear else make_multiply(head_linear)
+        block_multiply
+        if head_linear is block_linear
+        else make_multiply(head_linear, tiles.rows_together(isa, spec.head))
     )
 
     # --- attention ---
@@ -389,35 +405,42 @@ def build(isa: Isa, spec: Spec) -> Any:
         width, inner_width = get(plan, WIDTH), get(plan, INNER_WIDTH)
         x, z, hidden = get(plan, X), get(plan, Z), get(plan, INNER)
         act, a_scale, a_sum = act_of(plan, me, tokens)
-        stride = get(plan, ACT_STRIDE)
+        stride, hidden_stride = width * act_bytes, inner_width * act_bytes
         # fp32 layers read their inputs as they are; the others read the bytes made of them.
-        from_z, z_stride = (z, width * 4) if is_fp32 else (act, stride)
-        from_hidden, hidden_stride = (hidden, inner_width * 4) if is_fp32 else (act, stride)
+        from_z = z if is_fp32 else act
+        from_hidden = hidden if is_fp32 else act
+        square, wide = int(c * width * weight_bytes), int(inner * width * weight_bytes)
         phase = 0
         for i in range(get(plan, N_LAYER)):
             w = get(plan, LAYERS) + i * LAYER_SIZE * 8
+            then, then_size = get(w, LAYER_SIZE + ATTN_W), 3 * square
+            if i == get(plan, N_LAYER) - 1:
+                then, then_size = get(plan, HEAD_W), int(get(plan, HEAD_ROWS) * width * head_bytes)
             phase = prepare(plan, me, phase, tokens, x, width, True, get(w, LN_1_GAIN),
                             get(w, LN_1_SHIFT), c, 0)  # fmt: skip
             phase = block_multiply(plan, me, phase, tokens, act, stride, a_scale, a_sum, c,
                                    get(w, ATTN_W), get(w, ATTN_SCALE), get(w, ATTN_BIAS), 3 * c,
                                    get(plan, QKV), get(plan, QKV_WIDTH), STORE,
-                                   NO_ACTIVATION)  # fmt: skip
+                                   NO_ACTIVATION, get(w, PROJ_W), square)  # fmt: skip
             phase = attend(plan, me, phase, i)
             if not is_fp32:
                 phase = prepare(plan, me, phase, tokens, z, width, False, 0, 0, c, 0)
-            phase = block_multiply(plan, me, phase, tokens, from_z, z_stride, a_scale, a_sum, c,
+            phase = block_multiply(plan, me, phase, tokens, from_z, stride, a_scale, a_sum, c,
                                    get(w, PROJ_W), get(w, PROJ_SCALE), get(w, PROJ_BIAS), c,
-                                   x, width, ADD, NO_ACTIVATION)  # fmt: skip
+                                   x, width, ADD, NO_ACTIVATION, get(w, FC_W),
+                                   wide)  # fmt: skip
             phase = prepare(plan, me, phase, tokens, x, width, True, get(w, LN_2_GAIN),
                             get(w, LN_2_SHIFT), c, 0)  # fmt: skip
             phase = block_multiply(plan, me, phase, tokens, act, stride, a_scale, a_sum, c,
                                    get(w, FC_W), get(w, FC_SCALE), get(w, FC_BIAS), inner,
-                                   hidden, inner_width, STORE, get(plan, ACTIVATION))  # fmt: skip
+                                   hidden, inner_width, STORE, get(plan, ACTIVATION),
+                                   get(w, OUT_W), wide)  # fmt: skip
             if not is_fp32:
                 phase = prepare(plan, me, phase, tokens, hidden, inner_width, False, 0, 0, inner, 0)
             phase = block_multiply(plan, me, phase, tokens, from_hidden, hidden_stride, a_scale,
                                    a_sum, inner, get(w, OUT_W), get(w, OUT_SCALE),
-                                   get(w, OUT_BIAS), c, x, width, ADD, NO_ACTIVATION)  # fmt: skip
+                                   get(w, OUT_BIAS), c, x, width, ADD, NO_ACTIVATION,
+                                   then, then_size)  # fmt: skip
         if wanted > 0:
             act, a_scale, a_sum = act_of(plan, me, wanted)
             phase = prepare(plan, me, phase, wanted, x, width, True, get(plan, LN_F_GAIN),
@@ -425,7 +448,7 @@ def build(isa: Isa, spec: Spec) -> Any:
             phase = head_multiply(plan, me, phase, wanted, act, stride, a_scale, a_sum, c,
                                   get(plan, HEAD_W), get(plan, HEAD_SCALE), get(plan, HEAD_BIAS),
                                   get(plan, HEAD_ROWS), get(plan, LOGITS), get(plan, OUT_WIDTH),
-                                  STORE, NO_ACTIVATION)  # fmt: skip
+                                  STORE, NO_ACTIVATION, 0, 0)  # fmt: skip
         return phase
 
     # --- how a team starts on a plan ---

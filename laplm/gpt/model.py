@@ -245,19 +245,19 @@ class GPT:
         # Scratch of each thread, its parts at multiples of a cache line.
         largest = max(width, inner_width)
         number = 4 if self.precision == "fp32" else 1
-        self._act_stride = round_up(largest * number, 64)
+        self._act_bytes = round_up(largest * number, 64)
         groups = largest // p.GROUP
         dim = round_up(config.head_dim, 16)
         scores = round_up(config.n_ctx, p.PAGE)
         end = 0
         for at, size in (
-            (p.OWN_ROW, largest * 4), (p.OWN_ACT, p.FEW * self._act_stride),
+            (p.OWN_ROW, largest * 4), (p.OWN_ACT, p.FEW * self._act_bytes),
             (p.OWN_ACT_SCALE, p.FEW * groups * 4), (p.OWN_ACT_SUM, p.FEW * groups * 4),
             (p.OWN_MIX, self._together * dim * 4), (p.OWN_SCORES, self._together * scores * 4),
         ):  # fmt: skip
             plan[at] = end
             end += round_up(size, 64)
-        plan[p.ACT_STRIDE], plan[p.SCORES_WIDTH], plan[p.OWN_STRIDE] = self._act_stride, scores, end
+        plan[p.SCORES_WIDTH], plan[p.OWN_STRIDE] = scores, end
         plan[p.OWN] = self._keep(aligned(self.threads * end, np.uint8))
         self._counters = aligned(
             ((p.PHASES_PER_LAYER * config.n_layer) + 4) * self.threads * 8, np.int64
@@ -281,9 +281,9 @@ class GPT:
             }
             for at, array in self._work.items():
                 plan[at] = array.ctypes.data
-            groups = self._act_stride // p.GROUP
+            groups = self._act_bytes // p.GROUP
             self._shared = {
-                p.ACT: aligned(tokens * self._act_stride, np.uint8),
+                p.ACT: aligned(tokens * self._act_bytes, np.uint8),
                 p.ACT_SCALE: aligned(tokens * groups, np.float32),
                 p.ACT_SUM: aligned(tokens * groups, np.int32),
                 p.GROUPS: aligned(tokens * p.GROUP_SIZE, np.int64),

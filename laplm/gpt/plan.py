@@ -24,12 +24,12 @@ STORE, ADD = 0, 1  # what a linear layer does with its result: write it, or add 
     N_TOKENS, N_GROUPS, GROUPS, ALONE,         # ALONE: every group is its sequence's only one
     N_WANTED, WANTED,                          # the tokens whose logits are asked for
     X, QKV, Z, INNER, LOGITS,
-    ACT, ACT_STRIDE, ACT_SCALE, ACT_SUM,       # inputs of a linear layer, many tokens
+    ACT, ACT_SCALE, ACT_SUM,                   # inputs of a linear layer, many tokens
     OWN, OWN_STRIDE,                           # scratch of each thread; in it, as byte offsets:
     OWN_ROW, OWN_ACT, OWN_ACT_SCALE, OWN_ACT_SUM, OWN_MIX, OWN_SCORES, SCORES_WIDTH,
     COUNTERS, BARRIER, BARRIER_START,
     PLAN_SIZE,
-) = range(47)  # fmt: skip
+) = range(46)  # fmt: skip
 
 # One layer: addresses in the order of the forward pass.
 (
@@ -46,6 +46,7 @@ GENERATION, CURRENT_PLAN, ARRIVALS, STATES = 0, 8, 16, 24
 PARKED, RUNNING = 0, 1
 SHARE, LEAD, FOLLOW = range(3)
 
+AHEAD = 32768  # bytes of the next weights that a thread asks for before it waits
 FEW = 4  # up to this many tokens every thread prepares its inputs itself: cheaper than waiting
 PHASES_PER_LAYER = 10
 NO_ACTIVATION, GELU_TANH, GELU_ERF, RELU, SILU = range(5)

@@ -63,6 +63,13 @@ def _fma(b: Builder, x: Value, y: Value, z: Value) -> Value:
     return simd.call(b, "llvm.fma.v16f32", F32V, [x, y, z])
 
 
+def rows_together(isa: Isa, precision: str) -> int:
+    """How many tiles of rows go through the registers together, by measurement."""
+    if isa.registers < 32:
+        return 1
+    return 3 if precision == "fp32" else 2
+
+
 def make_tile(isa: Isa, precision: str, n_tiles: int, n_tokens: int) -> Any:
     """The Numba function for ``n_tiles`` x ``n_tokens`` outputs of one linear layer.
 
