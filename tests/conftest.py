@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,16 +16,16 @@ def f(x): return x**2 + 3*x - 1  # don't, we'll, I'm, they've, 1234 567
 """
 
 
-@pytest.fixture(autouse=True)
-def _own_home(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture(autouse=True, scope="session")
+def _own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Prepared weights go to one throw-away place, the hub cache is an empty one."""
     base = tmp_path_factory.getbasetemp()
-    monkeypatch.setenv("LAPLM_HOME", str(base / "laplm-home"))
-    monkeypatch.setenv("HF_HOME", str(base / "hf-home"))
-    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "LAPLM_ISA"):
-        monkeypatch.delenv(name, raising=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LAPLM_HOME", str(base / "laplm-home"))
+        patch.setenv("HF_HOME", str(base / "hf-home"))
+        for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "LAPLM_ISA"):
+            patch.delenv(name, raising=False)
+        yield
 
 
 def make_tokenizer_json(directory: Path, vocab_size: int = 600) -> None:
