@@ -168,7 +168,11 @@ def test_logprobs_are_those_of_the_unfiltered_distribution(lm, oracle) -> None:
         assert [t.text for t in step] == [lm.tokenizer.token_text(t.token_id) for t in step]
 
 
-def test_the_same_seed_gives_the_same_text_however_many_samples(lm) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_the_same_seed_gives_the_same_text_however_many_samples(
+    tiny_model_dir: Path, precision: str
+) -> None:
+    lm = LanguageModel(tiny_model_dir, precision, threads=1)
     one = lm.generate("The", 20, seed=42)
     assert lm.generate("The", 20, seed=42).text == one.text
     four = lm.samples("The", 4, 20, seed=42)
@@ -220,8 +224,11 @@ def test_an_empty_prompt_begins_a_text_as_in_transformers(lm, oracle) -> None:
 # --- the cache ----------------------------------------------------------------------------------
 
 
-def test_a_prompt_that_begins_like_the_last_one_is_not_computed_again(tiny_model_dir) -> None:
-    lm = LanguageModel(tiny_model_dir, "fp32", threads=1)
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_prompt_that_begins_like_the_last_one_is_not_computed_again(
+    tiny_model_dir: Path, precision: str
+) -> None:
+    lm = LanguageModel(tiny_model_dir, precision, threads=1)
     first = lm.generate("Once upon a time", 10, seed=1)
     assert first.usage.cached_tokens == 0
     longer = [*first.prompt_token_ids, *first.token_ids]
@@ -234,9 +241,9 @@ def test_a_prompt_that_begins_like_the_last_one_is_not_computed_again(tiny_model
     assert samples[0].usage.cached_tokens == 5
     assert lm.generate(changed, 2, seed=3).usage.cached_tokens == len(changed) - 1
 
-    fresh = LanguageModel(tiny_model_dir, "fp32", threads=1)
+    fresh = LanguageModel(tiny_model_dir, precision, threads=1)
     assert fresh.generate(longer, 10, seed=2).token_ids == again.token_ids == same.token_ids
-    fresh = LanguageModel(tiny_model_dir, "fp32", threads=1)
+    fresh = LanguageModel(tiny_model_dir, precision, threads=1)
     assert [r.token_ids for r in fresh.samples(changed, 3, 10, seed=3)] == [
         r.token_ids for r in samples
     ]
@@ -343,6 +350,15 @@ def test_an_unfinished_character_at_the_end_is_shown_as_such(tokenizer) -> None:
     ids = [i for byte in "a🙂".encode()[:-1] for i in tokenizer.encode(bytes([byte]))]
     stream = say(tokenizer, ids, max_new_tokens=len(ids))
     assert [step.text for step in stream] == ["a", "", "", "\N{REPLACEMENT CHARACTER}"]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.one_of(st.text(), st.binary()))
+def test_streamed_text_is_the_decoded_whole(tokenizer, text) -> None:
+    stream = say(tokenizer, text)
+    pieces = [step.text for step in stream]
+    expected = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
+    assert "".join(pieces) == stream.results()[0].text == expected
 
 
 def test_a_stop_string_over_several_tokens_is_never_shown(tokenizer) -> None:
