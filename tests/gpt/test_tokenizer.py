@@ -136,17 +136,17 @@ def test_long_texts_are_cut(ours: Tokenizer) -> None:
 
 def test_ten_megabytes_encode_in_seconds(ours: Tokenizer) -> None:
     text = (TEXT * (10_000_000 // len(TEXT) + 1))[:10_000_000]
-    start = time.perf_counter()
+    start = time.process_time()
     ids = ours.encode(text)
-    assert time.perf_counter() - start < 30  # 2 to 4 s on two idle cores
+    assert time.process_time() - start < 30  # all threads together; about 5 s
     assert ours.decode_bytes(ids) == text.encode()
 
 
 @pytest.mark.parametrize("text", ["a" * 300_000, " " * 300_000, "\0" * 300_000, "北" * 100_000])
 def test_a_text_without_places_to_cut_is_no_trap(ours: Tokenizer, text: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     assert ours.decode(ours.encode(text)) == text
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
 
 
 def test_end_of_text_is_a_text_like_any_other_unless_asked_for(ours: Tokenizer) -> None:
