@@ -1,0 +1,1 @@
+"""Text to tokens to logits: the model itself. Uses NumPy and Numba, never torch."""

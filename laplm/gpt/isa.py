@@ -24,7 +24,7 @@ class Isa:
 
     @property
     def family(self) -> str:
-        """ "x86" or "arm": whose instructions the variant is made of."""
+        """Whose instructions the variant is made of: "x86" or "arm"."""
         return "arm" if platform.machine().lower() in ("aarch64", "arm64") else "x86"
 
 

@@ -55,9 +55,8 @@ def _compile(isa: Isa, function: Any) -> bytes:
     from numba import njit, types
 
     signature = types.int64(*[types.int64] * 4)
-    compiled = njit(
-        signature, error_model="numpy", _nrt=False, no_cpython_wrapper=True, no_cfunc_wrapper=True
-    )(function)
+    options: dict[str, Any] = {"_nrt": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    compiled = njit(signature, error_model="numpy", **options)(function)
     (result,) = compiled.overloads.values()
     # Numba's functions return through a pointer, and a status that ours never set.
     entry = f"""
@@ -90,9 +89,7 @@ def _offer_c_functions() -> None:
                 break
 
 
-def load(
-    isa: Isa, spec: object, build: Callable[[], Any], announce: Callable[[], None]
-) -> Engine:
+def load(isa: Isa, spec: object, build: Callable[[], Any], announce: Callable[[], None]) -> Engine:
     """The compiled form of the function that ``build`` returns, from the cache when it is there.
 
     ``announce`` is called before compiling, which takes some seconds. The engine takes four and

@@ -10,14 +10,106 @@ Numba compiles the functions below from this source; ``tiles.py`` gives the inne
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from laplm.gpt import simd, tiles
 from laplm.gpt.isa import Isa
-from laplm.gpt.plan import *
+from laplm.gpt.plan import (
+    ACT,
+    ACT_SCALE,
+    ACT_SUM,
+    ACTIVATION,
+    ADD,
+    AHEAD,
+    ALONE,
+    ATTENTION_SCALES,
+    ATTN_BIAS,
+    ATTN_SCALE,
+    ATTN_W,
+    BARRIER,
+    BARRIER_START,
+    COUNT,
+    COUNTERS,
+    CURRENT_PLAN,
+    EPSILON,
+    FC_BIAS,
+    FC_SCALE,
+    FC_W,
+    FEW,
+    FIRST,
+    GELU_ERF,
+    GELU_TANH,
+    GENERATION,
+    GROUP,
+    GROUP_SIZE,
+    GROUPS,
+    HEAD_BIAS,
+    HEAD_ROWS,
+    HEAD_SCALE,
+    HEAD_W,
+    INNER,
+    INNER_WIDTH,
+    LAYER_SIZE,
+    LAYERS,
+    LEAD,
+    LN_1_GAIN,
+    LN_1_SHIFT,
+    LN_2_GAIN,
+    LN_2_SHIFT,
+    LN_F_GAIN,
+    LN_F_SHIFT,
+    LOGITS,
+    N_EMBD,
+    N_GROUPS,
+    N_HEAD,
+    N_INNER,
+    N_LAYER,
+    N_THREADS,
+    N_TOKENS,
+    N_WANTED,
+    NO_ACTIVATION,
+    OUT_BIAS,
+    OUT_SCALE,
+    OUT_W,
+    OUT_WIDTH,
+    OWN,
+    OWN_ACT,
+    OWN_ACT_SCALE,
+    OWN_ACT_SUM,
+    OWN_MIX,
+    OWN_ROW,
+    OWN_SCORES,
+    OWN_STRIDE,
+    PAGE,
+    PARKED,
+    POSITION,
+    PROJ_BIAS,
+    PROJ_SCALE,
+    PROJ_W,
+    QKV,
+    QKV_WIDTH,
+    RUNNING,
+    SCORES_WIDTH,
+    SHARE,
+    SILU,
+    SPINS_BEFORE_PARKING,
+    SPINS_BEFORE_YIELD,
+    STATES,
+    STORE,
+    TABLE,
+    TILE,
+    WANTED,
+    WIDTH,
+    Spec,
+    X,
+    Z,
+    attend_together,
+)  # fmt: skip
+
 
 def build(isa: Isa, spec: Spec) -> Any:
-    """The function to compile, ``engine(what, a, b, c)`` of int64; what it does is one of
+    """The function to compile: ``engine(what, a, b, c)``, all int64; ``what`` is one of three.
 
     ``SHARE`` (a plan, b thread): one thread's part of one forward pass;
     ``LEAD`` (a control, b plan): announce a plan to the team and run it;
@@ -35,9 +127,11 @@ def build(isa: Isa, spec: Spec) -> Any:
     weight_bytes, head_bytes = bytes_a_weight[spec.precision], bytes_a_weight[spec.head]
 
     options = {"error_model": "numpy", "_nrt": False, "no_cpython_wrapper": True}
-    inlined = njit(**options)  # for functions of vectors, small enough for LLVM to inline
+    inlined: Callable[[Any], Any] = njit(
+        **options
+    )  # for functions of vectors, small enough for LLVM to inline
 
-    def returns(result):
+    def returns(result: Any) -> Callable[[Any], Any]:
         """Numba, told that all arguments are int64: else it makes a copy for each constant."""
         return lambda f: njit(result(*[simd.i64] * f.__code__.co_argcount), **options)(f)
 
@@ -64,7 +158,7 @@ def build(isa: Isa, spec: Spec) -> Any:
     # --- the team ---
 
     @compiled
-    def wait_for_all(plan, phase):
+    def wait_for_all(plan: int, phase: int) -> int:
         """Spin until every thread has ended phase ``phase``; give way when that takes long."""
         counter = get(plan, BARRIER)
         target = get(plan, BARRIER_START) + (phase + 1) * get(plan, N_THREADS)
@@ -79,7 +173,7 @@ def build(isa: Isa, spec: Spec) -> Any:
         return phase + 1
 
     @returns(types.UniTuple(simd.i64, 2))
-    def take(plan, phase, me, count, size):
+    def take(plan: int, phase: int, me: int, count: int, size: int) -> tuple[int, int]:
         """The next piece of ``range(count)``, ``size`` long or less: (start, end), or (-1, -1)."""
         threads = get(plan, N_THREADS)
         pieces = (count + size - 1) // size
@@ -96,7 +190,7 @@ def build(isa: Isa, spec: Spec) -> Any:
         return -1, -1
 
     @procedure
-    def look_ahead(plan, me, weights, size):
+    def look_ahead(plan: int, me: int, weights: int, size: int) -> None:
         """Fetch the start of this thread's part of the next weights while others finish."""
         start = weights + size // get(plan, N_THREADS) * me
         for line in range(0, min(AHEAD, size), 64):
@@ -105,8 +199,8 @@ def build(isa: Isa, spec: Spec) -> Any:
     # --- element by element ---
 
     @inlined
-    def exp(x):
-        """e**x: Cody-Waite reduction and the Cephes polynomial, within 2 units of the last place."""
+    def exp(x: Any) -> Any:
+        """e**x by Cody-Waite reduction and the Cephes polynomial, to 2 units of the last place."""
         x = minimum(maximum(x, splat(-87.3)), splat(88.0))
         n = round_even(x * splat(1.44269504))
         r = fma(n, splat(-0.693359375), x)
@@ -119,12 +213,12 @@ def build(isa: Isa, spec: Spec) -> Any:
         return two_to_the(n, fma(p, r * r, r) + splat(1.0))
 
     @inlined
-    def sigmoid_times(x, u):
-        """x / (1 + e**-u)"""
+    def sigmoid_times(x: Any, u: Any) -> Any:
+        """X / (1 + e**-u)"""
         return x / (splat(1.0) + exp(splat(0.0) - u))
 
     @procedure
-    def activate(kind, base, index):
+    def activate(kind: int, base: int, index: int) -> None:
         """Apply the feed-forward's non-linearity to sixteen numbers in place."""
         x = load(base, index)
         if kind == GELU_TANH:  # 0.5 * (1 + tanh(u)) = 1 / (1 + e**(-2u))
@@ -145,7 +239,7 @@ def build(isa: Isa, spec: Spec) -> Any:
             store(base, index, maximum(x, splat(0.0)))
 
     @procedure
-    def layer_norm(plan, row, gain, shift, out):
+    def layer_norm(plan: int, row: int, gain: int, shift: int, out: int) -> None:
         """One token: (C,) floats to (C,) floats; the padding stays zero."""
         c, width, n = get(plan, N_EMBD), get(plan, WIDTH), splat(get(plan, N_EMBD))
         total = splat(0.0)
@@ -162,7 +256,7 @@ def build(isa: Isa, spec: Spec) -> Any:
             store(out, i, fma((load(row, i) - mean) * inverse, load(gain, i), load(shift, i)))
 
     @inlined
-    def softmax_part(row, length, padded):
+    def softmax_part(row: int, length: int, padded: int) -> float:
         """Scores to e**(score - largest), zero from ``length`` on; returns their sum."""
         largest = splat(-3.0e38)
         for i in range(0, padded, 16):
@@ -178,12 +272,15 @@ def build(isa: Isa, spec: Spec) -> Any:
     # --- inputs of linear layers ---
 
     @procedure
-    def to_bytes(row, groups, act, scale, total):
+    def to_bytes(row: int, groups: int, act: int, scale: int, total: int) -> None:
         for g in range(groups):
             quantise(row + g * GROUP * 4, act + g * GROUP, scale + g * 4, total + g * 4)
 
     @procedure
-    def prepare_row(plan, me, t, row, norm, gain, shift, inputs, act, scale, total):
+    def prepare_row(
+        plan: int, me: int, t: int, row: int, norm: int, gain: int, shift: int,
+        inputs: int, act: int, scale: int, total: int,
+    ) -> None:  # fmt: skip
         """Token ``t``'s input of a linear layer: layer norm if asked for, then bytes."""
         groups = (inputs + GROUP - 1) // GROUP
         act += t * groups * GROUP * act_bytes
@@ -197,7 +294,7 @@ def build(isa: Isa, spec: Spec) -> Any:
             to_bytes(row, groups, act, scale + t * groups * 4, total + t * groups * 4)
 
     @returns(types.UniTuple(simd.i64, 3))
-    def act_of(plan, me, tokens):
+    def act_of(plan: int, me: int, tokens: int) -> tuple[int, ...]:
         """Where inputs of linear layers are put: (values, scales, sums)."""
         if tokens <= FEW:
             own = get(plan, OWN) + me * get(plan, OWN_STRIDE)
@@ -209,7 +306,10 @@ def build(isa: Isa, spec: Spec) -> Any:
         return get(plan, ACT), get(plan, ACT_SCALE), get(plan, ACT_SUM)
 
     @compiled
-    def prepare(plan, me, phase, tokens, rows, row_width, norm, gain, shift, inputs, index):
+    def prepare(
+        plan: int, me: int, phase: int, tokens: int, rows: int, row_width: int, norm: int,
+        gain: int, shift: int, inputs: int, index: int,
+    ) -> int:  # fmt: skip
         """Inputs of a linear layer for all tokens; ``index`` picks rows when it is not 0."""
         act, scale, total = act_of(plan, me, tokens)
         if tokens <= FEW:
@@ -229,7 +329,7 @@ def build(isa: Isa, spec: Spec) -> Any:
 
     # --- linear layers ---
 
-    def make_linear(precision):
+    def make_linear(precision: str) -> Any:
         tile_input = int(TILE * bytes_a_weight[precision])
         scale_group = 32 if precision == "int4" else 0
         together = tiles.rows_together(isa, precision)
@@ -239,8 +339,11 @@ def build(isa: Isa, spec: Spec) -> Any:
         tile_1x1 = tiles.make_tile(isa, precision, 1, 1)
 
         @procedure
-        def linear(w, scale, bias, inputs, x, x_stride, x_scale, x_sum, start, end, tokens,
-                   out, out_stride, how):  # fmt: skip
+        def linear(
+            w: int, scale: int, bias: int, inputs: int, x: int, x_stride: int,
+            x_scale: int, x_sum: int, start: int, end: int, tokens: int, out: int,
+            out_stride: int, how: int,
+        ) -> None:  # fmt: skip
             """Tiles ``start`` to ``end`` of a linear layer's rows, for all tokens."""
             groups = (inputs + GROUP - 1) // GROUP
             g_stride = groups * 4
@@ -281,10 +384,14 @@ def build(isa: Isa, spec: Spec) -> Any:
     block_linear = make_linear(spec.precision)
     head_linear = block_linear if spec.head == spec.precision else make_linear(spec.head)
 
-    def make_multiply(linear, together):
+    def make_multiply(linear: Any, together: int) -> Any:
         @compiled
-        def multiply(plan, me, phase, tokens, x, x_stride, x_scale, x_sum, inputs, w, scale, bias,
-                     rows, out, out_width, how, activation, then, then_size):  # fmt: skip
+        def multiply(
+            plan: int, me: int, phase: int, tokens: int, x: int, x_stride: int,
+            x_scale: int, x_sum: int, inputs: int, w: int, scale: int, bias: int,
+            rows: int, out: int, out_width: int, how: int, activation: int, then: int,
+            then_size: int,
+        ) -> int:  # fmt: skip
             """A whole linear layer, its rows shared out; ``then`` are the next layer's weights."""
             count = (rows + 15) // 16
             threads = get(plan, N_THREADS)
@@ -315,7 +422,7 @@ def build(isa: Isa, spec: Spec) -> Any:
     # --- attention ---
 
     @procedure
-    def remember(plan, layer, head, token, table, position):
+    def remember(plan: int, layer: int, head: int, token: int, table: int, position: int) -> None:
         """Put one token's key and value of one head into its page."""
         c = get(plan, N_EMBD)
         qkv = get(plan, QKV) + (token * get(plan, QKV_WIDTH) + head * head_dim) * 4
@@ -323,7 +430,7 @@ def build(isa: Isa, spec: Spec) -> Any:
         keep(qkv + c * 4, qkv + 2 * c * 4, part, part + page_part, position % PAGE)
 
     @inlined
-    def finish_token(plan, token, head, total, mixed):
+    def finish_token(plan: int, token: int, head: int, total: float, mixed: int) -> None:
         """Divide by the softmax's sum and put the head's output in its place in Z."""
         z = get(plan, Z) + (token * get(plan, WIDTH) + head * head_dim) * 4
         inverse = splat(1.0) / splat(total)
@@ -337,7 +444,7 @@ def build(isa: Isa, spec: Spec) -> Any:
                 set_f32(z, i, get_f32(mixed, i))
 
     @procedure
-    def attend_group(plan, me, layer, head, group):
+    def attend_group(plan: int, me: int, layer: int, head: int, group: int) -> None:
         first, count = get(group, FIRST), get(group, COUNT)
         table, position = get(group, TABLE), get(group, POSITION)
         own = get(plan, OWN) + me * get(plan, OWN_STRIDE)
@@ -367,7 +474,7 @@ def build(isa: Isa, spec: Spec) -> Any:
                 finish_token(plan, first + t, head, total, mixed)
 
     @compiled
-    def attend(plan, me, phase, layer):
+    def attend(plan: int, me: int, phase: int, layer: int) -> int:
         groups, count = get(plan, GROUPS), get(plan, N_GROUPS)
         heads, alone = get(plan, N_HEAD), get(plan, ALONE)
         if not alone:
@@ -397,7 +504,7 @@ def build(isa: Isa, spec: Spec) -> Any:
     # --- the forward pass: read it beside reference.forward ---
 
     @compiled
-    def share(plan, me):
+    def share(plan: int, me: int) -> int:
         """One thread's part of one forward pass."""
         tokens, c, inner = get(plan, N_TOKENS), get(plan, N_EMBD), get(plan, N_INNER)
         # Read before the last barrier: after it the caller may already write the next plan.
@@ -454,7 +561,7 @@ def build(isa: Isa, spec: Spec) -> Any:
     # --- how a team starts on a plan ---
 
     @compiled
-    def lead(control, plan):
+    def lead(control: int, plan: int) -> int:
         """Announce ``plan``; returns 0 after running it, else which parked threads to wake.
 
         When it returns a bit mask the caller wakes those threads, then runs ``share(plan, 0)``.
@@ -470,7 +577,7 @@ def build(isa: Isa, spec: Spec) -> Any:
         return parked
 
     @compiled
-    def follow(control, me, generation):
+    def follow(control: int, me: int, generation: int) -> int:
         """Run the plans after ``generation`` as they are announced; returns the last one's number.
 
         Returns when none has come for a while (the thread is then marked as parked), or -1 when
@@ -496,7 +603,7 @@ def build(isa: Isa, spec: Spec) -> Any:
                 return -1
             share(plan, me)
 
-    def engine(what, a, b, c):
+    def engine(what: int, a: int, b: int, c: int) -> int:
         if what == SHARE:
             return share(a, b)
         if what == LEAD:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -158,9 +158,7 @@ class GPT:
                     cache.reserve(1)
                     groups.append((i, 1, cache.table_address, cache.length))
                 positions = np.array([group[3] for group in groups])
-                parts.append(
-                    self._run(block, positions, groups, np.arange(len(block)), alone=True)
-                )
+                parts.append(self._run(block, positions, groups, np.arange(len(block)), alone=True))
                 for token, cache in zip(block.tolist(), caches, strict=True):
                     cache.hold([token])
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
@@ -180,10 +178,8 @@ class GPT:
     # --- the compiled engine ---
 
     def _load_engine(self, progress: Progress | None) -> jit.Engine:
-        from laplm.gpt.plan import Spec
-
         kv = "fp32" if self.precision == "fp32" else "fp16"
-        spec = Spec(self.precision, head_precision(self.precision), kv, self.config.head_dim)
+        spec = p.Spec(self.precision, head_precision(self.precision), kv, self.config.head_dim)
 
         def build() -> Any:
             from laplm.gpt import kernels
@@ -219,7 +215,7 @@ class GPT:
         plan[p.ATTENTION_SCALES] = self._keep(np.array(scales, np.float32))
 
         def matrix(name: str) -> tuple[int, int]:
-            return tuple(self._packed[f"{name}.{part}"].ctypes.data for part in ("packed", "scales"))  # type: ignore[return-value]
+            return vector(f"{name}.packed"), vector(f"{name}.scales")
 
         def vector(name: str) -> int:
             return int(self._packed[name].ctypes.data)
@@ -341,7 +337,8 @@ class _PackedWeights:
 
     def vector(self, name: str) -> Array:
         """See ``reference.Weights``."""
-        return self._gpt._packed[name][: self._gpt.config.n_embd]
+        out: Array = self._gpt._packed[name][: self._gpt.config.n_embd]
+        return out
 
     def embed(self, ids: Ids) -> Array:
         """See ``reference.Weights``."""
@@ -357,7 +354,7 @@ class _PackedWeights:
         n_out = {"c_attn": 3 * config.n_embd, "c_fc": config.n_inner}.get(
             name.rsplit(".", 1)[1], config.n_embd
         )
-        bias = self._gpt._packed[f"{name}.bias"][:n_out]
+        bias: Array = self._gpt._packed[f"{name}.bias"][:n_out]
         return self._product(name, x, n_out, self._gpt.precision) + bias
 
     def unembed(self, x: Array) -> Array:
@@ -372,8 +369,9 @@ class _PackedWeights:
             x = _round_to_bytes(x)
         parts = []
         for tile in range(0, len(packed), 128):  # a few megabytes of weights at a time
-            some = scales[tile : tile + 128] if how == "int4" else scales[tile * 16 : (tile + 128) * 16]
-            rows = unpack(packed[tile : tile + 128], some, how, 128 * 16, n_in)
+            step = 1 if how == "int4" else p.TILE  # scales a tile
+            some = scales[tile * step : (tile + 128) * step]
+            rows = unpack(packed[tile : tile + 128], some, how, 128 * p.TILE, n_in)
             parts.append(x @ rows.T)
         out: Array = np.concatenate(parts, axis=1)[:, :n_out]
         return out

@@ -53,13 +53,14 @@ def pack(rows: Array, precision: Precision) -> tuple[NDArray[Any], NDArray[Any]]
     padded = np.zeros((round_up(n_out, TILE), round_up(n_in, GROUP)), dtype=np.float32)
     padded[:n_out, :n_in] = rows
     tiles = len(padded) // TILE
+    packed: NDArray[Any]
     if precision == "fp32":
         packed = padded.reshape(tiles, TILE, -1).transpose(0, 2, 1)
         return np.ascontiguousarray(packed), np.zeros(0, np.float32)
     if precision == "int8":
         scale = np.abs(padded).max(axis=1) / np.float32(127)
-        steps = np.rint(padded / np.where(scale == 0, np.float32(1), scale)[:, None])
-        unsigned = (steps + 128).astype(np.uint8)
+        safe = np.where(scale == 0, np.float32(1), scale)
+        unsigned = (np.rint(padded / safe[:, None]) + 128).astype(np.uint8)
         packed = unsigned.reshape(tiles, TILE, -1, 4).transpose(0, 2, 1, 3)
         return np.ascontiguousarray(packed), scale
     steps, scales = quantise_groups(padded.reshape(len(padded), -1, GROUP))
@@ -215,7 +216,7 @@ def _entries(checkpoint: Checkpoint, precision: Precision) -> Iterator[Entry]:
         return name, "F32", (size,), make
 
     def matrix(name: str, source: str, out_first: bool, how: Precision) -> Iterator[Entry]:
-        made: list[NDArray[Any]] = []
+        made: list[NDArray[Any]] = []  # the scales come with the weights, and are written next
         n_out, n_in = _matrix_size(config, name)
         (code, shape), (scale_code, scale_shape) = _shapes(n_out, n_in, how)
 
@@ -226,7 +227,8 @@ def _entries(checkpoint: Checkpoint, precision: Precision) -> Iterator[Entry]:
             scales = np.empty(scale_shape, {"F32": np.float32, "F16": np.float16}[scale_code])
             step = TILE * 64  # some thousand rows at a time: little memory, whatever the model
             for start in range(0, n_out, step):
-                rows = values[start : start + step] if out_first else values[:, start : start + step].T
+                some = slice(start, start + step)
+                rows = values[some] if out_first else values[:, some].T
                 part, part_scales = pack(rows, how)
                 packed[start // TILE : start // TILE + len(part)] = part
                 if how == "int8":

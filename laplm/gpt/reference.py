@@ -84,7 +84,8 @@ class DenseWeights:
 
     def position(self, positions: Ids) -> Array:
         """See ``Weights``."""
-        return self.tensors["wpe.weight"][positions]
+        out: Array = self.tensors["wpe.weight"][positions]
+        return out
 
     def linear(self, name: str, x: Array) -> Array:
         """See ``Weights``."""
@@ -131,7 +132,8 @@ def layer_norm(x: Array, gain: Array, shift: Array, epsilon: float) -> Array:
 
 
 def _erf(x: Array) -> Array:
-    return np.vectorize(math.erf, otypes=[np.float32])(x)
+    out: Array = np.vectorize(math.erf, otypes=[np.float32])(x)
+    return out
 
 
 def activation(name: str, x: Array) -> Array:

@@ -33,7 +33,7 @@ Builder = Any  # llvmlite's IRBuilder carries no types
 Value = Any
 
 
-class VectorType(types.Type):  # type: ignore[misc]
+class VectorType(types.Type):
     """The Numba type of a vector value."""
 
 
@@ -289,9 +289,7 @@ def sum_lanes(b: Builder, x: Value) -> Value:
 @operation(f32, f32x16)
 def max_lanes(b: Builder, x: Value) -> Value:
     """The largest lane."""
-    return fold(
-        b, x, lambda p, q: call(b, f"llvm.maxnum.v{p.type.count}f32", p.type, [p, q])
-    )
+    return fold(b, x, lambda p, q: call(b, f"llvm.maxnum.v{p.type.count}f32", p.type, [p, q]))
 
 
 @operation(f32x16, f32x16, i64, f32)
@@ -383,7 +381,7 @@ def _arithmetic(operator_: Any, method: str) -> None:
     def apply(b: Builder, x: Value, y: Value) -> Value:
         return getattr(b, method)(x, y)
 
-    @overload(operator_, strict=False)  # type: ignore[untyped-decorator]
+    @overload(operator_, strict=False)
     def choose(x: Any, y: Any) -> Any:
         return (lambda x, y: apply(x, y)) if x is f32x16 and y is f32x16 else None
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from pathlib import Path
 
 from laplm.gpt.jit import Engine
 from laplm.gpt.kv_cache import aligned
@@ -31,11 +32,10 @@ def default_threads() -> int:
         usable = sorted(os.sched_getaffinity(0))
     except AttributeError:  # macOS and Windows
         return max(1, (os.cpu_count() or 2) // (1 if sys.platform == "darwin" else 2))
-    cores = set()
+    topology, cores = "/sys/devices/system/cpu", set()
     for cpu in usable:
         try:
-            with open(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") as file:
-                cores.add(file.read().strip())
+            cores.add(Path(f"{topology}/cpu{cpu}/topology/thread_siblings_list").read_text())
         except OSError:
             cores.add(str(cpu))
     return max(1, len(cores))
@@ -52,10 +52,10 @@ class Team:
         self.arrivals_address = self._address + ARRIVALS * 8
         self._lock = threading.Lock()
         self._wake = [threading.Semaphore(0) for _ in range(count)]
-        self._process = os.getpid()
         for me in range(1, count):
             self._control[STATES + 8 * me] = PARKED
-            threading.Thread(target=self._follow, args=(me,), name=f"laplm-{me}", daemon=True).start()
+            name = f"laplm-{me}"
+            threading.Thread(target=self._follow, args=(me,), name=name, daemon=True).start()
 
     @property
     def arrivals(self) -> int:

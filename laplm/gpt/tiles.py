@@ -26,12 +26,12 @@ from llvmlite import ir
 from laplm.gpt import simd
 from laplm.gpt.isa import Isa
 from laplm.gpt.plan import ADD, GROUP, PAGE
-from laplm.gpt.simd import F32V, FLOAT, HALF, I8, I16, I32, I32V, I64, LANES, Builder, Value, i64
+from laplm.gpt.simd import F32V, FLOAT, I8, I16, I32, I32V, I64, LANES, Builder, Value, i64
+
+Body = Callable[[Value, list[Value]], list[Value]]
 
 
-def _loop(
-    b: Builder, count: Value, carried: list[Value], body: Callable[[Value, list[Value]], list[Value]]
-) -> list[Value]:
+def _loop(b: Builder, count: Value, carried: list[Value], body: Body) -> list[Value]:
     """Emit ``for i in range(count): carried = body(i, carried)``; ``count`` is at least 1."""
     before, inside = b.block, b.append_basic_block("tile")
     b.branch(inside)
@@ -126,9 +126,7 @@ def make_tile(isa: Isa, precision: str, n_tiles: int, n_tokens: int) -> Any:
                 simd.read(b, _at(b, a.x, (g, GROUP), (t, a.x_stride), (step, 4)), I32, 4)
                 for t in range(n_tokens)
             ]
-            totals = [
-                simd.dot4(b, isa, totals[i], ws[r], xs[t]) for i, (r, t) in enumerate(cells)
-            ]
+            totals = [simd.dot4(b, isa, totals[i], ws[r], xs[t]) for i, (r, t) in enumerate(cells)]
         sums = [b.sitofp(total, F32V) for total in totals]
         if precision == "int8":
             return [_fma(b, sums[i], x_scales[t], acc[i]) for i, (_, t) in enumerate(cells)]
@@ -148,7 +146,7 @@ def make_tile(isa: Isa, precision: str, n_tiles: int, n_tokens: int) -> Any:
         step = fp32_step if precision == "fp32" else byte_step
         zero = [simd.constant(F32V, 0.0)] * len(cells)
         acc = _loop(b, a.n_groups, zero, lambda g, acc: step(b, g, a, acc))
-        for i, (r, t) in enumerate(cells):
+        for i, (r, _) in enumerate(cells):
             bias = simd.read(b, _at(b, a.bias, (r, 64)), F32V, 4)
             if precision == "int8":
                 scale = simd.read(b, _at(b, a.scale, (r, a.scale_stride)), F32V, 4)
@@ -248,9 +246,7 @@ def make_mix(isa: Isa, kv: str, n_tokens: int, head_dim: int) -> Any:
 
             def position(j: Value, acc: list[Value]) -> list[Value]:
                 row = _at(b, rows, (j, slices * LANES * width))
-                v = [
-                    _read_kv(b, isa, kv, _at(b, row, (s, LANES * width))) for s in range(slices)
-                ]
+                v = [_read_kv(b, isa, kv, _at(b, row, (s, LANES * width))) for s in range(slices)]
                 for t in range(n_tokens):
                     at = _at(b, pattern, (t, pattern_stride), (i, PAGE * 4), (j, 4))
                     p = simd.broadcast(b, simd.read(b, at, FLOAT, 4), F32V)

@@ -74,7 +74,9 @@ class Family(RuleBasedStateMachine):
                 for layer in range(CONFIG.n_layer):
                     k, v = held(cache, layer)
                     numbers = np.array(want, np.float32) + layer
-                    np.testing.assert_array_equal(k, np.broadcast_to(numbers[:, None, None], k.shape))
+                    np.testing.assert_array_equal(
+                        k, np.broadcast_to(numbers[:, None, None], k.shape)
+                    )
                     np.testing.assert_array_equal(v, -k)
 
 

@@ -106,7 +106,7 @@ def test_the_four_sizes_agree_with_transformers_in_every_way_of_running(
     one_by_one = np.concatenate([gpt.decode([i], [cache]) for i in ids])
     np.testing.assert_array_equal(one_by_one, prefilled)
     cache.trim(60)
-    batched = [gpt.decode([ids[60]] * 3, forks) for forks in [cache.fork(3)]][0]
+    batched = gpt.decode([ids[60]] * 3, cache.fork(3))
     np.testing.assert_array_equal(batched, np.repeat(prefilled[60:61], 3, axis=0))
 
 
@@ -187,9 +187,7 @@ def test_forks_decode_together_as_they_would_alone(
         alone = gpt.forward(np.concatenate([prompt, ways[:, i]]))[-3:]
         np.testing.assert_array_equal(np.stack([step[i] for step in together]), alone)
     # The parent goes its own way, and its past has not changed.
-    np.testing.assert_array_equal(
-        gpt.decode([ways[0, 0]], [cache])[0], together[0][0]
-    )
+    np.testing.assert_array_equal(gpt.decode([ways[0, 0]], [cache])[0], together[0][0])
 
 
 def test_caches_of_different_lengths_decode_together(engines: dict[Precision, GPT]) -> None:
