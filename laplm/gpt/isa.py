@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import platform
 from dataclasses import dataclass
+from pathlib import Path
 
 from laplm.errors import InputError
 
@@ -71,3 +72,14 @@ def choose() -> Isa:
             return isa
     names = ", ".join(isa.name for isa in options)
     raise InputError(f"LAPLM_ISA={wanted}: this machine can run {names}; unset it or choose one")
+
+
+def cpu_name() -> str:
+    """The CPU as people know it, or as LLVM does."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

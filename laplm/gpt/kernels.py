@@ -214,7 +214,7 @@ def build(isa: Isa, spec: Spec) -> Any:
 
     @inlined
     def sigmoid_times(x: Any, u: Any) -> Any:
-        """X / (1 + e**-u)"""
+        """Gate ``x`` by the sigmoid of ``u``."""
         return x / (splat(1.0) + exp(splat(0.0) - u))
 
     @procedure
@@ -611,3 +611,42 @@ def build(isa: Isa, spec: Spec) -> Any:
         return follow(a, b, c)
 
     return engine
+
+
+READ, MULTIPLY = 0, 1  # what a probe does
+
+
+def build_probe(isa: Isa, precision: str) -> Any:
+    """The function that ``laplm bench`` measures a machine's limits with.
+
+    ``READ`` (a address, b bytes): read memory as fast as one thread can; returns a checksum.
+    ``MULTIPLY`` (a address of 1 MiB, b inputs, c repeats): the inner loop of linear layers, on
+    2 x 16 rows and 4 tokens that stay in the fastest cache; returns how many numbers it multiplied.
+    """
+    from numba import njit
+
+    load, splat, sum_lanes = simd.load, simd.splat, simd.sum_lanes
+    rows = tiles.rows_together(isa, precision)
+    tile = tiles.make_tile(isa, precision, rows, 4)
+    tile_bytes = {"fp32": 64, "int8": 16, "int4": 8}[precision]
+    options: dict[str, Any] = {"_nrt": False, "no_cpython_wrapper": True}
+    signature = simd.i64(simd.i64, simd.i64)
+
+    @njit(signature, error_model="numpy", **options)  # type: ignore[untyped-decorator]
+    def read(base: int, size: int) -> int:
+        a, b, c, d = splat(0.0), splat(0.0), splat(0.0), splat(0.0)
+        for i in range(0, size // 4 - 63, 64):
+            a, b = a + load(base, i), b + load(base, i + 16)
+            c, d = c + load(base, i + 32), d + load(base, i + 48)
+        return int(sum_lanes(a + b + (c + d)))
+
+    def probe(what: int, a: int, b: int, c: int) -> int:
+        if what == READ:
+            return read(a, b)
+        weights, x, scales, out, bias = a, a + 262144, a + 393216, a + 524288, a + 655360
+        for _ in range(c):
+            tile(weights, b * tile_bytes, bias, 64, x, b * 4, scales, scales + 65536, 4096,
+                 b // GROUP, out, 4096, bias, STORE)  # fmt: skip
+        return rows * 16 * 4 * b * c
+
+    return probe

@@ -163,6 +163,12 @@ class GPT:
                     cache.hold([token])
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
+    def weights_span(self) -> tuple[int, int]:
+        """Where the packed weights lie in memory: (address, bytes). For measuring."""
+        spans = [(a.ctypes.data, a.nbytes) for a in self._packed.values() if a.nbytes]
+        start = min(address for address, _ in spans)
+        return start, max(address + size for address, size in spans) - start
+
     def _checked(self, ids: ArrayLike) -> Ids:
         array = np.asarray(ids)
         if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iu":
