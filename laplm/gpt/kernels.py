@@ -105,6 +105,7 @@ from laplm.gpt.plan import (
     X,
     Z,
     attend_together,
+    page_part,
 )  # fmt: skip
 
 
@@ -119,7 +120,7 @@ def build(isa: Isa, spec: Spec) -> Any:
 
     padded_dim = -(-spec.head_dim // 16) * 16
     head_dim = spec.head_dim
-    page_part = padded_dim * PAGE * (4 if spec.kv == "fp32" else 2)
+    keys_bytes, values_bytes = page_part(spec.kv, head_dim)
     together = attend_together(isa.registers)
     is_fp32 = spec.precision == "fp32"
     act_bytes = 4 if is_fp32 else 1
@@ -150,8 +151,8 @@ def build(isa: Isa, spec: Spec) -> Any:
     pause, give_way, prefetch = simd.make_pause(isa), simd.give_way, simd.prefetch
     scores_many = tiles.make_scores(isa, spec.kv, together)
     scores_one = tiles.make_scores(isa, spec.kv, 1)
-    mix_many = tiles.make_mix(isa, spec.kv, together, head_dim)
-    mix_one = tiles.make_mix(isa, spec.kv, 1, head_dim)
+    mix_many = tiles.make_mix(spec.kv, together, head_dim)
+    mix_one = tiles.make_mix(spec.kv, 1, head_dim)
     keep = tiles.make_keep(isa, spec.kv, head_dim)
     quantise = tiles.make_quantise()
 
@@ -426,8 +427,10 @@ def build(isa: Isa, spec: Spec) -> Any:
         """Put one token's key and value of one head into its page."""
         c = get(plan, N_EMBD)
         qkv = get(plan, QKV) + (token * get(plan, QKV_WIDTH) + head * head_dim) * 4
-        part = get(table, position // PAGE) + (layer * get(plan, N_HEAD) + head) * 2 * page_part
-        keep(qkv + c * 4, qkv + 2 * c * 4, part, part + page_part, position % PAGE)
+        part = get(table, position // PAGE) + (layer * get(plan, N_HEAD) + head) * (
+            keys_bytes + values_bytes
+        )
+        keep(qkv + c * 4, qkv + 2 * c * 4, part, part + keys_bytes, position % PAGE)
 
     @inlined
     def finish_token(plan: int, token: int, head: int, total: float, mixed: int) -> None:
@@ -452,7 +455,7 @@ def build(isa: Isa, spec: Spec) -> Any:
         s_stride = get(plan, SCORES_WIDTH) * 4
         q_stride = get(plan, QKV_WIDTH) * 4
         q = get(plan, QKV) + first * q_stride + head * head_dim * 4
-        keys = (layer * get(plan, N_HEAD) + head) * 2 * page_part
+        keys = (layer * get(plan, N_HEAD) + head) * (keys_bytes + values_bytes)
         factor = get_f32(get(plan, ATTENTION_SCALES), layer)
         if count == together:
             pages = (position + count - 1) // PAGE + 1
@@ -460,7 +463,7 @@ def build(isa: Isa, spec: Spec) -> Any:
             for t in range(count):
                 total = softmax_part(scores + t * s_stride, position + t + 1, pages * PAGE)
                 set_f32(own + get(plan, OWN_ROW), t, total)
-            mix_many(table, pages, keys + page_part, scores, s_stride, mixed, padded_dim * 4)
+            mix_many(table, pages, keys + keys_bytes, scores, s_stride, mixed, padded_dim * 4)
             for t in range(count):
                 total = get_f32(own + get(plan, OWN_ROW), t)
                 finish_token(plan, first + t, head, total, mixed + t * padded_dim * 4)
@@ -470,7 +473,7 @@ def build(isa: Isa, spec: Spec) -> Any:
                 scores_one(table, pages, keys, q + t * q_stride, q_stride, head_dim, scores,
                            s_stride, factor)  # fmt: skip
                 total = softmax_part(scores, position + t + 1, pages * PAGE)
-                mix_one(table, pages, keys + page_part, scores, s_stride, mixed, padded_dim * 4)
+                mix_one(table, pages, keys + keys_bytes, scores, s_stride, mixed, padded_dim * 4)
                 finish_token(plan, first + t, head, total, mixed)
 
     @compiled

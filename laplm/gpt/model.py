@@ -17,7 +17,7 @@ from laplm.gpt import jit, reference
 from laplm.gpt import plan as p
 from laplm.gpt.checkpoint import Checkpoint
 from laplm.gpt.config import GPTConfig
-from laplm.gpt.kv_cache import KVCache, aligned
+from laplm.gpt.kv_cache import KVCache, aligned, to_bytes
 from laplm.gpt.quantize import (
     LINEAR,
     PRECISIONS,
@@ -79,7 +79,7 @@ class GPT:
         self._packed = prepared(checkpoint, precision, progress)
         self._embed = checkpoint.rows("wte.weight")
         self._position = checkpoint.rows("wpe.weight")
-        self._kv_dtype: Any = np.float32 if precision == "fp32" else np.float16
+        self._kv = "fp32" if precision == "fp32" else "fp16"
         self._engine = self._load_engine(progress)
         self._team = Team(self._engine, self.threads)
         weakref.finalize(self, self._team.dissolve)
@@ -94,7 +94,7 @@ class GPT:
 
     def new_cache(self) -> KVCache:
         """An empty key/value cache for one sequence."""
-        return KVCache(self.config, self._kv_dtype)
+        return KVCache(self.config, self._kv)
 
     def forward(
         self,
@@ -184,8 +184,8 @@ class GPT:
     # --- the compiled engine ---
 
     def _load_engine(self, progress: Progress | None) -> jit.Engine:
-        kv = "fp32" if self.precision == "fp32" else "fp16"
-        spec = p.Spec(self.precision, head_precision(self.precision), kv, self.config.head_dim)
+        head = head_precision(self.precision)
+        spec = p.Spec(self.precision, head, self._kv, self.config.head_dim)
 
         def build() -> Any:
             from laplm.gpt import kernels
@@ -388,9 +388,7 @@ def _round_to_bytes(x: Array) -> Array:
     n, width = x.shape
     padded = np.zeros((n, round_up(width, p.GROUP)), np.float32)
     padded[:, :width] = x
-    groups = padded.reshape(n, -1, p.GROUP)
-    largest = np.abs(groups).max(axis=-1, keepdims=True)
-    inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 0)
-    rounded = np.rint(groups * inverse) * (largest * np.float32(1 / 127))
+    whole, scales = to_bytes(padded.reshape(n, -1, p.GROUP))
+    rounded = whole * scales[..., None]
     out: Array = rounded.reshape(n, -1)[:, :width]
     return out

@@ -60,10 +60,16 @@ class Spec:
 
     precision: str  # of the blocks' weights: "fp32" "int8" "int4"
     head: str  # of the output matrix: "fp32" "int8" "int4"
-    kv: str  # of the key/value cache: "fp32" "fp16"
+    kv: str  # of the key/value cache: "fp32", or "fp16" (keys in halves, values in bytes)
     head_dim: int
 
 
 def attend_together(registers: int) -> int:
     """How many tokens of a sequence attention takes at a time, by the CPU's vector registers."""
     return 4 if registers >= 32 else 2
+
+
+def page_part(kv: str, head_dim: int) -> tuple[int, int]:
+    """Bytes of one layer and head's keys, and of its values, in a page (``tiles.py``)."""
+    numbers = -(-head_dim // 16) * 16 * PAGE
+    return (numbers * 4, numbers * 4) if kv == "fp32" else (numbers * 2, numbers + PAGE * 4)

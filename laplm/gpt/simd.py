@@ -360,12 +360,14 @@ def make_pause(isa: Isa) -> Any:
     return pause
 
 
-@operation(void, i64)
-def prefetch(b: Builder, address: Value) -> None:
+def emit_prefetch(b: Builder, address: Value) -> None:
     """Ask for the cache line at ``address`` before it is needed."""
     pointer = b.inttoptr(address, ir.PointerType(I8))
     hints = [ir.Constant(I32, n) for n in (0, 3, 1)]  # for reading, to be kept, data
     call(b, "llvm.prefetch.p0", ir.VoidType(), [pointer, *hints])
+
+
+prefetch = operation(void, i64)(emit_prefetch)
 
 
 @operation(void)

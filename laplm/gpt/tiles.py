@@ -180,13 +180,33 @@ class Args:
 # --- attention over the key/value pages ----------------------------------------------------------
 #
 # A page holds PAGE positions of every layer and head (``kv_cache.py``): keys as [D][PAGE], so that
-# one load gives the same component of 16 positions; values as [PAGE][D].
+# one load gives the same component of 16 positions; values as [PAGE][D]. ``kv`` says in what form:
+#   "fp32"  both in float32
+#   "fp16"  keys in half precision, because softmax is sensitive to them; values as signed bytes,
+#           followed by a float32 scale a position, since what attention makes of them is rounded
+#           to bytes next anyway
+
+AHEAD_PAGES = 3  # a page is used up in less time than memory takes to answer
 
 
-def _read_kv(b: Builder, isa: Isa, kv: str, address: Value) -> Value:
+def _page_ahead(b: Builder, table: Value, i: Value, n_pages: Value, offset: Value) -> Value:
+    """The part at ``offset`` of the page that will be needed soon, or of the last one."""
+    following = b.add(i, ir.Constant(I64, AHEAD_PAGES))
+    last = b.sub(n_pages, ir.Constant(I64, 1))
+    which = b.select(b.icmp_signed("<", following, last), following, last)
+    return b.add(simd.read(b, _at(b, table, (which, 8)), I64, 8), offset)
+
+
+def _read_key(b: Builder, isa: Isa, kv: str, address: Value) -> Value:
     if kv == "fp32":
         return simd.read(b, address, F32V, 4)
     return simd.half_to_float(b, simd.read(b, address, ir.VectorType(I16, LANES), 2), isa)
+
+
+def _read_value(b: Builder, kv: str, address: Value) -> Value:
+    if kv == "fp32":
+        return simd.read(b, address, F32V, 4)
+    return b.sitofp(simd.read(b, address, ir.VectorType(I8, LANES)), F32V)
 
 
 def make_scores(isa: Isa, kv: str, n_tokens: int) -> Any:
@@ -204,10 +224,13 @@ def make_scores(isa: Isa, kv: str, n_tokens: int) -> Any:
 
         def page(i: Value, _: list[Value]) -> list[Value]:
             keys = b.add(simd.read(b, _at(b, table, (i, 8)), I64, 8), offset)
+            ahead = _page_ahead(b, table, i, n_pages, offset)
 
             def component(d: Value, acc: list[Value]) -> list[Value]:
                 row = _at(b, keys, (d, PAGE * width))
-                k = [_read_kv(b, isa, kv, _at(b, row, (half, LANES * width))) for half in (0, 1)]
+                for line in range(0, PAGE * width, 64):
+                    simd.emit_prefetch(b, _at(b, ahead, (d, PAGE * width), (line, 1)))
+                k = [_read_key(b, isa, kv, _at(b, row, (half, LANES * width))) for half in (0, 1)]
                 for t in range(n_tokens):
                     x = simd.read(b, _at(b, q, (t, q_stride), (d, 4)), FLOAT, 4)
                     x = simd.broadcast(b, x, F32V)
@@ -228,28 +251,37 @@ def make_scores(isa: Isa, kv: str, n_tokens: int) -> Any:
     return simd.operation(simd.void, *[i64] * 8, simd.f32)(emit)
 
 
-def make_mix(isa: Isa, kv: str, n_tokens: int, head_dim: int) -> Any:
+def make_mix(kv: str, n_tokens: int, head_dim: int) -> Any:
     """Values of every position of some pages, weighted by the attention pattern and summed.
 
     Arguments: table, count of pages, offset of this layer and head's values in a page (bytes);
     pattern, pattern_stride between tokens (bytes); out, out_stride between tokens (bytes). Writes
     ``head_dim`` rounded up to 16 floats a token.
     """
-    width = 4 if kv == "fp32" else 2
+    width = 4 if kv == "fp32" else 1
     slices = -(-head_dim // LANES)
+    row_bytes = slices * LANES * width
 
     def emit(b: Builder, *values: Value) -> None:
         table, n_pages, offset, pattern, pattern_stride, out, out_stride = values
 
         def page(i: Value, acc: list[Value]) -> list[Value]:
             rows = b.add(simd.read(b, _at(b, table, (i, 8)), I64, 8), offset)
+            ahead = _page_ahead(b, table, i, n_pages, offset)
 
             def position(j: Value, acc: list[Value]) -> list[Value]:
-                row = _at(b, rows, (j, slices * LANES * width))
-                v = [_read_kv(b, isa, kv, _at(b, row, (s, LANES * width))) for s in range(slices)]
+                row = _at(b, rows, (j, row_bytes))
+                for line in range(0, row_bytes, 64):
+                    simd.emit_prefetch(b, _at(b, ahead, (j, row_bytes), (line, 1)))
+                v = [_read_value(b, kv, _at(b, row, (s, LANES * width))) for s in range(slices)]
                 for t in range(n_tokens):
                     at = _at(b, pattern, (t, pattern_stride), (i, PAGE * 4), (j, 4))
-                    p = simd.broadcast(b, simd.read(b, at, FLOAT, 4), F32V)
+                    p = simd.read(b, at, FLOAT, 4)
+                    if kv != "fp32":
+                        p = b.fmul(
+                            p, simd.read(b, _at(b, rows, (PAGE, row_bytes), (j, 4)), FLOAT, 4)
+                        )
+                    p = simd.broadcast(b, p, F32V)
                     for s in range(slices):
                         acc[t * slices + s] = _fma(b, v[s], p, acc[t * slices + s])
                 return acc
@@ -271,26 +303,53 @@ def make_keep(isa: Isa, kv: str, head_dim: int) -> Any:
     Arguments: k, v (addresses of ``head_dim`` floats, readable up to the next multiple of 16);
     keys, values (addresses of this layer and head's part of the page); slot in the page.
     """
-    width = 4 if kv == "fp32" else 2
+    key_width, value_width = (4, 4) if kv == "fp32" else (2, 1)
     slices = -(-head_dim // LANES)
 
     def emit(b: Builder, *values: Value) -> None:
         k, v, keys, rows, slot = values
         for s in range(slices):
-            parts = []
-            for source in (k, v):
-                x = simd.read(b, _at(b, source, (s, 64)), F32V, 4)
-                parts.append(x if kv == "fp32" else simd.float_to_half(b, x, isa))
+            x = simd.read(b, _at(b, k, (s, 64)), F32V, 4)
+            x = x if kv == "fp32" else simd.float_to_half(b, x, isa)
             for lane in range(LANES):
-                to = _at(b, keys, (s * LANES + lane, PAGE * width), (slot, width))
-                simd.write(b, to, b.extract_element(parts[0], ir.Constant(I32, lane)), width)
-            to = _at(b, rows, (slot, slices * LANES * width), (s, LANES * width))
-            simd.write(b, to, parts[1], width)
+                to = _at(b, keys, (s * LANES + lane, PAGE * key_width), (slot, key_width))
+                simd.write(b, to, b.extract_element(x, ir.Constant(I32, lane)), key_width)
+        parts = [simd.read(b, _at(b, v, (s, 64)), F32V, 4) for s in range(slices)]
+        if head_dim % LANES:  # beyond the head lies the next one's value
+            inside = [int(lane < head_dim % LANES) for lane in range(LANES)]
+            mask = ir.Constant(ir.VectorType(ir.IntType(1), LANES), inside)
+            parts[-1] = b.select(mask, parts[-1], simd.constant(F32V, 0.0))
+        if kv != "fp32":
+            parts, scale = _to_bytes(b, parts)
+            to = _at(b, rows, (PAGE, slices * LANES), (slot, 4))
+            simd.write(b, to, scale, 4)
+            parts = [b.trunc(part, ir.VectorType(I8, LANES)) for part in parts]
+        for s in range(slices):
+            to = _at(b, rows, (slot, slices * LANES * value_width), (s, LANES * value_width))
+            simd.write(b, to, parts[s], value_width)
 
     return simd.operation(simd.void, *[i64] * 5)(emit)
 
 
-# --- activations to bytes ------------------------------------------------------------------------
+# --- floats to bytes -----------------------------------------------------------------------------
+
+
+def _to_bytes(b: Builder, parts: list[Value]) -> tuple[list[Value], Value]:
+    """Vectors of floats to whole numbers -127…127 and the float scale that they all share."""
+
+    def larger(p: Value, q: Value) -> Value:
+        return simd.call(b, f"llvm.maxnum.v{p.type.count}f32", p.type, [p, q])
+
+    sizes = [simd.call(b, "llvm.fabs.v16f32", F32V, [part]) for part in parts]
+    while len(sizes) > 1:
+        sizes = [larger(sizes[0], sizes[1]), *sizes[2:]]
+    largest = simd.fold(b, sizes[0], larger)
+    is_zero = b.fcmp_ordered("==", largest, ir.Constant(FLOAT, 0.0))
+    inverse = b.fdiv(ir.Constant(FLOAT, 127.0), largest)
+    inverse = simd.broadcast(b, b.select(is_zero, ir.Constant(FLOAT, 0.0), inverse), F32V)
+    scaled = [b.fmul(part, inverse) for part in parts]
+    whole = [simd.call(b, "llvm.rint.v16f32", F32V, [x]) for x in scaled]
+    return [b.fptosi(x, I32V) for x in whole], b.fmul(largest, ir.Constant(FLOAT, 1 / 127))
 
 
 def make_quantise() -> Any:
@@ -302,24 +361,12 @@ def make_quantise() -> Any:
 
     def emit(b: Builder, *values: Value) -> None:
         x, out, scale, total = values
-        halves = [simd.read(b, _at(b, x, (half, 64)), F32V, 4) for half in (0, 1)]
-        sizes = [simd.call(b, "llvm.fabs.v16f32", F32V, [h]) for h in halves]
-
-        def larger(p: Value, q: Value) -> Value:
-            count = getattr(p.type, "count", 1)
-            return simd.call(b, f"llvm.maxnum.v{count}f32", p.type, [p, q])
-
-        largest = simd.fold(b, larger(*sizes), larger)
-        is_zero = b.fcmp_ordered("==", largest, ir.Constant(FLOAT, 0.0))
-        inverse = b.fdiv(ir.Constant(FLOAT, 127.0), largest)
-        inverse = simd.broadcast(b, b.select(is_zero, ir.Constant(FLOAT, 0.0), inverse), F32V)
-        whole = []
+        parts = [simd.read(b, _at(b, x, (half, 64)), F32V, 4) for half in (0, 1)]
+        whole, shared = _to_bytes(b, parts)
         for half in (0, 1):
-            scaled = simd.call(b, "llvm.rint.v16f32", F32V, [b.fmul(halves[half], inverse)])
-            whole.append(b.fptosi(scaled, I32V))
             small = b.trunc(whole[half], ir.VectorType(I8, LANES))
             simd.write(b, _at(b, out, (half, LANES)), small)
-        simd.write(b, scale, b.fmul(largest, ir.Constant(FLOAT, 1 / 127)), 4)
+        simd.write(b, scale, shared, 4)
         simd.write(b, total, simd.fold(b, b.add(*whole), b.add), 4)
 
     return simd.operation(simd.void, *[i64] * 4)(emit)
