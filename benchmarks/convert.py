@@ -23,12 +23,12 @@ def gguf_file(model: Path, workdir: Path, kind: str) -> Path:
     Args:
         model: directory with ``config.json``, ``model.safetensors`` and the tokenizer files.
         workdir: where conversions are kept.
-        kind: ``"f32"``, ``"f16"``, ``"q8_0"`` or ``"q4_0"``.
+        kind: ``"source"`` (the dtype of the checkpoint), ``"f16"``, ``"q8_0"`` or ``"q4_0"``.
     """
     target = workdir / f"{kind}.gguf"
-    if kind == "f32":
+    if kind == "source":
         return _once(target, lambda temporary: _write_gguf(model, temporary))
-    source = gguf_file(model, workdir, "f32")
+    source = gguf_file(model, workdir, "source")
     return _once(target, lambda temporary: _quantize_gguf(source, temporary, GGUF_TYPES[kind]))
 
 

@@ -135,6 +135,13 @@ class Laplm(Engine):
         """The instruction set in use."""
         return str(self.gpt.isa.name)
 
+    def read_weights(self) -> tuple[float, int]:
+        """Read the packed weights and do nothing else: seconds, bytes. The roof of decoding."""
+        from laplm.run.bench import Limits
+
+        address, size = self.gpt.weights_span()
+        return size / Limits(self.gpt).read(address, size), size
+
     def prefill(self, ids: Sequence[int]) -> float:
         """See ``Engine``."""
         start = time.perf_counter()
@@ -574,6 +581,10 @@ def answer(engine: Engine, request: dict[str, Any]) -> dict[str, Any]:
         case "logits":
             np.save(request["file"], engine.logits(ids).astype(np.float32))
             return {}
+        case "memory":
+            assert isinstance(engine, Laplm)
+            seconds, size = engine.read_weights()
+            return {"seconds": seconds, "tokens": size}
         case "prefill":
             engine.prefill(ids[:8])  # wake the threads, fetch code and weights into the caches
             return {"seconds": engine.prefill(ids), "tokens": len(ids)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,14 @@ def _memory_bytes() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):
         return 0
+
+
+def busy_share(seconds: float) -> float:
+    """Share of the machine's CPU time that anything takes in the next seconds, 0 ... 1."""
+    before = CpuTimes.now(os.getpid(), time.monotonic())
+    time.sleep(seconds)
+    after = CpuTimes.now(os.getpid(), time.monotonic())
+    return after.disturbed_since(before) if before and after else 0.0
 
 
 @dataclass(frozen=True)

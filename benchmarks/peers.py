@@ -2,7 +2,7 @@
 
     python benchmarks/peers.py                     # everything that is installed, GPT-2 small shape
     python benchmarks/peers.py --quick --only laplm
-    python benchmarks/peers.py --only "laplm int8,llama.cpp q8_0" --repeats 9
+    python benchmarks/peers.py --only "laplm int8,llama.cpp" --repeats 9
 
 Each engine runs in a process of its own, loaded once and stopped (SIGSTOP) while another is
 measured. Repeats are interleaved (A B C A B C ...), so that whatever disturbs the machine hits
@@ -15,7 +15,6 @@ import argparse
 import contextlib
 import datetime
 import json
-import math
 import os
 import select
 import signal
@@ -39,7 +38,7 @@ import numpy as np  # noqa: E402
 import report  # noqa: E402
 from tokenizers import Tokenizer  # noqa: E402
 
-from laplm.gpt.config import NAMED_SIZES, GPTConfig, tensor_shapes  # noqa: E402
+from laplm.gpt.config import NAMED_SIZES  # noqa: E402
 
 PROMPT = "The capital of Spain is"
 REPLY_SECONDS = 900  # longest single request: a slow engine on a large model
@@ -199,13 +198,18 @@ def variants(args: argparse.Namespace) -> list[Variant]:
             env = {"LLAMA_CPP_LIB_PATH": str(args.llama_avx2)}
             found.append(Variant("llama.cpp q8_0 avx2", "llama.cpp q8_0", env))
     if args.only:
-        found = [v for v in found if any(part in v.name for part in args.only)]
+        names = {v.name for v in found}  # a whole name is that engine alone
+        found = [
+            v
+            for v in found
+            if any(p == v.name or (p not in names and p in v.name) for p in args.only)
+        ]
     return found
 
 
 def tasks(args: argparse.Namespace, ids: Sequence[int], n_ctx: int, vocab: int) -> list[Task]:
     """What is measured, cut to the positions that the model has."""
-    out = []
+    out = [Task("memory", "", {}, {"do": "memory", "ids": []})]
     count = 8 if args.quick else 24
     filler = list(ids) * (n_ctx // len(ids) + 1)
     wanted = (64, 1000) if args.quick else (64, 512, 1000)
@@ -259,7 +263,11 @@ def measure(
 def offers(engine: str, task: Task) -> bool:
     """Whether this engine has that way of doing it."""
     kind, _ = engines.ENGINES[engine]
-    ways = {"decode": kind.decode_ways, "samples": kind.sample_ways}.get(task.kind, ("",))
+    ways = {
+        "memory": ("",) if hasattr(kind, "read_weights") else (),
+        "decode": kind.decode_ways,
+        "samples": kind.sample_ways,
+    }.get(task.kind, ("",))
     return task.way in ways
 
 
@@ -276,7 +284,9 @@ def quiet_reply(
     for _ in range(args.retries):
         if (reply["disturbed"] or 0.0) <= args.max_disturbed:
             break
-        time.sleep(0.5)
+        deadline = time.monotonic() + args.patience
+        while machine.busy_share(0.5) > args.max_disturbed and time.monotonic() < deadline:
+            pass  # every engine is stopped: what is busy now is somebody else
         reply = worker.ask(request)
     return reply
 
@@ -289,6 +299,7 @@ def summary(replies: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         "tokens": replies[0]["tokens"],
         "seconds": statistics.median(seconds),
+        "seconds_each": seconds,
         "tokens_per_second": statistics.median(rates),
         "slowest": min(rates),
         "fastest": max(rates),
@@ -434,13 +445,6 @@ def started(args: argparse.Namespace, rows: list[dict[str, Any]]) -> Iterator[li
             worker.stop()
 
 
-def matrix_weights(model: Path) -> int:
-    """How many weights one decoded token multiplies with: every matrix but the positions."""
-    config = GPTConfig.from_dict(json.loads((model / "config.json").read_text(encoding="utf-8")))
-    shapes = tensor_shapes(config).items()
-    return sum(math.prod(s) for n, s in shapes if len(s) == 2 and n != "wpe.weight")
-
-
 def say(text: str, keep: bool = False) -> None:
     """Progress on stderr: one line that is overwritten where it is a terminal."""
     if keep or not sys.stderr.isatty():
@@ -456,7 +460,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--size", default="gpt2", help="a named shape with generated weights (default gpt2)")
     add("--model", type=Path, help="time this Hugging Face GPT-2 directory instead")
     add("--only", type=lambda s: [p.strip() for p in s.split(",") if p.strip()],
-        help='names or parts of names of engines, such as "laplm,llama.cpp q8_0"')  # fmt: skip
+        help='names of engines or parts of them, such as "laplm,llama.cpp q8_0"')  # fmt: skip
     add("--quick", action="store_true", help="two repeats of the shorter tasks")
     add("--repeats", type=int, help="counted repeats (default 5, quick 2)")
     add("--threads", type=int, default=machine.cores(), help="for every engine (default: cores)")
@@ -466,7 +470,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="the lib folder of another llama.cpp build, for AVX2 only, timed too")  # fmt: skip
     add("--max-disturbed", type=float, default=0.1, metavar="SHARE",
         help="repeat a measurement when others took more of the CPU (default 0.1)")  # fmt: skip
-    add("--retries", type=int, default=5, help="at most so often (default 5)")
+    add("--retries", type=int, default=2, help="at most so often (default 2)")
+    add("--patience", type=float, default=5.0, metavar="SECONDS",
+        help="before that, wait so long for the others to be quiet (default 5)")  # fmt: skip
     args = parser.parse_args(argv)
     args.repeats = args.repeats if args.repeats is not None else (2 if args.quick else 5)
     if args.repeats < 1 or args.threads < 1:
@@ -508,8 +514,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "schema": 1,
         "date": now.isoformat(timespec="seconds"),
         "machine": machine.describe(),
-        "model": {k: config[k] for k in SIZES}
-        | {"int8_bytes_per_token": matrix_weights(args.model)},
+        "model": {k: config[k] for k in SIZES},
         "settings": {
             "threads": args.threads,
             "repeats": args.repeats,

@@ -54,13 +54,13 @@ def ratios(result: Row) -> list[Row]:
                 name = f"{engine} decode: speed at {far} / at {near}"
                 add(name, last["tokens_per_second"], first["tokens_per_second"], 0.75)
 
-    roof = result["machine"].get("memory_gb_per_s")
-    weights = result["model"].get("int8_bytes_per_token")
-    if roof and weights and positions:
-        mine = find(rows, task="decode", way="step", engine="laplm int8", position=positions[0])
-        if mine:
-            reached = mine["tokens_per_second"] * weights
-            add(f"int8 decode at {positions[0]} / bandwidth roof", reached, roof * 1e9, 0.85)
+    keys = {"engine": "laplm int8", "task": "decode", "way": "step"}
+    roof = find(rows, engine="laplm int8", task="memory")
+    mine = find(rows, **keys, position=min(positions, default=0))
+    if roof and mine:
+        reached = mine["tokens_per_second"] * roof["tokens"]
+        name = f"int8 decode at {mine['position']} / memory bandwidth"
+        add(name, reached, roof["tokens_per_second"], 0.85)
 
     for new in sorted({row["new_tokens"] for row in rows if row["task"] == "samples"}):
         keys = {"task": "samples", "new_tokens": new, "n": 10}
@@ -103,11 +103,12 @@ def markdown(result: Row) -> str:
     model = result["model"]
     names = [e["engine"] for e in result["engines"] if e.get("status") == "ran"]
     out = [f"# Side by side, {result['date'][:10]}", ""]
-    roof = box.get("memory_gb_per_s")
+    roof = find(rows, task="memory")
     out += [
         f"{box['cpu']} (family, model: {box['cpu_family_model'] or 'unknown'}), {box['cores']} "
         f"cores, {box['memory_gb']} GB; {' '.join(box['flags'])}. {box['system']}, Python "
-        f"{box['python']}." + (f" Memory reads: {roof:.1f} GB/s." if roof else ""),
+        f"{box['python']}."
+        + (f" Memory reads: {roof['tokens_per_second'] / 1e9:.1f} GB/s." if roof else ""),
         "",
         f"Model: n_layer {model['n_layer']}, n_embd {model['n_embd']}, n_head {model['n_head']}, "
         f"{model['vocab_size']} tokens. {settings['threads']} threads for every engine; medians "
