@@ -149,8 +149,8 @@ def build(isa: Isa, spec: Spec) -> Any:
     atomic_add, atomic_get, atomic_set = simd.atomic_add, simd.atomic_get, simd.atomic_set
     atomic_swap_if = simd.atomic_swap_if
     pause, give_way, prefetch = simd.make_pause(isa), simd.give_way, simd.prefetch
-    scores_many = tiles.make_scores(isa, spec.kv, together)
-    scores_one = tiles.make_scores(isa, spec.kv, 1)
+    scores_many = tiles.make_scores(isa, spec.kv, together, head_dim)
+    scores_one = tiles.make_scores(isa, spec.kv, 1, head_dim)
     mix_many = tiles.make_mix(spec.kv, together, head_dim)
     mix_one = tiles.make_mix(spec.kv, 1, head_dim)
     keep = tiles.make_keep(isa, spec.kv, head_dim)
@@ -459,7 +459,7 @@ def build(isa: Isa, spec: Spec) -> Any:
         factor = get_f32(get(plan, ATTENTION_SCALES), layer)
         if count == together:
             pages = (position + count - 1) // PAGE + 1
-            scores_many(table, pages, keys, q, q_stride, head_dim, scores, s_stride, factor)
+            scores_many(table, pages, keys, q, q_stride, scores, s_stride, factor)
             for t in range(count):
                 total = softmax_part(scores + t * s_stride, position + t + 1, pages * PAGE)
                 set_f32(own + get(plan, OWN_ROW), t, total)
@@ -470,7 +470,7 @@ def build(isa: Isa, spec: Spec) -> Any:
         else:
             for t in range(count):
                 pages = (position + t) // PAGE + 1
-                scores_one(table, pages, keys, q + t * q_stride, q_stride, head_dim, scores,
+                scores_one(table, pages, keys, q + t * q_stride, q_stride, scores,
                            s_stride, factor)  # fmt: skip
                 total = softmax_part(scores, position + t + 1, pages * PAGE)
                 mix_one(table, pages, keys + keys_bytes, scores, s_stride, mixed, padded_dim * 4)

@@ -17,6 +17,7 @@ Layouts (see ``quantize.py``, which writes them); a group is 32 inputs:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from itertools import product
 from typing import Any
@@ -186,6 +187,7 @@ class Args:
 #           followed by a float32 scale a position, since what attention makes of them is rounded
 #           to bytes next anyway
 
+UNROLLED = 8  # positions for each turn of a loop
 AHEAD_PAGES = 3  # a page is used up in less time than memory takes to answer
 
 
@@ -209,37 +211,45 @@ def _read_value(b: Builder, kv: str, address: Value) -> Value:
     return b.sitofp(simd.read(b, address, ir.VectorType(I8, LANES)), F32V)
 
 
-def make_scores(isa: Isa, kv: str, n_tokens: int) -> Any:
+def make_scores(isa: Isa, kv: str, n_tokens: int, head_dim: int) -> Any:
     """Scaled query-key products of ``n_tokens`` queries with every position of some pages.
 
     Arguments: table of page addresses, count of pages, offset of this layer and head's keys in a
-    page (bytes); q, q_stride between tokens (bytes), head_dim; out, out_stride between tokens
-    (bytes); scale (float). Writes PAGE floats a page for every token.
+    page (bytes); q, q_stride between tokens (bytes); out, out_stride between tokens (bytes);
+    scale (float). Writes PAGE floats a page for every token.
     """
     width = 4 if kv == "fp32" else 2
+    unrolled = math.gcd(head_dim, 8)
 
     def emit(b: Builder, *values: Value) -> None:
-        table, n_pages, offset, q, q_stride, head_dim, out, out_stride, scale = values
+        table, n_pages, offset, q, q_stride, out, out_stride, scale = values
         scales = simd.broadcast(b, scale, F32V)
 
         def page(i: Value, _: list[Value]) -> list[Value]:
             keys = b.add(simd.read(b, _at(b, table, (i, 8)), I64, 8), offset)
             ahead = _page_ahead(b, table, i, n_pages, offset)
 
-            def component(d: Value, acc: list[Value]) -> list[Value]:
-                row = _at(b, keys, (d, PAGE * width))
-                for line in range(0, PAGE * width, 64):
-                    simd.emit_prefetch(b, _at(b, ahead, (d, PAGE * width), (line, 1)))
-                k = [_read_key(b, isa, kv, _at(b, row, (half, LANES * width))) for half in (0, 1)]
-                for t in range(n_tokens):
-                    x = simd.read(b, _at(b, q, (t, q_stride), (d, 4)), FLOAT, 4)
-                    x = simd.broadcast(b, x, F32V)
-                    for half in (0, 1):
-                        acc[2 * t + half] = _fma(b, k[half], x, acc[2 * t + half])
+            def components(step: Value, acc: list[Value]) -> list[Value]:
+                row = _at(b, keys, (step, unrolled * PAGE * width))
+                row_ahead = _at(b, ahead, (step, unrolled * PAGE * width))
+                first_x = _at(b, q, (step, unrolled * 4))
+                for d in range(unrolled):
+                    at = d * PAGE * width
+                    for line in range(0, PAGE * width, 64):
+                        simd.emit_prefetch(b, _at(b, row_ahead, (at + line, 1)))
+                    k = [
+                        _read_key(b, isa, kv, _at(b, row, (at + half * LANES * width, 1)))
+                        for half in (0, 1)
+                    ]
+                    for t in range(n_tokens):
+                        x = simd.read(b, _at(b, first_x, (t, q_stride), (d, 4)), FLOAT, 4)
+                        x = simd.broadcast(b, x, F32V)
+                        for half in (0, 1):
+                            acc[2 * t + half] = _fma(b, k[half], x, acc[2 * t + half])
                 return acc
 
             zeros = [simd.constant(F32V, 0.0)] * (2 * n_tokens)
-            acc = _loop(b, head_dim, zeros, component)
+            acc = _loop(b, ir.Constant(I64, head_dim // unrolled), zeros, components)
             for t in range(n_tokens):
                 for half in (0, 1):
                     to = _at(b, out, (t, out_stride), (i, PAGE * 4), (half, 64))
@@ -248,7 +258,7 @@ def make_scores(isa: Isa, kv: str, n_tokens: int) -> Any:
 
         _loop(b, n_pages, [], page)
 
-    return simd.operation(simd.void, *[i64] * 8, simd.f32)(emit)
+    return simd.operation(simd.void, *[i64] * 7, simd.f32)(emit)
 
 
 def make_mix(kv: str, n_tokens: int, head_dim: int) -> Any:
@@ -256,7 +266,7 @@ def make_mix(kv: str, n_tokens: int, head_dim: int) -> Any:
 
     Arguments: table, count of pages, offset of this layer and head's values in a page (bytes);
     pattern, pattern_stride between tokens (bytes); out, out_stride between tokens (bytes). Writes
-    ``head_dim`` rounded up to 16 floats a token.
+    ``head_dim`` rounded up to 16 floats a token. The pattern is used up.
     """
     width = 4 if kv == "fp32" else 1
     slices = -(-head_dim // LANES)
@@ -269,24 +279,29 @@ def make_mix(kv: str, n_tokens: int, head_dim: int) -> Any:
             rows = b.add(simd.read(b, _at(b, table, (i, 8)), I64, 8), offset)
             ahead = _page_ahead(b, table, i, n_pages, offset)
 
-            def position(j: Value, acc: list[Value]) -> list[Value]:
-                row = _at(b, rows, (j, row_bytes))
-                for line in range(0, row_bytes, 64):
-                    simd.emit_prefetch(b, _at(b, ahead, (j, row_bytes), (line, 1)))
-                v = [_read_value(b, kv, _at(b, row, (s, LANES * width))) for s in range(slices)]
-                for t in range(n_tokens):
-                    at = _at(b, pattern, (t, pattern_stride), (i, PAGE * 4), (j, 4))
-                    p = simd.read(b, at, FLOAT, 4)
-                    if kv != "fp32":
-                        p = b.fmul(
-                            p, simd.read(b, _at(b, rows, (PAGE, row_bytes), (j, 4)), FLOAT, 4)
-                        )
-                    p = simd.broadcast(b, p, F32V)
-                    for s in range(slices):
-                        acc[t * slices + s] = _fma(b, v[s], p, acc[t * slices + s])
+            if kv != "fp32":  # give the pattern the values' scales, sixteen at a time
+                for half, t in product((0, 1), range(n_tokens)):
+                    at = _at(b, pattern, (t, pattern_stride), (i, PAGE * 4), (half, 64))
+                    scale = simd.read(b, _at(b, rows, (PAGE, row_bytes), (half, 64)), F32V, 4)
+                    simd.write(b, at, b.fmul(simd.read(b, at, F32V, 4), scale), 4)
+
+            def positions(step: Value, acc: list[Value]) -> list[Value]:
+                row = _at(b, rows, (step, UNROLLED * row_bytes))
+                row_ahead = _at(b, ahead, (step, UNROLLED * row_bytes))
+                weights = _at(b, pattern, (i, PAGE * 4), (step, UNROLLED * 4))
+                for line in range(0, UNROLLED * row_bytes, 64):
+                    simd.emit_prefetch(b, _at(b, row_ahead, (line, 1)))
+                for j in range(UNROLLED):
+                    at = [j * row_bytes + s * LANES * width for s in range(slices)]
+                    v = [_read_value(b, kv, _at(b, row, (x, 1))) for x in at]
+                    for t in range(n_tokens):
+                        p = simd.read(b, _at(b, weights, (t, pattern_stride), (j, 4)), FLOAT, 4)
+                        p = simd.broadcast(b, p, F32V)
+                        for s in range(slices):
+                            acc[t * slices + s] = _fma(b, v[s], p, acc[t * slices + s])
                 return acc
 
-            return _loop(b, ir.Constant(I64, PAGE), acc, position)
+            return _loop(b, ir.Constant(I64, PAGE // UNROLLED), acc, positions)
 
         zeros = [simd.constant(F32V, 0.0)] * (n_tokens * slices)
         acc = _loop(b, n_pages, zeros, page)
