@@ -528,4 +528,5 @@ def test_text_is_utf_8_whatever_the_locale(tiny_model_dir) -> None:
     result = command(
         "run", "-", "-m", tiny_model_dir, "-n", "3", "--json", env=env, input="naïve 北京".encode()
     )
+    assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout.decode())["prompt"] == "naïve 北京"

@@ -261,7 +261,7 @@ def test_an_error_in_the_engine_costs_the_cache_but_not_the_model(
     tiny_model_dir, monkeypatch
 ) -> None:
     lm = LanguageModel(tiny_model_dir, "fp32", threads=1)
-    expected = lm.generate("The", 8, seed=1).token_ids
+    expected = lm.generate("The capital of Spain", 8, seed=1).token_ids
     decode, calls = type(lm.gpt).decode, []
 
     def failing(self, ids, kv_caches):
@@ -271,12 +271,12 @@ def test_an_error_in_the_engine_costs_the_cache_but_not_the_model(
         return decode(self, ids, kv_caches)
 
     monkeypatch.setattr(type(lm.gpt), "decode", failing)
-    stream = lm.stream("The", 8, seed=1)
+    stream = lm.stream("The capital of Spain", 8, seed=1)
     with pytest.raises(KeyboardInterrupt):
         list(stream)
     assert stream.results()[0].finish_reason == "interrupted"
     assert stream.results()[0].token_ids == expected[:3]
-    again = lm.generate("The", 8, seed=1)
+    again = lm.generate("The capital of Spain", 8, seed=1)
     assert again.usage.cached_tokens == 0
     assert again.token_ids == expected
 

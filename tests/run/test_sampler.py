@@ -153,6 +153,15 @@ def test_of_equal_tokens_at_the_top_p_border_the_higher_ids_stay() -> None:
     assert np.isfinite(kept).tolist() == [True, False, False, True, True]
 
 
+@pytest.mark.parametrize("size", [4, 8192])
+def test_a_share_reached_exactly_is_enough(size: int) -> None:
+    # Powers of two, so that sums and shares are exact in every precision.
+    params = SamplingParams(temperature=1.0, top_k=0, top_p=0.25)
+    kept = np.isfinite(filtered_logits(np.zeros(size), params)).sum()
+    theirs = np.isfinite(transformers_filtered(np.zeros(size), params, ())).sum()
+    assert kept == theirs == size // 4
+
+
 def test_all_that_tie_with_the_kth_token_stay() -> None:
     kept = filtered_logits([2.0, 1.0, 1.0, 0.0], SamplingParams(1.0, 2))
     assert np.isfinite(kept).tolist() == [True, True, True, False]
