@@ -49,6 +49,8 @@ class _Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
+        if message.endswith("expected one argument"):
+            message += "; one that begins with a dash is joined on, as in --stop=-a"
         raise InputError(f"{message} (see {self.prog} --help)")
 
 

@@ -259,6 +259,7 @@ def test_a_prompt_given_as_an_argument_leaves_the_pipe_alone(run) -> None:
         (["The", "--threads", "0"], None, ["threads is 0"]),
         (["The", "--precision", "int2"], None, ["precision is 'int2'", "fp32, int8 or int4"]),
         (["The", "--temprature", "1"], None, ["no such option: --temprature"]),
+        (["The", "--stop", "-a"], None, ["--stop", "begins with a dash", "--stop=-a"]),
         (["The", "--temp", "1"], None, ["no such option: --temp"]),
     ],
     ids=lambda value: str(value)[:40],
