@@ -96,6 +96,17 @@ def make_parser() -> argparse.ArgumentParser:
     _add_model(p)
     _add_json(p)
 
+    p = verb("bench", _bench, "Time this machine beside what it could do at most.")
+    p.add_argument(
+        "--shape", metavar="NAME",
+        help="time generated weights of the shape of gpt2, gpt2-medium, ... instead of a model",
+    )  # fmt: skip
+    p.add_argument(
+        "--repeats", type=int, default=9, metavar="N", help="the median of N counts (default: 9)"
+    )
+    _add_model(p)
+    _add_json(p)
+
     p = verb(
         "audit", _audit, "Run a command with the outside shut off; report attempts to reach it.",
         epilog="For example: laplm audit -- run 'Once upon a time'",
@@ -285,6 +296,32 @@ def _eval(args: argparse.Namespace) -> int:
         _write_json(out)
     else:
         _write("\n\n".join(reports) + "\n")
+    return 0
+
+
+def _bench(args: argparse.Namespace) -> int:
+    from laplm.gpt.model import GPT
+    from laplm.run import bench
+
+    if args.shape is not None and args.model is not None:
+        raise InputError("--shape and --model: give one of them")
+    if not 1 <= args.repeats <= 1000:
+        raise InputError(f"--repeats is {args.repeats}, but it must be between 1 and 1000")
+    with _progress() as progress:
+        if args.shape is not None:
+            name, cold_start = f"generated weights, shape {args.shape}", None
+            checkpoint = bench.GeneratedCheckpoint(args.shape)
+            gpt = GPT(checkpoint, args.precision, threads=args.threads, progress=progress)
+        else:
+            lm = _language_model(args, progress)
+            name, gpt, cold_start = lm.name, lm.gpt, str(lm.path)
+        result = bench.bench(
+            gpt, name, repeats=args.repeats, cold_start=cold_start, progress=progress
+        )
+    if args.json:
+        _write_json(result.to_dict())
+    else:
+        _write(bench.report(result))
     return 0
 
 

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,10 @@ from laplm.gpt.checkpoint import Checkpoint
 from laplm.gpt.config import NAMED_SIZES, GPTConfig, tensor_shapes
 from laplm.gpt.kv_cache import KVCache, aligned
 from laplm.gpt.model import GPT
+from laplm.gpt.quantize import Progress
 
 Array = NDArray[np.float32]
 STEPS = 16  # decode steps timed together
-Progress = Callable[[str, int, int], None]
 
 
 class GeneratedCheckpoint(Checkpoint):
@@ -169,7 +169,7 @@ def bench(
         positions: Where single-stream decoding is timed; those beyond the context are left out.
         cold_start: A model name to time ``laplm run`` with, from a new process to its first
             token; None leaves it out.
-        progress: Told what is being timed.
+        progress: Told how much of it is done.
     """
     limits = Limits(gpt)
     config, rng = gpt.config, np.random.default_rng(0)
@@ -179,23 +179,23 @@ def bench(
     total = len(positions) + len(samples) + 3
     done = 0
 
-    def tell(what: str) -> None:
+    def tell() -> None:
         nonlocal done
         if progress:
-            progress(what, done, total)
+            progress("timing", done, total)
         done += 1
 
     def tokens(count: int) -> NDArray[np.int64]:
         return rng.integers(0, config.vocab_size, count)
 
     rows: list[BenchRow] = []
-    tell("memory and arithmetic")
+    tell()
     bandwidth = statistics.median(limits.read(start, size) for _ in range(repeats))
     rows.append(BenchRow("memory read bandwidth", bandwidth / 1e9, "GB/s"))
     rate = statistics.median(limits.multiply() for _ in range(repeats))
     rows.append(BenchRow(f"{gpt.precision} multiplication", rate / 1e9, "GOP/s"))
 
-    tell(f"prefill of {n_prefill} tokens")
+    tell()
     prompt = tokens(n_prefill)
     cache = gpt.new_cache()
 
@@ -231,22 +231,22 @@ def bench(
         )
 
     for position in positions:
-        tell(f"decode at position {position}")
+        tell()
         cache = gpt.new_cache()
         gpt.forward(tokens(position), cache, last_only=True)
         rows.append(decode_row(f"decode at position {position}", [cache], position, True))
     for count in samples:
-        tell(f"{count} samples")
+        tell()
         cache = gpt.new_cache()
         gpt.forward(tokens(5), cache, last_only=True)
         name = f"{count} sample{'s' if count > 1 else ''} together"
         rows.append(decode_row(name, cache.fork(count), 5, count == 1))
-    tell("cold start")
+    tell()
     if cold_start is not None:
         seconds = statistics.median(_cold_start(cold_start, gpt) for _ in range(3))
         rows.append(BenchRow("cold start to first token", seconds, "s"))
     if progress:
-        progress("done", total, total)
+        progress("timing", total, total)
     return BenchResult(model, gpt.precision, gpt.threads, gpt.isa.name, isas.cpu_name(), rows)
 
 
@@ -282,9 +282,13 @@ def _cold_start(model: str, gpt: GPT) -> float:
     return time.perf_counter() - start
 
 
-def lines(result: BenchResult) -> Iterator[tuple[str, str, str]]:
-    """The result as (what, how fast, share of the machine's limit), for a table."""
+def report(result: BenchResult) -> str:
+    """The result as text for a person, with a table of what, how fast, and share of the limit."""
+    out = [
+        f"{result.model}, {result.precision}, {result.threads} threads, {result.isa}, {result.cpu}"
+    ]
     for row in result.rows:
         digits = 2 if row.unit == "s" else 1
-        share = "" if row.share is None else f"{row.share:.0%} of the {row.limit} limit"
-        yield row.name, f"{row.value:,.{digits}f} {row.unit}", share
+        share = "" if row.share is None else f"  {row.share:.0%} of what {row.limit} allows"
+        out.append(f"{row.name:<28} {row.value:>10,.{digits}f} {row.unit:<9}{share}".rstrip())
+    return "\n".join(out) + "\n"

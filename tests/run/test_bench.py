@@ -1,0 +1,77 @@
+"""``laplm bench`` measures what it says, on a model and on a generated shape. No times asserted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from laplm import cli
+from laplm.errors import InputError
+from laplm.gpt.checkpoint import open_checkpoint
+from laplm.gpt.config import NAMED_SIZES, tensor_shapes
+from laplm.gpt.model import GPT
+from laplm.run.bench import GeneratedCheckpoint, Limits, bench, report
+
+
+def test_every_measurement_is_there_once_and_positive(tiny_model_dir: Path) -> None:
+    gpt = GPT(open_checkpoint(tiny_model_dir), "int8", threads=2)
+    told: list[tuple[str, int, int]] = []
+    result = bench(gpt, "tiny", repeats=2, samples=(1, 3), progress=lambda *x: told.append(x))
+    assert [row.name for row in result.rows] == [
+        "memory read bandwidth", "int8 multiplication", "prefill, 128 tokens",
+        "decode at position 64", "1 sample together", "3 samples together",
+    ]  # fmt: skip
+    assert all(row.value > 0 for row in result.rows)
+    assert {row.limit for row in result.rows if row.share} == {"memory", "arithmetic"}
+    assert told[-1][1] == told[-1][2]
+    assert "decode at position 64" in report(result)
+    assert result.cpu
+    assert result.threads == 2
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int4"])
+def test_limits_are_measured_at_every_precision(tiny_model_dir: Path, precision: str) -> None:
+    gpt = GPT(open_checkpoint(tiny_model_dir), precision, threads=1)  # type: ignore[arg-type]
+    limits = Limits(gpt)
+    assert limits.multiply() > 1e8
+    data = np.ones(1 << 20, np.uint8)
+    assert limits.read(data.ctypes.data, data.nbytes) > 1e8
+
+
+def test_generated_weights_have_the_shape_of_the_model() -> None:
+    checkpoint = GeneratedCheckpoint("distilgpt2")
+    assert checkpoint.config == NAMED_SIZES["distilgpt2"]
+    for name in ("h.0.attn.c_attn.weight", "ln_f.weight", "wpe.weight"):
+        assert checkpoint.tensor(name).shape == tensor_shapes(checkpoint.config)[name]
+    rows = checkpoint.rows("wte.weight")(np.array([0, 50256]))
+    assert rows.shape == (2, 768)
+    again = checkpoint.tensor("wpe.weight")
+    np.testing.assert_array_equal(checkpoint.tensor("wpe.weight"), again)
+
+
+def test_an_unknown_shape_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(InputError, match="gpt2-xl"):
+        GeneratedCheckpoint("gpt5")
+
+
+def test_the_command_prints_json_and_times_a_cold_start(
+    tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["bench", "-m", str(tiny_model_dir), "--repeats", "1", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["rows"][-1]["name"] == "cold start to first token"
+    assert result["rows"][-1]["unit"] == "s"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--shape", "gpt5"], ["--shape", "gpt2", "-m", "pocket"], ["--repeats", "0"]],
+)
+def test_bad_options_are_refused_in_one_line(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["bench", *arguments]) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
