@@ -1,0 +1,189 @@
+"""ARCHITECTURE.md's rules of who may import whom, and what an import costs."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import laplm
+
+PACKAGE = Path(laplm.__file__).parent
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+# Room -> rooms that it may import. `laplm` is the package's own version and public names.
+MAY_IMPORT = {
+    "errors": set(),
+    "home": {"errors"},
+    "gpt": {"errors", "home"},
+    "hub": {"errors", "gpt", "laplm"},
+    "run": {"errors", "hub", "gpt"},
+    "look": {"errors", "gpt"},
+    "tune": {"errors", "gpt"},
+    "serve": {"errors", "gpt", "run", "look"},
+    "audit": set(),
+}
+# Beyond the standard library, NumPy, which gpt, run and look compute with.
+LIBRARIES = {
+    "cli": {"rich"},
+    "home": {"platformdirs"},
+    "hub": {"huggingface_hub", "rich"},
+    "gpt": {"llvmlite", "numba", "numpy", "tokenizers", "torch"},
+    "run": {"numpy"},
+    "look": {"matplotlib", "numpy"},
+    "tune": {"numpy", "rich", "torch"},
+    "serve": {"fastapi", "numpy", "uvicorn"},
+}
+TORCH_OUTSIDE_TUNE = {"gpt/checkpoint.py"}  # pytorch_model.bin, through weights_only
+NEEDS_NUMBA = {"gpt/kernels.py", "gpt/simd.py", "gpt/tiles.py"}
+PRINTS = {"cli.py", "audit.py"}  # audit's report comes after the command line has handed over
+
+
+class Import(NamedTuple):
+    module: str
+    line: int
+    in_function: bool
+    for_types: bool
+
+
+def imports(source: str, module: str, is_package: bool = False) -> Iterator[Import]:
+    """Every import of a module, wherever it stands, by full name."""
+    package = module if is_package else module.rpartition(".")[0]
+
+    def walk(node: ast.AST, in_function: bool, for_types: bool) -> Iterator[Import]:
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parts = package.split(".")
+                parts = parts[: len(parts) - node.level + 1]
+                base = ".".join([*parts, *([base] if base else [])])
+            names = [f"{base}.{alias.name}" if base == "laplm" else base for alias in node.names]
+        for name in names:
+            yield Import(name, getattr(node, "lineno", 0), in_function, for_types)
+        inside = in_function or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        typed = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for child in ast.iter_child_nodes(node):
+            yield from walk(child, inside, for_types or typed)
+
+    yield from walk(ast.parse(source), False, False)
+
+
+def name_of(file: Path) -> str:
+    parts = file.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def room(module: str) -> str:
+    """``laplm.gpt.model`` is in gpt; ``laplm`` itself, or a name of it, is in laplm."""
+    part = [*module.split("."), ""][1]
+    is_room = (PACKAGE / part).is_dir() or (PACKAGE / f"{part}.py").is_file()
+    return part if part and is_room else "laplm"
+
+
+def of(file: Path) -> list[Import]:
+    source = file.read_text(encoding="utf-8")
+    return list(imports(source, name_of(file), file.name == "__init__.py"))
+
+
+def relative(file: Path) -> str:
+    return file.relative_to(PACKAGE).as_posix()
+
+
+@pytest.mark.parametrize("file", MODULES, ids=relative)
+def test_rooms_import_only_what_they_may(file: Path) -> None:
+    here = room(name_of(file))
+    wrong = []
+    for each in of(file):
+        top = each.module.split(".")[0]
+        if top == "laplm":
+            there = room(each.module)
+            if here in ("cli", "__main__"):
+                # Every room, but where it costs nothing until a command needs it.
+                free = each.in_function or each.for_types or there in ("errors", "laplm")
+            elif here == "laplm":
+                free = each.for_types
+            else:
+                free = there == here or there in MAY_IMPORT[here]
+        else:
+            free = top in sys.stdlib_module_names or top in LIBRARIES.get(here, set())
+        if not free:
+            wrong.append(f"{relative(file)}:{each.line} imports {each.module}")
+    assert not wrong
+
+
+@pytest.mark.parametrize("file", MODULES, ids=relative)
+def test_torch_and_numba_are_imported_only_where_they_must_be(file: Path) -> None:
+    here = relative(file)
+    for each in of(file):
+        top = each.module.split(".")[0]
+        if top == "torch" and not here.startswith("tune/"):
+            assert each.in_function, f"{here}:{each.line}"
+            assert here in TORCH_OUTSIDE_TUNE, f"{here}:{each.line}"
+        if top == "numba" and not each.in_function:
+            assert here in NEEDS_NUMBA, f"{here}:{each.line}"
+
+
+@pytest.mark.parametrize("file", MODULES, ids=relative)
+def test_only_the_command_line_prints(file: Path) -> None:
+    if relative(file) in PRINTS:
+        return
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        where = f"{relative(file)}:{getattr(node, 'lineno', 0)}"
+        assert not (isinstance(node, ast.Name) and node.id in ("print", "input")), where
+        assert not (isinstance(node, ast.Attribute) and node.attr in ("stdout", "__stdout__")), (
+            where
+        )
+
+
+def test_every_room_has_its_rule() -> None:
+    rooms = {room(name_of(file)) for file in MODULES}
+    assert rooms - MAY_IMPORT.keys() == {"laplm", "cli", "__main__"}
+
+
+def test_the_table_in_architecture_md_is_this_one() -> None:
+    text = PACKAGE.parent.joinpath("ARCHITECTURE.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| .* \| (.*) \|$", text, re.MULTILINE)
+    shown = {name: set(re.findall(r"`(\w+)`", allowed)) for name, allowed in rows}
+    rooms = {room(name_of(file)) for file in MODULES} - {"laplm", "cli", "__main__"}
+    assert {name: shown[name] for name in rooms} == {
+        name: MAY_IMPORT[name] - {"laplm"} for name in rooms
+    }
+
+
+def test_loading_and_running_import_neither_torch_nor_numba() -> None:
+    slow = {"laplm.gpt.kernels", "laplm.gpt.simd", "laplm.gpt.tiles", "laplm.__main__"}
+    names = [name_of(file) for file in MODULES]
+    names = [n for n in names if n not in slow and room(n) != "tune"]
+    program = f"import sys, {', '.join(names)}; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    modules = set(done.stdout.split())
+    assert {"laplm.gpt.model", "laplm.run.generate", "laplm.hub", "laplm.cli"} <= modules
+    assert not {"torch", "numba", "transformers", "huggingface_hub", "rich"} & modules
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("from laplm import hub", ("laplm.hub", False, False)),
+        ("from laplm.gpt.model import GPT", ("laplm.gpt.model", False, False)),
+        ("from . import sampler", ("laplm.run", False, False)),
+        ("from ..tune.data import x", ("laplm.tune.data", False, False)),
+        ("def f():\n    import torch.nn", ("torch.nn", True, False)),
+        ("if TYPE_CHECKING:\n    import laplm.run", ("laplm.run", False, True)),
+        ("class A:\n    def f(self):\n        from laplm import tune", ("laplm.tune", True, False)),
+    ],
+)
+def test_imports_are_found_wherever_they_stand(source: str, found: tuple[str, bool, bool]) -> None:
+    (each,) = imports(source, "laplm.run.generate")
+    assert (each.module, each.in_function, each.for_types) == found
