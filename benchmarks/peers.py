@@ -505,7 +505,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, write ``DATE-peers.json`` and ``DATE-peers.md``, print the table."""
+    """Measure, write ``DATE-peers.json`` and ``DATE-peers.md`` (-part), print the table."""
     args = parse(argv)
     config = json.loads((args.model / "config.json").read_text(encoding="utf-8"))
     ids = Tokenizer.from_file(str(args.model / "tokenizer.json")).encode(PROMPT).ids
@@ -535,11 +535,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     result["ratios"] = report.ratios(result)
 
     args.output.mkdir(parents=True, exist_ok=True)
-    stem = args.output / f"{now:%Y-%m-%d}-peers"
+    # A look at some engines, or at another model, does not replace the day's whole result.
+    part = "-part" if args.quick or args.only else ""
+    other = "" if args.model.name == "gpt2-shape" else f"-{args.model.name}"
+    stem = args.output / f"{now:%Y-%m-%d}-peers{other}{part}"
     table = report.markdown(result)
     for path, text in (
-        (stem.with_suffix(".json"), json.dumps(result, indent=1) + "\n"),
-        (stem.with_suffix(".md"), table),
+        (stem.with_name(stem.name + ".json"), json.dumps(result, indent=1) + "\n"),
+        (stem.with_name(stem.name + ".md"), table),
     ):
         temporary = path.with_name(f".{os.getpid()}-{path.name}")
         temporary.write_text(text, encoding="utf-8")
