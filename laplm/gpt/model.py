@@ -34,6 +34,9 @@ Array = NDArray[np.float32]
 Ids = NDArray[np.int64]
 
 BLOCK = 128  # tokens that go through the layers together; more would fall out of the fast caches
+# A pass is shared among threads when it reads this many bytes of weights, or multiplies this often:
+# about a tenth of a millisecond for one thread.
+WORTH_SHARING = (4_000_000, 60_000_000)
 _ACTIVATIONS = {
     "gelu_new": p.GELU_TANH, "gelu_pytorch_tanh": p.GELU_TANH, "gelu": p.GELU_ERF,
     "relu": p.RELU, "silu": p.SILU,
@@ -203,13 +206,17 @@ class GPT:
         """All that stays the same from call to call."""
         config, plan = self.config, self._plan
         width, inner_width = round_up(config.n_embd, 32), round_up(config.n_inner, 32)
-        self._width, self._out_width = width, round_up(config.vocab_size, 16)
+        self._out_width = round_up(config.vocab_size, 16)
+        linear = 4 * config.n_embd**2 + 2 * config.n_embd * config.n_inner
+        self._multiplications = config.n_layer * linear
+        self._head_multiplications = config.n_embd * config.vocab_size
+        self._weight_bytes = self.weights_span()[1]
         self._widths = {
             p.X: width, p.Z: width, p.INNER: inner_width,
             # Heads are read in steps of 16 floats, past the last one's end too.
             p.QKV: round_up(3 * config.n_embd, 16) + 16,
         }  # fmt: skip
-        plan[p.N_THREADS], plan[p.N_LAYER] = self.threads, config.n_layer
+        plan[p.N_LAYER] = config.n_layer
         plan[p.N_EMBD], plan[p.N_HEAD], plan[p.N_INNER] = (
             config.n_embd, config.n_head, config.n_inner,
         )  # fmt: skip
@@ -325,8 +332,13 @@ class GPT:
         plan[p.N_TOKENS], plan[p.N_GROUPS], plan[p.ALONE] = n, len(groups), alone
         plan[p.N_WANTED] = n_wanted
         plan[p.BARRIER_START] = self._team.arrivals
+        # Little work is done sooner by one thread than it is shared out, above all when other
+        # programs keep the cores busy. The numbers are the same.
+        work = self._multiplications * n + self._head_multiplications * n_wanted
+        shared = self._weight_bytes >= WORTH_SHARING[0] or work >= WORTH_SHARING[1]
+        plan[p.N_THREADS] = threads = self.threads if shared else 1
         self._counters.fill(0)
-        self._team.run(self._plan_address)
+        self._team.run(self._plan_address, threads)
         logits = self._logits[: n_wanted * self._out_width].reshape(n_wanted, self._out_width)
         return logits[:, : self.config.vocab_size].copy()
 

@@ -68,8 +68,11 @@ class Team:
             self._wake[me].acquire()
             generation = self.engine(FOLLOW, self._address, me, generation)
 
-    def run(self, plan_address: int) -> None:
-        """Run one plan to its end, on all threads."""
+    def run(self, plan_address: int, threads: int) -> None:
+        """Run one plan to its end: on ``threads`` threads, as it says too, which is 1 or all."""
+        if threads == 1:
+            self.engine(SHARE, plan_address, 0, 0)
+            return
         parked = self.engine(LEAD, self._address, plan_address, 0)
         if parked:
             for me in range(1, self.count):

@@ -15,7 +15,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from laplm.errors import InputError, ModelFormatError
 from laplm.gpt import isa as isas
-from laplm.gpt import reference
+from laplm.gpt import kv_cache, reference, team
+from laplm.gpt import model as model_module
 from laplm.gpt.checkpoint import open_checkpoint
 from laplm.gpt.model import BLOCK, GPT
 from laplm.gpt.quantize import Precision
@@ -37,6 +38,12 @@ def some_ids(gpt: GPT, count: int, seed: int = 0) -> np.ndarray:
 def engines(tiny_model_dir: Path) -> dict[Precision, GPT]:
     checkpoint = open_checkpoint(tiny_model_dir)
     return {p: GPT(checkpoint, p, threads=2) for p in PRECISIONS}
+
+
+@pytest.fixture(autouse=True)
+def _share_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiny models are run by one thread otherwise, and threads are what is to be tested."""
+    monkeypatch.setattr(model_module, "WORTH_SHARING", (0, 0))
 
 
 # --- faithful ---
@@ -241,6 +248,55 @@ def test_a_child_process_can_go_on_after_a_fork(engines: dict[Precision, GPT]) -
     if child == 0:  # threads do not survive a fork: the child must make its own
         os._exit(0 if np.array_equal(gpt.forward([1, 2, 3]), want) else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_small_model_is_run_by_one_thread_with_the_same_bits(
+    engines: dict[Precision, GPT], tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = some_ids(engines["int8"], 20)
+    shared = engines["int8"].forward(ids)
+    monkeypatch.setattr(model_module, "WORTH_SHARING", (10**12, 10**12))
+    before = engines["int8"]._team.arrivals
+    alone = engines["int8"].forward(ids)
+    phases = engines["int8"]._team.arrivals - before
+    np.testing.assert_array_equal(alone, shared)
+    assert phases < 10 * engines["int8"].config.n_layer + 4  # one arrival for each phase
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("sizes", [{}, {"n_embd": 40, "n_head": 5, "n_inner": 72}])
+def test_nothing_is_written_outside_the_buffers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: Precision, sizes: dict[str, int]
+) -> None:
+    """Kernels check no bounds: every buffer gets a margin here that must stay as it was."""
+    margin, buffers = 4096, []
+
+    def guarded(count: int, dtype: object) -> np.ndarray:
+        size = count * np.dtype(dtype).itemsize
+        raw = np.full(size + 64 + 2 * margin, 0xAB, np.uint8)
+        start = margin - (raw.ctypes.data + margin) % -64
+        raw[start : start + size] = 0
+        buffers.append((raw, start, start + size))
+        return raw[start : start + size].view(dtype)
+
+    for module in (model_module, kv_cache, team):
+        monkeypatch.setattr(module, "aligned", guarded)
+    gpt = GPT(open_checkpoint(make_model(tmp_path / "model", **sizes)), precision, threads=3)
+    rng = np.random.default_rng(0)
+    caches = [gpt.new_cache()]
+    for step in range(60):
+        cache = caches[rng.integers(len(caches))]
+        count = int(rng.integers(1, 50))
+        if cache.length + count <= gpt.config.n_ctx:
+            gpt.forward(some_ids(gpt, count, step), cache, last_only=bool(step % 2))
+        roomy = [c for c in caches if c.length < gpt.config.n_ctx]
+        gpt.decode(some_ids(gpt, len(roomy), step), roomy)
+        cache.trim(int(rng.integers(0, cache.length + 1)))
+        caches = (caches + cache.fork(2))[-7:]
+    assert len(buffers) > 20
+    for raw, start, end in buffers:
+        assert (raw[:start] == 0xAB).all()
+        assert (raw[end:] == 0xAB).all()
 
 
 # --- looking in ---
