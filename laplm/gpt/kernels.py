@@ -334,9 +334,12 @@ def build(isa: Isa, spec: Spec) -> Any:
         tile_input = int(TILE * bytes_a_weight[precision])
         scale_group = 32 if precision == "int4" else 0
         together = tiles.rows_together(isa, precision)
-        tile_x4, tile_x2, tile_x1 = (
-            tiles.make_tile(isa, precision, together, t) for t in (4, 2, 1)
+        # Several tokens multiply for longer than one tile takes to come from memory: the first of
+        # them ask for the next. One token only waits for memory, which is asked already.
+        first_x4, tile_x2 = (
+            tiles.make_tile(isa, precision, together, t, ahead=True) for t in (4, 2)
         )
+        tile_x4, tile_x1 = (tiles.make_tile(isa, precision, together, t) for t in (4, 1))
         tile_1x1 = tiles.make_tile(isa, precision, 1, 1)
 
         @procedure
@@ -357,6 +360,10 @@ def build(isa: Isa, spec: Spec) -> Any:
                 )  # fmt: skip
                 t = 0
                 if tile + together <= end:
+                    if tokens >= 4:
+                        first_x4(wt, w_stride, st, s_stride, x, x_stride, x_scale, x_sum, g_stride,
+                                 groups, ot, out_stride, bt, how)  # fmt: skip
+                        t = 4
                     while t + 4 <= tokens:
                         tile_x4(wt, w_stride, st, s_stride, x + t * x_stride, x_stride,
                                  x_scale + t * g_stride, x_sum + t * g_stride, g_stride, groups,

@@ -71,14 +71,18 @@ def rows_together(isa: Isa, precision: str) -> int:
     return 3 if precision == "fp32" else 2
 
 
-def make_tile(isa: Isa, precision: str, n_tiles: int, n_tokens: int) -> Any:
+def make_tile(isa: Isa, precision: str, n_tiles: int, n_tokens: int, *, ahead: bool = False) -> Any:
     """The Numba function for ``n_tiles`` x ``n_tokens`` outputs of one linear layer.
+
+    ``ahead`` also asks for the weights of the rows that follow, so that they come from memory while
+    these are multiplied.
 
     Arguments (all int64, addresses or byte strides unless said otherwise): w, w_stride between
     tiles; scale, scale_stride; x, x_stride between tokens; x_scale, x_sum, group_stride between
     tokens; count of groups; out, out_stride between tokens; bias; how (STORE or ADD).
     """
     cells = list(product(range(n_tiles), range(n_tokens)))
+    group_bytes = {"fp32": 64, "int8": 16, "int4": 8}[precision] * GROUP  # of one tile
 
     def fp32_step(b: Builder, g: Value, a: Args, acc: list[Value]) -> list[Value]:
         for k in range(GROUP):
@@ -146,7 +150,15 @@ def make_tile(isa: Isa, precision: str, n_tiles: int, n_tokens: int) -> Any:
         a = Args(*values)
         step = fp32_step if precision == "fp32" else byte_step
         zero = [simd.constant(F32V, 0.0)] * len(cells)
-        acc = _loop(b, a.n_groups, zero, lambda g, acc: step(b, g, a, acc))
+
+        def group(g: Value, acc: list[Value]) -> list[Value]:
+            if ahead:
+                for r, line in product(range(n_tiles), range(0, group_bytes, 64)):
+                    where = (g, group_bytes), (r + n_tiles, a.w_stride), (line, 1)
+                    simd.emit_prefetch(b, _at(b, a.w, *where))
+            return step(b, g, a, acc)
+
+        acc = _loop(b, a.n_groups, zero, group)
         for i, (r, _) in enumerate(cells):
             bias = simd.read(b, _at(b, a.bias, (r, 64)), F32V, 4)
             if precision == "int8":
