@@ -24,6 +24,11 @@ class Isa:
     cpu: str = ""  # LLVM's name for the CPU to tune for; "" is the host
 
     @property
+    def signed_dot(self) -> bool:
+        """Whether ``dot4`` takes signed weights; the others take the offset ones as stored."""
+        return self.dot in ("avx2", "neon")
+
+    @property
     def family(self) -> str:
         """Whose instructions the variant is made of: "x86" or "arm"."""
         return "arm" if platform.machine().lower() in ("aarch64", "arm64") else "x86"

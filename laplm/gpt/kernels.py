@@ -59,6 +59,7 @@ from laplm.gpt.plan import (
     LN_2_SHIFT,
     LN_F_GAIN,
     LN_F_SHIFT,
+    LOG_SUM_EXP,
     LOGITS,
     N_EMBD,
     N_GROUPS,
@@ -110,11 +111,12 @@ from laplm.gpt.plan import (
 
 
 def build(isa: Isa, spec: Spec) -> Any:
-    """The function to compile: ``engine(what, a, b, c)``, all int64; ``what`` is one of three.
+    """The function to compile: ``engine(what, a, b, c)``, all int64; ``what`` is one of four.
 
     ``SHARE`` (a plan, b thread): one thread's part of one forward pass;
     ``LEAD`` (a control, b plan): announce a plan to the team and run it;
-    ``FOLLOW`` (a control, b thread, c generation): what every other thread of a team runs.
+    ``FOLLOW`` (a control, b thread, c generation): what every other thread of a team runs;
+    ``LOG_SUM_EXP`` (a logits, b count, c address of two floats): see ``GPT.log_normaliser``.
     """
     from numba import njit, types
 
@@ -336,10 +338,11 @@ def build(isa: Isa, spec: Spec) -> Any:
         together = tiles.rows_together(isa, precision)
         # Several tokens multiply for longer than one tile takes to come from memory: the first of
         # them ask for the next. One token only waits for memory, which is asked already.
-        first_x4, tile_x2 = (
-            tiles.make_tile(isa, precision, together, t, ahead=True) for t in (4, 2)
+        most = tiles.tokens_together(isa, precision)
+        first_most, tile_x2 = (
+            tiles.make_tile(isa, precision, together, t, ahead=True) for t in (most, 2)
         )
-        tile_x4, tile_x1 = (tiles.make_tile(isa, precision, together, t) for t in (4, 1))
+        tile_most, tile_x1 = (tiles.make_tile(isa, precision, together, t) for t in (most, 1))
         tile_1x1 = tiles.make_tile(isa, precision, 1, 1)
 
         @procedure
@@ -360,16 +363,16 @@ def build(isa: Isa, spec: Spec) -> Any:
                 )  # fmt: skip
                 t = 0
                 if tile + together <= end:
-                    if tokens >= 4:
-                        first_x4(wt, w_stride, st, s_stride, x, x_stride, x_scale, x_sum, g_stride,
-                                 groups, ot, out_stride, bt, how)  # fmt: skip
-                        t = 4
-                    while t + 4 <= tokens:
-                        tile_x4(wt, w_stride, st, s_stride, x + t * x_stride, x_stride,
+                    if tokens >= most:
+                        first_most(wt, w_stride, st, s_stride, x, x_stride, x_scale, x_sum,
+                                   g_stride, groups, ot, out_stride, bt, how)  # fmt: skip
+                        t = most
+                    while t + most <= tokens:
+                        tile_most(wt, w_stride, st, s_stride, x + t * x_stride, x_stride,
                                  x_scale + t * g_stride, x_sum + t * g_stride, g_stride, groups,
                                  ot + t * out_stride, out_stride, bt, how)  # fmt: skip
-                        t += 4
-                    if t + 2 <= tokens:
+                        t += most
+                    while t + 2 <= tokens:
                         tile_x2(wt, w_stride, st, s_stride, x + t * x_stride, x_stride,
                                  x_scale + t * g_stride, x_sum + t * g_stride, g_stride, groups,
                                  ot + t * out_stride, out_stride, bt, how)  # fmt: skip
@@ -568,6 +571,26 @@ def build(isa: Isa, spec: Spec) -> Any:
                                   STORE, NO_ACTIVATION, 0, 0)  # fmt: skip
         return phase
 
+    # --- what sampling asks about logits ---
+
+    @procedure
+    def log_sum_exp(logits: int, count: int, out: int) -> None:
+        """The largest of ``count`` logits, and the sum of e**(logit - largest), to ``out``."""
+        whole = count // 16 * 16
+        largest = splat(-3.0e38)
+        for i in range(0, whole, 16):
+            largest = maximum(largest, load(logits, i))
+        for i in range(whole, count):
+            largest = maximum(largest, splat(get_f32(logits, i)))
+        largest = splat(max_lanes(largest))
+        total = splat(0.0)
+        for i in range(0, whole, 16):
+            total = total + exp(load(logits, i) - largest)
+        for i in range(whole, count):
+            total = total + keep_first(exp(splat(get_f32(logits, i)) - largest), 1, 0.0)
+        set_f32(out, 0, max_lanes(largest))
+        set_f32(out, 1, sum_lanes(total))
+
     # --- how a team starts on a plan ---
 
     @compiled
@@ -618,6 +641,9 @@ def build(isa: Isa, spec: Spec) -> Any:
             return share(a, b)
         if what == LEAD:
             return lead(a, b)
+        if what == LOG_SUM_EXP:
+            log_sum_exp(a, b, c)
+            return 0
         return follow(a, b, c)
 
     return engine

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import weakref
@@ -165,6 +166,13 @@ class GPT:
                 for token, cache in zip(block.tolist(), caches, strict=True):
                     cache.hold([token])
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
+
+    def log_normaliser(self, logits: Array) -> float:
+        """log(sum(exp(logits))) of one position (V,): a logit less it is a log-probability."""
+        row = np.ascontiguousarray(logits, dtype=np.float32)
+        out = np.empty(2, np.float32)
+        self._engine(p.LOG_SUM_EXP, row.ctypes.data, len(row), out.ctypes.data)
+        return float(out[0]) + math.log(out[1])
 
     def weights_span(self) -> tuple[int, int]:
         """Where the packed weights lie in memory: (address, bytes). For measuring."""

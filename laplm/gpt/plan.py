@@ -44,7 +44,7 @@ FIRST, COUNT, TABLE, POSITION, GROUP_SIZE = range(5)
 # A team's control block: counters a cache line (8 numbers) apart.
 GENERATION, CURRENT_PLAN, ARRIVALS, STATES = 0, 8, 16, 24
 PARKED, RUNNING = 0, 1
-SHARE, LEAD, FOLLOW = range(3)
+SHARE, LEAD, FOLLOW, LOG_SUM_EXP = range(4)  # what the engine is asked to do
 
 AHEAD = 32768  # bytes of the next weights that a thread asks for before it waits
 FEW = 4  # up to this many tokens every thread prepares its inputs itself: cheaper than waiting

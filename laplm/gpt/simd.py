@@ -138,29 +138,35 @@ def float_to_half(b: Builder, value: Value, isa: Isa) -> Value:
 def dot4(b: Builder, isa: Isa, total: Value, weights: Value, x: Value) -> Value:
     """Each lane adds four products: ``total[i] += sum_j weights[4i + j] * x[j]``, exactly.
 
-    ``total`` i32x16; ``weights`` 64 unsigned bytes; ``x`` one 32-bit word of four signed bytes.
+    ``total`` i32x16; ``weights`` 64 bytes, signed ones of at most 127 when ``isa.signed_dot``, else
+    unsigned; ``x`` one 32-bit word of four signed bytes of at most 127.
     """
     if isa.dot == "vnni512":
         words, xs = b.bitcast(weights, I32V), broadcast(b, x, I32V)
         return call(b, "llvm.x86.avx512.vpdpbusd.512", I32V, [total, words, xs])
     if isa.dot == "neon":
-        return _dot4_neon(b, total, weights, x)
+        i32x4, i8x16 = ir.VectorType(I32, 4), ir.VectorType(I8, 16)
+        xs, quarters = b.bitcast(broadcast(b, x, i32x4), i8x16), []
+        for first in range(0, LANES, 4):
+            operands = [part(b, total, first, 4), part(b, weights, 4 * first, 16), xs]
+            quarters.append(call(b, "llvm.aarch64.neon.sdot.v4i32.v16i8", i32x4, operands))
+        return join(b, join(b, *quarters[:2]), join(b, *quarters[2:]))
     if isa.dot in ("vnni256", "avx2"):
-        i32x8, i16x16 = ir.VectorType(I32, 8), ir.VectorType(I16, 16)
-        xs, words = broadcast(b, x, i32x8), b.bitcast(weights, I32V)
-        halves = []
+        i32x8, i16x16, i8x32 = (ir.VectorType(t, n) for t, n in ((I32, 8), (I16, 16), (I8, 32)))
+        xs, halves = broadcast(b, x, i32x8), []
         for first in (0, 8):
-            w, t = part(b, words, first, 8), part(b, total, first, 8)
+            w, t = part(b, weights, 4 * first, 32), part(b, total, first, 8)
             if isa.dot == "vnni256":
-                halves.append(call(b, "llvm.x86.avx512.vpdpbusd.256", i32x8, [t, w, xs]))
+                operands = [t, b.bitcast(w, i32x8), xs]
+                halves.append(call(b, "llvm.x86.avx512.vpdpbusd.256", i32x8, operands))
                 continue
-            # Even and odd bytes as 16-bit numbers, so that pmaddwd gives exact pair sums.
-            w16, x16, eight = b.bitcast(w, i16x16), b.bitcast(xs, i16x16), constant(i16x16, 8)
-            even = b.and_(w16, constant(i16x16, 255)), b.ashr(b.shl(x16, eight), eight)
-            odd = b.lshr(w16, eight), b.ashr(x16, eight)
-            for pair in (even, odd):
-                t = b.add(t, call(b, "llvm.x86.avx2.pmadd.wd", i32x8, pair))
-            halves.append(t)
+            # |w| * (x with w's sign): pmaddubsw wants one side unsigned. No pair of products is
+            # over 2 * 127 * 127, so its 16 bits are enough.
+            size = call(b, "llvm.abs.v32i8", i8x32, [w, ir.Constant(ir.IntType(1), 0)])
+            signed = call(b, "llvm.x86.avx2.psign.b", i8x32, [b.bitcast(xs, i8x32), w])
+            pairs = call(b, "llvm.x86.avx2.pmadd.ub.sw", i16x16, [size, signed])
+            ones = constant(i16x16, 1)
+            halves.append(b.add(t, call(b, "llvm.x86.avx2.pmadd.wd", i32x8, [pairs, ones])))
         return join(b, *halves)
     words, xs = b.bitcast(weights, I32V), broadcast(b, x, I32V)
     for j in range(4):
@@ -168,23 +174,6 @@ def dot4(b: Builder, isa: Isa, total: Value, weights: Value, x: Value) -> Value:
         a = b.ashr(b.shl(xs, constant(I32V, 24 - 8 * j)), constant(I32V, 24))
         total = b.add(total, b.mul(w, a))
     return total
-
-
-def _dot4_neon(b: Builder, total: Value, weights: Value, x: Value) -> Value:
-    """``udot``-free form: w * x = (w - 128) * x + 128 * x, with ``sdot`` for both."""
-    i32x4, i8x16 = ir.VectorType(I32, 4), ir.VectorType(I8, 16)
-    xs = b.bitcast(broadcast(b, x, i32x4), i8x16)
-    bytes_ = b.bitcast(weights, ir.VectorType(I8, 64))
-    quarters = []
-    for first in range(0, LANES, 4):
-        signed = b.xor(part(b, bytes_, 4 * first, 16), constant(i8x16, 128))
-        t = part(b, total, first, 4)
-        name = "llvm.aarch64.neon.sdot.v4i32.v16i8"
-        t = call(b, name, i32x4, [t, signed, xs])
-        for _ in range(2):  # 128 * x as two times 64 * x: 128 is not a signed byte
-            t = call(b, name, i32x4, [t, constant(i8x16, 64), xs])
-        quarters.append(t)
-    return join(b, join(b, *quarters[:2]), join(b, *quarters[2:]))
 
 
 # --- operations for kernels ---------------------------------------------------------------------

@@ -21,7 +21,7 @@ from laplm.gpt.config import GPTConfig
 from laplm.gpt.kv_cache import KVCache
 from laplm.gpt.model import GPT
 from laplm.gpt.tokenizer import StreamDecoder, Tokenizer
-from laplm.run.sampler import SamplingParams, log_normaliser, sample, sample_rng, top_logprobs
+from laplm.run.sampler import SamplingParams, sample, sample_rng, top_logprobs
 
 Array = NDArray[np.float32]
 Prompt = str | bytes | Sequence[int]
@@ -179,6 +179,7 @@ def generate_tokens(
     slide: bool = False,
     kv_cache: KVCache | None = None,
     ended: Callable[[int, int], bool] | None = None,
+    vocab_size: int | None = None,
 ) -> Generator[TokenStep]:
     """Draw tokens: the one loop that everything which generates runs on.
 
@@ -197,6 +198,8 @@ def generate_tokens(
         kv_cache: a cache to work in. What it shares with the prompt is not computed again; with
             one sample it holds prompt and continuation afterwards, with more the prompt.
         ended: called with (sample, token id) of each token; true ends the sample with "stop".
+        vocab_size: draw from the first so many ids only: a model's vocabulary may be padded
+            beyond its tokenizer's.
 
     Returns:
         One step per token, in order of sample within a position. Nothing is computed before the
@@ -216,8 +219,18 @@ def generate_tokens(
     if not slide:
         _check_room(len(prompt_ids), max_new_tokens, gpt.config)
     cache = gpt.new_cache() if kv_cache is None else kv_cache
+    known = min(vocab_size or gpt.config.vocab_size, gpt.config.vocab_size)
     return _draw_tokens(
-        gpt, prompt_ids, params, max_new_tokens, samples, eos_token_id, logprobs, cache, ended
+        gpt,
+        prompt_ids,
+        params,
+        max_new_tokens,
+        samples,
+        eos_token_id,
+        logprobs,
+        cache,
+        ended,
+        known,
     )
 
 
@@ -231,6 +244,7 @@ def _draw_tokens(
     logprobs: int,
     cache: KVCache,
     ended: Callable[[int, int], bool] | None,
+    known: int,
 ) -> Generator[TokenStep]:
     assert params.seed is not None
     logits = _prefill(gpt, _window(prompt_ids, gpt.config), cache)
@@ -239,7 +253,7 @@ def _draw_tokens(
     logits = np.broadcast_to(logits[-1], (samples, logits.shape[-1]))
     for drawn in range(1, max_new_tokens + 1):
         going = []
-        for row, x in zip(rows, logits, strict=True):
+        for row, x in zip(rows, logits[:, :known], strict=True):
             token = sample(x, params, row.rng, row.ids)
             row.ids.append(token)
             reason: FinishReason | None = None
@@ -251,7 +265,7 @@ def _draw_tokens(
                 reason = "length"
             else:
                 going.append(row)
-            normaliser = log_normaliser(x)
+            normaliser = gpt.log_normaliser(x)
             top = tuple(top_logprobs(x, logprobs, normaliser)) if logprobs else ()
             yield TokenStep(row.index, token, float(x[token]) - normaliser, top, reason)
         rows = going
@@ -538,6 +552,7 @@ class GenerationStream(Iterator[GenerationStep]):
             slide=request.slide,
             kv_cache=self._cache,
             ended=lambda i, token: self._samples[i].feed(token),
+            vocab_size=tokenizer.vocab_size,
         )
 
     def __next__(self) -> GenerationStep:

@@ -199,13 +199,20 @@ def _filtered(
     logits: ArrayLike, params: SamplingParams, previous_ids: Sequence[int]
 ) -> tuple[Array, Ids | None]:
     """Scaled logits (K,) of the tokens that pass, and their ids in order; None means all."""
-    x = _penalised(_checked(logits), params.repetition_penalty, previous_ids)
+    x = np.asarray(logits, dtype=np.float32)
+    ids: Ids | None = None
+    some = 0 < params.top_k < len(x)
+    if some and params.repetition_penalty == 1.0:
+        # Only these can matter: scaling and looking for the border among a few is much less work.
+        ids = _candidates(x, params.top_k)
+        x = x if ids is None else x[ids]
+    if ids is None:
+        x = _penalised(_checked(x), params.repetition_penalty, previous_ids)
     if params.temperature != 1.0:
         x = x / np.float32(params.temperature)
-    ids: Ids | None = None
-    if 0 < params.top_k < len(x):
-        ids = _top_k(x, params.top_k)
-        x = x[ids]
+    if some:
+        keep = _top_k(x, params.top_k)
+        x, ids = x[keep], keep if ids is None else ids[keep]
     if params.top_p < 1.0:
         keep = _top_p(x, params.top_p)
         x, ids = x[keep], keep if ids is None else ids[keep]
@@ -215,8 +222,22 @@ def _filtered(
     return x, ids
 
 
+def _candidates(x: Array, k: int) -> Ids | None:
+    """Ids, in order, of a few of x (V,) that the k largest are among; None when x is small."""
+    blocks = len(x) // _BLOCK
+    if len(x) <= _SMALL or k > blocks:
+        return None
+    maxima = x[: blocks * _BLOCK].reshape(_BLOCK, blocks).max(axis=0)
+    _checked(np.append(maxima, x[blocks * _BLOCK :]))
+    border = _kth_largest(maxima, k)
+    # Numbers that are this close may become equal when they are divided by the temperature.
+    return np.flatnonzero(x >= border - abs(border) * np.float32(1e-6))
+
+
 def _top_k(x: Array, k: int) -> Ids:
     """Ids, in order, of the k largest of x (V,) and of all that tie with the k-th; 0 < k < V."""
+    if k >= len(x):
+        return np.arange(len(x))
     blocks = len(x) // _BLOCK
     if len(x) > _SMALL and k <= blocks:
         # At least k values reach the k-th largest block maximum, so only those can matter. The
@@ -271,6 +292,10 @@ def _starts(size: int) -> Ids:
 
 def _draw(weights: Array, u: float) -> int:
     """Position whose share of the cumulative weights (K,) holds u, 0 <= u < 1."""
+    if len(weights) <= _BLOCK:
+        sums = np.cumsum(weights, dtype=np.float64)
+        position = int(sums.searchsorted(u * sums[-1], side="right"))
+        return min(position, int(np.flatnonzero(weights)[-1]))
     return _locate(weights, u * float(_block_sums(weights)[-1]), "right")
 
 

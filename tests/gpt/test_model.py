@@ -299,6 +299,16 @@ def test_nothing_is_written_outside_the_buffers(
         assert (raw[end:] == 0xAB).all()
 
 
+@settings(deadline=None, max_examples=50)
+@given(size=st.integers(1, 100), scale=st.floats(0.01, 80), seed=st.integers(0, 99))
+def test_the_log_normaliser_is_that_of_log_softmax(
+    engines: dict[Precision, GPT], size: int, scale: float, seed: int
+) -> None:
+    logits = (np.random.default_rng(seed).standard_normal(size) * scale).astype(np.float32)
+    want = float(torch.logsumexp(torch.from_numpy(logits).double(), 0))
+    assert engines["int8"].log_normaliser(logits) == pytest.approx(want, rel=1e-6, abs=1e-5)
+
+
 # --- looking in ---
 
 

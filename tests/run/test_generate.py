@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import make_model
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import GPT2LMHeadModel
@@ -26,7 +27,7 @@ from laplm.run.generate import (
     stream_generate,
 )
 from laplm.run.language_model import LanguageModel
-from laplm.run.sampler import SamplingParams, sample, sample_rng
+from laplm.run.sampler import SamplingParams, log_normaliser, sample, sample_rng
 
 GREEDY = SamplingParams(temperature=0)
 
@@ -96,6 +97,9 @@ class ScriptedGPT:
         kv_cache.ids.extend(ids)
         self.prompt = kv_cache.length
         return self._logits(kv_cache)[None]
+
+    def log_normaliser(self, logits):
+        return log_normaliser(logits)
 
     def decode(self, ids, kv_caches):
         self.batches.append(len(ids))
@@ -516,3 +520,13 @@ def test_generate_is_the_stream_run_to_its_end(lm) -> None:
         lm.gpt, lm.tokenizer, "The", SamplingParams(seed=2), max_new_tokens=7, samples=2
     )
     assert [r.token_ids for r in results] == [r.token_ids for r in lm.samples("The", 2, 7, seed=2)]
+
+
+def test_ids_beyond_the_tokenizer_are_never_drawn(tmp_path: Path) -> None:
+    """Vocabularies are padded for speed (50257 to 50304); what is beyond has no text."""
+    directory = make_model(tmp_path / "model", vocab_size=900, initializer_range=1.0)
+    lm = LanguageModel(directory)
+    assert lm.tokenizer.vocab_size < 900
+    result = lm.generate("x", 100, temperature=5.0, top_k=0, seed=3, ignore_eos=True)
+    assert max(result.token_ids) < lm.tokenizer.vocab_size
+    assert len(result.token_ids) == 100
