@@ -80,6 +80,8 @@ def read_release(directory: Path) -> dict[str, StoredTensor]:
                 shape = shape[1:]  # linear layers are stored as convolutions of width 1
             data = directory / f"model.ckpt.data-{fields.get(3, 0):05d}-of-{shards:05d}"
             place = fields.get(4, 0), fields.get(5, 0)
+            if not all(isinstance(n, int) for n in (*shape, *place)):
+                raise ValueError("bytes where a number belongs")
             tensors[name] = StoredTensor(data, "F32", shape, *place)
     except (IndexError, ValueError, TypeError, AttributeError):
         refuse(index, "not a TensorFlow checkpoint's index, or damaged; fetch or copy it again")
