@@ -1,7 +1,7 @@
 """The whole forward pass as one compiled function that a team of threads runs together.
 
 Every thread calls ``share(plan, me)``. A plan is an array of 64-bit integers (addresses and sizes,
-the constants below) that ``model.py`` fills in. The work of a phase is cut into pieces; threads
+``plan.py`` says where) that ``model.py`` fills in. The work of a phase is cut into pieces; threads
 take them from counters, their own range first, then what is left of the others'. A spin barrier
 ends each phase. Nothing here allocates, and no result depends on which thread does a piece.
 

@@ -34,7 +34,7 @@ from laplm.gpt.team import Team, default_threads
 Array = NDArray[np.float32]
 Ids = NDArray[np.int64]
 
-BLOCK = 128  # tokens that go through the layers together; more would fall out of the fast caches
+BLOCK = 256  # tokens that go through the layers together; more gains nothing
 # A pass is shared among threads when it reads this many bytes of weights, or multiplies this often:
 # about a tenth of a millisecond for one thread.
 WORTH_SHARING = (4_000_000, 60_000_000)
@@ -241,9 +241,10 @@ class GPT:
         def vector(name: str) -> int:
             return int(self._packed[name].ctypes.data)
 
-        layers = aligned(config.n_layer * p.LAYER_SIZE, np.int64).reshape(config.n_layer, -1)
+        # One more than there are: a layer asks for the weights of the next ahead of time.
+        layers = aligned((config.n_layer + 1) * p.LAYER_SIZE, np.int64).reshape(-1, p.LAYER_SIZE)
         order = (p.ATTN_W, p.PROJ_W, p.FC_W, p.OUT_W)
-        for i, layer in enumerate(layers):
+        for i, layer in enumerate(layers[:-1]):
             for ln, gain, shift in (
                 ("ln_1", p.LN_1_GAIN, p.LN_1_SHIFT), ("ln_2", p.LN_2_GAIN, p.LN_2_SHIFT),
             ):  # fmt: skip
