@@ -609,7 +609,7 @@ def _interruptible() -> Iterator[threading.Event]:
 
     def handle(_signal: int, _frame: object) -> None:
         event.set()
-        signal.signal(signal.SIGINT, before)  # a second one ends at once
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second one ends at once
 
     before = signal.signal(signal.SIGINT, handle)
     try:
