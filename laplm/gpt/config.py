@@ -81,6 +81,11 @@ class GPTConfig:
         """Count of trained numbers; a tied output matrix is counted once."""
         return sum(_size(shape) for shape in tensor_shapes(self).values())
 
+    @property
+    def n_multiplied(self) -> int:
+        """Weights of the blocks, the head left out: multiplications for each token."""
+        return self.n_layer * (4 * self.n_embd**2 + 2 * self.n_embd * self.n_inner)
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> GPTConfig:
         """Read the contents of a Hugging Face ``config.json``.

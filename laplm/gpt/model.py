@@ -215,8 +215,6 @@ class GPT:
         config, plan = self.config, self._plan
         width, inner_width = round_up(config.n_embd, 32), round_up(config.n_inner, 32)
         self._out_width = round_up(config.vocab_size, 16)
-        linear = 4 * config.n_embd**2 + 2 * config.n_embd * config.n_inner
-        self._multiplications = config.n_layer * linear
         self._head_multiplications = config.n_embd * config.vocab_size
         self._weight_bytes = self.weights_span()[1]
         self._widths = {
@@ -343,7 +341,7 @@ class GPT:
         plan[p.BARRIER_START] = self._team.arrivals
         # Little work is done sooner by one thread than it is shared out, above all when other
         # programs keep the cores busy. The numbers are the same.
-        work = self._multiplications * n + self._head_multiplications * n_wanted
+        work = self.config.n_multiplied * n + self._head_multiplications * n_wanted
         shared = self._weight_bytes >= WORTH_SHARING[0] or work >= WORTH_SHARING[1]
         plan[p.N_THREADS] = threads = self.threads if shared else 1
         self._counters.fill(0)

@@ -38,7 +38,7 @@ class VectorType(types.Type):
 
 
 f32x16, i32x16 = VectorType("f32x16"), VectorType("i32x16")
-f32, i32, i64, void = types.float32, types.int32, types.int64, types.void
+f32, i64, void = types.float32, types.int64, types.void
 
 
 @register_model(VectorType)
@@ -199,7 +199,7 @@ def operation(result: Any, *arguments: Any) -> Callable[[Callable[..., Value]], 
     return decorate
 
 
-def _reader(kind: Any, numba_type: Any, extend: str | None = None) -> Any:
+def _reader(kind: Any, numba_type: Any) -> Any:
     @operation(numba_type, i64, i64)
     def read_one(b: Builder, base: Value, index: Value) -> Value:
         return read(b, element(b, base, index, kind), kind, BYTES[kind])
@@ -207,18 +207,13 @@ def _reader(kind: Any, numba_type: Any, extend: str | None = None) -> Any:
     return read_one
 
 
-get_f32, get_i32, get_i64 = _reader(FLOAT, f32), _reader(I32, i32), _reader(I64, i64)
+get_f32, get_i64 = _reader(FLOAT, f32), _reader(I64, i64)
 
 
-def _writer(kind: Any, numba_type: Any) -> Any:
-    @operation(void, i64, i64, numba_type)
-    def write_one(b: Builder, base: Value, index: Value, value: Value) -> None:
-        write(b, element(b, base, index, kind), value, BYTES[kind])
-
-    return write_one
-
-
-set_f32, set_i32, set_i64 = _writer(FLOAT, f32), _writer(I32, i32), _writer(I64, i64)
+@operation(void, i64, i64, f32)
+def set_f32(b: Builder, base: Value, index: Value, value: Value) -> None:
+    """Write one float to ``base[index]``."""
+    write(b, element(b, base, index, FLOAT), value, BYTES[FLOAT])
 
 
 @operation(f32x16, i64, i64)

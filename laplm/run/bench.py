@@ -204,7 +204,7 @@ def bench(
         gpt.forward(prompt, cache, last_only=True)
 
     times, rates = _in_turn(repeats, prefill, limits.multiply)
-    operations = 2 * _multiplied_weights(config) * n_prefill
+    operations = 2 * config.n_multiplied * n_prefill
     share = statistics.median(operations / t / r for t, r in zip(times, rates, strict=True))
     speed = n_prefill / statistics.median(times)
     rows.append(BenchRow(f"prefill, {n_prefill} tokens", speed, "tokens/s", share, "arithmetic"))
@@ -264,12 +264,6 @@ def _in_turn(
             times.append(seconds)
             values.append(value)
     return times, values
-
-
-def _multiplied_weights(config: GPTConfig) -> int:
-    """Weights of the linear layers, which every prompt token is multiplied with."""
-    c, inner = config.n_embd, config.n_inner
-    return config.n_layer * (4 * c * c + 2 * c * inner)
 
 
 def _cold_start(model: str, gpt: GPT) -> float:
