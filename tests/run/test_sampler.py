@@ -144,8 +144,10 @@ def test_top_p_of_a_whole_vocabulary_keeps_the_fewest_that_reach_p(seed, spread,
     assert truth[kept].sum() >= p - 1e-5
     assert truth[kept].sum() - truth[kept].min() < p + 1e-5
     theirs = np.isfinite(transformers_filtered(logits, params, ()))
-    # One token more or less, when rounding decides at the border.
-    assert abs(truth[kept].sum() - truth[theirs].sum()) < truth[kept].min() * 1.01 + 1e-5
+    # Theirs is a running sum in float32, which over this many tokens is off by some hundred-
+    # thousandths (the bounds above hold ours to less); and one token more or less, when rounding
+    # decides at the border.
+    assert abs(truth[kept].sum() - truth[theirs].sum()) < truth[kept].min() * 1.01 + 1e-4
 
 
 def test_of_equal_tokens_at_the_top_p_border_the_higher_ids_stay() -> None:
