@@ -23,6 +23,7 @@ from laplm.errors import InputError, LaplmError
 
 if TYPE_CHECKING:
     from laplm.gpt.tokenizer import Tokenizer
+    from laplm.hub import InstalledModel
     from laplm.run.generate import GenerationResult, GenerationStream
     from laplm.run.language_model import LanguageModel
 
@@ -32,7 +33,10 @@ _MAX_STDIN = 64 << 20
 _CONTROL = {
     i: "\N{REPLACEMENT CHARACTER}" for i in (*range(32), *range(127, 160)) if i not in (9, 10)
 }
-_ONCE = {"weights": "preparing weights (once)", "kernels": "compiling for this CPU (once)"}
+_ONCE = {
+    "weights": "preparing weights (once)",
+    "kernels": "compiling for this CPU, some ten seconds (once)",
+}
 
 
 # --- the arguments ----------------------------------------------------------------------------
@@ -268,7 +272,27 @@ def _models(args: argparse.Namespace) -> int:
             f"{name:<{widths[0]}}  {parameters:>{widths[1]}}  {size:>{widths[2]}}  "
             f"{dtype:<{widths[3]}}  {path}\n"
         )
+    for m in found:
+        if m.summary is not None:
+            _write("\n" + _about(m))
     return 0
+
+
+def _about(model: InstalledModel) -> str:
+    import shutil
+    import textwrap
+
+    from laplm.built_in import CARD
+
+    size = f"{model.size_bytes / 1e6:,.1f} MB"
+    if model.n_parameters is not None:
+        size = f"{model.n_parameters / 1e6:,.1f} million parameters, {size}"
+    width = min(100, shutil.get_terminal_size().columns)
+    lines = textwrap.wrap(
+        model.summary or "", max(20, width), initial_indent="  ", subsequent_indent="  "
+    )
+    # The path stays whole: it is for clicking and copying.
+    return "\n".join([f"{model.name}: {size}", *lines, f"  More: {model.path / CARD}", ""])
 
 
 def _eval(args: argparse.Namespace) -> int:
@@ -573,20 +597,29 @@ class _Progress:
         if self._bars is None:
             from rich import progress
             from rich.console import Console
+            from rich.text import Text
+
+            class Clock(progress.TimeRemainingColumn):
+                def render(self, task: progress.Task) -> Text:
+                    if task.total is None:
+                        return progress.TimeElapsedColumn().render(task)
+                    return super().render(task)
 
             self._bars = progress.Progress(
                 progress.SpinnerColumn(),
                 progress.TextColumn("{task.description}"),
                 progress.BarColumn(),
                 progress.TaskProgressColumn(),
-                progress.TimeRemainingColumn(),
+                Clock(elapsed_when_finished=True),
                 console=Console(stderr=True),
                 transient=True,
             )
             self._bars.start()
+        # Of one step alone no share is known: its bar only moves, and the clock shows time passed.
+        steps = total if total > 1 or done == total else None
         if what not in self._tasks:
-            self._tasks[what] = self._bars.add_task(label, total=total)
-        self._bars.update(self._tasks[what], completed=done, total=total)
+            self._tasks[what] = self._bars.add_task(label, total=steps)
+        self._bars.update(self._tasks[what], completed=done, total=steps)
 
     def close(self) -> None:
         if self._bars is not None:

@@ -8,6 +8,7 @@ Downloads go to the cache that ``huggingface_hub`` and transformers use as well,
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import importlib
 import importlib.util
@@ -15,11 +16,11 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
+from laplm import built_in
 from laplm.errors import DownloadError, LaplmError, ModelFormatError, ModelNotFoundError
 
 POCKET = "pocket"
@@ -51,7 +52,7 @@ Progress = Callable[[str, int, int], None]
 """Called with the file being fetched, the bytes there so far, and the bytes of all files."""
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class InstalledModel:
     """A model on disk.
 
@@ -62,6 +63,7 @@ class InstalledModel:
         size_bytes: Bytes of its files.
         dtype: "fp32", "fp16" or "bf16" as stored; None when the weights cannot be looked at.
         problem: Why it cannot be used, or None.
+        summary: What it is, in the words of the built-in model's card; None for any other.
     """
 
     name: str
@@ -70,6 +72,7 @@ class InstalledModel:
     size_bytes: int
     dtype: str | None
     problem: str | None = None
+    summary: str | None = None
 
 
 # --- on disk ----------------------------------------------------------------------------------
@@ -89,8 +92,11 @@ def hub_cache_dir() -> Path:
 def locate(name_or_path: str) -> Path:
     """The directory of a model: a path, ``pocket``, a name such as ``gpt2``, or a hub id.
 
+    The built-in model's files are compared with their checksums, by whichever name it is asked for.
+
     Raises:
         ModelNotFoundError: nothing of this name is on disk, or only a part of it.
+        ModelFormatError: a file of the built-in model is damaged.
     """
     path = Path(name_or_path or "\0")  # Path("") would be the current directory
     with contextlib.suppress(OSError, RuntimeError, ValueError):  # too long, no such home, NUL
@@ -98,19 +104,16 @@ def locate(name_or_path: str) -> Path:
         # A directory that happens to be called gpt2 does not hide the model of that name.
         named = name_or_path in ALIASES or name_or_path == POCKET
         if path.is_dir() and (not named or (path / "config.json").is_file()):
+            if path.resolve() == built_in.DIRECTORY.resolve():
+                built_in.check()
             return path
         if path.is_file():
             raise ModelNotFoundError(
                 f"{name_or_path} is a file; give the directory that holds the model's files"
             )
     if name_or_path == POCKET:
-        # Not importlib.resources: weights are mapped, which takes a real file in any case.
-        pocket = Path(__file__).with_name(POCKET)
-        if (problem := _problem(pocket)) is not None:
-            raise ModelNotFoundError(
-                f"the built-in model is not whole ({problem}); reinstall laplm"
-            )
-        return pocket
+        built_in.check()
+        return built_in.DIRECTORY
     if not _HUB_ID.fullmatch(name_or_path):
         raise ModelNotFoundError(
             f"{name_or_path!r}: no such directory; give a model's directory, or a name such as "
@@ -140,7 +143,7 @@ def installed() -> list[InstalledModel]:
     Models of other kinds that share the cache are left out; broken and unfinished ones are
     listed with the reason.
     """
-    models = [_describe(POCKET, Path(__file__).with_name(POCKET))]
+    models = [_describe_built_in()]
     try:
         folders = sorted(hub_cache_dir().glob("models--*"))
     except OSError:
@@ -164,11 +167,21 @@ def installed() -> list[InstalledModel]:
     return models
 
 
-def _describe(name: str, path: Path) -> InstalledModel:
+def _describe_built_in() -> InstalledModel:
+    problem = None
+    try:
+        built_in.check()
+    except LaplmError as error:
+        problem = str(error)
+    model = _describe(POCKET, built_in.DIRECTORY, problem)
+    return dataclasses.replace(model, summary=built_in.summary())
+
+
+def _describe(name: str, path: Path, problem: str | None = None) -> InstalledModel:
     from laplm.gpt.checkpoint import open_checkpoint, read_config
 
     n_parameters, dtype = None, None
-    problem = _problem(path)
+    problem = problem or _problem(path)
     try:
         n_parameters = read_config(path).n_parameters
         if problem is None and _layout(path)[0].startswith(_WEIGHTS[1]):

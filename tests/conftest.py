@@ -5,8 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+import laplm
+
+if TYPE_CHECKING:
+    from laplm.run.language_model import LanguageModel
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -72,3 +78,22 @@ def make_model(directory: Path, *, seed: int = 0, **sizes: object) -> Path:
 def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three layers, four heads, 64 wide, 128 positions, about 480 tokens. Read only."""
     return make_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def pocket() -> LanguageModel:
+    """The built-in model in fp32; its engine is made, in some seconds, only when it is used."""
+    from laplm.run.language_model import LanguageModel
+
+    return LanguageModel("pocket", "fp32")
+
+
+@pytest.fixture(scope="session")
+def hf_pocket() -> Any:
+    """The same weights in transformers, fp32, with attention that gives its patterns. Read only."""
+    import torch
+    from transformers import GPT2LMHeadModel
+
+    path = Path(laplm.__file__).parent / "pocket"
+    model = GPT2LMHeadModel.from_pretrained(path, dtype=torch.float32, attn_implementation="eager")
+    return model.eval()

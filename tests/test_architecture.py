@@ -21,10 +21,11 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 MAY_IMPORT = {
     "errors": set(),
     "home": {"errors"},
+    "built_in": {"errors"},
     "gpt": {"errors", "home"},
-    "hub": {"errors", "gpt", "laplm"},
+    "hub": {"errors", "built_in", "gpt", "laplm"},
     "run": {"errors", "hub", "gpt"},
-    "look": {"errors", "gpt"},
+    "look": {"errors", "home", "gpt", "run"},
     "tune": {"errors", "gpt"},
     "serve": {"errors", "gpt", "run", "look"},
     "audit": set(),
@@ -36,7 +37,7 @@ LIBRARIES = {
     "hub": {"huggingface_hub", "rich"},
     "gpt": {"llvmlite", "numba", "numpy", "tokenizers", "torch"},
     "run": {"numpy"},
-    "look": {"matplotlib", "numpy"},
+    "look": {"matplotlib", "numpy", "pandas"},
     "tune": {"numpy", "rich", "torch"},
     "serve": {"fastapi", "numpy", "uvicorn"},
 }

@@ -18,8 +18,9 @@ from types import SimpleNamespace
 import pytest
 
 import laplm
-from laplm import cli, hub
+from laplm import built_in, cli, home, hub
 from laplm.errors import DownloadError
+from laplm.gpt import jit
 from laplm.gpt.model import GPT
 from laplm.run.language_model import LanguageModel, default_model
 from laplm.run.sampler import SamplingParams
@@ -312,13 +313,106 @@ def test_models_lists_what_is_on_disk(laplm_, tiny_model_dir, tmp_path, monkeypa
     shutil.copytree(tiny_model_dir, folder / "snapshots" / "abc123")
     result = laplm_("models")
     assert result.code == 0
-    header, pocket, mine = result.out.rstrip("\n").split("\n")
+    header, pocket, mine, *about = result.out.rstrip("\n").split("\n")
     assert header.split() == ["name", "parameters", "on", "disk", "stored", "as", "path"]
     assert pocket.startswith("pocket ")
     parameters = f"{hub.installed()[1].n_parameters / 1e6:.1f}"
     assert re.match(rf"me/mine +{parameters} M +[\d.]+ MB +fp32 +\S+abc123$", mine)
     value = json.loads(laplm_("models", "--json").out)
     assert value[1]["name"] == "me/mine" and value[1]["dtype"] == "fp32"
+    assert value[1]["summary"] is None
+
+    size = re.fullmatch(r"pocket: ([\d.]+) million parameters, ([\d.]+) MB", about[1])
+    assert about[0] == "" and size
+    assert pocket.split()[1:5] == [size[1], "M", size[2], "MB"]
+    assert " ".join(" ".join(about[2:-1]).split()) == value[0]["summary"] == built_in.summary()
+    assert about[-1] == f"  More: {built_in.DIRECTORY / 'MODEL_CARD.md'}"
+
+
+@pytest.mark.parametrize("columns", [1, 20, 60, 300])
+def test_models_keeps_the_summary_within_the_terminal(laplm_, monkeypatch, columns) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines = laplm_("models").out.split("\n\n")[1].splitlines()[1:-1]
+    assert max(map(len, lines)) <= min(100, max(20, columns))
+    assert all(line.startswith("  ") for line in lines)
+
+
+def test_a_damaged_built_in_model_is_refused_though_its_weights_are_prepared(
+    laplm_, monkeypatch, tmp_path
+) -> None:
+    copy = tmp_path / "pocket"
+    shutil.copytree(built_in.DIRECTORY, copy)
+    monkeypatch.setattr(built_in, "DIRECTORY", copy)
+    text = tmp_path / "text.txt"
+    text.write_text("Once upon a time")
+    assert laplm_("run", "Once", "-n", 2).code == 0
+    weights = copy / "model.safetensors"
+    before, data = weights.stat(), bytearray(weights.read_bytes())
+    data[-1000] ^= 4
+    weights.write_bytes(data)
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    line = ("the built-in model is damaged: model.safetensors", str(copy), "reinstall laplm")
+    for argv in (["run", "Once", "-m", "pocket"], ["run", "Once", "-m", copy], ["eval", text],
+                 ["eval", text, "-m", "pocket", "--json"], ["bench", "-m", "pocket"],
+                 ["pull", "pocket"]):  # fmt: skip
+        result = laplm_(*argv)
+        note = "" if "-m" in argv or argv[0] == "pull" else result.err.splitlines(True)[0]
+        result.err = result.err.removeprefix(note)
+        refused(result, *line)
+    listing = laplm_("models")
+    assert listing.code == 0 and line[0] in listing.out
+    (copy / "tokenizer.json").unlink()
+    result = laplm_("run", "Once", "-m", "pocket")
+    refused(result, f"{copy / 'tokenizer.json'} is missing", "reinstall laplm")
+
+
+def test_the_first_use_says_what_it_does(run, tiny_model_dir, tmp_path, monkeypatch) -> None:
+    """With kernels that are compiled already, under another name: compiling takes ten seconds."""
+    kept, real, keys = home.directory("kernels"), jit._key, []
+
+    def key(isa, spec) -> str:
+        keys.append(real(isa, spec))
+        return f"{Path(os.environ['LAPLM_HOME']).name}-{keys[-1]}"
+
+    monkeypatch.setattr(jit, "_key", key)
+    monkeypatch.setattr(
+        jit, "_compile", lambda isa, function: (kept / f"{keys[-1]}.o").read_bytes()[32:]
+    )
+    monkeypatch.setenv("LAPLM_HOME", str(tmp_path / "one"))
+    first, second = (run("The", "-n", 2, "--seed", 1) for _ in range(2))
+    *notes, summary = first.err.splitlines()
+    assert notes == [
+        "preparing weights (once)", "compiling for this CPU, some ten seconds (once)"
+    ]  # fmt: skip
+    assert SUMMARY.match(summary)
+    assert second.err.count("\n") == 1
+    assert (first.code, first.out) == (second.code, second.out)
+
+    monkeypatch.setenv("LAPLM_HOME", str(tmp_path / "two"))
+    told: list[tuple[str, int, int]] = []
+    _ = LanguageModel(tiny_model_dir, "fp32", progress=lambda *args: told.append(args)).gpt
+    assert [args for args in told if args[0] == "kernels"] == [("kernels", 0, 1), ("kernels", 1, 1)]
+    assert told[0][:2] == ("weights", 0)
+
+
+def test_one_long_step_shows_time_that_passes_and_no_share(monkeypatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr("sys.stderr", Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    with cli._progress() as progress:
+        progress("kernels", 0, 1)
+        progress._bars.refresh()
+        shown = sys.stderr.getvalue()
+        assert "compiling for this CPU" in shown and "0:00:0" in shown and "%" not in shown
+        progress("tokens", 1, 4)
+        progress("kernels", 1, 1)
+        progress._bars.refresh()
+        shown = sys.stderr.getvalue()
+        assert "100%" in shown and " 25%" in shown
 
 
 def test_pull_says_where_the_model_is(laplm_, monkeypatch, tmp_path) -> None:
@@ -443,7 +537,7 @@ def test_a_reader_who_leaves_ends_it_quietly(tiny_model_dir) -> None:
     process.stdout.close()
     err = process.stderr.read().decode()
     assert process.wait(60) == 0
-    assert err in ("", "compiling for this CPU (once)\n")
+    assert err in ("", "compiling for this CPU, some ten seconds (once)\n")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")

@@ -122,8 +122,7 @@ class GPT:
         with self._lock:
             cache.reserve(len(ids))
             if tap is not None:
-                weights = _PackedWeights(self)
-                logits = reference.forward(ids, weights, self.config, cache, tap, last_only)
+                logits = reference.forward(ids, self.weights, self.config, cache, tap, last_only)
                 cache.hold(ids.tolist())
                 return logits
             parts = []
@@ -167,6 +166,11 @@ class GPT:
                     cache.hold([token])
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
+    @property
+    def weights(self) -> reference.Weights:
+        """The packed weights as the tapped path multiplies with them."""
+        return _PackedWeights(self)
+
     def log_normaliser(self, logits: Array) -> float:
         """log(sum(exp(logits))) of one position (V,): a logit less it is a log-probability."""
         row = np.ascontiguousarray(logits, dtype=np.float32)
@@ -203,12 +207,19 @@ class GPT:
 
             return kernels.build(self.isa, spec)
 
+        compiling = False
+
         def announce() -> None:
+            nonlocal compiling
+            compiling = True
             if progress:
                 progress("kernels", 0, 1)
 
         self._together = p.attend_together(self.isa.registers)
-        return jit.load(self.isa, spec, build, announce)
+        engine = jit.load(self.isa, spec, build, announce)
+        if progress and compiling:
+            progress("kernels", 1, 1)
+        return engine
 
     def _fill_plan(self) -> None:
         """All that stays the same from call to call."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -158,6 +159,13 @@ def prepared(
             stale.unlink(missing_ok=True)
         _write(checkpoint, precision, file, progress)
     return map_safetensors(file)[0]
+
+
+def packed_bytes(checkpoint: Checkpoint, precision: Precision) -> int:
+    """Memory of a model's packed weights, known before they are made."""
+    sizes = {"F32": 4, "F16": 2, "U8": 1}
+    entries = _entries(checkpoint, precision)
+    return sum(sizes[code] * math.prod(shape) for _, code, shape, _ in entries)
 
 
 def _escaped(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The trainer: AdamW, warm-up and cosine, checkpoints that a killed run goes on from.
+"""The trainer: AdamW or Muon, warm-up and cosine, checkpoints that a killed run goes on from.
 
 A run lives in one directory: ``checkpoint.pt`` (weights, optimiser, step; written under a
 temporary name and moved into place) and ``metrics.jsonl`` (one line a measurement). The order of
@@ -25,15 +25,18 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from laplm.errors import InputError, MissingExtraError
-from laplm.tune.data import TokenData, TokenWindows, consecutive_windows
+from laplm.tune.data import Ids, TokenData, TokenWindows, consecutive_windows
 
 try:
     import torch
     from torch import Tensor
+    from torch.nn import Parameter
 except ModuleNotFoundError as error:
     raise MissingExtraError("Training a model", "tune") from error
 
 from laplm.tune.loss import chunked_cross_entropy
+from laplm.tune.muon import Muon
+from laplm.tune.rounding import rounded_matrices
 from laplm.tune.torch_model import TorchGPT
 
 Sample = Callable[[TorchGPT, int], str]  # (model, step) -> text for the log
@@ -50,12 +53,20 @@ class TrainConfig:
         batch_size: windows in one forward pass.
         grad_accum_steps: forward passes an update.
         n_positions: tokens of a window.
+        short_positions: tokens of a window in the first ``short_share`` of the steps, in as many
+            more windows (Li et al. 2022, arXiv:2108.06084): attention to long windows costs most
+            when there is least to find in them. 0: all windows are long.
+        short_share: share of the steps with short windows.
+        int4_share: share of the steps, the last ones, in which every other update is computed on
+            matrices rounded to int4 (``rounding.py``), so that int4 costs the model less.
         weight_decay: for matrices only; biases, gains and shifts are not decayed.
         grad_clip: largest norm of all gradients together.
         eval_interval: steps between measurements on held-out text.
         eval_windows: windows of held-out text a measurement.
         log_interval: steps between lines of training loss.
         checkpoint_seconds: wall-clock time between checkpoints.
+        optimizer: adamw, or muon for the matrices inside the layers and AdamW for the rest:
+            fewer steps to the same loss when a model is trained from nothing.
         precision: bf16 runs matrix products in bfloat16 (autocast) over fp32 weights.
         seed: order of the data.
 
@@ -69,6 +80,9 @@ class TrainConfig:
     batch_size: int = 8
     grad_accum_steps: int = 1
     n_positions: int = 512
+    short_positions: int = 0
+    short_share: float = 0.0
+    int4_share: float = 0.0
     warmup_steps: int = 100
     weight_decay: float = 0.1
     beta1: float = 0.9
@@ -78,6 +92,7 @@ class TrainConfig:
     eval_windows: int = 64
     log_interval: int = 10
     checkpoint_seconds: float = 120.0
+    optimizer: Literal["adamw", "muon"] = "adamw"
     precision: Literal["fp32", "bf16"] = "fp32"
     seed: int = 0
 
@@ -94,13 +109,27 @@ class TrainConfig:
         ):  # fmt: skip
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise InputError(f"{name} is {getattr(self, name)}, but it must be 0 or more")
-        for name in ("beta1", "beta2"):
+        for name in ("beta1", "beta2", "short_share", "int4_share"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}, but it must be in [0, 1)")
+        if self.short_positions and (
+            self.short_positions < 0 or self.n_positions % self.short_positions
+        ):
+            raise InputError(
+                f"short_positions is {self.short_positions}, but n_positions, {self.n_positions}, "
+                "must be a multiple of it"
+            )
+        if self.optimizer not in ("adamw", "muon"):
+            raise InputError(f"optimizer is {self.optimizer!r}, but it must be adamw or muon")
         if not self.grad_clip > 0:
             raise InputError(f"grad_clip is {self.grad_clip}, but it must be above 0")
         if self.precision not in ("fp32", "bf16"):
             raise InputError(f"precision is {self.precision!r}, but it must be fp32 or bf16")
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens that one update learns from."""
+        return self.batch_size * self.grad_accum_steps * self.n_positions
 
     def learning_rate_at(self, step: int) -> float:
         """The rate of update ``step`` (from 0): a straight line up, then half a cosine down."""
@@ -195,9 +224,12 @@ class Trainer:
         self._heldout_data = heldout_data
         self._train_digest = train_data.digest()
         self._windows = TokenWindows(train_data, config.n_positions, config.seed)
+        self._short_windows = TokenWindows(
+            train_data, config.short_positions or config.n_positions, config.seed
+        )
         self._heldout = consecutive_windows(heldout_data, config.n_positions, config.eval_windows)
         self._device = next(model.parameters()).device
-        self._optimizer = self._new_optimizer()
+        self._optimizers = self._new_optimizers()
         self.step = 0
         self.seconds = 0.0
         self.train_loss = math.nan
@@ -264,25 +296,41 @@ class Trainer:
         """One step of the optimiser: its loss (nats a token) and gradient norm before clipping."""
         config = self.config
         rate = config.learning_rate_at(self.step)
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
-        self._optimizer.zero_grad(set_to_none=True)
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.zero_grad(set_to_none=True)
         total = 0.0
-        for part in range(config.grad_accum_steps):
-            number = self.step * config.grad_accum_steps + part
-            inputs, targets = self._windows.batch(number, config.batch_size)
-            with self._autocast():
-                loss = self._loss(torch.from_numpy(inputs), torch.from_numpy(targets))
-            (loss / config.grad_accum_steps).backward()  # type: ignore[no-untyped-call]
-            total += float(loss.detach()) / config.grad_accum_steps
+        with rounded_matrices(self.model) if self._is_rounded() else contextlib.nullcontext():
+            for part in range(config.grad_accum_steps):
+                inputs, targets = self._batch(self.step * config.grad_accum_steps + part)
+                with self._autocast():
+                    loss = self._loss(torch.from_numpy(inputs), torch.from_numpy(targets))
+                (loss / config.grad_accum_steps).backward()  # type: ignore[no-untyped-call]
+                total += float(loss.detach()) / config.grad_accum_steps
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_clip))
         if not (math.isfinite(total) and math.isfinite(norm)):
             raise InputError(
                 f"the loss is no longer a number at step {self.step}; start again with a lower "
                 "learning rate"
             )
-        self._optimizer.step()
+        for optimizer in self._optimizers:
+            optimizer.step()
         return total, norm
+
+    def _is_rounded(self) -> bool:
+        """Whether this update is one of those computed on rounded matrices."""
+        left = self.config.max_steps - self.step
+        return left <= self.config.int4_share * self.config.max_steps and self.step % 2 == 1
+
+    def _batch(self, number: int) -> tuple[Ids, Ids]:
+        """Inputs and targets of forward pass ``number``: short windows first."""
+        config = self.config
+        n_short = int(config.short_share * config.max_steps) * config.grad_accum_steps
+        if config.short_positions and number < n_short:
+            more = config.n_positions // config.short_positions
+            return self._short_windows.batch(number, config.batch_size * more)
+        return self._windows.batch(number, config.batch_size)
 
     def _loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
         hidden = self.model.hidden(inputs.to(self._device))
@@ -293,17 +341,32 @@ class Trainer:
             return contextlib.nullcontext()
         return torch.autocast(self._device.type, dtype=torch.bfloat16)
 
-    def _new_optimizer(self) -> torch.optim.AdamW:
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
+    def _new_optimizers(self) -> list[torch.optim.Optimizer]:
+        config = self.config
+        inner: list[Parameter] = []
+        outer: list[Parameter] = []
+        vectors: list[Parameter] = []
+        for name, parameter in self.model.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            if parameter.dim() < 2:
+                vectors.append(parameter)
+            elif config.optimizer == "muon" and name.startswith("h."):
+                inner.append(parameter)
+            else:
+                outer.append(parameter)
         groups = [
-            {
-                "params": [p for p in parameters if p.dim() >= 2],
-                "weight_decay": self.config.weight_decay,
-            },
-            {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+            {"params": outer, "weight_decay": config.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
         ]
-        betas = (self.config.beta1, self.config.beta2)
-        return torch.optim.AdamW(groups, lr=self.config.learning_rate, betas=betas, fused=True)
+        rate, betas = config.learning_rate, (config.beta1, config.beta2)
+        optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(groups, lr=rate, betas=betas, fused=True)
+        ]
+        if inner:
+            dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+            optimizers.append(Muon(inner, lr=rate, weight_decay=config.weight_decay, dtype=dtype))
+        return optimizers
 
     @property
     def _checkpoint_path(self) -> Path:
@@ -336,7 +399,7 @@ class Trainer:
             "seconds": self.seconds,
             "train_loss": self.train_loss,
             "model": self.model.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
         }
         with temporary.open("wb") as file:
             torch.save(state, file)
@@ -360,7 +423,8 @@ class Trainer:
                         "use the same settings to go on with it, or another directory"
                     )
         self.model.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         self.step, self.seconds = state["step"], state["seconds"]
         self.train_loss = state["train_loss"]
         self._drop_metrics_after(self.step)
@@ -381,12 +445,11 @@ class Trainer:
 
     def _log_update(self, norm: float, elapsed: float) -> None:
         config = self.config
-        tokens = config.batch_size * config.grad_accum_steps * config.n_positions
         self._write_metrics(
             train_loss=round(self.train_loss, 5),
             grad_norm=round(norm, 4),
             learning_rate=config.learning_rate_at(self.step - 1),
-            tokens_per_second=round(tokens / elapsed),
+            tokens_per_second=round(config.tokens_per_step / elapsed),
         )
 
     def _log_heldout(self, console: Console) -> float:

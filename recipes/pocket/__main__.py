@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--output", type=Path, default=PACKAGE, help="where the model goes (%(default)s)"
     )
-    parser.add_argument("--max-steps", type=int, default=3000, help="training steps (%(default)s)")
+    parser.add_argument("--max-steps", type=int, default=4000, help="training steps (%(default)s)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
     args = parser.parse_args(argv)
     console = Console(stderr=True, highlight=False)
@@ -47,12 +47,12 @@ def main(argv: list[str] | None = None) -> int:
         encode_corpus(args.work)
         console.print("3/5 training")
         train(args.work, config=config, threads=args.threads)
-        console.print("4/5 evaluation")
-        for name, value in evaluate(args.work).items():
-            console.print(f"  {name}: {value}")
-        console.print("5/5 packing")
+        console.print("4/5 packing")
         size = pack(args.work, args.output)
         console.print(f"  {args.output}: {size:,} of {MAX_BYTES:,} bytes")
+        console.print("5/5 evaluation")
+        evaluate(args.output, args.work)
+        console.print(f"  {args.work / 'evaluation.md'}")
     except (LaplmError, OSError) as error:
         console.print(f"error: {error}", markup=False, soft_wrap=True)
         return 2

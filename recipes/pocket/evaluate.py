@@ -1,123 +1,124 @@
-"""Step 4: measure the trained model, rounded to the fp16 numbers that will be shipped."""
+"""Step 5: measure the model directory as it is shipped, with the engine that runs it."""
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import json
-import lzma
-import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import torch
-from tokenizers import Tokenizer
-from torch.nn import functional
+from rich import progress as bars
+from rich.console import Console
 
-from laplm.errors import InputError
-from laplm.gpt.config import GPTConfig
-from laplm.tune.data import TokenData
-from laplm.tune.torch_model import TorchGPT
-from recipes.pocket.make_corpus import read_documents, write_text
-from recipes.pocket.train import continue_text
-
-PROMPTS = (
-    "Once upon a time",
-    "Once upon a time, there was a little girl",
-    "One day, a boy named Tim",
-    "The dog and the cat",
-    "Lily's mom said,",
-)
-SAMPLES_PER_PROMPT = 4
-SAMPLE_TOKENS = 120
+import laplm
+from laplm.errors import InputError, LaplmError
+from laplm.gpt.quantize import PRECISIONS
+from laplm.run.evaluate import Progress
+from recipes.pocket.baseline import baselines, read_groups
+from recipes.pocket.capitals import ask_capitals, read_probes
+from recipes.pocket.curve import draw_loss_curve
+from recipes.pocket.heldout import bits_report, precision_report, score_sources
+from recipes.pocket.make_corpus import write_text
+from recipes.pocket.memorisation import N_SAMPLES, copying
+from recipes.pocket.report import as_markdown
+from recipes.pocket.samples import PROMPTS, draw, samples_report, show
 
 
-def load_trained(work: Path) -> TorchGPT:
-    """The model of the last checkpoint, in fp32 but rounded to fp16.
+def evaluate(model_dir: Path, work: Path, *, n_copies: int = N_SAMPLES) -> dict[str, Any]:
+    """Measure the model in ``model_dir`` on what ``make_corpus`` wrote to ``work``.
+
+    Bits per byte are those of fp32. Everything that is generated is what int8 gives, since
+    ``laplm run`` takes it when nothing else is asked for.
+
+    Args:
+        model_dir: a model directory, as ``pack`` writes it.
+        work: has ``heldout/``, ``train/`` and ``probes.jsonl``. Written there:
+            ``evaluation.json`` (what is returned), ``evaluation.md`` (the same for the model
+            card), ``samples.txt``, ``baselines.json`` and, with ``run/metrics.jsonl`` there,
+            ``loss_curve.png`` and ``.svg``.
+        n_copies: samples that are searched for copies of the training text.
 
     Raises:
-        InputError: nothing has been trained yet.
+        InputError: ``work`` has not what is needed.
+        LaplmError: the model cannot be loaded.
     """
-    path = work / "run" / "checkpoint.pt"
-    if not path.exists():
-        raise InputError(f"{path} is missing; train the model first")
-    state = torch.load(path, weights_only=True, map_location="cpu")
-    model = TorchGPT(GPTConfig(**state["settings"]["model"]))
-    model.load_state_dict({name: value.half().float() for name, value in state["model"].items()})
-    return model.eval()
-
-
-def evaluate(work: Path) -> dict[str, object]:
-    """Measure on held-out text and write samples; returns what ``evaluation.json`` says."""
-    tokenizer = Tokenizer.from_file(str(work / "tokenizer.json"))
-    model = load_trained(work)
-    heldout = TokenData.load(work / "heldout.npz")
-    nats = strided_loss(model, heldout, model.config.n_ctx, model.config.n_ctx // 2)
-    samples = [
-        continue_text(model, tokenizer, prompt, SAMPLE_TOKENS, temperature=0.8, seed=seed)
-        for prompt in PROMPTS
-        for seed in range(SAMPLES_PER_PROMPT)
-    ]
-    train_text = (work / "train.txt").read_text(encoding="utf-8")
-    report: dict[str, object] = {
-        "protocol": (
-            f"held-out documents in one stream, window {model.config.n_ctx}, "
-            f"stride {model.config.n_ctx // 2}; end marks are paid for, not counted as bytes"
-        ),
-        "weights": "fp16",
-        "heldout_documents": len(heldout.starts),
-        "heldout_bytes": heldout.n_bytes,
-        "heldout_loss": round(nats, 4),
-        "heldout_bits_per_byte": round(heldout.bits_per_byte(nats), 4),
-        "xz_bits_per_byte": round(compressor_bits_per_byte(work), 4),
-        "samples": len(samples),
-        "sample_words_known": round(known_words(samples, train_text), 4),
-    }
-    write_text(work / "samples.txt", "\n\n---\n\n".join(samples) + "\n")
+    heldout, train = read_groups(work / "heldout"), read_groups(work / "train")
+    for name, groups in (("heldout", heldout), ("train", train)):
+        if "stories" not in groups:
+            raise InputError(f"{work / name} has no stories in it; make the corpus first")
+    stories = [text for documents in heldout["stories"].values() for text in documents]
+    texts = [text for group in train.values() for part in group.values() for text in part]
+    probes = read_probes(work / "probes.jsonl")
+    with _progress() as progress:
+        models = {precision: laplm.load(model_dir, precision) for precision in PRECISIONS}
+        lm = models["int8"]
+        bits = baselines(work, lm.tokenizer, progress)
+        scores = {name: score_sources(model, heldout, progress) for name, model in models.items()}
+        samples = [
+            sample for seed, prompt in enumerate(PROMPTS) for sample in draw(lm, prompt, seed=seed)
+        ]
+        report: dict[str, Any] = {
+            "model": {
+                "parameters": lm.config.n_parameters,
+                "vocab_size": lm.config.vocab_size,
+                "window": lm.config.n_ctx,
+                "stride": lm.config.n_ctx // 2,
+            },
+            "heldout": bits_report(scores["fp32"], bits),
+            "perplexity": precision_report(scores),
+            "capitals": ask_capitals(lm, probes),
+            "samples": samples_report(samples, texts),
+            "memorisation": copying(lm, stories, texts, n_copies, progress),
+        }
+    write_text(work / "samples.txt", show(samples) + "\n")
     write_text(work / "evaluation.json", json.dumps(report, indent=2) + "\n")
+    write_text(work / "evaluation.md", as_markdown(report))
+    if (work / "run" / "metrics.jsonl").exists():
+        draw_loss_curve(
+            work / "run" / "metrics.jsonl",
+            [work / "loss_curve.png", work / "loss_curve.svg"],
+            f"pocket: {lm.config.n_parameters / 1e6:.1f} million parameters",
+        )
     return report
 
 
-def strided_loss(model: TorchGPT, data: TokenData, window: int, stride: int) -> float:
-    """Nats a token over the whole stream, every token but the first counted once.
+@contextlib.contextmanager
+def _progress() -> Iterator[Progress]:
+    """Bars on standard error, one for each thing that takes time."""
+    with bars.Progress(
+        bars.SpinnerColumn(),
+        *bars.Progress.get_default_columns(),
+        bars.TimeElapsedColumn(),
+        console=Console(stderr=True),
+    ) as shown:
+        tasks: dict[str, bars.TaskID] = {}
 
-    Windows of ``window`` inputs begin every ``stride`` tokens; each counts only the targets no
-    earlier window has counted, so they have at least ``window - stride`` tokens before them.
-    """
-    tokens = torch.from_numpy(data.tokens.astype(np.int64))
-    total, counted = 0.0, 1
-    with torch.no_grad():
-        for begin in range(0, len(tokens) - 1, stride):
-            end = min(begin + window, len(tokens) - 1)
-            logits = model(tokens[None, begin:end])[0]
-            new = end + 1 - counted
-            targets = tokens[counted : end + 1]
-            total += float(functional.cross_entropy(logits[-new:], targets, reduction="sum"))
-            counted = end + 1
-            if end == len(tokens) - 1:
-                break
-    return total / (len(tokens) - 1)
+        def report(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = shown.add_task(what, total=total)
+            shown.update(tasks[what], completed=done)
+
+        yield report
 
 
-def compressor_bits_per_byte(work: Path) -> float:
-    """What xz, having seen the training text, needs for the held-out text.
-
-    A yardstick that needs no tokenizer and no training: the held-out text's share of a file that
-    has the training text before it.
-    """
-    train = "\n".join(read_documents(work / "train.txt")).encode()
-    heldout = "\n".join(read_documents(work / "heldout.txt")).encode()
-    # The dictionary must reach back over the whole training text.
-    filters = [{"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": max(4096, 2 * len(train))}]
-    alone = len(lzma.compress(train, filters=filters))
-    both = len(lzma.compress(train + heldout, filters=filters))
-    return 8 * (both - alone) / len(heldout)
-
-
-def known_words(samples: list[str], train_text: str) -> float:
-    """The share of the samples' words that the training text has: the others are misspelt."""
-    words = [word for sample in samples for word in _words(sample)]
-    known = set(_words(train_text))
-    return sum(word in known for word in words) / max(1, len(words))
+def main(argv: list[str] | None = None) -> int:
+    """Measure a model directory and print the tables."""
+    parser = argparse.ArgumentParser(prog="python -m recipes.pocket.evaluate", description=__doc__)
+    parser.add_argument("--model", type=Path, required=True, help="model directory")
+    parser.add_argument(
+        "--work", type=Path, required=True, help="directory of the recipe's work files"
+    )
+    args = parser.parse_args(argv)
+    try:
+        sys.stdout.write(as_markdown(evaluate(args.model, args.work)))
+    except (LaplmError, OSError) as error:
+        Console(stderr=True, highlight=False).print(f"error: {error}", markup=False, soft_wrap=True)
+        return 2
+    return 0
 
 
-def _words(text: str) -> list[str]:
-    return re.findall(r"[a-z']+", text.lower())
+if __name__ == "__main__":
+    sys.exit(main())

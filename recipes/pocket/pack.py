@@ -1,22 +1,28 @@
-"""Step 5: write the trained model as a model directory, small enough for the package."""
+"""Step 4: write the trained model as a model directory, small enough for the package."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from laplm import built_in
 from laplm.errors import InputError
 from laplm.gpt.checkpoint import save_checkpoint
-from recipes.pocket.evaluate import load_trained
+from laplm.gpt.tensor_file import atomic_file
+from recipes.pocket.train import load_trained
 
-MAX_BYTES = 4_000_000
-"""What the built-in model may add to the package, its model card included."""
+MAX_BYTES = 25_000_000
+"""What the built-in model may add to the package, its model card and checksums included."""
 
 
 def pack(work: Path, directory: Path) -> int:
-    """Write config, tokenizer and fp16 weights to ``directory``; returns the bytes it now holds.
+    """Write config, tokenizer, fp16 weights and their checksums to ``directory``.
+
+    Returns:
+        The bytes that the directory now holds.
 
     Raises:
         InputError: nothing has been trained, or the model is too large for the package.
+        CacheError: the disk is full or cannot be written.
     """
     model = load_trained(work)
     tokenizer_json = (work / "tokenizer.json").read_text(encoding="utf-8")
@@ -27,6 +33,7 @@ def pack(work: Path, directory: Path) -> int:
             f"the {MAX_BYTES:,} bytes the package has for them; train a smaller model"
         )
     save_checkpoint(directory, model.config, model.tensors(), "fp16", tokenizer_json)
+    write_checksums(directory)
     size = sum(file.stat().st_size for file in directory.iterdir() if file.is_file())
     if size > MAX_BYTES:
         raise InputError(
@@ -34,3 +41,15 @@ def pack(work: Path, directory: Path) -> int:
             "the built-in model; train a smaller one"
         )
     return size
+
+
+def write_checksums(directory: Path) -> None:
+    """Write the ``SHA256SUMS`` that loading compares the model's files with.
+
+    Raises:
+        CacheError: the disk is full or cannot be written.
+    """
+    content = built_in.checksums(directory).encode()
+    advice = "free some space, or choose another directory"
+    with atomic_file(directory / built_in.CHECKSUMS, len(content), advice) as file:
+        file.write(content)

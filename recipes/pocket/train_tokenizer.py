@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from laplm.tune.data import TokenData
-from recipes.pocket.make_corpus import END_OF_TEXT, read_documents
+from recipes.pocket.make_corpus import END_OF_TEXT, FACTS, SOURCES, read_documents
+
+SHUFFLE_SEED = 1
+NAME_WEIGHT = 4
+"""How often the facts count, so that names of countries and cities become tokens of their own."""
 
 
 def train_tokenizer(work: Path, vocab_size: int) -> None:
-    """Learn merges from ``train.txt``; write ``tokenizer.json`` to ``work``.
+    """Learn merges from the training text; write ``tokenizer.json`` to ``work``.
 
     As in GPT-2 ``<|endoftext|>`` is special and has the last id.
     """
@@ -24,7 +29,12 @@ def train_tokenizer(work: Path, vocab_size: int) -> None:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(read_documents(work / "train.txt"), trainer)
+    texts = (
+        text
+        for source in (*SOURCES, *[FACTS] * NAME_WEIGHT)
+        for text in read_documents(work / "train" / f"{source.name}.txt")
+    )
+    tokenizer.train_from_iterator(texts, trainer)
     tokenizer.add_special_tokens([END_OF_TEXT])
     temporary = work / "tokenizer.json.tmp"
     # Not indented: the package has a size limit.
@@ -33,11 +43,18 @@ def train_tokenizer(work: Path, vocab_size: int) -> None:
 
 
 def encode_corpus(work: Path) -> None:
-    """Write ``train.npz`` and ``heldout.npz``, the token ids of both text files."""
+    """Write ``train.npz`` and ``heldout.npz``, the token ids of all documents in a mixed order.
+
+    In the training text a source's documents are repeated as its ``repeats`` says.
+    """
     tokenizer = Tokenizer.from_file(str(work / "tokenizer.json"))
-    for name in ("train", "heldout"):
-        documents = read_documents(work / f"{name}.txt")
-        encode_documents(tokenizer, documents).save(work / f"{name}.npz")
+    for part in ("train", "heldout"):
+        documents: list[str] = []
+        for source in (*SOURCES, FACTS):
+            repeats = source.repeats if part == "train" else 1
+            documents += read_documents(work / part / f"{source.name}.txt") * repeats
+        random.Random(SHUFFLE_SEED).shuffle(documents)
+        encode_documents(tokenizer, documents).save(work / f"{part}.npz")
 
 
 def encode_documents(tokenizer: Tokenizer, documents: list[str]) -> TokenData:

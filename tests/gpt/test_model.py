@@ -324,11 +324,14 @@ def test_taps_see_every_stage_with_its_shape(engines: dict[Precision, GPT]) -> N
         "z": (5, c.n_head, c.head_dim), "attn_out": (5, c.n_embd), "resid_mid": (5, c.n_embd),
         "ln2": (5, c.n_embd), "mlp_pre": (5, c.n_inner), "mlp_post": (5, c.n_inner),
         "mlp_out": (5, c.n_embd), "resid_post": (5, c.n_embd),
+        "ln1_scale": (5, 1), "ln1_normalized": (5, c.n_embd),
+        "ln2_scale": (5, 1), "ln2_normalized": (5, c.n_embd),
     }  # fmt: skip
     want = {(n, i): shape for n, shape in per_layer.items() for i in range(c.n_layer)}
     want |= {
         ("embed", None): (5, c.n_embd), ("pos_embed", None): (5, c.n_embd),
         ("ln_final", None): (5, c.n_embd), ("logits", None): (5, c.vocab_size),
+        ("ln_final_scale", None): (5, 1), ("ln_final_normalized", None): (5, c.n_embd),
     }  # fmt: skip
     assert seen == want
 

@@ -6,6 +6,7 @@ import importlib.resources
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,42 +15,21 @@ import torch
 from safetensors.numpy import load_file
 from transformers import AutoTokenizer, GPT2LMHeadModel
 
+import laplm
 from laplm.gpt.checkpoint import open_checkpoint
 from laplm.gpt.config import GPTConfig, tensor_shapes
 from laplm.gpt.tokenizer import Tokenizer
 from laplm.tune.torch_model import TorchGPT
-
-# Common words, as any small child's story is made of.
-COMMON = """
-a able about after again all along always am an and animals another any apple are around as ask
-asked at ate away back bad ball be bear beautiful became because bed been before began being best
-better big bird birds blue boat book both box boy bread bright bring brother brown but by cake
-called came can car care careful cat catch chair child children close cold come could cried cry
-dad dark day decided did different do dog doll door down dress drink each eat end enjoyed even
-ever every everyone everything excited eyes face fall family far fast father feel fell felt few
-find first fish floor flower flowers fly food for forest forever found friend friends from fun
-game games garden gave get girl give go going good got grass great green grew had hair hand hands
-happily happy hard has hat have he heard help helped her here hey hid high him his hole home hot
-house how hug hugged hungry i if in inside into is it its jump jumped just keep kind knew know
-laugh laughed learn learned leave left let like liked little lived long look looked looking lot
-lots loud love loved made magic make man many may maybe me met mom moment mommy more morning
-mother mouse mum my name named near new next nice night no noise not now of off oh ok old on once
-one only open opened or other out outside over own park parents party people pick picked picture
-place play played playing please pond pretty proud pull push put quickly rabbit ran ready really
-red remember right river road rock room run running sad safe said same sat saw say scared school
-see shared she shiny shoes show showed side sister sky sleep small smile smiled so some someone
-something soon special squirrel started stay stop stopped store story strong stuck sun swim take
-talk tall tell than thank that the their them then there they thing things think this thought
-three time tired to together told too took top town toy toys tree trees tried trip truck try two
-under until up upon us very wait walk walked walking wanted was water way we well went were what
-when where which while white who why will wind window wise wish with woman wonderful wood woods
-words work world would yard years yellow yes you young your
-"""
-NAMES = """
-lily tim tom timmy ben mia sue jack max sam lucy anna sara spot amy jane emma bob john billy daisy
-mary
-"""
-WORDS = frozenset((COMMON + NAMES).split())
+from recipes.pocket.capitals import begins_with
+from recipes.pocket.facts import make_facts
+from recipes.pocket.make_corpus import FACTS_SEED
+from recipes.pocket.samples import (
+    PROMPTS,
+    check_words,
+    draw,
+    is_english,
+    most_repeated_sentence,
+)
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +49,8 @@ def hugging_face(pocket: Path) -> GPT2LMHeadModel:
     return model.eval()
 
 
-def test_it_takes_at_most_four_megabytes(pocket: Path) -> None:
-    assert sum(file.stat().st_size for file in pocket.rglob("*") if file.is_file()) <= 4_000_000
+def test_it_takes_at_most_twenty_five_megabytes(pocket: Path) -> None:
+    assert sum(file.stat().st_size for file in pocket.rglob("*") if file.is_file()) <= 25_000_000
 
 
 def test_weights_are_finite_fp16_of_the_stated_sizes(pocket: Path) -> None:
@@ -95,6 +75,26 @@ def test_transformers_and_our_torch_model_give_the_same_logits(
         torch.testing.assert_close(ours(ids), hugging_face(ids).logits, rtol=1e-4, atol=1e-4)
 
 
+def test_a_hugging_face_copy_and_the_engine_give_the_same_logits(
+    pocket: Path, tmp_path: Path
+) -> None:
+    """Both ways: transformers reads a plain copy of ours, the engine what transformers saves."""
+    copy, saved = tmp_path / "copy", tmp_path / "saved"
+    shutil.copytree(pocket, copy)
+    theirs = GPT2LMHeadModel.from_pretrained(copy, dtype=torch.float32).eval()
+    theirs.save_pretrained(saved)
+    shutil.copy(pocket / "tokenizer.json", saved)
+    ours, again = laplm.load("pocket", "fp32"), laplm.load(saved, "fp32")
+    text = "Once upon a time, there was a little girl. The capital of Spain is Madrid.\n" * 20
+    ids = np.array(ours.tokenizer.encode(text)[: ours.config.n_ctx])
+    assert len(ids) > 200
+    with torch.no_grad():
+        expected = theirs(torch.from_numpy(ids)[None]).logits[0].numpy()
+    logits = ours.gpt.forward(ids)
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(again.gpt.forward(ids), logits)
+
+
 def test_both_tokenizers_agree_and_the_end_mark_is_the_last_id(pocket: Path) -> None:
     ours, theirs = Tokenizer.from_directory(pocket), AutoTokenizer.from_pretrained(pocket)
     text = 'One day, Lily said, "Hello!"\nÄ日本 🙂 \t  x'
@@ -111,12 +111,35 @@ def test_once_upon_a_time_goes_on_in_english_words(
     end = tokenizer.eos_token_id
     out = hugging_face.generate(**prompt, max_new_tokens=60, do_sample=False, pad_token_id=end)
     text = tokenizer.decode(out[0])
-    words = re.findall(r"[a-z]+", text.lower().replace("<|endoftext|>", ""))
+    words = re.findall(r"[A-Za-z]+(?:'[a-z]+)?", text.replace("<|endoftext|>", ""))
     assert len(words) > 30, text
-    known = [word for word in words if word in WORDS]
-    assert len(known) >= 0.9 * len(words), text
+    assert sum(map(is_english, words)) >= 0.95 * len(words), text
     assert len(set(words)) > 15, text  # not one word over and over
     assert re.search(r"\. [A-Z]", text), text  # sentences
+
+
+def test_it_knows_capitals_in_wordings_it_has_read_and_in_others() -> None:
+    lm = laplm.load("pocket")
+    said = lm.generate("The capital of Spain is", 3, temperature=0.0).text
+    assert said.startswith(" Madrid"), said
+    right = [
+        probe.country
+        for probe in make_facts(FACTS_SEED).probes
+        if begins_with(lm.generate(probe.prompt, 8, temperature=0.0).text, probe.answer)
+    ]
+    assert len(right) >= 25, right
+
+
+def test_stories_are_english_and_say_nothing_three_times() -> None:
+    lm = laplm.load("pocket")
+    samples = [
+        sample for seed, prompt in enumerate(PROMPTS) for sample in draw(lm, prompt, seed=seed)
+    ]
+    assert len(samples) == 20
+    checked = check_words(samples, frozenset())
+    assert checked.words > 1000
+    assert checked.share_in_list >= 0.95, checked.unknown
+    assert max(most_repeated_sentence(sample.text)[1] for sample in samples) < 3
 
 
 def test_it_predicts_a_story_far_better_than_its_scrambled_words(
@@ -142,7 +165,7 @@ def test_it_predicts_a_story_far_better_than_its_scrambled_words(
 
 def test_the_card_names_data_licence_and_limits(pocket: Path) -> None:
     card = (pocket / "MODEL_CARD.md").read_text(encoding="utf-8")
-    for needed in ("TinyStories", "CDLA-Sharing-1.0", "bits per byte", "not good for"):
+    for needed in ("TinyStories", "CDLA-Sharing-1.0", "GeoNames", "bits per byte", "not good for"):
         assert needed in card
     config = json.loads((pocket / "config.json").read_text())
     assert f"{GPTConfig.from_dict(config).n_parameters:,}" in card

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -54,9 +56,12 @@ def same_weights(one: TorchGPT, two: TorchGPT) -> bool:
     return all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_training_learns_the_text(tmp_path: Path, precision: str) -> None:
-    trainer = make_trainer(tmp_path, changed(max_steps=150, precision=precision))
+@pytest.mark.parametrize(("precision", "optimizer"), [
+    ("fp32", "adamw"), ("bf16", "adamw"), ("fp32", "muon"),
+])  # fmt: skip
+def test_training_learns_the_text(tmp_path: Path, precision: str, optimizer: str) -> None:
+    settings = changed(max_steps=150, precision=precision, optimizer=optimizer)
+    trainer = make_trainer(tmp_path, settings)
     before = trainer.heldout_loss()
     result = trainer.run()
     assert before == pytest.approx(math.log(61), abs=0.3)
@@ -65,13 +70,41 @@ def test_training_learns_the_text(tmp_path: Path, precision: str) -> None:
     assert result.seconds > 0
 
 
-@pytest.mark.parametrize("stop_at", [1, 11, 16])
-def test_resumed_run_ends_with_the_same_weights_bit_for_bit(tmp_path: Path, stop_at: int) -> None:
-    whole = make_trainer(tmp_path / "whole")
+def test_every_other_of_the_last_updates_is_computed_on_rounded_matrices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(tmp_path, changed(int4_share=0.25))  # 6 of 24 steps
+    rounded_at = []
+
+    @contextlib.contextmanager
+    def spy(model: TorchGPT) -> Iterator[None]:
+        rounded_at.append(trainer.step)
+        yield
+
+    monkeypatch.setattr("laplm.tune.trainer.rounded_matrices", spy)
+    trainer.run()
+    assert rounded_at == [19, 21, 23]
+
+
+SHORT_FIRST = {"optimizer": "muon", "short_positions": 8, "short_share": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("stop_at", "changes"),
+    [
+        (1, {}), (11, {}), (16, {}), (5, SHORT_FIRST), (17, SHORT_FIRST),
+        (20, {"int4_share": 0.3}), (5, {"optimizer": "muon", "precision": "bf16"}),
+    ],
+)  # fmt: skip
+def test_resumed_run_ends_with_the_same_weights_bit_for_bit(
+    tmp_path: Path, stop_at: int, changes: dict[str, object]
+) -> None:
+    config = changed(**changes)
+    whole = make_trainer(tmp_path / "whole", config)
     whole_result = whole.run()
-    first = make_trainer(tmp_path / "parts")
+    first = make_trainer(tmp_path / "parts", config)
     first.run(stop_at=stop_at)
-    second = make_trainer(tmp_path / "parts")
+    second = make_trainer(tmp_path / "parts", config)
     assert second.step == stop_at
     assert same_weights(first.model, second.model)
     second_result = second.run()
@@ -280,3 +313,37 @@ def test_wrong_settings_are_refused_by_name(name: str, value: object) -> None:
 
 def test_best_precision_can_be_trained_in() -> None:
     assert TrainConfig(max_steps=1, precision=best_precision()).precision in ("fp32", "bf16")
+
+
+def test_short_windows_come_first_and_hold_as_many_tokens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(tmp_path, changed(**SHORT_FIRST))
+    shapes: list[tuple[int, int]] = []
+    inner = trainer.model.hidden
+
+    def watch(ids: torch.Tensor) -> torch.Tensor:
+        if trainer.model.training:
+            shapes.append(tuple(ids.shape))
+        return inner(ids)
+
+    monkeypatch.setattr(trainer.model, "hidden", watch)
+    trainer.run()
+    # 24 steps of 2 passes each: 4 windows of 16 tokens, or 8 of 8.
+    assert shapes == [(8, 8)] * 24 + [(4, 16)] * 24
+
+
+def test_muon_has_the_matrices_inside_the_layers_and_adamw_the_rest(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, changed(optimizer="muon"))
+    trainer.run(stop_at=1)
+    (adamw, muon) = trainer._optimizers
+    names = {id(p): name for name, p in trainer.model.named_parameters()}
+    by_muon = {names[id(p)] for group in muon.param_groups for p in group["params"]}
+    by_adamw = {names[id(p)] for group in adamw.param_groups for p in group["params"]}
+    assert by_muon == {
+        f"h.{layer}.{part}.weight"
+        for layer in range(2)
+        for part in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+    }
+    assert by_muon | by_adamw == set(names.values())
+    assert not by_muon & by_adamw

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from laplm.errors import InputError
+from recipes.pocket.curve import draw_loss_curve, read_metrics
+
+
+def write_metrics(path: Path, steps: int = 300) -> Path:
+    lines = []
+    for step in range(10, steps + 1, 10):
+        loss = 2 + 6 * math.exp(-step / 60)
+        lines.append({"step": step, "seconds": step / 5, "train_loss": loss})
+        if step % 50 == 0:
+            lines.append({"step": step, "seconds": step / 5, "heldout_loss": loss,
+                          "heldout_bits_per_byte": loss / 3, "sample": "One day"})  # fmt: skip
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def test_measurements_are_read(tmp_path: Path) -> None:
+    series = read_metrics(write_metrics(tmp_path / "metrics.jsonl"))
+    steps, values = series["train_loss"]
+    assert steps == list(range(10, 301, 10))
+    assert values[0] == pytest.approx(2 + 6 * math.exp(-1 / 6))
+    assert series["heldout_bits_per_byte"][0] == [50, 100, 150, 200, 250, 300]
+
+
+def test_a_last_line_that_is_cut_is_left_out(tmp_path: Path) -> None:
+    path = write_metrics(tmp_path / "metrics.jsonl")
+    whole = read_metrics(path)
+    with path.open("a", encoding="utf-8") as file:
+        file.write('{"step": 310, "train_l')
+    assert read_metrics(path) == whole
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    with pytest.raises(InputError, match=r"metrics\.jsonl is missing; train"):
+        read_metrics(path)
+    path.write_text("", encoding="utf-8")
+    with pytest.raises(InputError, match="no measurement of the loss"):
+        read_metrics(path)
+    path.write_text('nonsense\n{"step": 1, "train_loss": 2.0}\n', encoding="utf-8")
+    with pytest.raises(InputError, match="line 1: not JSON"):
+        read_metrics(path)
+
+
+def test_the_picture_shows_both_losses_and_says_what_they_are(tmp_path: Path) -> None:
+    metrics = write_metrics(tmp_path / "metrics.jsonl")
+    png, svg = tmp_path / "curve.png", tmp_path / "curve.svg"
+    draw_loss_curve(metrics, [png, svg], "pocket: a test")
+    texts = [e.text or "" for e in ElementTree.parse(svg).iter() if e.tag.endswith("text")]
+    for text in ("pocket: a test", "nats per token", "bits per byte", "step"):
+        assert any(text in t for t in texts), text
+    assert f"{(2 + 6 * math.exp(-5)) / 3:.3f}" in texts  # the last value
+    pixels = np.asarray(Image.open(png).convert("RGB")).reshape(-1, 3)
+    for colour in ((0, 0x72, 0xB2), (0xD5, 0x5E, 0)):
+        assert (pixels == colour).all(axis=1).sum() > 500
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_the_same_run_gives_the_same_file(tmp_path: Path) -> None:
+    metrics = write_metrics(tmp_path / "metrics.jsonl")
+    files = [tmp_path / name for name in ("a.svg", "b.svg", "a.png", "b.png")]
+    draw_loss_curve(metrics, files[:1] + files[2:3], "pocket")
+    draw_loss_curve(metrics, files[1:2] + files[3:], "pocket")
+    a_svg, b_svg, a_png, b_png = (file.read_bytes() for file in files)
+    assert a_svg == b_svg
+    assert a_png == b_png
+
+
+def test_a_run_of_one_measurement_can_be_drawn(tmp_path: Path) -> None:
+    draw_loss_curve(write_metrics(tmp_path / "m.jsonl", 10), [tmp_path / "c.png"], "pocket")
+    assert Image.open(tmp_path / "c.png").size == (1200, 900)
