@@ -25,6 +25,8 @@ from laplm.gpt.config import GPTConfig
 Array = NDArray[np.float32]
 Ids = NDArray[np.int64]
 Tap = Callable[[str, int | None, Array], Array | None]
+See = Callable[[str, int | None, Array], Array]
+"""A tap as the stages call it: gives back what goes on."""
 
 
 class Weights(Protocol):
@@ -120,17 +122,6 @@ class DensePast:
         self.length += count
 
 
-def layer_norm(x: Array, gain: Array, shift: Array, epsilon: float) -> Array:
-    """Normalise every position to mean 0 and variance 1, then scale and shift: (T, C) -> (T, C).
-
-    Source: Ba, Kiros and Hinton 2016, "Layer Normalization", section 3.
-    """
-    centred = x - x.mean(axis=-1, keepdims=True)
-    variance = np.mean(centred * centred, axis=-1, keepdims=True)
-    out: Array = centred / np.sqrt(variance + np.float32(epsilon)) * gain + shift
-    return out
-
-
 def _erf(x: Array) -> Array:
     out: Array = np.vectorize(math.erf, otypes=[np.float32])(x)
     return out
@@ -167,6 +158,92 @@ def attention_scale(config: GPTConfig, layer: int) -> float:
     return scale / (layer + 1) if config.scale_attn_by_inverse_layer_idx else scale
 
 
+def untouched(name: str, layer: int | None, x: Array) -> Array:
+    """What is seen when nobody looks."""
+    return x
+
+
+def linear(name: str, x: Array, weights: Weights) -> Array:
+    """One matrix product for all rows, however they are stacked: (..., in) -> (..., out)."""
+    rows = weights.linear(name, x.reshape(-1, x.shape[-1]))
+    return rows.reshape(*x.shape[:-1], -1)
+
+
+def layer_norm(
+    stage: str,
+    layer: int | None,
+    x: Array,
+    weights: Weights,
+    config: GPTConfig,
+    see: See = untouched,
+) -> Array:
+    """Every position to mean 0 and variance 1, then a gain and a shift: (..., C) -> (..., C).
+
+    Source: Ba, Kiros and Hinton 2016, "Layer Normalization", section 3.
+    """
+    name = {"ln1": f"h.{layer}.ln_1", "ln2": f"h.{layer}.ln_2", "ln_final": "ln_f"}[stage]
+    centred = x - x.mean(axis=-1, keepdims=True)
+    variance = np.mean(centred * centred, axis=-1, keepdims=True)
+    epsilon = np.float32(config.layer_norm_epsilon)
+    scale = see(f"{stage}_scale", layer, np.sqrt(variance + epsilon))  # (..., 1)
+    normalized = see(f"{stage}_normalized", layer, centred / scale)
+    gain, shift = weights.vector(f"{name}.weight"), weights.vector(f"{name}.bias")
+    return see(stage, layer, normalized * gain + shift)
+
+
+def attention(
+    x: Array,
+    layer: int,
+    weights: Weights,
+    config: GPTConfig,
+    past: Past | None = None,
+    see: See = untouched,
+    last_only: bool = False,
+) -> Array:
+    """What the attention of a layer adds to the residual stream: (..., T, C) -> (..., T, C).
+
+    Sequences of one length may be stacked in front. With ``last_only`` only the last position
+    looks back, and the result is (..., 1, C).
+    """
+    h = layer_norm("ln1", layer, x, weights, config, see)  # (..., T, C)
+    qkv = linear(f"h.{layer}.attn.c_attn", h, weights)  # (..., T, 3C)
+    heads = qkv.reshape(*qkv.shape[:-1], 3, config.n_head, config.head_dim)
+    q, k, v = np.moveaxis(heads, -3, 0)  # (..., T, H, D) each
+    q, k, v = see("q", layer, q), see("k", layer, k), see("v", layer, v)
+    if past is not None:
+        k, v = past.extend(layer, k, v)  # (..., P + T, H, D) each
+    if last_only:
+        q = q[..., -1:, :, :]
+    scores = np.matmul(q.swapaxes(-3, -2), np.moveaxis(k, -3, -1))  # (..., H, T, P + T)
+    scores = scores * np.float32(attention_scale(config, layer))
+    # A position sees itself and what came before it.
+    n_asking, n_asked = scores.shape[-2:]
+    visible = np.tri(n_asking, n_asked, n_asked - n_asking, dtype=bool)
+    scores = see("attn_scores", layer, np.where(visible, scores, np.float32(-np.inf)))
+    pattern = see("pattern", layer, softmax(scores))  # (..., H, T, P + T)
+    z = np.matmul(pattern, v.swapaxes(-3, -2)).swapaxes(-3, -2)  # (..., T, H, D)
+    z = see("z", layer, z)
+    flat = z.reshape(*z.shape[:-2], -1)  # (..., T, C)
+    return linear(f"h.{layer}.attn.c_proj", flat, weights)
+
+
+def feed_forward(
+    x: Array, layer: int, weights: Weights, config: GPTConfig, see: See = untouched
+) -> Array:
+    """What the feed-forward of a layer adds to the residual stream: (..., T, C) -> (..., T, C)."""
+    h = layer_norm("ln2", layer, x, weights, config, see)  # (..., T, C)
+    inner = see("mlp_pre", layer, linear(f"h.{layer}.mlp.c_fc", h, weights))  # (..., T, 4C)
+    inner = see("mlp_post", layer, activation(config.activation_function, inner))
+    return linear(f"h.{layer}.mlp.c_proj", inner, weights)
+
+
+def unembed(x: Array, weights: Weights, config: GPTConfig, see: See = untouched) -> Array:
+    """The last layer norm and the output matrix: residual stream (..., C) to logits (..., V)."""
+    x = layer_norm("ln_final", None, x, weights, config, see)
+    logits = weights.unembed(x.reshape(-1, x.shape[-1]))
+    return see("logits", None, logits.reshape(*x.shape[:-1], -1))
+
+
 def forward(
     ids: Ids,
     weights: Weights,
@@ -180,55 +257,25 @@ def forward(
     ``past`` is read and grows by T positions. The caller checks that ids are in the vocabulary
     and that P + T <= n_ctx.
     """
-    past = DensePast() if past is None else past
-    n_past, n_new = past.length, len(ids)
-    n_head, head_dim = config.n_head, config.head_dim
+    n_past = 0 if past is None else past.length
 
     def see(name: str, layer: int | None, x: Array) -> Array:
-        if tap is None:
-            return x
-        replaced = tap(name, layer, x)
+        replaced = None if tap is None else tap(name, layer, x)
         return x if replaced is None else replaced
 
-    def norm(name: str, x: Array) -> Array:
-        gain, shift = weights.vector(f"{name}.weight"), weights.vector(f"{name}.bias")
-        return layer_norm(x, gain, shift, config.layer_norm_epsilon)
-
-    positions = np.arange(n_past, n_past + n_new)
     embed = see("embed", None, weights.embed(ids))  # (T, C)
+    positions = np.arange(n_past, n_past + len(ids))
     x = embed + see("pos_embed", None, weights.position(positions))  # (T, C)
-
-    # A position sees itself and what came before it: (T, P + T).
-    visible = np.arange(n_past + n_new)[None, :] <= positions[:, None]
 
     for layer in range(config.n_layer):
         # Attention: move information between positions.
         x = see("resid_pre", layer, x)  # (T, C)
-        h = see("ln1", layer, norm(f"h.{layer}.ln_1", x))  # (T, C)
-        qkv = weights.linear(f"h.{layer}.attn.c_attn", h)  # (T, 3C)
-        q, k, v = qkv.reshape(n_new, 3, n_head, head_dim).transpose(1, 0, 2, 3)  # (T, H, D) each
-        q, k, v = see("q", layer, q), see("k", layer, k), see("v", layer, v)
-        k_all, v_all = past.extend(layer, k, v)  # (P + T, H, D) each
-        scores = np.matmul(q.transpose(1, 0, 2), k_all.transpose(1, 2, 0))  # (H, T, P + T)
-        scores = scores * np.float32(attention_scale(config, layer))
-        scores = np.where(visible, scores, np.float32(-np.inf))
-        scores = see("attn_scores", layer, scores)
-        pattern = see("pattern", layer, softmax(scores))  # (H, T, P + T)
-        z = np.matmul(pattern, v_all.transpose(1, 0, 2)).transpose(1, 0, 2)  # (T, H, D)
-        z = see("z", layer, z)
-        flat = np.ascontiguousarray(z).reshape(n_new, -1)  # (T, C)
-        x = x + see("attn_out", layer, weights.linear(f"h.{layer}.attn.c_proj", flat))
-
+        x = x + see("attn_out", layer, attention(x, layer, weights, config, past, see))
         # Feed-forward: think about each position by itself.
         x = see("resid_mid", layer, x)  # (T, C)
-        h = see("ln2", layer, norm(f"h.{layer}.ln_2", x))  # (T, C)
-        inner = see("mlp_pre", layer, weights.linear(f"h.{layer}.mlp.c_fc", h))  # (T, 4C)
-        inner = see("mlp_post", layer, activation(config.activation_function, inner))
-        x = x + see("mlp_out", layer, weights.linear(f"h.{layer}.mlp.c_proj", inner))
+        x = x + see("mlp_out", layer, feed_forward(x, layer, weights, config, see))
         x = see("resid_post", layer, x)  # (T, C)
 
-    past.advance(n_new)
-    if last_only:
-        x = x[-1:]
-    x = see("ln_final", None, norm("ln_f", x))
-    return see("logits", None, weights.unembed(x))  # (T, V)
+    if past is not None:
+        past.advance(len(ids))
+    return unembed(x[-1:] if last_only else x, weights, config, see)  # (T, V)

@@ -10,6 +10,7 @@ Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learner
 from __future__ import annotations
 
 import codecs
+import functools
 import json
 import operator
 import re
@@ -158,6 +159,47 @@ class Tokenizer:
             InputError: the string holds a lone surrogate, which no text has.
             TokenizerError: the vocabulary has no token for a byte of the text.
         """
+        ids: list[int] = []
+        for part in self._parts(text):
+            ids += self._encode(part, allow_special) if isinstance(part, str) else part
+        return ids
+
+    def encode_words(self, text: str | bytes) -> list[list[int]]:
+        """The ids of ``encode``, grouped by the words that a text is cut into before merging.
+
+        No merge reaches across two words. A byte that is not UTF-8 is a word of its own.
+
+        Raises:
+            InputError: as ``encode``.
+            TokenizerError: as ``encode``.
+        """
+        words: list[list[int]] = []
+        for part in self._parts(text):
+            if not isinstance(part, str):
+                words += [[id_] for id_ in part]
+                continue
+            encoding = self._backend.encode(part, add_special_tokens=False)
+            before = None
+            for id_, word in zip(encoding.ids, encoding.word_ids, strict=True):
+                if word is None or word != before:
+                    words.append([])
+                words[-1].append(id_)
+                before = word
+        return words
+
+    @functools.cached_property
+    def merges(self) -> dict[tuple[bytes, bytes], int]:
+        """The merge table: pairs of neighbours that become one, and the rank of each, from 0."""
+        model = json.loads(self._backend.to_str())["model"]
+        pairs = (p.split(" ") if isinstance(p, str) else p for p in model["merges"])
+        table: dict[tuple[bytes, bytes], int] = {}
+        for rank, (left, right) in enumerate(pairs):
+            if _BYTE_OF.keys() >= {*left, *right}:
+                table[_to_bytes(left), _to_bytes(right)] = rank
+        return table
+
+    def _parts(self, text: str | bytes) -> Iterator[str | list[int]]:
+        """Runs of a text that are UTF-8, and ids of the bytes between them."""
         if isinstance(text, str):
             try:
                 raw = text.encode()
@@ -173,13 +215,12 @@ class Tokenizer:
         if self._unknown and not self._unknown.isdisjoint(raw):
             byte = next(b for b in raw if b in self._unknown)
             raise TokenizerError(f"the tokenizer's vocabulary has no token for byte 0x{byte:02X}")
-        ids: list[int] = []
         end = 0
         for match in _ESCAPED.finditer(text):
-            ids += self._encode(text[end : match.start()], allow_special)
-            ids += [self._byte_ids[ord(c) - 0xDC00] for c in match.group()]
+            yield text[end : match.start()]
+            yield [self._byte_ids[ord(c) - 0xDC00] for c in match.group()]
             end = match.end()
-        return ids + self._encode(text[end:], allow_special)
+        yield text[end:]
 
     def _encode(self, text: str, allow_special: bool) -> list[int]:
         if not text:
@@ -221,7 +262,7 @@ class Tokenizer:
             known = self._added[token_id]
         else:
             try:
-                known = bytes(_BYTE_OF[character] for character in token)
+                known = _to_bytes(token)
             except KeyError:
                 known = token.encode()
         self._bytes[token_id] = known
@@ -266,6 +307,11 @@ class StreamDecoder:
     def flush(self) -> str:
         """What is left at the end: the replacement character for an unfinished character."""
         return self._decoder.decode(b"", final=True)
+
+
+def _to_bytes(token: str) -> bytes:
+    """The bytes that a token of the vocabulary stands for."""
+    return bytes(_BYTE_OF[character] for character in token)
 
 
 def _chunks(text: str) -> Iterator[str]:

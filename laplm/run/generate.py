@@ -11,15 +11,14 @@ import secrets
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypedDict, Unpack
+from typing import Literal, NamedTuple, Protocol, TypedDict, Unpack
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from laplm.errors import ContextLengthError, InputError
 from laplm.gpt.config import GPTConfig
 from laplm.gpt.kv_cache import KVCache
-from laplm.gpt.model import GPT
 from laplm.gpt.tokenizer import StreamDecoder, Tokenizer
 from laplm.run.sampler import SamplingParams, sample, sample_rng, top_logprobs
 
@@ -30,6 +29,43 @@ FinishReason = Literal["stop", "eos", "length", "interrupted"]
 DEFAULT_NEW_TOKENS = 100
 _COUNT_WHOLE = 1 << 20  # longer prompts (in bytes) are counted by a sample before being refused
 _COUNT_SAMPLE = 1 << 17
+
+
+class Engine(Protocol):
+    """What the loop needs of a model: a ``GPT``, or a ``TappedGPT``."""
+
+    @property
+    def config(self) -> GPTConfig:
+        """The model's sizes."""
+        ...
+
+    @property
+    def precision(self) -> str:
+        """Of its weights: fp32, int8 or int4."""
+        ...
+
+    @property
+    def threads(self) -> int:
+        """How many threads work."""
+        ...
+
+    def new_cache(self) -> KVCache:
+        """An empty key/value cache for one sequence."""
+        ...
+
+    def forward(
+        self, ids: ArrayLike, kv_cache: KVCache | None = None, *, last_only: bool = False
+    ) -> Array:
+        """Token ids (T,) after a cache to logits (T, V), or (1, V) when ``last_only``."""
+        ...
+
+    def decode(self, ids: ArrayLike, kv_caches: Sequence[KVCache]) -> Array:
+        """One more token for each of B sequences: ids (B,) to logits (B, V)."""
+        ...
+
+    def log_normaliser(self, logits: Array) -> float:
+        """log(sum(exp(logits))) of one position (V,)."""
+        ...
 
 
 class TokenLogprob(NamedTuple):
@@ -168,7 +204,7 @@ class _Row:
 
 
 def generate_tokens(
-    gpt: GPT,
+    gpt: Engine,
     prompt_ids: Sequence[int],
     params: SamplingParams | None = None,
     *,
@@ -235,7 +271,7 @@ def generate_tokens(
 
 
 def _draw_tokens(
-    gpt: GPT,
+    gpt: Engine,
     prompt_ids: Sequence[int],
     params: SamplingParams,
     max_new_tokens: int,
@@ -274,7 +310,7 @@ def _draw_tokens(
         logits = _advance(gpt, rows)
 
 
-def _advance(gpt: GPT, rows: list[_Row]) -> Array:
+def _advance(gpt: Engine, rows: list[_Row]) -> Array:
     """Logits (rows, V) after the token that each row has just drawn."""
     # The rows began together, so all of them are full at the same step.
     if rows[0].cache.length < gpt.config.n_ctx:
@@ -298,7 +334,7 @@ def _window(ids: Sequence[int], config: GPTConfig) -> Sequence[int]:
     return ids if over <= 0 else ids[-(-over // half) * half :]
 
 
-def _prefill(gpt: GPT, ids: Sequence[int], cache: KVCache) -> Array:
+def _prefill(gpt: Engine, ids: Sequence[int], cache: KVCache) -> Array:
     """Logits (1, V) after ids; the cache keeps the prefix it shares with them."""
     cache.trim(shared_prefix(cache.ids, ids))
     return gpt.forward(ids[cache.length :], cache, last_only=True)
@@ -523,7 +559,7 @@ class GenerationStream(Iterator[GenerationStep]):
 
     def __init__(
         self,
-        gpt: GPT,
+        gpt: Engine,
         tokenizer: Tokenizer,
         request: Request,
         params: SamplingParams,
@@ -649,7 +685,7 @@ class StreamOptions(TypedDict, total=False):
 
 
 def stream_generate(
-    gpt: GPT,
+    gpt: Engine,
     tokenizer: Tokenizer,
     prompt: Prompt,
     params: SamplingParams | None = None,
@@ -666,7 +702,7 @@ def stream_generate(
 
 
 def generate(
-    gpt: GPT,
+    gpt: Engine,
     tokenizer: Tokenizer,
     prompt: Prompt,
     params: SamplingParams | None = None,

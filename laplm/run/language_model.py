@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TypedDict, Unpack
 
 from laplm import hub
-from laplm.errors import ModelNotFoundError
+from laplm.errors import ContextLengthError, ModelNotFoundError
+from laplm.gpt.activations import MAX_BYTES, ActivationCache, check_bytes, run_with_cache
 from laplm.gpt.checkpoint import Checkpoint, open_checkpoint
 from laplm.gpt.config import GPTConfig
 from laplm.gpt.kv_cache import KVCache
 from laplm.gpt.model import GPT
 from laplm.gpt.quantize import Precision, Progress
+from laplm.gpt.reference import Tap
 from laplm.gpt.tokenizer import Tokenizer
-from laplm.run.generate import GenerationResult, GenerationStream, Prompt, make_request
+from laplm.run.generate import (
+    GenerationResult,
+    GenerationStream,
+    Prompt,
+    encode_prompt,
+    make_request,
+)
 from laplm.run.sampler import SamplingParams
+from laplm.run.tapped import TappedGPT
 
 _SAMPLING = frozenset(field.name for field in dataclasses.fields(SamplingParams))
 
@@ -99,6 +108,7 @@ class LanguageModel:
         max_new_tokens: int | None = None,
         *,
         samples: int = 1,
+        tap: Tap | None = None,
         **options: Unpack[GenerationOptions],
     ) -> GenerationStream:
         """Continue a prompt, giving text as it comes.
@@ -109,6 +119,8 @@ class LanguageModel:
             max_new_tokens: tokens per sample, at most; None means 100, or fewer where the model's
                 context leaves less room.
             samples: how many continuations, decoded together; steps say whose they are.
+            tap: sees, and may replace, every activation on the way (``GPT.forward``); the text
+                comes more slowly.
             **options: ``temperature`` (0.8; below 0.0001 is greedy), ``top_k`` (40; 0 is off),
                 ``top_p`` (1, off), ``min_p`` (0, off), ``repetition_penalty`` (1, off), ``seed``
                 (None draws one), ``stop`` (a string or several that end the text), ``logprobs``
@@ -139,6 +151,8 @@ class LanguageModel:
             slide=options.get("slide", False),
         )
         gpt = self.gpt
+        if tap is not None:  # in a cache of its own: what went through a tap is of no use without
+            return GenerationStream(TappedGPT(gpt, tap), self.tokenizer, request, params)
         # Taken out, so that a second stream begun before this one ends works in its own.
         cache, self._kv_cache = self._kv_cache, None
         return GenerationStream(gpt, self.tokenizer, request, params, cache, self._keep)
@@ -147,26 +161,63 @@ class LanguageModel:
         self,
         prompt: Prompt,
         max_new_tokens: int | None = None,
+        *,
+        tap: Tap | None = None,
         **options: Unpack[GenerationOptions],
     ) -> GenerationResult:
         """Continue a prompt to the end. Arguments and errors as ``stream``."""
-        return self.samples(prompt, 1, max_new_tokens, **options)[0]
+        return self.samples(prompt, 1, max_new_tokens, tap=tap, **options)[0]
 
     def samples(
         self,
         prompt: Prompt,
         n: int,
         max_new_tokens: int | None = None,
+        *,
+        tap: Tap | None = None,
         **options: Unpack[GenerationOptions],
     ) -> list[GenerationResult]:
         """Continue a prompt ``n`` times, together; the first is what ``generate`` gives.
 
         Arguments and errors as ``stream``.
         """
-        stream = self.stream(prompt, max_new_tokens, samples=n, **options)
+        stream = self.stream(prompt, max_new_tokens, samples=n, tap=tap, **options)
         for _ in stream:
             pass
         return stream.results()
+
+    def run_with_cache(
+        self,
+        prompt: Prompt,
+        names: Iterable[str] | None = None,
+        *,
+        tap: Tap | None = None,
+        max_bytes: int = MAX_BYTES,
+    ) -> ActivationCache:
+        """Every activation of one pass over a prompt, by name: ``cache["pattern", 3]``.
+
+        Args:
+            prompt: as ``stream``; it may fill the whole context.
+            names: keep only these, of ``laplm.gpt.activations.STAGES``; ``["logits"]`` say.
+            tap: may replace activations on the way; what is kept is what it left.
+            max_bytes: refuse more than this, before anything is run.
+
+        Raises:
+            ContextLengthError: the prompt has more tokens than the model has positions.
+            InputError: the prompt cannot be used, a name is wrong, or it would take too much
+                memory.
+        """
+        ids = encode_prompt(prompt, self.tokenizer, self.config, slide=True)
+        if len(ids) > self.config.n_ctx:
+            raise ContextLengthError(
+                f"the prompt has {len(ids):,} tokens, but the model holds {self.config.n_ctx:,}: "
+                "shorten it"
+            )
+        kept = None if names is None else [names] if isinstance(names, str) else list(names)
+        check_bytes(self.config, len(ids), kept, max_bytes)
+        return run_with_cache(
+            lambda record: self.gpt.forward(ids, tap=record), self.config, ids, kept, tap
+        )
 
     def _keep(self, kv_cache: KVCache) -> None:
         # The next prompt often begins as this one did: a story that goes on, a changed last line.
@@ -192,7 +243,8 @@ def load(
 
     Raises:
         ModelNotFoundError: nothing of that name is on disk.
-        ModelFormatError: the files are not a GPT-2 model that can be read.
+        ModelFormatError: the files are not a GPT-2 model that can be read, or the built-in model
+            is damaged.
         TokenizerError: the tokenizer files are missing or damaged.
         CacheError: the packed weights cannot be written.
         InputError: the precision or the number of threads is not possible.

@@ -10,6 +10,7 @@ import pytest
 from conftest import TEXT, make_tokenizer_json
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tokenizers import pre_tokenizers
 from transformers import GPT2Tokenizer
 
 from laplm.errors import InputError, TokenizerError
@@ -62,6 +63,28 @@ def theirs(directory: Path) -> GPT2Tokenizer:
 def test_ids_are_those_of_transformers(ours: Tokenizer, theirs: GPT2Tokenizer, text: str) -> None:
     assert ours.encode(text, allow_special=True) == theirs.encode(text)
     assert ours.encode(text) == theirs.encode(text, split_special_tokens=True)
+
+
+@given(st.one_of(texts, st.binary(max_size=40)))
+def test_words_together_are_the_ids_of_the_text(ours: Tokenizer, text: str | bytes) -> None:
+    words = ours.encode_words(text)
+    assert [i for word in words for i in word] == ours.encode(text)
+    assert all(words)
+
+
+@given(texts)
+def test_words_are_those_of_the_splitting_rule(ours: Tokenizer, text: str) -> None:
+    split = pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str(text)
+    found = [ours.decode_bytes(word).decode() for word in ours.encode_words(text)]
+    assert found == [text[start:end] for _, (start, end) in split]
+
+
+def test_merges_are_those_of_the_file_in_bytes(ours: Tokenizer, directory: Path) -> None:
+    saved = json.loads((directory / "tokenizer.json").read_text())["model"]["merges"]
+    assert list(ours.merges.values()) == list(range(len(saved)))
+    assert (b" ", b"t") in ours.merges
+    tokens = {ours.token_bytes(i) for i in range(ours.vocab_size)}
+    assert tokens >= {left + right for left, right in ours.merges}
 
 
 @given(st.lists(st.integers(0, 401), max_size=30))

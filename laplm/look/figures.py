@@ -1,0 +1,741 @@
+"""Every kind of picture that looks are drawn with: built once, for all rooms.
+
+Colours can be told apart by colour-blind people: viridis for sizes, purple to orange (PuOr) for
+two directions, Okabe and Ito's eight for kinds. matplotlib's ``Figure`` is used without pyplot, so
+no window opens and nothing is left behind.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+import textwrap
+import unicodedata
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from laplm.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Array = NDArray[Any]
+
+OKABE_ITO = (
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000",
+)  # fmt: skip
+_FALLBACKS = (
+    "Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Zen Hei",
+    "PingFang SC", "Hiragino Sans", "Microsoft YaHei", "Malgun Gothic", "Noto Emoji", "Symbola",
+    "Segoe UI Emoji",
+)  # fmt: skip
+_RC: Any = {
+    "font.size": 10.0,
+    "axes.titlesize": 12.0,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.hashsalt": "laplm",  # the same picture is the same file
+    "svg.fonttype": "path",
+    "figure.constrained_layout.use": True,
+    "text.parse_math": False,  # a dollar sign in a token is a dollar sign
+}
+_MAX_LABELS = 64  # beyond that they would overlap: every n-th is shown
+_MAX_TEXT = 22
+_FRAME = "#D55E00"
+_LETTER = 0.065  # inches that a letter in a cell takes
+
+
+def _new(title: str, width: float, height: float) -> tuple[Figure, Axes]:
+    figure = new_figure(width, height)
+    with style():
+        axes = figure.add_subplot()
+        axes.set_title(_wrapped(title, width))
+    return figure, axes
+
+
+def _wrapped(title: str, width: float) -> str:
+    """A title in lines that fit a figure of so many inches."""
+    return textwrap.fill(title, max(20, int(width * 8)), break_on_hyphens=False)
+
+
+def style() -> Any:
+    """The context in which every figure is made and drawn upon."""
+    try:
+        import matplotlib as mpl
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("A picture", "look") from error
+    # A character that no font here has is drawn as an empty box, which says enough.
+    warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
+    families = {"font.family": ["DejaVu Sans", *_other_scripts()]}
+    return mpl.rc_context(_RC | families)
+
+
+@functools.cache
+def _other_scripts() -> list[str]:
+    """Fonts of this machine for what DejaVu lacks: Chinese, Japanese, Korean, emoji."""
+    from matplotlib.font_manager import get_font_names
+
+    installed = set(get_font_names())
+    return [name for name in _FALLBACKS if name in installed]
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of so many inches.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    with style():
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(width, height), facecolor="white")
+        FigureCanvasAgg(figure)
+    return figure
+
+
+def shorten(label: str) -> str:
+    """A label of bounded length, so that a long token does not push the picture away."""
+    return label if len(label) <= _MAX_TEXT else label[: _MAX_TEXT - 1] + "…"
+
+
+def heatmap(
+    values: Array,
+    row_labels: Sequence[str],
+    column_labels: Sequence[str],
+    title: str,
+    *,
+    x_label: str = "",
+    y_label: str = "",
+    value_label: str = "",
+    diverging: bool = False,
+    limit: float | None = None,
+    numbers: int | None = None,
+    texts: Sequence[Sequence[str]] | None = None,
+    marked: Sequence[tuple[int, int]] = (),
+    subtitle: str = "",
+) -> Figure:
+    """A matrix as colours, NaN as grey (what a mask hides).
+
+    Args:
+        values: (rows, columns).
+        row_labels: one for each row.
+        column_labels: one for each column.
+        title: what the picture shows.
+        x_label: what the columns are.
+        y_label: what the rows are.
+        value_label: what the colour is.
+        diverging: two directions from 0, else from the least to the greatest value.
+        limit: the value of the strongest colour; by default the largest there is.
+        numbers: print values with this many digits in the cells, when they fit.
+        texts: print these in the cells instead, (rows, columns). Words are cut short to fit;
+            numbers are left out when they do not.
+        marked: cells (row, column) that get a frame.
+        subtitle: a smaller line under the title.
+    """
+    rows, columns = values.shape
+    if texts is None and numbers is not None and rows * columns <= 400:
+        texts = [[_number(value, numbers) for value in row] for row in values]
+    longest = max((len(text) for row in texts or () for text in row), default=0)
+    words = texts is not None and not _all_numbers(texts)
+    cell = max(0.36, _LETTER * (min(longest, 10) + 1))
+    edges = 3.2 + 0.08 * min(_MAX_TEXT, max(map(len, row_labels), default=0))
+    width = min(28.0 if words else 16.0, edges + cell * columns)
+    height = min(16.0, 2.2 + 0.32 * rows + 0.05 * max(map(len, column_labels), default=0))
+    figure, axes = _new(title, max(6.0, width), max(3.2, height))
+    with style():
+        from matplotlib.patches import Rectangle
+
+        image = paint(axes, values, diverging=diverging, limit=limit)
+        ticks(axes, row_labels, column_labels)
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        bar = figure.colorbar(image, ax=axes, shrink=0.8, aspect=30)
+        bar.set_label(value_label)
+        bar.outline.set_visible(False)
+        if subtitle:
+            _subtitle(axes, subtitle)
+        for row, column in marked:
+            corner = (column - 0.46, row - 0.46)
+            axes.add_patch(Rectangle(corner, 0.92, 0.92, fill=False, color=_FRAME, linewidth=1.6))
+        room = int((width - edges) / columns / _LETTER)
+        if texts is not None and room >= 3 and (words or longest <= room):
+            _write(axes, values, image, texts, room)
+    return figure
+
+
+def paint(axes: Axes, values: Array, *, diverging: bool = False, limit: float | None = None) -> Any:
+    """Draw a matrix into ``axes``; returns the image, for a colour bar."""
+    finite = values[np.isfinite(values)]
+    most = float(np.abs(finite).max()) if finite.size else 1.0
+    if diverging:
+        bound = (limit if limit is not None else most) or 1.0
+        low, high, colours = -bound, bound, "PuOr"
+    else:
+        low = min(0.0, float(finite.min())) if finite.size else 0.0
+        high = limit if limit is not None else (float(finite.max()) if finite.size else 1.0)
+        high, colours = (high if high > low else low + 1.0), "viridis"
+    axes.set_facecolor("#e8e8e8")
+    image = axes.imshow(
+        np.ma.masked_invalid(values), cmap=colours, vmin=low, vmax=high, aspect="auto",
+        interpolation="nearest",
+    )  # fmt: skip
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    return image
+
+
+def ticks(axes: Axes, row_labels: Sequence[str], column_labels: Sequence[str]) -> None:
+    """Label rows and columns; thinned out when there are too many to read."""
+    for axis, labels in ((axes.yaxis, row_labels), (axes.xaxis, column_labels)):
+        step = max(1, math.ceil(len(labels) / _MAX_LABELS))
+        places = list(range(0, len(labels), step))
+        axis.set_ticks(places, [shorten(labels[i]) for i in places])
+    if max(map(len, column_labels), default=0) > 3:
+        axes.tick_params(axis="x", rotation=90)
+    axes.tick_params(length=0)
+
+
+def small_multiples(
+    grids: Sequence[Array],
+    titles: Sequence[str],
+    title: str,
+    *,
+    columns: int,
+    row_titles: Sequence[str] = (),
+    limit: float | None = None,
+    diverging: bool = False,
+) -> Figure:
+    """Many small matrices on one sheet, on one scale, ``columns`` to a row."""
+    rows = math.ceil(len(grids) / columns)
+    figure = new_figure(max(6.0, 1.15 * columns + 1), max(3.0, 1.25 * rows + 0.8))
+    with style():
+        _title(figure, title)
+        for i, (grid, name) in enumerate(zip(grids, titles, strict=True)):
+            axes = figure.add_subplot(rows, columns, i + 1)
+            paint(axes, grid, limit=limit, diverging=diverging)
+            axes.set_xticks([])
+            axes.set_yticks([])
+            axes.set_title(name, fontsize=8, fontweight="normal", loc="center", pad=2)
+            if row_titles and i % columns == 0:
+                axes.set_ylabel(row_titles[i // columns], fontsize=8)
+    return figure
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """One of several labelled matrices on a sheet."""
+
+    values: Array
+    title: str
+    row_labels: Sequence[str]
+    column_labels: Sequence[str]
+    x_label: str = ""
+    y_label: str = ""
+
+
+def panels(
+    panels: Sequence[Panel],
+    title: str,
+    *,
+    across: int = 1,
+    value_label: str = "",
+    diverging: bool = False,
+    limit: float | None = None,
+    one_scale: bool = True,
+    subtitle: str = "",
+) -> Figure:
+    """Some labelled matrices on one sheet, NaN as grey.
+
+    Args:
+        panels: what to draw.
+        title: what the picture shows.
+        across: how many stand side by side.
+        value_label: what the colours are.
+        diverging: two directions from 0, else from the least to the greatest value.
+        limit: the value of the strongest colour; by default the largest there is.
+        one_scale: the same colours mean the same values in all of them.
+        subtitle: a smaller text under the title.
+    """
+    rows, columns = (max(p.values.shape[axis] for p in panels) for axis in (0, 1))
+    down = math.ceil(len(panels) / across)
+    names = max((len(label) for p in panels for label in p.column_labels), default=0)
+    width = across * min(11.0, 1.4 + 0.34 * columns)
+    height = down * min(8.0, 1.1 + 0.26 * rows + 0.07 * min(names, _MAX_TEXT))
+    figure = new_figure(max(6.5, width + 1.2), max(3.4, height + 0.9))
+    if one_scale and limit is None:
+        finite = np.concatenate([p.values[np.isfinite(p.values)] for p in panels])
+        limit = float(np.abs(finite).max()) if finite.size else None
+    with style():
+        _title(figure, title, subtitle)
+        every: list[Axes] = []
+        image: Any = None
+        for i, panel in enumerate(panels):
+            axes = figure.add_subplot(down, across, i + 1)
+            image = paint(axes, panel.values, diverging=diverging, limit=limit)
+            ticks(axes, panel.row_labels, panel.column_labels)
+            axes.set_title(panel.title, fontsize=10, fontweight="normal")
+            axes.set_xlabel(panel.x_label)
+            axes.set_ylabel(panel.y_label)
+            every.append(axes)
+            if not one_scale:
+                figure.colorbar(image, ax=axes, aspect=30).outline.set_visible(False)
+        if one_scale:
+            bar = figure.colorbar(image, ax=every, shrink=0.8, aspect=30)
+            bar.set_label(value_label)
+            bar.outline.set_visible(False)
+    return figure
+
+
+def bars(
+    labels: Sequence[str],
+    values: Sequence[float],
+    title: str,
+    *,
+    value_label: str = "",
+    texts: Sequence[str] = (),
+    signed: bool = False,
+    log: bool = False,
+    marked: Sequence[int] = (),
+    subtitle: str = "",
+) -> Figure:
+    """Horizontal bars, the first on top.
+
+    Args:
+        labels: what each bar is.
+        values: how long it is.
+        title: what the picture shows.
+        value_label: what the length is.
+        texts: written at the end of each bar; by default nothing.
+        signed: bars go both ways from 0, in two colours.
+        log: a logarithmic scale.
+        marked: indices of bars in another colour.
+        subtitle: a smaller line under the title.
+    """
+    figure, axes = _new(title, 8.0, max(2.6, 1.5 + 0.32 * len(labels)))
+    with style():
+        places = np.arange(len(labels))
+        colours = [
+            OKABE_ITO[1] if i in marked or (signed and value < 0) else OKABE_ITO[0]
+            for i, value in enumerate(values)
+        ]
+        axes.barh(places, values, color=colours, height=0.7)
+        axes.set_yticks(places, [shorten(label) for label in labels])
+        axes.invert_yaxis()
+        axes.set_xlabel(value_label)
+        axes.tick_params(axis="y", length=0)
+        _numbered(axes, "x", log=log)
+        if not log:
+            axes.locator_params(axis="x", nbins=6)
+        if signed:
+            axes.axvline(0, color="#444444", linewidth=0.8)
+        for place, value, text in zip(places, values, texts, strict=False):
+            left = signed and value < 0
+            axes.annotate(
+                text, (value, place), xytext=(-4 if left else 4, 0), textcoords="offset points",
+                va="center", ha="right" if left else "left", fontsize=9,
+            )  # fmt: skip
+        axes.margins(x=0.18)
+        if not signed and not log:
+            axes.set_xlim(left=0)
+        if subtitle:
+            _subtitle(axes, subtitle)
+    return figure
+
+
+def grouped_bars(
+    labels: Sequence[str], series: Mapping[str, Sequence[float]], title: str, *, value_label: str
+) -> Figure:
+    """Horizontal bars of several series side by side, such as before and after."""
+    figure, axes = _new(title, 8.0, max(3.0, 1.6 + 0.42 * len(labels)))
+    with style():
+        places = np.arange(len(labels))
+        height = 0.8 / len(series)
+        for i, (name, values) in enumerate(series.items()):
+            at = places + (i - (len(series) - 1) / 2) * height
+            axes.barh(at, values, height=height * 0.95, label=name, color=OKABE_ITO[i % 8])
+        axes.set_yticks(places, [shorten(label) for label in labels])
+        axes.invert_yaxis()
+        axes.set_xlabel(value_label)
+        axes.tick_params(axis="y", length=0)
+        axes.legend(frameon=False)
+    return figure
+
+
+def bar_panels(
+    labels: Sequence[str],
+    series: Sequence[Sequence[float]],
+    names: Sequence[str],
+    notes: Sequence[str],
+    title: str,
+    *,
+    value_label: str,
+    subtitle: str = "",
+) -> Figure:
+    """Horizontal bars of several series, a panel each; the first one's are outlined in all."""
+    many = len(series)
+    figure = new_figure(2.2 + 1.9 * many, max(3.2, 1.9 + 0.3 * len(labels)))
+    with style():
+        _title(figure, title, subtitle)
+        places = np.arange(len(labels))
+        every = figure.subplots(1, many, sharey=True, squeeze=False)[0]
+        for i, (axes, values) in enumerate(zip(every, series, strict=True)):
+            axes.barh(places, values, color=OKABE_ITO[1 if i else 0], height=0.7)
+            if i:
+                axes.barh(places, series[0], height=0.7, fill=False, edgecolor="#777777", lw=0.7)
+            axes.set_title(f"{names[i]}\n{notes[i]}", fontsize=9, fontweight="normal")
+            axes.set_xlim(0, max(*values, *series[0], 1e-9) * 1.08)
+            axes.locator_params(axis="x", nbins=3)
+            axes.set_xlabel(value_label)
+            axes.tick_params(axis="y", length=0)
+        every[0].set_yticks(places, [shorten(label) for label in labels])
+        every[0].invert_yaxis()
+    return figure
+
+
+def token_columns(
+    labels: Sequence[str],
+    series: Mapping[str, Sequence[float]],
+    title: str,
+    *,
+    dots: Sequence[float] = (),
+    subtitle: str = "",
+) -> Figure:
+    """Upright bars over the tokens of a text, a row for each series; dots go with the first."""
+    width = min(16.0, max(6.5, 1.6 + 0.3 * len(labels)))
+    figure = new_figure(width, 1.8 + 1.6 * len(series))
+    with style():
+        _title(figure, title, subtitle)
+        places = np.arange(len(labels))
+        every = figure.subplots(len(series), 1, sharex=True, squeeze=False)[:, 0]
+        for i, (axes, (name, values)) in enumerate(zip(every, series.items(), strict=True)):
+            axes.bar(places, values, color=OKABE_ITO[i], width=0.7)
+            axes.set_ylabel(name)
+        if len(dots):
+            every[0].plot(places, dots, "o", color="#000000", markersize=4)
+        step = max(1, math.ceil(len(labels) / _MAX_LABELS))
+        every[-1].set_xticks(places[::step], [shorten(label) for label in labels[::step]])
+        every[-1].tick_params(axis="x", rotation=90, length=0)
+        every[-1].set_xlim(-0.6, len(labels) - 0.4)
+    return figure
+
+
+def ending(text: str) -> str:
+    """The end of a text on one line, for a subtitle."""
+    text = text.replace("\n", "↵")
+    return text if len(text) <= 60 else f"…{text[-59:]}"
+
+
+def scatter(
+    points: Array,
+    labels: Sequence[str],
+    groups: Sequence[str],
+    title: str,
+    *,
+    x_label: str = "",
+    y_label: str = "",
+    subtitle: str = "",
+    pairs: Sequence[tuple[int, int]] = (),
+    log_y: bool = False,
+    level: tuple[float, str] | None = None,
+) -> Figure:
+    """Named points in a plane, (N, 2), coloured and marked by group; names do not overlap.
+
+    Args:
+        points: (N, 2).
+        labels: a name for each point.
+        groups: what kind each point is of.
+        title: what the picture shows.
+        x_label: what is on the horizontal axis.
+        y_label: what is on the vertical axis.
+        subtitle: a smaller line under the title.
+        pairs: points (by index) that belong together and are joined by a line.
+        log_y: a logarithmic vertical axis; else lines are drawn through 0.
+        level: a height with its name, drawn as a dashed line.
+    """
+    figure, axes = _new(title, 9.0, 7.0)
+    with style():
+        names = list(dict.fromkeys(groups))
+        markers = "osD^vPX*"
+        for first, second in pairs:
+            axes.plot(*points[[first, second]].T, color="#bbbbbb", linewidth=0.9, zorder=1)
+        for i, name in enumerate(names):
+            own = [j for j, group in enumerate(groups) if group == name]
+            axes.scatter(
+                points[own, 0], points[own, 1], s=42, color=OKABE_ITO[i % 8],
+                marker=markers[i % 8], label=name, zorder=2,
+            )  # fmt: skip
+        if log_y:
+            _numbered(axes, "y", log=True)
+            axes.grid(axis="y", alpha=0.25)
+        else:
+            axes.axhline(0, color="#dddddd", linewidth=0.8, zorder=0)
+            axes.axvline(0, color="#dddddd", linewidth=0.8, zorder=0)
+        if level is not None:
+            axes.axhline(level[0], color="#444444", linewidth=1.0, linestyle="--", zorder=1)
+            axes.annotate(
+                level[1], (1, level[0]), xycoords=("axes fraction", "data"), xytext=(0, 4),
+                textcoords="offset points", ha="right", fontsize=9, color="#444444",
+            )  # fmt: skip
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        axes.margins(0.1)
+        if len(names) > 1:
+            axes.legend(frameon=False, loc="best")
+        if subtitle:
+            _subtitle(axes, subtitle)
+        _place_names(figure, axes, points, labels, pairs)
+    return figure
+
+
+def boxes(labels: Sequence[str], notes: Sequence[str], title: str, *, subtitle: str = "") -> Figure:
+    """Short texts in boxes that follow each other like the words of a page, a note under each."""
+    em, line, width = 0.1, 0.52, 9.0  # inches: a letter of this font at 12 points, a line, a page
+    places: list[tuple[float, int, float]] = []
+    x, row = 0.0, 0
+    labels = [shorten(label) for label in labels]
+    for label, note in zip(labels, notes, strict=True):
+        size = em * max(1.0, _cells(label), 0.72 * len(note)) + 0.12
+        if x and x + size > width:
+            x, row = 0.0, row + 1
+        places.append((x, row, size))
+        x += size + 0.05
+    figure, axes = _new(title, width + 0.3, 0.9 + line * (row + 1))
+    with style():
+        from matplotlib.patches import FancyBboxPatch
+
+        tints = ("#cfe5f5", "#fbdcc0")  # Okabe and Ito's blue and vermilion, light
+        families = ["DejaVu Sans Mono", *_other_scripts()]
+        for i, (label, note, (x, at, size)) in enumerate(zip(labels, notes, places, strict=True)):
+            top = at * line
+            box = FancyBboxPatch(
+                (x, top), size, line * 0.56, boxstyle="round,pad=0,rounding_size=0.04",
+                facecolor=tints[i % 2], edgecolor="none",
+            )  # fmt: skip
+            axes.add_patch(box)
+            middle = x + size / 2
+            axes.text(
+                middle, top + line * 0.29, label, ha="center", va="center_baseline", fontsize=12,
+                family=families,
+            )  # fmt: skip
+            axes.text(
+                middle, top + line * 0.6, note, ha="center", va="top", fontsize=8, color="#666666",
+                family=families,
+            )  # fmt: skip
+        axes.set_xlim(0, width)
+        axes.set_ylim(line * (row + 1), -0.08)
+        axes.axis("off")
+        if subtitle:
+            _subtitle(axes, subtitle)
+    return figure
+
+
+def _cells(text: str) -> int:
+    """Width of a text in letters of a font in which all are equally wide."""
+    wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
+    marks = sum(unicodedata.combining(c) > 0 for c in text)
+    return len(text) + wide - marks
+
+
+def lines(
+    x: Sequence[float],
+    series: Mapping[str, Sequence[float]],
+    title: str,
+    *,
+    x_label: str = "",
+    y_label: str = "",
+    log_y: bool = False,
+    subtitle: str = "",
+) -> Figure:
+    """Curves over a common axis, each with its name at its end when there is more than one."""
+    figure, axes = _new(title, 8.5, 4.6)
+    with style():
+        from matplotlib.ticker import MaxNLocator
+
+        for i, (name, y) in enumerate(series.items()):
+            axes.plot(x, y, color=OKABE_ITO[i % 8], label=name, linewidth=1.8)
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        if log_y:
+            _numbered(axes, "y", log=True)
+        if all(float(place).is_integer() for place in x):
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.25)
+        if len(series) > 1:
+            axes.legend(frameon=False)
+        if subtitle:
+            _subtitle(axes, subtitle)
+    return figure
+
+
+def map_and_lines(
+    values: Array,
+    labels: Sequence[str],
+    series: Mapping[str, Sequence[float] | Array],
+    title: str,
+    *,
+    map_title: str,
+    lines_title: str,
+    label: str,
+) -> Figure:
+    """A square map of a quantity, and curves over the same quantity beside it.
+
+    Args:
+        values: (N, N), in two directions from 0.
+        labels: of its rows and columns.
+        series: curves by name.
+        title: what the picture shows.
+        map_title: what the map shows.
+        lines_title: what the curves show.
+        label: what the axes are.
+    """
+    figure = new_figure(12.0, 5.2)
+    with style():
+        _title(figure, title)
+        left, right = figure.subplots(1, 2, width_ratios=(1.0, 1.15))
+        image = paint(left, values, diverging=True)
+        left.set_aspect("equal")
+        # About eight labels: on a map of positions more of them say nothing new.
+        places = range(0, len(labels), max(1, len(labels) // 8))
+        left.set_xticks(places, [labels[i] for i in places])
+        left.set_yticks(places, [labels[i] for i in places])
+        left.set(xlabel=label, ylabel=label)
+        left.set_title(map_title, fontsize=10, fontweight="normal")
+        bar = figure.colorbar(image, ax=left, shrink=0.8, aspect=30)
+        bar.outline.set_visible(False)
+        for i, (name, y) in enumerate(series.items()):
+            right.plot(y, color=OKABE_ITO[i % 8], label=name, linewidth=1.4)
+        right.set_xlabel(label)
+        right.grid(alpha=0.25)
+        right.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, -0.1), ncols=4, fontsize=9)
+        right.set_title(lines_title, fontsize=10, fontweight="normal")
+    return figure
+
+
+def _numbered(axes: Axes, which: Literal["x", "y"], *, log: bool) -> None:
+    """Write an axis's numbers as people read them; matplotlib writes 1e6, and formulas on logs."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    if log:
+        axes.set(**{f"{which}scale": "log"})
+        axis.set_minor_formatter(NullFormatter())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: _in_words(value)))
+
+
+def _in_words(value: float) -> str:
+    for size, word in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
+        if abs(value) >= size:
+            return f"{value / size:,.4g} {word}"
+    return f"{value:,.6g}"
+
+
+def _title(figure: Figure, title: str, subtitle: str = "") -> None:
+    """A title for a sheet of several matrices, with a line below it that is no title."""
+    width = figure.get_size_inches()[0]
+    text = _wrapped(title, width)
+    figure.suptitle(f"{text}\n" if subtitle else text, x=0.01, ha="left", fontweight="bold")
+    if subtitle:
+        lines = text.count("\n") + 1
+        figure.text(
+            0.01, 1 - (0.1 + 0.2 * lines) / figure.get_size_inches()[1], _cut(subtitle, width),
+            fontsize=9, color="#555555", va="top",
+        )  # fmt: skip
+
+
+def _subtitle(axes: Axes, text: str) -> None:
+    title = axes.get_title(loc="left")
+    axes.set_title(f"{title}\n", loc="left")
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    line = axes.annotate(
+        _cut(text, figure.get_size_inches()[0] - 1), (0, 1), xycoords="axes fraction",
+        xytext=(0, 6), textcoords="offset points", fontsize=9, color="#555555", va="bottom",
+    )  # fmt: skip
+    line.set_in_layout(False)  # else a long line would squeeze the picture
+
+
+def _cut(text: str, width: float) -> str:
+    """A line that fits so many inches; of a longer one the end, where a prompt is continued."""
+    room = max(20, int(width * 12))
+    return text if len(text) <= room else f"…{text[1 - room :]}"
+
+
+def _number(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}" if math.isfinite(value) else ""
+
+
+def _all_numbers(texts: Sequence[Sequence[str]]) -> bool:
+    return all(re.fullmatch(r"[-+]?[\d.,e+-]*", text) for row in texts for text in row)
+
+
+def _shown(text: str, room: int) -> str:
+    return text if len(text) <= room else f"{text[: room - 1]}…"
+
+
+def _write(
+    axes: Axes, values: Array, image: Any, texts: Sequence[Sequence[str]], room: int
+) -> None:
+    """A text in each cell, of at most ``room`` letters, black or white by what is behind it."""
+    for (row, column), value in np.ndenumerate(values):
+        text = texts[row][column]
+        if not math.isfinite(value) or not text:
+            continue
+        red, green, blue, _ = image.cmap(image.norm(value))
+        light = 0.299 * red + 0.587 * green + 0.114 * blue > 0.5
+        axes.text(
+            column, row, _shown(text, room), ha="center", va="center", fontsize=7,
+            color="black" if light else "white",
+        )  # fmt: skip
+
+
+def _place_names(
+    figure: Figure,
+    axes: Axes,
+    points: Array,
+    labels: Sequence[str],
+    pairs: Sequence[tuple[int, int]] = (),
+) -> None:
+    """Write a name beside each point, at the first of eight places where it covers no other."""
+    figure.draw_without_rendering()
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    taken: list[Any] = []
+    marks = axes.transData.transform(points)
+    frame = figure.bbox
+    spots = [(6, 0), (-6, 0), (0, 7), (0, -7), (6, 7), (-6, 7), (6, -7), (-6, -7)]
+    # A line to the right leaves the left side free.
+    lefts = {a if marks[a][0] < marks[b][0] else b for a, b in pairs}
+    for i, (point, label) in enumerate(zip(points, labels, strict=True)):
+        best: tuple[int, Any, Any] | None = None
+        for dx, dy in spots:
+            dx = -dx if i in lefts else dx
+            text = axes.annotate(
+                label, point, xytext=(dx, dy), textcoords="offset points", fontsize=9,
+                ha={1: "left", 0: "center", -1: "right"}[int(np.sign(dx))],
+                va={1: "bottom", 0: "center", -1: "top"}[int(np.sign(dy))],
+            )  # fmt: skip
+            box = text.get_window_extent(renderer)
+            hits = sum(box.overlaps(other) for other in taken)
+            hits += sum(box.padded(3).contains(x, y) for x, y in marks)
+            if box.x0 < frame.x0 or box.x1 > frame.x1 or box.y0 < frame.y0 or box.y1 > frame.y1:
+                hits += len(marks)  # would be cut off
+            if best is None or hits < best[0]:
+                if best is not None:
+                    best[1].remove()
+                best = (hits, text, box)
+            else:
+                text.remove()
+            if hits == 0:
+                break
+        assert best is not None
+        best[1].set_in_layout(False)  # else the axes make room, and names move onto each other
+        taken.append(best[2])

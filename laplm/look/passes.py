@@ -1,0 +1,225 @@
+"""What every look begins with: text to ids, checks with plain words, one pass through the model.
+
+In fp32 a pass is ``reference.forward`` over the checkpoint's own tensors: nothing is packed and
+nothing is compiled, so a look starts at once. In int8 and int4 it is the engine's pass.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from laplm.errors import ContextLengthError, InputError
+from laplm.gpt import activations, reference
+from laplm.gpt.activations import ActivationCache
+from laplm.gpt.checkpoint import Checkpoint, check_finite
+from laplm.gpt.config import GPTConfig
+from laplm.gpt.kv_cache import KVCache
+from laplm.look.view import Model, visible
+
+Array = NDArray[np.float32]
+Ids = NDArray[np.int64]
+Text = str | bytes | Sequence[int]
+Past = reference.DensePast | KVCache
+
+_dense: weakref.WeakKeyDictionary[Checkpoint, reference.DenseWeights] = weakref.WeakKeyDictionary()
+
+_NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+
+
+def forward(
+    model: Model,
+    ids: ArrayLike,
+    tap: reference.Tap | None = None,
+    past: Past | None = None,
+    last_only: bool = False,
+) -> Array:
+    """Token ids (T,) to logits (T, V), or (1, V) of the last one when ``last_only``.
+
+    Args:
+        model: the model.
+        ids: the token ids.
+        tap: sees, and may replace, every activation of ``laplm.gpt.activations.STAGES``.
+        past: keys and values of what came before, from ``new_past``; it grows by T positions.
+        last_only: no logits but the last position's.
+
+    Raises:
+        InputError: there are no ids, one is not in the vocabulary, or they do not fit in the
+            context.
+        ModelFormatError: a weight is NaN or infinite.
+    """
+    array = _checked(ids, model.config, 0 if past is None else past.length)
+    if model.precision == "fp32":
+        assert past is None or isinstance(past, reference.DensePast)
+        return reference.forward(array, dense_weights(model), model.config, past, tap, last_only)
+    assert past is None or isinstance(past, KVCache)
+    return model.gpt.forward(array, past, tap, last_only=last_only)
+
+
+def new_past(model: Model) -> Past:
+    """An empty store of keys and values, for ``forward``."""
+    return reference.DensePast() if model.precision == "fp32" else model.gpt.new_cache()
+
+
+def cache(
+    model: Model,
+    ids: ArrayLike,
+    names: Iterable[str] | None = None,
+    tap: reference.Tap | None = None,
+) -> ActivationCache:
+    """One pass over ``ids``, keeping the activations called ``names``; None keeps all.
+
+    Args:
+        model: the model.
+        ids: the token ids (T,).
+        names: of ``laplm.gpt.activations.STAGES``.
+        tap: may change activations on the way; what is kept is what it left.
+
+    Raises:
+        InputError: as ``forward``, or there is no such name.
+    """
+    array = _checked(ids, model.config)
+    return activations.run_with_cache(
+        lambda record: forward(model, array, record), model.config, array.tolist(), names, tap
+    )
+
+
+def dense_weights(model: Model) -> reference.DenseWeights:
+    """The checkpoint's tensors in fp32 by their GPT-2 names, read once for a model.
+
+    Raises:
+        ModelFormatError: a weight is NaN or infinite.
+    """
+    weights = _dense.get(model.checkpoint)
+    if weights is None:
+        tensors = {name: model.checkpoint.tensor(name) for name in model.checkpoint.names}
+        for name, tensor in tensors.items():
+            check_finite(name, tensor)
+        weights = _dense[model.checkpoint] = reference.DenseWeights(tensors)
+    return weights
+
+
+def weights(model: Model) -> reference.Weights:
+    """What a pass multiplies with, for the parts of ``reference``.
+
+    Raises:
+        ModelFormatError: a weight is NaN or infinite.
+    """
+    return dense_weights(model) if model.precision == "fp32" else model.gpt.weights
+
+
+def encode(model: Model, text: Text) -> list[int]:
+    """Token ids of a text (or of bytes, or ids as they are) that the model can look at whole.
+
+    Raises:
+        ContextLengthError: it has more tokens than the model has positions.
+        InputError: it is empty, or an id is not in the vocabulary.
+    """
+    ids = model.tokenizer.encode(text) if isinstance(text, str | bytes) else [int(i) for i in text]
+    if not ids:
+        raise InputError("the text is empty; give at least one word to look at")
+    _checked(ids, model.config)
+    return ids
+
+
+def one_token(model: Model, text: str) -> int:
+    """The id of a text that is a single token, such as " Madrid" with its space.
+
+    Raises:
+        InputError: it is empty, or it is more than one token; the message says how it splits.
+    """
+    ids = model.tokenizer.encode(text)
+    if len(ids) == 1:
+        _checked(ids, model.config)
+        return ids[0]
+    if not ids:
+        raise InputError("the target is empty; give one token, such as ' the' with its space")
+    count = _NUMBERS[len(ids)] if len(ids) < len(_NUMBERS) else f"{len(ids):,}"
+    pieces = " ".join(repr(_text(model, i)) for i in ids[:12]) + (" …" if len(ids) > 12 else "")
+    message = f"{text!r} is not one token but {count}: {pieces}"
+    with_space = model.tokenizer.encode(f" {text}")
+    if len(with_space) == 1:
+        raise InputError(f"{message}; with a space before it, {f' {text}'!r}, it is one")
+    raise InputError(f"{message}; choose a word that the vocabulary has whole, or its first piece")
+
+
+def token_labels(model: Model, ids: Iterable[int], numbered: bool = False) -> list[str]:
+    """Tokens as short texts with white space and bytes of unfinished characters made visible.
+
+    Args:
+        model: the model.
+        ids: the token ids.
+        numbered: put the position in front, so that no two labels are the same.
+    """
+    labels = [visible(_text(model, i)) for i in ids]
+    return [f"{i} {label}" for i, label in enumerate(labels)] if numbered else labels
+
+
+def check_layer(model: Model, layer: int) -> int:
+    """A layer that the model has.
+
+    Raises:
+        InputError: it has no such layer; the message gives the range.
+    """
+    return _check_index("layer", layer, model.config.n_layer, "the model has")
+
+
+def check_head(model: Model, head: int) -> int:
+    """An attention head that every layer has.
+
+    Raises:
+        InputError: there is no such head; the message gives the range.
+    """
+    return _check_index("head", head, model.config.n_head, "each layer has")
+
+
+def check_neuron(model: Model, neuron: int) -> int:
+    """A neuron that the feed-forward of every layer has.
+
+    Raises:
+        InputError: there is no such neuron; the message gives the range.
+    """
+    return _check_index("neuron", neuron, model.config.n_inner, "each layer has")
+
+
+def check_position(ids: Sequence[int], position: int) -> int:
+    """A position of a text; negative ones count from its end. Returns it from 0.
+
+    Raises:
+        InputError: the text has no such position; the message gives the range.
+    """
+    at = position + len(ids) if isinstance(position, int) and position < 0 else position
+    return _check_index("position", at, len(ids), "the text has", shown=position)
+
+
+def _check_index(what: str, index: int, count: int, owner: str, shown: int | None = None) -> int:
+    if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < count:
+        asked = index if shown is None else shown
+        have = f"{what}s 0 to {count - 1}" if count > 1 else f"{what} 0 only"
+        raise InputError(f"{what} {asked} is not there: {owner} {have}")
+    return index
+
+
+def _checked(ids: ArrayLike, config: GPTConfig, n_past: int = 0) -> Ids:
+    array = np.asarray(ids)
+    if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iu":
+        raise InputError("token ids must be a list of at least one whole number")
+    out = array.astype(np.int64)
+    wrong = out[(out < 0) | (out >= config.vocab_size)]
+    if wrong.size:
+        raise InputError(
+            f"token id {wrong[0]} is not in the model's vocabulary (0 to {config.vocab_size - 1})"
+        )
+    if n_past + len(out) > config.n_ctx:
+        raise ContextLengthError(
+            f"the text has {n_past + len(out):,} tokens, but the model holds {config.n_ctx:,}: "
+            "shorten it"
+        )
+    return out
+
+
+def _text(model: Model, token_id: int) -> str:
+    return model.tokenizer.token_bytes(token_id).decode("utf-8", errors="backslashreplace")

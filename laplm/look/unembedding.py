@@ -1,0 +1,45 @@
+"""A vector of the residual stream, read as what it adds to every logit.
+
+The last layer norm is all that keeps a logit from being a sum over the parts of the residual
+stream; with its scale held, it is one. Source: Elhage et al. 2021, "A Mathematical Framework for
+Transformer Circuits", section "Logit attribution".
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from laplm.look import passes
+from laplm.look.view import Model
+
+Array = NDArray[np.float32]
+
+
+def output_matrix(model: Model) -> Array:
+    """The matrix that makes logits, (V, C): ``lm_head``, or the token embedding when tied."""
+    tensors = passes.dense_weights(model).tensors
+    return tensors.get("lm_head.weight", tensors["wte.weight"])
+
+
+def through_last_norm(model: Model, vectors: Array) -> Array:
+    """Vectors (..., C) centred and times the last norm's gain; its scale and shift left out."""
+    gain = passes.dense_weights(model).vector("ln_f.weight")
+    out: Array = (vectors - vectors.mean(axis=-1, keepdims=True)) * gain
+    return out
+
+
+def direct_logits(model: Model, vectors: Array) -> Array:
+    """What vectors (..., C) add to the logits (..., V), times the last norm's scale."""
+    out: Array = through_last_norm(model, vectors) @ output_matrix(model).T
+    return out
+
+
+def strongest(model: Model, vectors: Array, count: int) -> tuple[list[list[str]], list[list[str]]]:
+    """The tokens whose logits each of the vectors (N, C) raises most, and lowers most."""
+    known = min(model.tokenizer.vocab_size, model.config.vocab_size)
+    scores = direct_logits(model, vectors)[:, :known]
+    order = np.argsort(-scores, axis=-1, kind="stable")
+    raised = [passes.token_labels(model, row[:count].tolist()) for row in order]
+    lowered = [passes.token_labels(model, row[::-1][:count].tolist()) for row in order]
+    return raised, lowered

@@ -1,0 +1,64 @@
+"""A model as one object: its activations by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hf_activations import hf_activations
+from transformers import GPT2LMHeadModel
+
+from laplm.errors import ContextLengthError, InputError
+from laplm.gpt.activations import trace_bytes
+from laplm.run.language_model import LanguageModel
+
+TEXT = "Once upon a time, there was"
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_model_dir: Path) -> LanguageModel:
+    return LanguageModel(tiny_model_dir, "fp32")
+
+
+def test_a_cache_holds_what_transformers_computes(
+    tiny: LanguageModel, tiny_model_dir: Path
+) -> None:
+    hf = GPT2LMHeadModel.from_pretrained(tiny_model_dir, attn_implementation="eager").eval()
+    cache = tiny.run_with_cache(TEXT)
+    assert cache.ids == tiny.tokenizer.encode(TEXT)
+    want = hf_activations(hf, cache.ids)
+    assert set(cache) == set(want)
+    for key, array in want.items():
+        np.testing.assert_allclose(cache[key], array, rtol=0, atol=1e-4, err_msg=str(key))
+
+
+def test_a_cache_holds_what_is_named_and_what_a_tap_left(tiny: LanguageModel) -> None:
+    def silence(name: str, layer: int | None, x: Any) -> Any:
+        return np.zeros_like(x) if name == "attn_out" else None
+
+    cache = tiny.run_with_cache(TEXT, (name for name in ["attn_out", "logits"]), tap=silence)
+    assert {name for name, _ in cache} == {"attn_out", "logits"}
+    assert not cache.stack("attn_out").any()
+    plain = tiny.run_with_cache(TEXT, "logits")
+    assert np.abs(cache["logits"] - plain["logits"]).max() > 1e-3
+
+
+def test_a_prompt_may_fill_the_context_but_not_more(tiny: LanguageModel) -> None:
+    n_ctx = tiny.config.n_ctx
+    assert tiny.run_with_cache([1] * n_ctx, ["embed"])["embed"].shape[0] == n_ctx
+    with pytest.raises(ContextLengthError, match=rf"{n_ctx + 1} tokens.* holds {n_ctx}"):
+        tiny.run_with_cache([1] * (n_ctx + 1), ["embed"])
+
+
+def test_too_much_memory_is_refused(tiny: LanguageModel) -> None:
+    needed = trace_bytes(tiny.config, 8)
+    tiny.run_with_cache([1] * 8, max_bytes=needed)
+    with pytest.raises(InputError, match="max_bytes"):
+        tiny.run_with_cache([1] * 8, max_bytes=needed - 1)
+
+
+def test_wrong_names_are_told_with_the_right_ones(tiny: LanguageModel) -> None:
+    with pytest.raises(InputError, match="no activation is called 'resid'; they are embed"):
+        tiny.run_with_cache(TEXT, ["resid"])
