@@ -37,6 +37,11 @@ _STAGES: dict[str, tuple[str, ...]] = {
     "heads": ("z",), "layers": ("attn_out", "mlp_out"), "neurons": ("mlp_post",),
 }  # fmt: skip
 _BARS = 20
+# What a part is called: its argument of ``ablation_tap``, and how many numbers it has.
+_KINDS = {
+    "head": ("heads", 2), "attention": ("attention", 1), "feed-forward": ("feed_forward", 1),
+    "neuron": ("neurons", 2),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -332,6 +337,31 @@ def ablation_tap(
         return out
 
     return tap
+
+
+def parts_named(names: Sequence[str]) -> dict[str, list[Any]]:
+    """Parts by name, as ``ablation_tap`` takes them.
+
+    Args:
+        names: "head:3.1" (layer 3, head 1), "attention:2", "feed-forward:2" (layer 2) or
+            "neuron:4.17" (layer 4, neuron 17).
+
+    Raises:
+        InputError: a name is none of these.
+    """
+    found: dict[str, list[Any]] = {}
+    for name in names:
+        kind, _, where = name.partition(":")
+        numbers = where.split(".")
+        field, count = _KINDS.get(kind, ("", 0))
+        if len(numbers) != count or not all(n.isascii() and n.isdigit() for n in numbers):
+            raise InputError(
+                f"{name!r} names no part: write head:LAYER.HEAD, attention:LAYER, "
+                "feed-forward:LAYER or neuron:LAYER.NEURON, such as head:3.1"
+            )
+        layer, *rest = map(int, numbers)
+        found.setdefault(field, []).append((layer, *rest) if rest else layer)
+    return found
 
 
 def _check(components: str, how: str) -> None:

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from laplm.errors import InputError
 from laplm.look import figures, passes
-from laplm.look.view import Column, Grid, Model, Part, Table, View
+from laplm.look.view import Column, Grid, Maps, Model, Part, Table, View
 from laplm.run.generate import end_of_text
 
 if TYPE_CHECKING:
@@ -157,7 +157,14 @@ class Attention(View):
             note=_definition(self.kinds.length, self.kinds.repeats),
         )  # fmt: skip
         if self._many:
-            return [scores]
+            maps = Maps(
+                title=self._title,
+                values=_masked(self.pattern),
+                row_labels=[f"layer {layer}" for layer in self.layers],
+                column_labels=[f"head {head}" for head in self.heads],
+                note="Rows look at columns. What is empty is hidden by the causal mask.",
+            )
+            return [maps, scores]
         pattern = self.pattern[0, 0]
         rows = []
         for at, row in enumerate(pattern):
@@ -327,8 +334,8 @@ def score(pattern: Array, where: Places) -> Array:
 
 
 def _masked(pattern: Array) -> Array:
-    """A pattern (T, T) with NaN where the causal mask hides the column."""
-    visible = np.tri(len(pattern), dtype=bool)
+    """A pattern (..., T, T) with NaN where the causal mask hides the column."""
+    visible = np.tri(pattern.shape[-1], dtype=bool)
     return np.where(visible, pattern, np.float32(math.nan))
 
 

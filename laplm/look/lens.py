@@ -63,7 +63,7 @@ class Lens(View):
             title=f"{self.model}: the likeliest next token after every layer",
             columns=[
                 Column("position"), Column("token"),
-                *(Column(f"after {stage}") for stage in self.stages),
+                *map(Column, self.stages),
                 Column("probability", 3, bar=True), Column("first at"), Column("settled at"),
             ],
             rows=[

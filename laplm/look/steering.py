@@ -5,7 +5,7 @@ last token; a multiple of it is added at every position. Sources: Turner et al. 
 Language Models With Activation Engineering" (the difference of two prompts); Rimsky et al. 2024,
 "Steering Llama 2 via Contrastive Activation Addition", section 3 (last token, every position).
 
-Shapes: C n_embd, V vocabulary.
+Shapes: C n_embd.
 """
 
 from __future__ import annotations
@@ -21,18 +21,15 @@ from numpy.typing import NDArray
 from laplm.errors import InputError
 from laplm.gpt.reference import Tap
 from laplm.look import figures, passes
-from laplm.look import target as targets
+from laplm.look.continuations import next_table, write_under
 from laplm.look.view import Column, Model, Part, Table, View, visible
-from laplm.run.generate import generate, make_request
+from laplm.run.generate import make_request
 from laplm.run.sampler import SamplingParams
-from laplm.run.tapped import TappedGPT
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Array = NDArray[np.float32]
-
-_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -81,18 +78,8 @@ class Steering(View):
             note=f"Added before layer {self.layer} at every position. The direction's length is "
             f"{self.direction_norm:.1f}, the residual stream's there {self.residual_norm:.1f}.",
         )
-        after = Table(
-            title=f"Next after “{self.prompt}”",
-            columns=[
-                Column("token"),
-                *(Column(_amount(c), digits=3, bar=True) for c in self.coefficients),
-            ],
-            rows=[
-                [token, *(float(p) for p in self.probabilities[:, i])]
-                for i, token in enumerate(self.candidates)
-            ],
-        )
-        return [texts, after]
+        amounts = [_amount(c) for c in self.coefficients]
+        return [texts, next_table(self.prompt, amounts, self.candidates, self.probabilities)]
 
     def plot(self) -> Figure:
         """See ``View``: probabilities of the next token for each coefficient."""
@@ -182,20 +169,8 @@ def steer(
     make_request(ids, model.tokenizer, model.config, max_new_tokens=max_new_tokens)
     along = direction(model, towards, away_from, layer=at)
     own = passes.cache(model, ids, ["resid_pre"])["resid_pre", at]
-    texts, rows = [], []
-    for coefficient in coefficients:
-        tap = steering_tap(along, layer=at, coefficient=coefficient)
-        rows.append(passes.forward(model, ids, tap, last_only=True)[0])
-        result = generate(
-            TappedGPT(model.gpt, tap),
-            model.tokenizer,
-            ids,
-            params,
-            max_new_tokens=max_new_tokens,
-        )[0]
-        texts.append(result.text)
-    known = targets.probabilities(np.stack(rows))[:, : model.tokenizer.vocab_size]
-    candidates = np.argsort(-known.max(axis=0), kind="stable")[:_SHOWN]
+    taps = [steering_tap(along, layer=at, coefficient=c) for c in coefficients]
+    written = write_under(model, ids, taps, params, max_new_tokens)
     return Steering(
         model=model.name,
         prompt=text,
@@ -203,11 +178,11 @@ def steer(
         away_from=away_from,
         layer=at,
         coefficients=[float(c) for c in coefficients],
-        texts=texts,
+        texts=written.texts,
         seed=seed,
         direction=along,
         direction_norm=float(np.linalg.norm(along)),
         residual_norm=float(np.linalg.norm(own, axis=-1).mean()),
-        candidates=passes.token_labels(model, candidates.tolist()),
-        probabilities=known[:, candidates],
+        candidates=written.candidates,
+        probabilities=written.probabilities,
     )

@@ -115,6 +115,23 @@ class Grid:
     note: str = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Maps:
+    """Many matrices on one scale from 0 to 1, to see at a glance.
+
+    Attributes:
+        values: (rows of maps, maps in a row, rows, columns). NaN is left empty.
+        row_labels: one for each row of maps.
+        column_labels: one for each map in a row.
+    """
+
+    title: str
+    values: Array
+    row_labels: Sequence[str]
+    column_labels: Sequence[str]
+    note: str = ""
+
+
 @dataclass(frozen=True)
 class Span:
     """A piece of text with a strength between 0 and 1 that colours it, and words for a pointer."""
@@ -133,7 +150,7 @@ class Passage:
     note: str = ""
 
 
-Part = Table | Grid | Passage
+Part = Table | Grid | Maps | Passage
 
 
 EXTENSIONS = (".png", ".svg", ".html", ".csv", ".json")
@@ -186,11 +203,13 @@ class View(ABC):
     def to_html(self) -> str:
         """One page with everything in it: the picture, when matplotlib is there, and the tables."""
         parts = self.parts()
+        shown: list[Table | Grid | Passage]
         try:
             picture = f"<figure>{_svg(self.plot())}</figure>\n"
-            shown: list[Part] = [part for part in parts if not isinstance(part, Grid)]
+            shown = [part for part in parts if not isinstance(part, Grid | Maps)]
         except MissingExtraError:
-            picture, shown = "", parts  # then matrices are tables
+            # Then matrices are tables, as far as they can be.
+            picture, shown = "", [part for part in parts if not isinstance(part, Maps)]
         return page(parts[0].title, picture + "\n".join(map(part_html, shown)))
 
     def save(self, path: str | Path) -> Path:
@@ -323,7 +342,7 @@ def page(title: str, body: str) -> str:
     )
 
 
-def part_html(part: Part) -> str:
+def part_html(part: Table | Grid | Passage) -> str:
     """One part as HTML."""
     note = f"<p>{html.escape(part.note)}</p>" if part.note else ""
     heading = f"<h2>{html.escape(part.title)}</h2>"

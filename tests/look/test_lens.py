@@ -116,7 +116,7 @@ def test_pictures_and_data_say_what_was_found(
     axes = found.plot().axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == found.stages[::-1]
     rows = list(csv.DictReader(io.StringIO(found.save(tmp_path / "lens.csv").read_text())))
-    assert [row[f"after {found.stages[-1]}"] for row in rows] == found.top_tokens[-1]
+    assert [row[found.stages[-1]] for row in rows] == found.top_tokens[-1]
     assert [row["first at"] for row in rows] == [found.stages[i] for i in found.first]
     data = json.loads(found.save(tmp_path / "lens.json").read_text())
     assert data["top_ids"] == found.top_ids.tolist()

@@ -16,9 +16,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from calling import refused
 
 import laplm
-from laplm import built_in, cli, home, hub
+from laplm import built_in, home, hub
+from laplm.cli import commands, output
 from laplm.errors import DownloadError
 from laplm.gpt import jit
 from laplm.gpt.model import GPT
@@ -29,20 +31,6 @@ SUMMARY = re.compile(
     r"(\d+) tokens? in \d+\.\d\d s, [\d,.]+ tokens/s, first token after \d+\.\d\d s "
     r"\(loaded in \d+\.\d\d s\); \S+, (fp32|int8|int4), \d+ threads?, (seed \d+|greedy)"
 )
-
-
-@pytest.fixture
-def laplm_(capsys, monkeypatch) -> Callable[..., SimpleNamespace]:
-    """Run a command in this process: ``laplm_("run", ..., stdin=b"...")``."""
-
-    def call(*argv: object, stdin: bytes | None = None) -> SimpleNamespace:
-        if stdin is not None:
-            monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        code = cli.main([str(word) for word in argv])
-        captured = capsys.readouterr()
-        return SimpleNamespace(code=code, out=captured.out, err=captured.err)
-
-    return call
 
 
 @pytest.fixture
@@ -59,14 +47,6 @@ def run(laplm_, tiny_model_dir) -> Callable[..., SimpleNamespace]:
 @pytest.fixture(scope="module")
 def lm(tiny_model_dir: Path) -> LanguageModel:
     return LanguageModel(tiny_model_dir, "fp32")
-
-
-def refused(result: SimpleNamespace, *parts: str) -> None:
-    """One plain line on standard error that has all the parts, nothing else, exit code 2."""
-    assert (result.code, result.out) == (2, "")
-    assert result.err.startswith("laplm: ") and result.err.count("\n") == 1
-    for part in parts:
-        assert part in result.err
 
 
 def command(*argv: object, **options) -> subprocess.CompletedProcess[bytes]:
@@ -92,7 +72,7 @@ def test_text_goes_to_stdout_and_one_line_of_figures_to_stderr(run, lm) -> None:
 
 def test_text_comes_as_it_is_drawn(run, monkeypatch) -> None:
     out, decode = [], GPT.decode
-    monkeypatch.setattr(cli, "_write", out.append)
+    monkeypatch.setattr("laplm.cli.run.write", out.append)
     seen = []
     monkeypatch.setattr(GPT, "decode", lambda *a: seen.append("".join(out)) or decode(*a))
     run("The", "-n", 10, "--seed", 3, "--ignore-eos")
@@ -111,7 +91,7 @@ def test_options_reach_the_sampler(run, lm) -> None:
 
 
 def test_the_defaults_are_those_of_the_library() -> None:
-    args = vars(cli.make_parser().parse_args(["run", "x"]))
+    args = vars(commands.make_parser().parse_args(["run", "x"]))
     params = SamplingParams()
     for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed"):
         assert args[name] == getattr(params, name)
@@ -124,7 +104,7 @@ def test_the_defaults_are_those_of_the_library() -> None:
 
 
 def _help(verb: str) -> str:
-    verbs = cli.make_parser()._subparsers._group_actions[0].choices
+    verbs = commands.make_parser()._subparsers._group_actions[0].choices
     return verbs[verb].format_help()
 
 
@@ -203,9 +183,9 @@ def test_slide_goes_beyond_the_context(run) -> None:
 
 def test_what_a_model_says_cannot_command_a_terminal(monkeypatch) -> None:
     monkeypatch.setattr("sys.stdout", SimpleNamespace(isatty=lambda: True))
-    assert cli._printable("a\x1b[2Jb\tc\nd\x9b\x7fé") == "a�[2Jb\tc\nd��é"
+    assert output.printable("a\x1b[2Jb\tc\nd\x9b\x7fé") == "a�[2Jb\tc\nd��é"
     monkeypatch.setattr("sys.stdout", SimpleNamespace(isatty=lambda: False))
-    assert cli._printable("a\x1b[2J") == "a\x1b[2J"
+    assert output.printable("a\x1b[2J") == "a\x1b[2J"
 
 
 # --- where the prompt comes from ----------------------------------------------------------------
@@ -403,7 +383,7 @@ def test_one_long_step_shows_time_that_passes_and_no_share(monkeypatch) -> None:
     monkeypatch.setattr("sys.stderr", Terminal())
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
-    with cli._progress() as progress:
+    with output.progress_bars() as progress:
         progress("kernels", 0, 1)
         progress._bars.refresh()
         shown = sys.stderr.getvalue()

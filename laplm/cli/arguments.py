@@ -1,0 +1,128 @@
+"""What is typed: options that several commands share, prompts, and the model."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from laplm.cli.output import Progress, note
+from laplm.errors import InputError
+
+if TYPE_CHECKING:
+    from laplm.run.language_model import LanguageModel
+
+_MAX_STDIN = 64 << 20
+
+
+class Parser(argparse.ArgumentParser):
+    """One plain line for a mistake, and no guessing at shortened options."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(
+            formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=32),
+            allow_abbrev=False,
+            **options,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse would print with a page of usage."""
+        if message.endswith("expected one argument"):
+            message += "; one that begins with a dash is joined on, as in --stop=-a"
+        raise InputError(f"{message} (see {self.prog} --help)")
+
+
+def add_model(p: Any, *, model: bool = True, precision: str = "int8") -> None:
+    """Which model (unless it is an argument of its own), in which precision, how many threads."""
+    if model:
+        p.add_argument(
+            "-m", "--model", metavar="NAME|DIR",
+            help="a model's directory, gpt2 or another name that `laplm pull` takes, or pocket, "
+            "the built-in one (default: gpt2 when it is on disk, else pocket)",
+        )  # fmt: skip
+    p.add_argument(
+        "--precision", default=precision, metavar="KIND",
+        help=f"fp32 (exact), int8 or int4 (smallest) (default: {precision})",
+    )  # fmt: skip
+    p.add_argument(
+        "--threads", type=int, metavar="N", help="threads that work (default: one per core)"
+    )
+
+
+def add_json(p: Any) -> None:
+    """``--json``."""
+    p.add_argument("--json", action="store_true", help="print one JSON object instead")
+
+
+def read_prompt(prompt: str | None, prompt_file: Path | None = None) -> str:
+    """The text that was typed, or piped in, or is in a file.
+
+    Raises:
+        InputError: it is empty, not UTF-8, too long, or given twice.
+    """
+    if prompt is not None and prompt_file is not None:
+        raise InputError("give the prompt or --prompt-file, not both")
+    if prompt_file is not None:
+        try:
+            text = _decode(prompt_file.read_bytes(), f"{prompt_file}")
+        except OSError as error:
+            raise InputError(f"{prompt_file} cannot be read ({error.strerror})") from None
+    elif prompt is not None and prompt != "-":
+        # What a terminal passes on that is not UTF-8 comes as lone surrogates.
+        text = _decode(os.fsencode(prompt), "the prompt")
+        if not text:
+            raise _empty()
+        return text
+    else:
+        if sys.stdin is None or (prompt is None and sys.stdin.isatty()):
+            raise InputError('no prompt: write laplm run "Once upon a time", or pipe one in')
+        data = sys.stdin.buffer.read(_MAX_STDIN + 1)
+        if len(data) > _MAX_STDIN:
+            raise InputError(f"the prompt is longer than {_MAX_STDIN >> 20} MB; shorten it")
+        text = _decode(data, "the prompt")
+    # Editors and echo end the last line; a model would take it for the end of the paragraph.
+    text = text.removesuffix("\n").removesuffix("\r")
+    if not text:
+        raise _empty()
+    return text
+
+
+def _empty() -> InputError:
+    return InputError('the prompt is empty; write the beginning of a text: "Once upon a time"')
+
+
+def _decode(data: bytes, what: str) -> str:
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise InputError(f"{what} is UTF-16, not UTF-8; convert it: iconv -f utf-16 -t utf-8")
+    zero = data.find(b"\0")
+    if zero >= 0:
+        raise InputError(
+            f"{what} has a NUL byte (position {zero:,}), so it is not text; give text in UTF-8"
+        )
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{what} is not UTF-8 (byte 0x{error.object[error.start]:02x} at position "
+            f"{error.start:,}); convert it, for instance with iconv -f latin1 -t utf-8"
+        ) from None
+
+
+def open_model(args: argparse.Namespace, progress: Progress) -> LanguageModel:
+    """The model of ``add_model``'s options; which one it is, where none was named, is noted.
+
+    Raises:
+        LaplmError: it cannot be opened.
+    """
+    from laplm.gpt.quantize import PRECISIONS
+    from laplm.run.language_model import LanguageModel, default_model
+
+    if args.precision not in PRECISIONS:
+        raise InputError(f"precision is {args.precision!r}, but it must be fp32, int8 or int4")
+    name = args.model
+    if name is None:
+        name, why = default_model()
+        note(f"model {name}: {why}")
+    return LanguageModel(name, args.precision, args.threads, progress)

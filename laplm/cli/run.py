@@ -1,0 +1,252 @@
+"""``laplm run``: a prompt continued, printed as it comes."""
+
+from __future__ import annotations
+
+import argparse
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from laplm.cli.arguments import add_json, add_model, open_model, read_prompt
+from laplm.cli.output import (
+    INTERRUPTED,
+    interruptible,
+    note,
+    printable,
+    progress_bars,
+    write,
+    write_json,
+)
+
+if TYPE_CHECKING:
+    from laplm.gpt.tokenizer import Tokenizer
+    from laplm.run.generate import GenerationResult, GenerationStream
+    from laplm.run.language_model import LanguageModel
+
+
+def add_run(verb: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the command and its options."""
+    p = verb(
+        "run", _run, "Continue a prompt.",
+        epilog="The text goes to standard output as it comes; a line with tokens, seconds and "
+        "speed ends it on standard error. Ctrl-C ends it early and keeps what is there. A prompt "
+        "that begins with a dash comes after two dashes: laplm run -- '-1 + 1 ='",
+    )  # fmt: skip
+    p.add_argument(
+        "prompt", nargs="?", metavar="PROMPT",
+        help="the text to continue; - or nothing reads it from a pipe",
+    )  # fmt: skip
+    p.add_argument(
+        "--prompt-file", type=Path, metavar="FILE",
+        help="read the prompt from a file; as with a pipe, a last newline is not part of it",
+    )  # fmt: skip
+    p.add_argument(
+        "-n", "--max-new-tokens", type=int, metavar="N",
+        help="tokens to add, at most (default: 100, or what the model still holds)",
+    )  # fmt: skip
+    g = p.add_argument_group("how tokens are chosen")
+    g.add_argument(
+        "--temperature", type=float, default=0.8, metavar="T",
+        help="lower is safer, higher is wilder, 0 always takes the likeliest (default: 0.8)",
+    )  # fmt: skip
+    g.add_argument(
+        "--greedy", action="store_const", dest="temperature", const=0.0,
+        help="always the likeliest token, as --temperature 0",
+    )  # fmt: skip
+    g.add_argument(
+        "--top-k", type=int, default=40, metavar="K",
+        help="draw from the K likeliest tokens; 0 is off (default: 40)",
+    )  # fmt: skip
+    g.add_argument(
+        "--top-p", type=float, default=1.0, metavar="P",
+        help="draw from the likeliest tokens that hold this share; 1 is off (default: 1)",
+    )  # fmt: skip
+    g.add_argument(
+        "--min-p", type=float, default=0.0, metavar="P",
+        help="leave out tokens below this share of the likeliest; 0 is off (default: 0)",
+    )  # fmt: skip
+    g.add_argument(
+        "--repetition-penalty", type=float, default=1.0, metavar="X",
+        help="make tokens that are there already less likely; 1 is off (default: 1)",
+    )  # fmt: skip
+    g.add_argument(
+        "--seed", type=int, metavar="N",
+        help="the same seed gives the same text (default: drawn, and told)",
+    )  # fmt: skip
+    g = p.add_argument_group("how far and how often")
+    g.add_argument(
+        "--samples", type=int, default=1, metavar="N", help="continuations, computed together"
+    )
+    g.add_argument(
+        "--stop", action="append", default=[], metavar="TEXT",
+        help="end before this text; may be given several times",
+    )  # fmt: skip
+    g.add_argument(
+        "--slide", action="store_true",
+        help="when the context is full, drop its oldest half and go on",
+    )  # fmt: skip
+    g.add_argument("--ignore-eos", action="store_true", help="go on when the model ends its text")
+    g = p.add_argument_group("what is shown")
+    g.add_argument(
+        "--logprobs", type=int, metavar="K",
+        help="log-probability of each token and of the K likeliest in its place",
+    )  # fmt: skip
+    add_json(g)
+    add_model(p.add_argument_group("the model"))
+
+
+def _run(args: argparse.Namespace) -> int:
+    prompt = read_prompt(args.prompt, args.prompt_file)
+    with progress_bars() as progress:
+        lm = open_model(args, progress)
+        stream = lm.stream(
+            prompt,
+            args.max_new_tokens,
+            samples=args.samples,
+            temperature=args.temperature,
+            top_k=args.top_k,
+            top_p=args.top_p,
+            min_p=args.min_p,
+            repetition_penalty=args.repetition_penalty,
+            seed=args.seed,
+            stop=args.stop,
+            logprobs=args.logprobs or 0,
+            slide=args.slide,
+            ignore_eos=args.ignore_eos,
+        )
+    with interruptible() as interrupted:
+        if args.json:
+            for _ in stream:
+                if interrupted.is_set():
+                    break
+            write_json(_as_json(lm, prompt, stream, with_tops=bool(args.logprobs)), indent=None)
+        else:
+            _print_stream(stream, interrupted)
+            if args.logprobs is not None:
+                _print_logprobs(stream.results(), lm.tokenizer)
+    note(_summary(lm, stream))
+    return INTERRUPTED if interrupted.is_set() else 0
+
+
+def _print_stream(stream: GenerationStream, interrupted: threading.Event) -> None:
+    printer = _Printer(stream.request.samples)
+    for step in stream:
+        printer.add(step.sample, step.text, ended=step.finish_reason is not None)
+        if interrupted.is_set():
+            break
+    printer.finish([result.text for result in stream.results()])
+
+
+class _Printer:
+    """Prints samples one after the other as they come: the first unfinished one is live."""
+
+    def __init__(self, count: int) -> None:
+        self._texts = [""] * count
+        self._ended = [False] * count
+        self._current = 0
+        self._printed = 0  # characters of the current sample
+        self._head()
+
+    def add(self, sample: int, text: str, *, ended: bool) -> None:
+        self._texts[sample] += text
+        self._ended[sample] = ended
+        self._print()
+
+    def finish(self, texts: list[str]) -> None:
+        self._texts = texts
+        self._ended = [True] * len(texts)
+        self._print()
+        self._end_line()
+
+    def _print(self) -> None:
+        while True:
+            text = self._texts[self._current][self._printed :]
+            if text:
+                write(printable(text))
+                self._printed += len(text)
+            if not self._ended[self._current] or self._current == len(self._texts) - 1:
+                return
+            self._end_line()
+            self._current, self._printed = self._current + 1, 0
+            self._head()
+
+    def _head(self) -> None:
+        if len(self._texts) > 1:
+            write(_heading(self._current, len(self._texts)))
+
+    def _end_line(self) -> None:
+        if not self._texts[self._current].endswith("\n"):
+            write("\n")
+
+
+def _heading(index: int, count: int) -> str:
+    return f"--- sample {index + 1} of {count} ---\n"
+
+
+def _print_logprobs(results: list[GenerationResult], tokenizer: Tokenizer) -> None:
+    import json
+
+    def cell(text: str, logprob: float) -> str:
+        return f"{printable(json.dumps(text, ensure_ascii=False)):<16} {logprob:8.3f}"
+
+    for result in results:
+        write(_heading(result.sample, len(results)) if len(results) > 1 else "\n")
+        for i, (token, logprob) in enumerate(zip(result.token_ids, result.logprobs, strict=True)):
+            cells = [cell(tokenizer.token_text(token), logprob)]
+            cells += [cell(t.text, t.logprob) for t in (result.top_logprobs or [()] * (i + 1))[i]]
+            write(" | ".join(cells) + "\n")
+
+
+def _summary(lm: LanguageModel, stream: GenerationStream) -> str:
+    t = stream.timings
+    threads = f"{lm.gpt.threads} thread{'s' if lm.gpt.threads != 1 else ''}"
+    seed = "greedy" if stream.params.greedy else f"seed {stream.params.seed}"
+    return (
+        f"{t.tokens:,} token{'s' if t.tokens != 1 else ''} in {t.seconds:.2f} s, "
+        f"{t.tokens_per_second:,.1f} tokens/s, first token after {t.first_token_seconds:.2f} s "
+        f"(loaded in {lm.load_seconds:.2f} s); {lm.name}, {lm.gpt.precision}, {threads}, {seed}"
+    )
+
+
+def _as_json(
+    lm: LanguageModel, prompt: str, stream: GenerationStream, with_tops: bool
+) -> dict[str, Any]:
+    import dataclasses
+
+    def sample(result: GenerationResult) -> dict[str, Any]:
+        out: dict[str, Any] = {
+            "text": result.text,
+            "token_ids": result.token_ids,
+            "logprobs": result.logprobs,
+            "finish_reason": result.finish_reason,
+        }
+        if with_tops:
+            out["top_logprobs"] = [[t._asdict() for t in tops] for tops in result.top_logprobs]
+        return out
+
+    results = stream.results()
+    timings, params = stream.timings, dataclasses.asdict(stream.params)
+    out = {
+        "model": lm.name,
+        "precision": lm.gpt.precision,
+        "threads": lm.gpt.threads,
+        "prompt": prompt,
+        "prompt_token_ids": stream.request.prompt_ids,
+        **sample(results[0]),
+        "usage": {
+            "prompt_tokens": len(stream.request.prompt_ids),
+            "completion_tokens": timings.tokens,
+            "total_tokens": len(stream.request.prompt_ids) + timings.tokens,
+        },
+        "timings": {
+            "load_seconds": lm.load_seconds,
+            "first_token_seconds": timings.first_token_seconds,
+            "seconds": timings.seconds,
+            "tokens_per_second": timings.tokens_per_second,
+        },
+        "sampling": params,
+    }
+    if len(results) > 1:
+        out["samples"] = [sample(result) for result in results]
+    return out
