@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -97,3 +99,19 @@ def hf_pocket() -> Any:
     path = Path(laplm.__file__).parent / "pocket"
     model = GPT2LMHeadModel.from_pretrained(path, dtype=torch.float32, attn_implementation="eager")
     return model.eval()
+
+
+@pytest.fixture
+def laplm_(capsys, monkeypatch) -> Callable[..., SimpleNamespace]:
+    """Run a command in this process: ``laplm_("run", ..., stdin=b"...")``."""
+
+    from laplm import cli
+
+    def call(*argv: object, stdin: bytes | None = None) -> SimpleNamespace:
+        if stdin is not None:
+            monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        code = cli.main([str(word) for word in argv])
+        captured = capsys.readouterr()
+        return SimpleNamespace(code=code, out=captured.out, err=captured.err)
+
+    return call

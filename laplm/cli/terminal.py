@@ -103,7 +103,9 @@ def _draw_table(console: Console, part: Table, most: int) -> None:
         max((len(column.text(row[i])) for row in shown), default=0)
         for i, column in enumerate(part.columns)
     ]
-    for chosen in _sheets(part.columns, widths, console.width):
+    for sheet, chosen in enumerate(_sheets(part.columns, widths, console.width)):
+        if sheet:
+            console.print()
         table = _new_table()
         for i in chosen:
             column, text_goes_on = part.columns[i], widths[i] > _WRAPPED
