@@ -32,7 +32,7 @@ MAY_IMPORT = {
 }
 # Beyond the standard library, NumPy, which gpt, run and look compute with.
 LIBRARIES = {
-    "cli": {"rich"},
+    "cli": {"numpy", "rich"},
     "home": {"platformdirs"},
     "hub": {"huggingface_hub", "rich"},
     "gpt": {"llvmlite", "numba", "numpy", "tokenizers", "torch"},
@@ -43,11 +43,8 @@ LIBRARIES = {
 }
 TORCH_OUTSIDE_TUNE = {"gpt/checkpoint.py"}  # pytorch_model.bin, through weights_only
 NEEDS_NUMBA = {"gpt/kernels.py", "gpt/simd.py", "gpt/tiles.py"}
-PRINTS = {
-    "cli/output.py",
-    "cli/commands.py",
-    "audit.py",
-}  # audit's report comes after the command line has handed over
+# audit's report comes after the command line has handed over.
+PRINTS = {"cli/commands.py", "cli/output.py", "cli/terminal.py", "audit.py"}
 
 
 class Import(NamedTuple):
