@@ -643,31 +643,33 @@ def _title(figure: Figure, title: str, subtitle: str = "") -> None:
     """A title for a sheet of several matrices, with a line below it that is no title."""
     width = figure.get_size_inches()[0]
     text = _wrapped(title, width)
-    figure.suptitle(f"{text}\n" if subtitle else text, x=0.01, ha="left", fontweight="bold")
-    if subtitle:
+    below = _lines(subtitle, width)
+    figure.suptitle(text + "\n" * len(below), x=0.01, ha="left", fontweight="bold")
+    if below:
         lines = text.count("\n") + 1
         figure.text(
-            0.01, 1 - (0.1 + 0.2 * lines) / figure.get_size_inches()[1], _cut(subtitle, width),
+            0.01, 1 - (0.1 + 0.2 * lines) / figure.get_size_inches()[1], "\n".join(below),
             fontsize=9, color="#555555", va="top",
         )  # fmt: skip
 
 
 def _subtitle(axes: Axes, text: str) -> None:
     title = axes.get_title(loc="left")
-    axes.set_title(f"{title}\n", loc="left")
     figure = axes.get_figure(root=True)
     assert figure is not None
+    lines = _lines(text, figure.get_size_inches()[0] - 1)
+    axes.set_title(title + "\n" * len(lines), loc="left")
     line = axes.annotate(
-        _cut(text, figure.get_size_inches()[0] - 1), (0, 1), xycoords="axes fraction",
+        "\n".join(lines), (0, 1), xycoords="axes fraction", linespacing=1.3,
         xytext=(0, 6), textcoords="offset points", fontsize=9, color="#555555", va="bottom",
     )  # fmt: skip
     line.set_in_layout(False)  # else a long line would squeeze the picture
 
 
-def _cut(text: str, width: float) -> str:
-    """A line that fits so many inches; of a longer one the end, where a prompt is continued."""
-    room = max(20, int(width * 12))
-    return text if len(text) <= room else f"…{text[1 - room :]}"
+def _lines(text: str, width: float) -> list[str]:
+    """At most three lines that fit so many inches; of a longer text the end, where it goes on."""
+    lines = textwrap.wrap(text, max(20, int(width * 12)), break_on_hyphens=False)
+    return lines if len(lines) <= 3 else [f"…{lines[-3][1:]}", *lines[-2:]]
 
 
 def _number(value: float, digits: int) -> str:

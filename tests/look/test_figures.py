@@ -50,3 +50,17 @@ def test_lines_over_whole_numbers_have_whole_ticks() -> None:
     figure = figures.lines([0, 1, 2], {"one": [1, 2, 3]}, "a title")
     figure.draw_without_rendering()
     assert all(float(tick).is_integer() for tick in figure.axes[0].get_xticks())
+
+
+def test_a_long_line_under_the_title_goes_on_in_further_lines_and_of_a_text_the_end_stays() -> None:
+    words = "a head of known kinds: previous token 0.15, first token 0.06, induction 0.00, the end"
+    for text, starts in ((words, "a head"), (f"{words} " * 9 + "now", "…")):
+        figure = figures.heatmap(np.ones((2, 2)), ["a", "b"], ["a", "b"], "t", subtitle=text)
+        shown = figure.axes[0].texts[0].get_text()
+        lines = shown.split("\n")
+        assert 1 < len(lines) <= 3
+        assert shown.startswith(starts)
+        assert text.endswith(lines[-1])
+        figure.draw_without_rendering()
+        for line in lines:
+            assert len(line) <= 12 * figure.get_size_inches()[0]
