@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformer_lens import model_bridge as bridge
 from transformers import GPT2LMHeadModel
 
 from laplm.look.trace import Trace, trace
 from laplm.run.language_model import LanguageModel
-
-bridge = pytest.importorskip("transformer_lens.model_bridge", reason="pip install transformer-lens")
 
 TEXT = "Once upon a time, there was a little dog. The little dog"
 
