@@ -445,7 +445,12 @@ def _steer(args: argparse.Namespace, lm: LanguageModel, progress: Progress) -> V
 def _trace(args: argparse.Namespace, lm: LanguageModel, progress: Progress) -> View:
     from laplm.look.trace import trace
 
-    return trace(lm, args.text, names=args.name, progress=progress)
+    def told(what: str, done: int, total: int) -> None:
+        if done == 0:
+            note(f"keeping {total / 1e6:,.1f} MB of activations")
+        progress(what, done, total)
+
+    return trace(lm, args.text, names=args.name, progress=told)
 
 
 def _compare(args: argparse.Namespace, lm: LanguageModel, progress: Progress) -> View:
