@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from laplm.errors import (
         CacheError,
+        CheckpointError,
         ContextLengthError,
         DownloadError,
         InputError,
@@ -33,6 +34,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "CacheError": "errors",
+    "CheckpointError": "errors",
     "ContextLengthError": "errors",
     "DownloadError": "errors",
     "GPTConfig": "gpt.config",
@@ -53,6 +55,7 @@ _HOME = {
 
 __all__ = [
     "CacheError",
+    "CheckpointError",
     "ContextLengthError",
     "DownloadError",
     "GPTConfig",

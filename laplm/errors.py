@@ -35,6 +35,10 @@ class CacheError(LaplmError):
     """The cache directory cannot be written or read."""
 
 
+class CheckpointError(LaplmError):
+    """A training run cannot be written down; what was written before is kept."""
+
+
 class DownloadError(LaplmError):
     """``laplm pull`` could not fetch the model."""
 

@@ -92,7 +92,8 @@ def hub_cache_dir() -> Path:
 def locate(name_or_path: str) -> Path:
     """The directory of a model: a path, ``pocket``, a name such as ``gpt2``, or a hub id.
 
-    The built-in model's files are compared with their checksums, by whichever name it is asked for.
+    It may be an adapter's: ``locate_base`` then gives the model that it belongs to. The built-in
+    model's files are compared with their checksums, by whichever name it is asked for.
 
     Raises:
         ModelNotFoundError: nothing of this name is on disk, or only a part of it.
@@ -137,11 +138,40 @@ def locate(name_or_path: str) -> Path:
     )
 
 
+def locate_base(adapter: Path, base: str) -> Path:
+    """The directory of the model that an adapter was trained on.
+
+    Args:
+        adapter: The adapter's directory.
+        base: Its ``base_model_name_or_path``: a path, absolute or as seen from the adapter's
+            directory or from the current one, or a name that ``locate`` takes.
+
+    Raises:
+        ModelNotFoundError: nothing of this name is on disk, or only a part of it.
+        ModelFormatError: a file of the built-in model is damaged.
+    """
+    try:
+        with contextlib.suppress(OSError, ValueError):  # too long, NUL
+            if (adapter / base).is_dir():
+                return locate(str(adapter / base))
+        return locate(base)
+    except ModelNotFoundError as error:
+        raise ModelNotFoundError(
+            f"{adapter} is an adapter, and its base model cannot be found (its "
+            f"adapter_config.json names it as base_model_name_or_path): {error}"
+        ) from None
+
+
+def has_tokenizer(path: Path) -> bool:
+    """Whether a directory holds a tokenizer's files."""
+    return any(all((path / name).is_file() for name in names) for names in _TOKENIZERS)
+
+
 def installed() -> list[InstalledModel]:
     """The GPT-2 models on disk: the built-in one, then those of the hub cache by name.
 
-    Models of other kinds that share the cache are left out; broken and unfinished ones are
-    listed with the reason.
+    Models of other kinds and adapters that share the cache are left out; broken and unfinished
+    ones are listed with the reason.
     """
     models = [_describe_built_in()]
     try:
@@ -158,6 +188,8 @@ def installed() -> list[InstalledModel]:
                 size = _bytes_below(folder / "blobs")
                 problem = "its download did not finish"
                 models.append(InstalledModel(name, folder, None, size, None, problem))
+            continue
+        if _is_adapter(snapshot):  # some come with a copy of their base model's config
             continue
         with contextlib.suppress(OSError, ValueError):
             config = json.loads((snapshot / "config.json").read_text(encoding="utf-8"))
@@ -246,7 +278,17 @@ def _problem(path: Path) -> str | None:
         return f"its files cannot be read: {error.strerror}"
 
 
+def _is_adapter(path: Path) -> bool:
+    if not (path / "adapter_config.json").is_file():
+        return False
+    from laplm.gpt.adapter import is_adapter  # NumPy comes with it
+
+    return is_adapter(path)
+
+
 def _lack(path: Path) -> str | None:
+    if _is_adapter(path):
+        return None  # whether it is whole is told when it is opened, with its base model
     if not (path / "config.json").is_file():
         return "config.json is missing"
     first, files = _layout(path)
@@ -257,7 +299,7 @@ def _lack(path: Path) -> str | None:
     missing = [name for name in files if not (path / name).is_file()]
     if missing:
         return f"{len(missing)} of {len(files)} weight files are missing"
-    if not any(all((path / name).is_file() for name in names) for names in _TOKENIZERS):
+    if not has_tokenizer(path):
         return "its tokenizer is missing"
     return None
 

@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "hub": {"errors", "built_in", "gpt", "laplm"},
     "run": {"errors", "hub", "gpt"},
     "look": {"errors", "home", "gpt", "run"},
-    "tune": {"errors", "gpt"},
+    "tune": {"errors", "home", "gpt"},
     "serve": {"errors", "gpt", "run", "look"},
     "audit": set(),
 }
@@ -38,7 +38,7 @@ LIBRARIES = {
     "gpt": {"llvmlite", "numba", "numpy", "tokenizers", "torch"},
     "run": {"numpy"},
     "look": {"matplotlib", "numpy", "pandas"},
-    "tune": {"numpy", "rich", "torch"},
+    "tune": {"datasets", "numpy", "rich", "torch"},
     "serve": {"fastapi", "numpy", "uvicorn"},
 }
 TORCH_OUTSIDE_TUNE = {"gpt/checkpoint.py"}  # pytorch_model.bin, through weights_only

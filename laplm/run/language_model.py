@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TypedDict, Unpack
 
 from laplm import hub
-from laplm.errors import ContextLengthError, ModelNotFoundError
+from laplm.errors import ContextLengthError, ModelFormatError, ModelNotFoundError
 from laplm.gpt.activations import MAX_BYTES, ActivationCache, check_bytes, run_with_cache
+from laplm.gpt.adapter import is_adapter, open_adapter, read_adapter_config
 from laplm.gpt.checkpoint import Checkpoint, open_checkpoint
 from laplm.gpt.config import GPTConfig
 from laplm.gpt.kv_cache import KVCache
@@ -55,9 +56,9 @@ class LanguageModel:
 
     Attributes:
         name: what it was asked for by.
-        path: its directory.
+        path: its directory, or that of its adapter.
         precision: "fp32", "int8" or "int4".
-        checkpoint: its files, opened.
+        checkpoint: its files, opened; an adapter's are added to those of its base model.
         tokenizer: its tokenizer.
     """
 
@@ -73,8 +74,7 @@ class LanguageModel:
         self.name = str(name_or_path)
         self.path: Path = hub.locate(self.name)
         self.precision: Precision = precision
-        self.checkpoint: Checkpoint = open_checkpoint(self.path)
-        self.tokenizer: Tokenizer = Tokenizer.from_directory(self.path)
+        self.checkpoint, self.tokenizer = _open(self.path)
         self._threads = threads
         self._progress = progress
         self._kv_cache: KVCache | None = None
@@ -224,6 +224,20 @@ class LanguageModel:
         self._kv_cache = kv_cache
 
 
+def _open(path: Path) -> tuple[Checkpoint, Tokenizer]:
+    """The weights and the tokenizer of a model directory, or of an adapter and its base model."""
+    if not is_adapter(path):
+        return open_checkpoint(path), Tokenizer.from_directory(path)
+    base = hub.locate_base(path, read_adapter_config(path).base_model_name_or_path)
+    if is_adapter(base):
+        raise ModelFormatError(
+            f"{path}: its base model {base} is an adapter too, and laplm adds one at a time; merge "
+            "that one into its own model first, with peft's merge_and_unload()"
+        )
+    checkpoint = open_adapter(path, open_checkpoint(base))
+    return checkpoint, Tokenizer.from_directory(path if hub.has_tokenizer(path) else base)
+
+
 def load(
     name_or_path: str | Path,
     precision: Precision = "int8",
@@ -235,16 +249,17 @@ def load(
     Args:
         name_or_path: a directory in the Hugging Face GPT-2 layout, ``gpt2``, ``gpt2-medium``,
             ``gpt2-large``, ``gpt2-xl``, ``distilgpt2``, another hub id, or ``pocket``, the model
-            that comes with the package.
+            that comes with the package; or the directory of a LoRA adapter of one of these, as
+            PEFT saves it.
         precision: "fp32", "int8" or "int4". The first use of a model in int8 or int4 writes its
             packed weights to the cache directory.
         threads: worker threads; None means one per core.
         progress: called with (what, done, total) while weights are prepared.
 
     Raises:
-        ModelNotFoundError: nothing of that name is on disk.
-        ModelFormatError: the files are not a GPT-2 model that can be read, or the built-in model
-            is damaged.
+        ModelNotFoundError: nothing of that name is on disk, or an adapter's base model is not.
+        ModelFormatError: the files are not a GPT-2 model that can be read, an adapter does not
+            fit its base model, or the built-in model is damaged.
         TokenizerError: the tokenizer files are missing or damaged.
         CacheError: the packed weights cannot be written.
         InputError: the precision or the number of threads is not possible.

@@ -5,10 +5,12 @@ Shapes: B batch, T positions of a window.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,83 @@ from numpy.typing import NDArray
 from laplm.errors import InputError
 
 Ids = NDArray[np.int64]
+
+
+class Batch(NamedTuple):
+    """What one forward pass learns from.
+
+    Attributes:
+        inputs: token ids (B, T).
+        targets: the ids that come next (B, T); negative where nothing is to be learned.
+        segments: which document of its window each token belongs to, (B, T), ascending, -1 where
+            there is none; None when windows are one text each.
+    """
+
+    inputs: Ids
+    targets: Ids
+    segments: Ids | None = None
+
+    def rows(self, begin: int, end: int) -> Batch:
+        """Some of the windows."""
+        segments = None if self.segments is None else self.segments[begin:end]
+        return Batch(self.inputs[begin:end], self.targets[begin:end], segments)
+
+
+class Windows(Protocol):
+    """Where a trainer gets its batches: ``TokenWindows``, or ``PackedWindows``."""
+
+    @property
+    def n_positions(self) -> int:
+        """Tokens of a window."""
+        ...
+
+    def batch(self, number: int, batch_size: int) -> Batch:
+        """Batch ``number``, the same whenever asked."""
+        ...
+
+
+class Corpus(Protocol):
+    """Text as a trainer takes it: ``TokenData``, or ``laplm.tune.packing.Documents``."""
+
+    @property
+    def largest_id(self) -> int:
+        """The largest token id there is; -1 when there is none."""
+        ...
+
+    def windows(self, n_positions: int, seed: int) -> Windows:
+        """Windows to train on, in an order drawn from the seed."""
+        ...
+
+    def heldout(self, n_positions: int, limit: int) -> Batch:
+        """At most so many windows to measure with, always the same."""
+        ...
+
+    def bits_per_byte(self, nats_per_token: float) -> float:
+        """The tokenizer-independent form of a loss."""
+        ...
+
+    def digest(self) -> str:
+        """A fingerprint, to tell whether data is the same."""
+        ...
+
+
+def shuffled(n: int, seed: int, first: int, count: int) -> Ids:
+    """Samples ``first`` to ``first + count`` of a run that sees all ``n`` once an epoch.
+
+    The order is drawn anew for every epoch, from the seed alone.
+    """
+    numbers = np.arange(first, first + count)
+    out = np.empty(count, np.int64)
+    for epoch in np.unique(numbers // n):
+        order = _permutation(n, seed, int(epoch))
+        here = numbers // n == epoch
+        out[here] = order[numbers[here] % n]
+    return out
+
+
+@functools.lru_cache(maxsize=4)
+def _permutation(n: int, seed: int, epoch: int) -> Ids:
+    return np.random.default_rng((seed, epoch)).permutation(n)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +115,19 @@ class TokenData:
     def bytes_per_token(self) -> float:
         """What turns nats a token into bits a byte."""
         return self.n_bytes / len(self.tokens)
+
+    @property
+    def largest_id(self) -> int:
+        """The largest token id there is; -1 when there is none."""
+        return int(self.tokens.max()) if len(self.tokens) else -1
+
+    def windows(self, n_positions: int, seed: int) -> TokenWindows:
+        """See ``Corpus``."""
+        return TokenWindows(self, n_positions, seed)
+
+    def heldout(self, n_positions: int, limit: int) -> Batch:
+        """See ``Corpus``."""
+        return consecutive_windows(self, n_positions, limit)
 
     def bits_per_byte(self, nats_per_token: float) -> float:
         """The tokenizer-independent form of a loss."""
@@ -87,31 +179,21 @@ class TokenWindows:
             np.arange(start, end, n_positions) for start, end in zip(data.starts, ends, strict=True)
         ]
         self._begins = np.unique(np.minimum(np.concatenate(begins), last))
-        self._epoch = -1
-        self._order: Ids = np.empty(0, dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self._begins)
 
-    def batch(self, number: int, batch_size: int) -> tuple[Ids, Ids]:
-        """Inputs and targets, (B, T) each, of batch ``number``; the same whenever asked."""
-        first = number * batch_size
-        begins = np.array([self._begin(first + i) for i in range(batch_size)])
+    def batch(self, number: int, batch_size: int) -> Batch:
+        """Batch ``number``, the same whenever asked."""
+        chosen = shuffled(len(self), self.seed, number * batch_size, batch_size)
+        begins = self._begins[chosen]
         grid = begins[:, None] + np.arange(self.n_positions + 1)
         window = self.data.tokens[grid].astype(np.int64)
-        return window[:, :-1], window[:, 1:]
-
-    def _begin(self, sample: int) -> int:
-        """Where sample number ``sample`` begins: every window once an epoch, shuffled anew."""
-        epoch, index = divmod(sample, len(self._begins))
-        if epoch != self._epoch:
-            self._epoch = epoch
-            self._order = np.random.default_rng((self.seed, epoch)).permutation(len(self._begins))
-        return int(self._begins[self._order[index]])
+        return Batch(window[:, :-1], window[:, 1:])
 
 
-def consecutive_windows(data: TokenData, n_positions: int, limit: int) -> tuple[Ids, Ids]:
-    """The first ``limit`` windows of the stream, side by side: inputs and targets, (B, T) each.
+def consecutive_windows(data: TokenData, n_positions: int, limit: int) -> Batch:
+    """The first ``limit`` windows of the stream, side by side.
 
     Raises:
         InputError: there are not even T + 1 tokens.
@@ -125,4 +207,4 @@ def consecutive_windows(data: TokenData, n_positions: int, limit: int) -> tuple[
     n = count * n_positions
     inputs = data.tokens[:n].astype(np.int64).reshape(count, n_positions)
     targets = data.tokens[1 : n + 1].astype(np.int64).reshape(count, n_positions)
-    return inputs, targets
+    return Batch(inputs, targets)

@@ -24,25 +24,34 @@ IGNORE = -100
 
 
 def chunked_cross_entropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, chunk_size: int = 1024
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    chunk_size: int = 1024,
+    count: int | None = None,
 ) -> Tensor:
     """Mean loss, in nats a token, of predicting ``targets`` from ``hidden``.
 
     Args:
         hidden: (..., C) output of the last layer norm.
         weight: (V, C) output matrix.
-        targets: (...) token ids; ``IGNORE`` marks positions that do not count.
+        targets: (...) token ids; ``IGNORE`` marks positions that do not count, and cost nothing.
         chunk_size: tokens whose logits exist at one time.
+        count: divide the sum by this instead of the number of positions that count: by that of
+            a whole batch, when this is one part of it.
 
     Returns:
         A scalar; 0 when every position is ignored.
     """
     flat = hidden.reshape(-1, hidden.shape[-1])
     chosen = targets.reshape(-1)
+    learned = chosen != IGNORE
+    if not bool(learned.all()):
+        flat, chosen = flat[learned], chosen[learned]
     total: Tensor = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
         flat, weight, chosen, chunk_size, torch.is_grad_enabled()
     )
-    return total / (chosen != IGNORE).sum().clamp(min=1)
+    return total / max(1, len(chosen) if count is None else count)
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -61,31 +70,38 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         autocast = torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if autocast else hidden.dtype
         matrix = weight.to(dtype)
-        hidden_grad = torch.empty_like(hidden) if with_gradients else None
-        weight_grad = torch.zeros_like(weight, dtype=torch.float32) if with_gradients else None
+        # Of a frozen output matrix no gradient is wanted, which is a third of the work here.
+        wanted = [with_gradients and needed for needed in ctx.needs_input_grad[:2]]
+        hidden_grad = torch.empty_like(hidden) if wanted[0] else None
+        weight_grad = torch.zeros_like(weight, dtype=torch.float32) if wanted[1] else None
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         for begin in range(0, len(hidden), chunk_size):
             part = slice(begin, begin + chunk_size)
             inputs = hidden[part].to(dtype)
-            counted = targets[part] != IGNORE
-            rows = targets[part].clamp(min=0).unsqueeze(1)
+            rows = targets[part].unsqueeze(1)
             log_probs = torch.log_softmax((inputs @ matrix.t()).float(), dim=1)
-            total -= (log_probs.gather(1, rows).squeeze(1) * counted).sum()
-            if hidden_grad is None or weight_grad is None:
+            total -= log_probs.gather(1, rows).sum()
+            if not any(wanted):
                 continue
             # d loss / d logits = softmax - one-hot
             slope = log_probs.exp_()
             slope.scatter_add_(1, rows, torch.full_like(rows, -1, dtype=slope.dtype))
-            slope *= counted.unsqueeze(1)
             slope = slope.to(dtype)
-            hidden_grad[part] = slope @ matrix
-            weight_grad += slope.t() @ inputs
-        if hidden_grad is not None and weight_grad is not None:
-            ctx.save_for_backward(hidden_grad, weight_grad.to(weight.dtype))
+            if hidden_grad is not None:
+                hidden_grad[part] = slope @ matrix
+            if weight_grad is not None:
+                weight_grad += slope.t() @ inputs
+        if weight_grad is not None:
+            weight_grad = weight_grad.to(weight.dtype)
+        ctx.save_for_backward(hidden_grad, weight_grad)
         return total
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        hidden_grad, weight_grad = ctx.saved_tensors
+    def backward(
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         (upstream,) = grad_outputs
-        return hidden_grad * upstream, weight_grad * upstream, None, None, None
+        hidden_grad, weight_grad = (
+            None if grad is None else grad * upstream for grad in ctx.saved_tensors
+        )
+        return hidden_grad, weight_grad, None, None, None

@@ -21,6 +21,7 @@ try:
     import torch
     from torch import Tensor, nn
     from torch.nn import functional
+    from torch.utils.checkpoint import checkpoint
 except ModuleNotFoundError as error:
     raise MissingExtraError("Training a model", "tune") from error
 
@@ -50,14 +51,16 @@ class Attention(nn.Module):
         self.c_attn = Conv1D(config.n_embd, 3 * config.n_embd)
         self.c_proj = Conv1D(config.n_embd, config.n_embd)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, C) -> (B, T, C)."""
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, T, C) -> (B, T, C); ``mask`` (B, 1, T, T) is true where a token may look."""
         b, t, c = x.shape
         q, k, v = (
             part.view(b, t, self.n_head, c // self.n_head).transpose(1, 2)  # (B, H, T, D)
             for part in self.c_attn(x).split(c, dim=2)
         )
-        z = functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.scale)
+        z = functional.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=mask is None, scale=self.scale
+        )
         out: Tensor = self.c_proj(z.transpose(1, 2).reshape(b, t, c))
         return out
 
@@ -87,24 +90,35 @@ class Block(nn.Module):
 
     def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__()
+        self.dropout = 0.0
         self.ln_1 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.attn = Attention(config, layer)
         self.ln_2 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, C) -> (B, T, C)."""
-        x = x + self.attn(self.ln_1(x))
-        out: Tensor = x + self.mlp(self.ln_2(x))
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, T, C) -> (B, T, C); ``mask`` as for ``Attention``."""
+        x = x + self._dropped(self.attn(self.ln_1(x), mask))
+        out: Tensor = x + self._dropped(self.mlp(self.ln_2(x)))
         return out
+
+    def _dropped(self, x: Tensor) -> Tensor:
+        return functional.dropout(x, self.dropout, self.training) if self.dropout else x
 
 
 class TorchGPT(nn.Module):
-    """The whole model. ``forward`` gives logits, ``hidden`` what the loss works from."""
+    """The whole model. ``forward`` gives logits, ``hidden`` what the loss works from.
+
+    Attributes:
+        checkpointing: keep only what goes into each block, and compute the rest again when
+            gradients are wanted: less memory, about a third more time (Chen et al. 2016,
+            arXiv:1604.06174).
+    """
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config
+        self.checkpointing = False
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.n_ctx, config.n_embd)
         self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
@@ -139,8 +153,22 @@ class TorchGPT(nn.Module):
                     # Drawn on the CPU so that a seed gives the same weights on every device.
                     parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
 
-    def hidden(self, ids: Tensor) -> Tensor:
+    def set_dropout(self, share: float) -> None:
+        """Drop this share of what attention and feed-forward put out, while training.
+
+        Source: Srivastava et al. 2014; where GPT-2 has it (Radford et al. 2018, section 4.1).
+        """
+        for block in self.h:
+            assert isinstance(block, Block)
+            block.dropout = share
+
+    def hidden(self, ids: Tensor, segments: Tensor | None = None) -> Tensor:
         """Token ids (B, T) to the final layer norm's output (B, T, C).
+
+        Args:
+            ids: (B, T).
+            segments: which text of its window each token belongs to, (B, T), equal numbers side
+                by side; each is then read as if it stood alone. None: every window is one text.
 
         Raises:
             ContextLengthError: T is more than n_ctx.
@@ -151,15 +179,26 @@ class TorchGPT(nn.Module):
                 f"a training window of {t} tokens does not fit the model's {self.config.n_ctx} "
                 "positions; use shorter windows"
             )
-        x = self.wte(ids) + self.wpe(torch.arange(t, device=ids.device))
+        places = torch.arange(t, device=ids.device)
+        mask = None
+        if segments is not None:
+            begins = torch.ones_like(segments, dtype=torch.bool)
+            begins[:, 1:] = segments[:, 1:] != segments[:, :-1]
+            places = places - torch.where(begins, places, 0).cummax(dim=1).values
+            same = segments[:, :, None] == segments[:, None, :]
+            mask = (same & torch.ones_like(same[0]).tril()).unsqueeze(1)
+        x = self.wte(ids) + self.wpe(places)
         for block in self.h:
-            x = block(x)
+            if self.checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, mask, use_reentrant=False)
+            else:
+                x = block(x, mask)
         out: Tensor = self.ln_f(x)
         return out
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """Token ids (B, T) to logits (B, T, V)."""
-        return functional.linear(self.hidden(ids), self.output_weight)
+    def forward(self, ids: Tensor, segments: Tensor | None = None) -> Tensor:
+        """Token ids (B, T) to logits (B, T, V); ``segments`` as for ``hidden``."""
+        return functional.linear(self.hidden(ids, segments), self.output_weight)
 
     def tensors(self) -> dict[str, NDArray[np.float32]]:
         """The checkpoint: copies of all weights by GPT-2 name, fp32."""

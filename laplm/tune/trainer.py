@@ -1,9 +1,11 @@
 """The trainer: AdamW or Muon, warm-up and cosine, checkpoints that a killed run goes on from.
 
-A run lives in one directory: ``checkpoint.pt`` (weights, optimiser, step; written under a
-temporary name and moved into place) and ``metrics.jsonl`` (one line a measurement). The order of
-the data is a pure function of seed and step, so a resumed run ends with the same weights, bit
-for bit, as one that was never stopped (same machine, threads and torch).
+A run lives in one directory: ``checkpoint.pt`` (trained weights, optimiser, step; written under a
+temporary name and moved into place), ``checkpoint.previous.pt`` (the one before), ``best.pt`` (the
+trained weights at the lowest held-out loss) and ``metrics.jsonl`` (one line a measurement). The
+order of the data, and what dropout drops, are pure functions of seed and step, so a resumed run
+ends with the same weights, bit for bit, as one that was never stopped (same machine, threads and
+torch).
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,8 +26,8 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from laplm.errors import InputError, MissingExtraError
-from laplm.tune.data import Ids, TokenData, TokenWindows, consecutive_windows
+from laplm.errors import CheckpointError, InputError, MissingExtraError
+from laplm.tune.data import Batch, Corpus
 
 try:
     import torch
@@ -34,12 +36,36 @@ try:
 except ModuleNotFoundError as error:
     raise MissingExtraError("Training a model", "tune") from error
 
-from laplm.tune.loss import chunked_cross_entropy
+from laplm.tune.loss import IGNORE, chunked_cross_entropy
+from laplm.tune.memory import resident_bytes
 from laplm.tune.muon import Muon
 from laplm.tune.rounding import rounded_matrices
 from laplm.tune.torch_model import TorchGPT
 
 Sample = Callable[[TorchGPT, int], str]  # (model, step) -> text for the log
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progressed:
+    """Where a run is, told after each update and each measurement.
+
+    Attributes:
+        step: updates made.
+        max_steps: updates in all.
+        train_loss: of the last update, in nats a token.
+        heldout_loss: as measured last, in nats a token; NaN before the first measurement.
+        learning_rate: of the last update.
+        tokens_per_second: of the last update.
+        seconds: spent in updates so far.
+    """
+
+    step: int
+    max_steps: int
+    train_loss: float
+    heldout_loss: float
+    learning_rate: float
+    tokens_per_second: float
+    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +86,12 @@ class TrainConfig:
         int4_share: share of the steps, the last ones, in which every other update is computed on
             matrices rounded to int4 (``rounding.py``), so that int4 costs the model less.
         weight_decay: for matrices only; biases, gains and shifts are not decayed.
+        dropout: share of what attention and feed-forward put out that is dropped.
         grad_clip: largest norm of all gradients together.
         eval_interval: steps between measurements on held-out text.
         eval_windows: windows of held-out text a measurement.
+        patience: end early after so many measurements in a row without a new lowest held-out
+            loss; 0: never.
         log_interval: steps between lines of training loss.
         checkpoint_seconds: wall-clock time between checkpoints.
         optimizer: adamw, or muon for the matrices inside the layers and AdamW for the rest:
@@ -87,9 +116,11 @@ class TrainConfig:
     weight_decay: float = 0.1
     beta1: float = 0.9
     beta2: float = 0.95
+    dropout: float = 0.0
     grad_clip: float = 1.0
     eval_interval: int = 250
     eval_windows: int = 64
+    patience: int = 0
     log_interval: int = 10
     checkpoint_seconds: float = 120.0
     optimizer: Literal["adamw", "muon"] = "adamw"
@@ -105,11 +136,11 @@ class TrainConfig:
                 raise InputError(f"{name} is {getattr(self, name)}, but it must be at least 1")
         for name in (
             "learning_rate", "final_learning_rate", "warmup_steps", "weight_decay",
-            "checkpoint_seconds",
+            "checkpoint_seconds", "patience",
         ):  # fmt: skip
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise InputError(f"{name} is {getattr(self, name)}, but it must be 0 or more")
-        for name in ("beta1", "beta2", "short_share", "int4_share"):
+        for name in ("beta1", "beta2", "short_share", "int4_share", "dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}, but it must be in [0, 1)")
         if self.short_positions and (
@@ -148,6 +179,8 @@ class TrainResult:
         steps: updates made in all.
         train_loss: nats a token, of the last update.
         heldout_loss: nats a token, over ``eval_windows`` windows.
+        best_step: the update after which it was lowest.
+        best_heldout_loss: what it was then.
         heldout_bits_per_byte: the same, per byte of text.
         seconds: wall-clock time spent in updates, over all sittings of the run; a process that
             is paused in the middle of an update counts the pause.
@@ -156,6 +189,8 @@ class TrainResult:
     steps: int
     train_loss: float
     heldout_loss: float
+    best_step: int
+    best_heldout_loss: float
     heldout_bits_per_byte: float
     seconds: float
 
@@ -181,13 +216,16 @@ class Trainer:
     def __init__(
         self,
         model: TorchGPT,
-        train_data: TokenData,
-        heldout_data: TokenData,
+        train_data: Corpus,
+        heldout_data: Corpus,
         config: TrainConfig,
         directory: Path,
         *,
         sample: Sample | None = None,
         console: Console | None = None,
+        settings: Mapping[str, Any] | None = None,
+        on_step: Callable[[Progressed], None] | None = None,
+        on_eval: Callable[[Progressed], None] | None = None,
     ) -> None:
         """Prepare a run, going on from ``directory``'s checkpoint when there is one.
 
@@ -199,15 +237,19 @@ class Trainer:
             directory: where checkpoint and metrics live; made when missing.
             sample: called at each measurement; its text goes into the metrics.
             console: where progress is shown; standard error by default.
+            settings: what else a resumed run must share, such as those of adapters: numbers,
+                texts and lists of them.
+            on_step: called after each update.
+            on_eval: called after each measurement.
 
         Raises:
             InputError: the checkpoint belongs to other settings, the data is too short, or it
                 holds ids the model does not have.
         """
         for data in (train_data, heldout_data):
-            if len(data.tokens) and int(data.tokens.max()) >= model.config.vocab_size:
+            if data.largest_id >= model.config.vocab_size:
                 raise InputError(
-                    f"the data holds token id {int(data.tokens.max())}, but the model's "
+                    f"the data holds token id {data.largest_id}, but the model's "
                     f"vocabulary ends at {model.config.vocab_size - 1}; encode it again with "
                     "this model's tokenizer"
                 )
@@ -223,18 +265,24 @@ class Trainer:
         self._sample = sample
         self._heldout_data = heldout_data
         self._train_digest = train_data.digest()
-        self._windows = TokenWindows(train_data, config.n_positions, config.seed)
-        self._short_windows = TokenWindows(
-            train_data, config.short_positions or config.n_positions, config.seed
-        )
-        self._heldout = consecutive_windows(heldout_data, config.n_positions, config.eval_windows)
+        self._windows = train_data.windows(config.n_positions, config.seed)
+        self._short_windows = self._windows
+        if config.short_positions:
+            self._short_windows = train_data.windows(config.short_positions, config.seed)
+        self._heldout = heldout_data.heldout(config.n_positions, config.eval_windows)
         self._device = next(model.parameters()).device
+        self._more_settings = dict(settings or {})
+        self._on_step, self._on_eval = on_step, on_eval
+        model.set_dropout(config.dropout)
         self._optimizers = self._new_optimizers()
         self.step = 0
         self.seconds = 0.0
         self.train_loss = math.nan
+        self.last_heldout_loss = math.nan
+        self.best_step, self.best_heldout_loss = 0, math.inf
+        self._since_best = 0
         directory.mkdir(parents=True, exist_ok=True)
-        if self._checkpoint_path.exists():
+        if self._checkpoint_path.exists() or self._previous_path.exists():
             self._load_checkpoint()
 
     def run(self, stop_at: int | None = None) -> TrainResult:
@@ -243,76 +291,119 @@ class Trainer:
         Ctrl-C and SIGTERM end the update in hand and write a checkpoint first.
 
         Raises:
+            CheckpointError: a checkpoint cannot be written; the one before it is kept.
             InputError: the loss is no longer a finite number.
             KeyboardInterrupt: the run was asked to stop; call it again to go on.
         """
         target = self.config.max_steps if stop_at is None else min(stop_at, self.config.max_steps)
-        heldout = math.nan
+        measured = False
         saved_at = time.monotonic()
         self.model.train()
         with _deferred_interrupt() as interrupted, self._progress() as progress:
             bar = progress.add_task("training", total=self.config.max_steps, completed=self.step)
-            while self.step < target and not interrupted.is_set():
+            while self.step < target and not interrupted.is_set() and not self.ended_early:
                 started = time.monotonic()
                 self.train_loss, norm = self._update()
                 elapsed = time.monotonic() - started
                 self.seconds += elapsed
                 self.step += 1
-                progress.update(bar, completed=self.step, description=f"loss {self.train_loss:.3f}")
+                measured = self.step % self.config.eval_interval == 0 or self.step == target
                 if self.step % self.config.log_interval == 0 or self.step == target:
                     self._log_update(norm, elapsed)
-                if self.step % self.config.eval_interval == 0 or self.step == target:
-                    heldout = self._log_heldout(progress.console)
+                if measured:
+                    self._measure(progress.console, elapsed)
+                progress.update(bar, completed=self.step, description=self._described(elapsed))
+                if self._on_step is not None:
+                    self._on_step(self._progressed(elapsed))
                 if time.monotonic() - saved_at >= self.config.checkpoint_seconds:
                     self._save_checkpoint()
                     saved_at = time.monotonic()
             self._save_checkpoint()
-        if self.step < target:
+        if self.step < target and not self.ended_early:
             raise KeyboardInterrupt
-        if math.isnan(heldout):
-            heldout = self.heldout_loss()
+        if not measured:  # a finished run that is called again
+            self.last_heldout_loss = self.heldout_loss()
+        if not math.isfinite(self.best_heldout_loss):
+            self.best_step, self.best_heldout_loss = self.step, self.last_heldout_loss
         return TrainResult(
             steps=self.step,
             train_loss=self.train_loss,
-            heldout_loss=heldout,
-            heldout_bits_per_byte=self._heldout_data.bits_per_byte(heldout),
+            heldout_loss=self.last_heldout_loss,
+            best_step=self.best_step,
+            best_heldout_loss=self.best_heldout_loss,
+            heldout_bits_per_byte=self._heldout_data.bits_per_byte(self.last_heldout_loss),
             seconds=self.seconds,
         )
 
+    @property
+    def ended_early(self) -> bool:
+        """Whether the held-out loss has stood still for longer than ``patience`` allows."""
+        return 0 < self.config.patience <= self._since_best
+
+    def load_best(self) -> None:
+        """Put the trained weights back that had the lowest held-out loss, where they were kept."""
+        if self._best_path.exists():
+            self._load_trained(torch.load(self._best_path, weights_only=True, map_location="cpu"))
+
+    def time_updates(self, count: int = 2) -> float:
+        """Seconds of an update, the last of ``count``; nothing is learned and nothing changes.
+
+        Memory is then used as it will be. To be called before ``run``.
+        """
+        seconds = 0.0
+        self.model.train()
+        for _ in range(count):
+            started = time.monotonic()
+            self._update(rate=0.0)
+            seconds = time.monotonic() - started
+        for parameter in self.model.parameters():
+            parameter.grad = None
+        self._optimizers = self._new_optimizers()
+        return seconds
+
     def heldout_loss(self) -> float:
         """Nats a token over the first ``eval_windows`` windows of held-out text, side by side."""
-        inputs, targets = self._heldout
-        total = 0.0
         self.model.eval()
+        total, count = 0.0, 0
         with torch.no_grad(), self._autocast():
-            for begin in range(0, len(inputs), self.config.batch_size):
-                part = slice(begin, begin + self.config.batch_size)
-                x, y = torch.from_numpy(inputs[part]), torch.from_numpy(targets[part])
-                total += float(self._loss(x, y)) * len(x)
+            for begin in range(0, len(self._heldout.inputs), self.config.batch_size):
+                batch = self._heldout.rows(begin, begin + self.config.batch_size)
+                learned = int((batch.targets != IGNORE).sum())
+                total += float(self._loss(batch, learned)) * learned
+                count += learned
         self.model.train()
-        return total / len(inputs)
+        return total / count
 
-    def _update(self) -> tuple[float, float]:
+    def _update(self, rate: float | None = None) -> tuple[float, float]:
         """One step of the optimiser: its loss (nats a token) and gradient norm before clipping."""
         config = self.config
-        rate = config.learning_rate_at(self.step)
+        if rate is None:
+            rate = config.learning_rate_at(self.step)
         for optimizer in self._optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.zero_grad(set_to_none=True)
-        total = 0.0
+        # Chance is a function of seed and step, so a resumed run drops what the first would have.
+        torch.manual_seed(config.seed * 1_000_003 + self.step)
+        total, first = 0.0, self.step * config.grad_accum_steps
         with rounded_matrices(self.model) if self._is_rounded() else contextlib.nullcontext():
-            for part in range(config.grad_accum_steps):
-                inputs, targets = self._batch(self.step * config.grad_accum_steps + part)
+            # Every token counts the same, however many of them a part happens to have.
+            parts = [self._batch(first + part) for part in range(config.grad_accum_steps)]
+            count = sum(int((batch.targets != IGNORE).sum()) for batch in parts)
+            for batch in parts:
                 with self._autocast():
-                    loss = self._loss(torch.from_numpy(inputs), torch.from_numpy(targets))
-                (loss / config.grad_accum_steps).backward()  # type: ignore[no-untyped-call]
-                total += float(loss.detach()) / config.grad_accum_steps
+                    loss = self._loss(batch, count)
+                loss.backward()  # type: ignore[no-untyped-call]
+                total += float(loss.detach())
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_clip))
         if not (math.isfinite(total) and math.isfinite(norm)):
             raise InputError(
-                f"the loss is no longer a number at step {self.step}; start again with a lower "
-                "learning rate"
+                f"the loss is no longer a number at step {self.step} (batches {first} to "
+                f"{first + config.grad_accum_steps - 1}); start again with a lower learning rate. "
+                f"The last good state is in {self._checkpoint_path}"
+                if self._checkpoint_path.exists()
+                else f"the loss is no longer a number at step {self.step} (batches {first} to "
+                f"{first + config.grad_accum_steps - 1}); start again with a lower learning rate"
             )
         for optimizer in self._optimizers:
             optimizer.step()
@@ -323,8 +414,8 @@ class Trainer:
         left = self.config.max_steps - self.step
         return left <= self.config.int4_share * self.config.max_steps and self.step % 2 == 1
 
-    def _batch(self, number: int) -> tuple[Ids, Ids]:
-        """Inputs and targets of forward pass ``number``: short windows first."""
+    def _batch(self, number: int) -> Batch:
+        """What is learned in forward pass ``number``: short windows first."""
         config = self.config
         n_short = int(config.short_share * config.max_steps) * config.grad_accum_steps
         if config.short_positions and number < n_short:
@@ -332,9 +423,14 @@ class Trainer:
             return self._short_windows.batch(number, config.batch_size * more)
         return self._windows.batch(number, config.batch_size)
 
-    def _loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        hidden = self.model.hidden(inputs.to(self._device))
-        return chunked_cross_entropy(hidden, self.model.output_weight, targets.to(self._device))
+    def _loss(self, batch: Batch, count: int) -> Tensor:
+        """Sum of a batch's losses, divided by ``count``, in nats."""
+        inputs, targets, segments = (
+            None if array is None else torch.from_numpy(array).to(self._device) for array in batch
+        )
+        assert inputs is not None and targets is not None
+        hidden = self.model.hidden(inputs, segments)
+        return chunked_cross_entropy(hidden, self.model.output_weight, targets, count=count)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.config.precision == "fp32":
@@ -373,6 +469,14 @@ class Trainer:
         return self.directory / "checkpoint.pt"
 
     @property
+    def _previous_path(self) -> Path:
+        return self.directory / "checkpoint.previous.pt"
+
+    @property
+    def _best_path(self) -> Path:
+        return self.directory / "best.pt"
+
+    @property
     def _metrics_path(self) -> Path:
         return self.directory / "metrics.jsonl"
 
@@ -383,52 +487,101 @@ class Trainer:
         # shortened or lengthened, and its cosine then ends at the new last step.
         for name in (
             "checkpoint_seconds", "log_interval", "eval_interval", "eval_windows", "max_steps",
+            "patience",
         ):  # fmt: skip
             del train[name]
         return {
             "model": dataclasses.asdict(self.model.config),
             "train": train,
             "data": {"train_data": self._train_digest},
+            "run": self._more_settings,
         }
 
+    def _trained(self) -> dict[str, Tensor]:
+        """What the optimiser changes, by name: frozen weights are in the model's own files."""
+        return {
+            name: parameter.detach()
+            for name, parameter in self.model.named_parameters()
+            if parameter.requires_grad
+        }
+
+    def _load_trained(self, tensors: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, parameter in self._trained().items():
+                parameter.copy_(tensors[name])
+
     def _save_checkpoint(self) -> None:
-        temporary = self._checkpoint_path.with_name("checkpoint.pt.tmp")
         state = {
             "settings": self._settings(),
             "step": self.step,
             "seconds": self.seconds,
             "train_loss": self.train_loss,
-            "model": self.model.state_dict(),
+            "heldout_loss": self.last_heldout_loss,
+            "best": [self.best_step, self.best_heldout_loss, self._since_best],
+            "model": self._trained(),
             "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
         }
-        with temporary.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())  # else a power cut may leave an empty file under the new name
+        temporary = self._write(state, self._checkpoint_path)
+        if self._checkpoint_path.exists():
+            self._checkpoint_path.replace(self._previous_path)
         temporary.replace(self._checkpoint_path)
 
-    def _load_checkpoint(self) -> None:
+    def _write(self, state: Any, path: Path) -> Path:
+        """Write a state beside ``path``, whole and on the disk; returns where."""
+        temporary = path.with_name(f"{path.name}.tmp")
         try:
-            state = torch.load(self._checkpoint_path, weights_only=True, map_location="cpu")
-            settings = state["settings"]
-        except Exception as error:
-            raise InputError(
-                f"{self._checkpoint_path} cannot be read; delete it to start this run again"
+            with temporary.open("wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())  # else a power cut may leave an empty file
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as either
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            kept = "nothing is lost but the steps since the last checkpoint, which is kept"
+            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            raise CheckpointError(
+                f"{path} cannot be written ({reason}) after step {self.step}: {kept}. Free some "
+                "space, then go on with the same command"
             ) from error
+        return temporary
+
+    def _load_checkpoint(self) -> None:
+        state, settings = self._read_checkpoint()
+        defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
         for part, values in self._settings().items():
             for name, value in values.items():
-                if (theirs := settings.get(part, {}).get(name)) != value:
+                theirs = settings.get(part, {}).get(name, defaults.get(name))
+                if theirs != value:
                     raise InputError(
                         f"{self.directory} holds a run with {name} {theirs!r}, not {value!r}; "
                         "use the same settings to go on with it, or another directory"
                     )
-        self.model.load_state_dict(state["model"])
+        self._load_trained(state["model"])
         for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.step, self.seconds = state["step"], state["seconds"]
         self.train_loss = state["train_loss"]
+        self.last_heldout_loss = state.get("heldout_loss", math.nan)
+        best = state.get("best", [0, math.inf, 0])
+        self.best_step, self.best_heldout_loss, self._since_best = best
         self._drop_metrics_after(self.step)
         self.console.print(f"going on from step {self.step} of {self.config.max_steps}")
+
+    def _read_checkpoint(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The state and its settings: of the last checkpoint, or of the one before it."""
+        for path in (self._checkpoint_path, self._previous_path):
+            try:
+                state = torch.load(path, weights_only=True, map_location="cpu")
+                return state, state["settings"]
+            except FileNotFoundError:
+                continue
+            except Exception as error:
+                if path == self._previous_path or not self._previous_path.exists():
+                    raise InputError(
+                        f"{path} cannot be read; delete it to start this run again"
+                    ) from error
+                self.console.print(f"{path} cannot be read; taking the checkpoint before it")
+        raise InputError(f"{self.directory} has no checkpoint")
 
     def _drop_metrics_after(self, step: int) -> None:
         """Forget lines a killed run wrote after its checkpoint: those steps come again."""
@@ -452,9 +605,15 @@ class Trainer:
             tokens_per_second=round(config.tokens_per_step / elapsed),
         )
 
-    def _log_heldout(self, console: Console) -> float:
-        loss = self.heldout_loss()
+    def _measure(self, console: Console, elapsed: float) -> None:
+        """Held-out loss, and a sample where one is asked for; keeps the weights if it is lowest."""
+        loss = self.last_heldout_loss = self.heldout_loss()
         bits = self._heldout_data.bits_per_byte(loss)
+        if loss < self.best_heldout_loss:
+            self.best_step, self.best_heldout_loss, self._since_best = self.step, loss, 0
+            self._write(self._trained(), self._best_path).replace(self._best_path)
+        else:
+            self._since_best += 1
         values: dict[str, Any] = {
             "heldout_loss": round(loss, 5), "heldout_bits_per_byte": round(bits, 5),
         }  # fmt: skip
@@ -468,7 +627,28 @@ class Trainer:
         )
         if self._sample is not None:
             console.print(values["sample"], markup=False, highlight=False)
-        return loss
+        if self._on_eval is not None:
+            self._on_eval(self._progressed(elapsed))
+
+    def _progressed(self, elapsed: float) -> Progressed:
+        return Progressed(
+            step=self.step,
+            max_steps=self.config.max_steps,
+            train_loss=self.train_loss,
+            heldout_loss=self.last_heldout_loss,
+            learning_rate=self.config.learning_rate_at(self.step - 1),
+            tokens_per_second=self.config.tokens_per_step / elapsed,
+            seconds=self.seconds,
+        )
+
+    def _described(self, elapsed: float) -> str:
+        """The line beside the bar: losses, learning rate, speed, memory."""
+        now = self._progressed(elapsed)
+        heldout = "" if math.isnan(now.heldout_loss) else f" held-out {now.heldout_loss:.3f}"
+        return (
+            f"loss {now.train_loss:.3f}{heldout} rate {now.learning_rate:.1e} "
+            f"{now.tokens_per_second:,.0f} tokens/s {resident_bytes() / 1e9:.1f} GB"
+        )
 
     def _write_metrics(self, **values: Any) -> None:
         line = json.dumps({"step": self.step, "seconds": round(self.seconds, 1), **values})

@@ -34,7 +34,7 @@ def test_an_epoch_shows_every_token_and_begins_at_documents(
     windows = TokenWindows(data, n_positions, seed)
     begins, seen = [], set()
     for number in range(len(windows)):
-        inputs, targets = windows.batch(number, 1)
+        inputs, targets, _ = windows.batch(number, 1)
         assert inputs.shape == targets.shape == (1, n_positions)
         assert (targets == inputs + 1).all()  # tokens are their own index here
         begins.append(int(inputs[0, 0]))
@@ -88,7 +88,7 @@ def test_bits_per_byte_of_a_uniform_guess() -> None:
 
 
 def test_consecutive_windows_lie_side_by_side() -> None:
-    inputs, targets = consecutive_windows(documents([22]), 5, limit=9)
+    inputs, targets, _ = consecutive_windows(documents([22]), 5, limit=9)
     assert inputs.ravel().tolist() == list(range(20))
     assert targets.ravel().tolist() == list(range(1, 21))
     assert consecutive_windows(documents([22]), 5, limit=2)[0].shape == (2, 5)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import errno
 import io
 import json
 import math
@@ -12,13 +14,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from tuning_examples import counting_data, tiny_model
+from tuning_examples import VOCAB, counting_data, tiny_model
 
-from laplm.errors import InputError
+from laplm.errors import CheckpointError, InputError
 from laplm.tune.data import TokenData
+from laplm.tune.packing import Documents, EncodedDocument
 from laplm.tune.torch_model import TorchGPT
 from laplm.tune.trainer import TrainConfig, Trainer, best_precision
 
@@ -158,7 +162,7 @@ def test_killed_run_goes_on_and_ends_bit_for_bit_the_same(tmp_path: Path, name: 
         process.kill()
     assert code == (-signal.SIGKILL if name == "KILL" else 130)
     assert sorted(p.name for p in (tmp_path / "killed").iterdir() if p.suffix != ".tmp") == [
-        "checkpoint.pt", "here", "metrics.jsonl",
+        "best.pt", "checkpoint.previous.pt", "checkpoint.pt", "here", "metrics.jsonl",
     ]  # fmt: skip
     again = make_trainer(tmp_path / "killed", changed(checkpoint_seconds=0))
     assert again.step == (9 if name == "KILL" else 10)  # asked politely, it ends the update first
@@ -193,7 +197,7 @@ def test_update_is_torchs_adamw_with_clipping_and_decay_for_matrices_only(tmp_pa
     config = changed(grad_accum_steps=1, weight_decay=0.5, grad_clip=0.1, warmup_steps=0)
     trainer = make_trainer(tmp_path, config)
     plain = tiny_model()
-    inputs, targets = trainer._windows.batch(0, 4)
+    inputs, targets, _ = trainer._windows.batch(0, 4)
     logits = plain(torch.from_numpy(inputs)).flatten(0, 1)
     torch.nn.functional.cross_entropy(logits, torch.from_numpy(targets).flatten()).backward()
     norm = math.sqrt(sum(float(p.grad.square().sum()) for p in plain.parameters()))
@@ -282,7 +286,9 @@ def test_loss_that_is_no_number_stops_with_the_step_and_keeps_the_weights(tmp_pa
     trainer.run(stop_at=2)
     with torch.no_grad():
         trainer.model.ln_f.weight[0] = math.nan
-    with pytest.raises(InputError, match="step 2; start again with a lower learning rate"):
+    with pytest.raises(
+        InputError, match=r"step 2 \(batches 4 to 5\).*lower learning rate.*checkpoint\.pt"
+    ):
         trainer.run()
     assert torch.isfinite(make_trainer(tmp_path).model.ln_f.weight).all()
 
@@ -322,10 +328,10 @@ def test_short_windows_come_first_and_hold_as_many_tokens(
     shapes: list[tuple[int, int]] = []
     inner = trainer.model.hidden
 
-    def watch(ids: torch.Tensor) -> torch.Tensor:
+    def watch(ids: torch.Tensor, segments: torch.Tensor | None) -> torch.Tensor:
         if trainer.model.training:
             shapes.append(tuple(ids.shape))
-        return inner(ids)
+        return inner(ids, segments)
 
     monkeypatch.setattr(trainer.model, "hidden", watch)
     trainer.run()
@@ -347,3 +353,106 @@ def test_muon_has_the_matrices_inside_the_layers_and_adamw_the_rest(tmp_path: Pa
     }
     assert by_muon | by_adamw == set(names.values())
     assert not by_muon & by_adamw
+
+
+def test_a_damaged_last_checkpoint_is_replaced_by_the_one_before_it(tmp_path: Path) -> None:
+    whole = make_trainer(tmp_path / "whole")
+    whole.run()
+    first = make_trainer(tmp_path / "parts")
+    for stop_at in (5, 9):
+        first.run(stop_at=stop_at)
+    last = tmp_path / "parts" / "checkpoint.pt"
+    last.write_bytes(last.read_bytes()[:100])
+    second = make_trainer(tmp_path / "parts")
+    assert second.step == 5
+    second.run()
+    assert same_weights(whole.model, second.model)
+
+
+def test_a_full_disk_keeps_the_last_checkpoint_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(tmp_path)
+    trainer.run(stop_at=5)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        with pytest.raises(CheckpointError, match=r"No space.*after step 7.*kept.*same command"):
+            trainer.run(stop_at=7)
+    assert make_trainer(tmp_path).step == 5
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_dropout_is_the_same_for_a_resumed_run(tmp_path: Path) -> None:
+    config = changed(dropout=0.3)
+    whole = make_trainer(tmp_path / "whole", config)
+    whole.run()
+    make_trainer(tmp_path / "parts", config).run(stop_at=7)
+    torch.manual_seed(99)
+    second = make_trainer(tmp_path / "parts", config)
+    second.run()
+    assert same_weights(whole.model, second.model)
+    plain = make_trainer(tmp_path / "plain")
+    plain.run()
+    assert not same_weights(whole.model, plain.model)
+
+
+def test_the_best_weights_are_kept_and_a_run_that_stands_still_ends_early(tmp_path: Path) -> None:
+    config = changed(max_steps=200, learning_rate=0.3, warmup_steps=0, eval_interval=4, patience=3)
+    trainer = make_trainer(tmp_path, config, data=counting_data(2, seed=1))
+    result = trainer.run()
+    assert result.steps < 200 and trainer.ended_early
+    assert result.steps == result.best_step + 3 * 4
+    losses = {m["step"]: m["heldout_loss"] for m in metrics(tmp_path) if "heldout_loss" in m}
+    assert min(losses, key=losses.get) == result.best_step
+    trainer.load_best()
+    assert trainer.heldout_loss() == pytest.approx(result.best_heldout_loss, rel=1e-5)
+    again = make_trainer(tmp_path, config, data=counting_data(2, seed=1))
+    assert again.run() == dataclasses.replace(result, seconds=again.seconds)
+
+
+def test_timing_updates_changes_nothing(tmp_path: Path) -> None:
+    timed, plain = make_trainer(tmp_path / "timed"), make_trainer(tmp_path / "plain")
+    assert timed.time_updates() > 0
+    assert same_weights(timed.model, plain.model)
+    for trainer in (timed, plain):
+        trainer.run()
+    assert same_weights(timed.model, plain.model)
+
+
+def test_callbacks_see_every_step_and_every_measurement(tmp_path: Path) -> None:
+    steps, evals = [], []
+    trainer = make_trainer(tmp_path, on_step=steps.append, on_eval=evals.append)
+    trainer.run()
+    assert [s.step for s in steps] == list(range(1, 25))
+    assert [e.step for e in evals] == [8, 16, 24]
+    assert math.isnan(steps[0].heldout_loss) and evals[-1].heldout_loss == steps[-1].heldout_loss
+    assert steps[3].learning_rate == CONFIG.learning_rate_at(3)
+    assert steps[3].tokens_per_second > 0
+
+
+def test_tokens_count_the_same_whatever_part_of_a_batch_they_are_in(tmp_path: Path) -> None:
+    """Two parts with unequal numbers of learned tokens learn as one batch of both."""
+    rng = np.random.default_rng(0)
+    made = [
+        EncodedDocument(
+            np.append(rng.integers(0, VOCAB - 1, n), VOCAB - 1).astype(np.int32),
+            np.arange(n + 1) >= prompt,
+        )
+        for n, prompt in ((16, 12), (16, 1), (16, 8), (16, 15))
+    ]
+    data = Documents(made, n_bytes=64, padding=VOCAB - 1)
+    sizes = {"batch_size": 2, "grad_accum_steps": 2}, {"batch_size": 4, "grad_accum_steps": 1}
+    models = []
+    for i, size in enumerate(sizes):
+        config = changed(**size)
+        trainer = Trainer(
+            tiny_model(), data, data, config, tmp_path / str(i), console=Console(file=io.StringIO())
+        )
+        trainer._update()
+        models.append(trainer.model)
+    for one, two in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(one.grad, two.grad, rtol=1e-4, atol=1e-6)

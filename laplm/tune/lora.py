@@ -1,0 +1,190 @@
+"""LoRA: small matrices beside the frozen ones, trained in their place, and files that peft reads.
+
+Source: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", section 4.1: a layer
+computes x W + (alpha / r) x A^T B^T, with A of r rows drawn at random and B, of r columns, at zero.
+
+Shapes: r rank; A (r, inputs), B (outputs, r), as peft stores them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from laplm.errors import InputError, MissingExtraError
+from laplm.gpt.checkpoint import write_safetensors
+from laplm.home import write_whole
+from laplm.tune.torch_model import Conv1D, TorchGPT
+
+try:
+    import torch
+    from torch import Tensor, nn
+    from torch.nn import functional
+except ModuleNotFoundError as error:
+    raise MissingExtraError("Training a model", "tune") from error
+
+TARGETS = ("c_attn", "c_proj", "c_fc")
+"""The layers that can have an adapter; ``c_proj`` are two, of attention and of the feed-forward."""
+
+_PREFIX = "base_model.model.transformer."
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRAConfig:
+    """How large adapters are, and where.
+
+    Attributes:
+        r: rank.
+        alpha: what an adapter adds is scaled by ``alpha / r``.
+        dropout: share of an adapter's inputs that is dropped while training.
+        target_modules: of ``TARGETS``.
+
+    Raises:
+        InputError: a setting is out of range.
+    """
+
+    r: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    target_modules: tuple[str, ...] = TARGETS
+
+    def __post_init__(self) -> None:
+        if isinstance(self.r, bool) or not isinstance(self.r, int) or self.r < 1:
+            raise InputError(f"rank is {self.r!r}, but it must be a whole number of at least 1")
+        if not (math.isfinite(self.alpha) and self.alpha > 0):
+            raise InputError(f"alpha is {self.alpha}, but it must be above 0")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"dropout is {self.dropout}, but it must be in [0, 1)")
+        unknown = [name for name in self.target_modules if name not in TARGETS]
+        if unknown or not self.target_modules:
+            raise InputError(
+                f"target modules are {', '.join(self.target_modules) or 'none'}, but they must be "
+                f"some of {', '.join(TARGETS)}"
+            )
+
+    @property
+    def scale(self) -> float:
+        """Alpha / r."""
+        return self.alpha / self.r
+
+
+class LoRA(nn.Module):
+    """A frozen linear layer with an adapter beside it."""
+
+    def __init__(self, base: Conv1D, config: LoRAConfig, generator: torch.Generator) -> None:
+        super().__init__()
+        n_in, n_out = base.weight.shape
+        if config.r > min(n_in, n_out):
+            raise InputError(
+                f"rank is {config.r}, but a matrix of {n_in} × {n_out} has rank "
+                f"{min(n_in, n_out)} at most; choose a lower one"
+            )
+        self.base = base
+        self.scale = config.scale
+        self.dropout = config.dropout
+        # As nn.Linear begins, which is where peft begins too; drawn on the CPU, so that a seed
+        # gives the same numbers on every device.
+        bound = 1 / math.sqrt(n_in)
+        drawn = torch.rand(config.r, n_in, generator=generator) * 2 * bound - bound
+        self.lora_A = nn.Parameter(drawn.to(base.weight.device))
+        self.lora_B = nn.Parameter(torch.zeros(n_out, config.r, device=base.weight.device))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, inputs) -> (B, T, outputs)."""
+        dropped = functional.dropout(x, self.dropout, self.training) if self.dropout else x
+        small = functional.linear(dropped, self.lora_A)
+        out: Tensor = self.base(x) + self.scale * functional.linear(small, self.lora_B)
+        return out
+
+    def delta(self) -> Tensor:
+        """What the adapter adds to the layer's weight, (inputs, outputs)."""
+        return self.scale * (self.lora_B @ self.lora_A).t()
+
+
+def add_lora(model: TorchGPT, config: LoRAConfig, seed: int = 0) -> None:
+    """Freeze a model and put adapters beside its target layers; it computes the same as before.
+
+    Raises:
+        InputError: the rank is higher than a layer's.
+    """
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    generator = torch.Generator().manual_seed(seed)
+    for _, parent, child, layer in _linear_layers(model):
+        if child in config.target_modules:
+            setattr(parent, child, LoRA(layer, config, generator))
+
+
+def merge_lora(model: TorchGPT) -> None:
+    """Add the adapters to the weights beside them and take them away."""
+    for block in model.h:
+        for parent in (block.attn, block.mlp):
+            assert isinstance(parent, nn.Module)
+            for child in TARGETS:
+                layer = getattr(parent, child, None)
+                if isinstance(layer, LoRA):
+                    with torch.no_grad():
+                        layer.base.weight.add_(layer.delta().to(layer.base.weight.dtype))
+                    setattr(parent, child, layer.base)
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+
+
+def adapters(model: TorchGPT) -> dict[str, LoRA]:
+    """The adapters of a model by the GPT-2 name of the layer beside them."""
+    return {
+        name: layer for name, layer in model.named_modules() if isinstance(layer, LoRA)
+    }  # fmt: skip
+
+
+def save_adapter(directory: Path, model: TorchGPT, config: LoRAConfig, base: str) -> None:
+    """Write the adapters as peft does: ``adapter_config.json``, ``adapter_model.safetensors``.
+
+    Args:
+        directory: is there already.
+        model: has adapters.
+        config: theirs.
+        base: the name or path of the model without them.
+
+    Raises:
+        CacheError: the disk is full or cannot be written.
+    """
+    tensors: dict[str, NDArray[np.float32]] = {}
+    for name, layer in adapters(model).items():
+        for part in ("lora_A", "lora_B"):
+            values = getattr(layer, part).detach().to("cpu", torch.float32)
+            tensors[f"{_PREFIX}{name}.{part}.weight"] = values.contiguous().numpy()
+    entries = [
+        (name, "F32", array.shape, lambda array=array: array) for name, array in tensors.items()
+    ]
+    write_safetensors(directory / WEIGHTS, entries, {"format": "pt"})
+    values = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": config.r,
+        "lora_alpha": config.alpha,
+        "lora_dropout": config.dropout,
+        "target_modules": list(config.target_modules),
+        "fan_in_fan_out": True,  # GPT-2 keeps its weights as (inputs, outputs)
+        "bias": "none",
+        "inference_mode": True,
+    }
+    write_whole(directory / CONFIG, (json.dumps(values, indent=2) + "\n").encode())
+
+
+def _linear_layers(model: TorchGPT) -> Iterator[tuple[str, nn.Module, str, Conv1D]]:
+    """Every linear layer of the blocks: its name, its parent, its name there, itself."""
+    modules = dict(model.named_modules())
+    for name, layer in modules.items():
+        if isinstance(layer, Conv1D):
+            parent, _, child = name.rpartition(".")
+            yield name, modules[parent], child, layer

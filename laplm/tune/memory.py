@@ -1,0 +1,147 @@
+"""How much memory a training takes: counted before it starts.
+
+Weights, gradients and the optimiser's moments follow from the number of parameters. What the
+backward pass needs of the forward pass is counted on a small batch, and grows with the tokens.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from laplm.errors import MissingExtraError
+from laplm.tune.data import Batch
+from laplm.tune.torch_model import TorchGPT
+
+try:
+    import torch
+except ModuleNotFoundError as error:
+    raise MissingExtraError("Training a model", "tune") from error
+
+_LOSS_CHUNK = 1024  # tokens whose logits exist at one time (loss.py)
+_ALLOCATOR = 1.1  # what a C library keeps beside what is asked of it, as measured here
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes that a training takes at its peak.
+
+    Attributes:
+        process: what the process held before, libraries and data included.
+        weights: of the model, in fp32.
+        gradients: of what is trained.
+        optimizer: its moments.
+        activations: what the backward pass needs of the forward pass, for one batch.
+        logits: of one chunk of the loss, with its gradient.
+    """
+
+    process: int
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    logits: int
+
+    @property
+    def total(self) -> int:
+        """All together."""
+        made = self.weights + self.gradients + self.optimizer + self.activations + self.logits
+        return self.process + round(_ALLOCATOR * made)
+
+
+def resident_bytes() -> int:
+    """Memory that this process holds now; 0 where the system does not tell."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held; 0 where the system does not tell."""
+    try:
+        import resource
+    except ModuleNotFoundError:
+        return 0
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)
+
+
+def machine_bytes() -> int:
+    """Memory that could be had now, what this process holds included; 0 where nobody tells."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        found = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
+        return found["MemAvailable"] + resident_bytes()
+    except (OSError, ValueError, IndexError, KeyError):
+        pass
+    try:
+        return int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (OSError, ValueError, AttributeError):
+        return 0
+
+
+def plan_memory(
+    model: TorchGPT, *, batch_size: int, n_positions: int, bf16: bool, optimizer: str = "adamw"
+) -> MemoryPlan:
+    """What a training of ``model`` takes; a small forward pass is run to count it.
+
+    Args:
+        model: with its adapters, when it has some.
+        batch_size: windows of one forward pass.
+        n_positions: tokens of a window.
+        bf16: whether products are in bfloat16.
+        optimizer: adamw keeps two numbers for each that is trained, muon about one.
+    """
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    held = sum(p.numel() * p.element_size() for p in model.parameters())
+    tokens = batch_size * n_positions
+    vocab = model.config.vocab_size
+    chunk = min(tokens, _LOSS_CHUNK)
+    return MemoryPlan(
+        process=max(0, resident_bytes() - held),
+        weights=held,
+        gradients=4 * trained,
+        optimizer=(8 if optimizer == "adamw" else 4) * trained,
+        activations=_activation_bytes(model, batch_size, n_positions, bf16),
+        # Logits, their log-softmax in fp32, and in bf16 both in the smaller format too.
+        logits=chunk * vocab * (12 if bf16 else 8) + 4 * vocab * model.config.n_embd,
+    )
+
+
+def _activation_bytes(model: TorchGPT, batch_size: int, n_positions: int, bf16: bool) -> int:
+    """Bytes that autograd keeps for one batch: counted at two lengths, and drawn on as a line."""
+    short = max(1, min(16, n_positions // 4))
+    counts = [_kept(model, n, bf16) for n in (short, 2 * short)]
+    per_token = (counts[1] - counts[0]) / short
+    fixed = counts[0] - per_token * short
+    return round(max(0.0, fixed) + per_token * batch_size * n_positions)
+
+
+def _kept(model: TorchGPT, n_tokens: int, bf16: bool) -> int:
+    """Bytes that autograd keeps for one window of so many tokens, weights left out."""
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    seen: dict[int, int] = {}
+
+    def count(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            seen[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    device = next(model.parameters()).device
+    batch = Batch(np.zeros((1, n_tokens), np.int64), np.zeros((1, n_tokens), np.int64))
+    with (
+        torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor),
+        torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16),
+    ):
+        hidden = model.hidden(torch.from_numpy(batch.inputs).to(device))
+    kept = sum(seen.values())
+    del hidden
+    return kept
