@@ -22,6 +22,7 @@ from laplm.cli.output import (
     write_json,
 )
 from laplm.cli.run import add_run
+from laplm.cli.tune import add_tune
 from laplm.errors import InputError, LaplmError
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def make_parser() -> argparse.ArgumentParser:
     """Every verb and option. A verb's function is ``call``: parsed arguments in, exit code out."""
     parser = Parser(
         prog="laplm",
-        description="Run a GPT-2-family language model on your own CPU, and look inside it.",
+        description="Run a GPT-2-family language model on your own CPU, look inside it, teach it.",
         epilog="Exit codes: 0 fine, 1 our fault, 2 bad usage or input, 130 ended by Ctrl-C.",
     )
     parser.add_argument("--version", action="version", version=f"laplm {__version__}")
@@ -54,6 +55,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_json(p)
 
     add_look(verb)
+    add_tune(verb)
 
     p = verb("eval", _eval, "Measure how well a model predicts a text.")
     p.add_argument("path", nargs="?", type=Path, metavar="FILE|DIR", help="UTF-8 text to score")

@@ -148,6 +148,10 @@ class Tokenizer:
         backend.add_special_tokens([_END_OF_TEXT])
         return cls(backend)
 
+    def to_json(self) -> str:
+        """The contents of a ``tokenizer.json`` that is read back as this tokenizer."""
+        return self._backend.to_str()
+
     def encode(self, text: str | bytes, allow_special: bool = False) -> list[int]:
         """Token ids of a text, or of bytes that need not be UTF-8.
 

@@ -56,7 +56,7 @@ def encode_example(example: Example, tokenizer: Tokenizer, end_of_text: int) -> 
     """Encode a document, piece by piece, and end it.
 
     Pieces are encoded apart, since a prompt is encoded alone when the model is asked. The end of
-    the text is always learned, else a tuned model would never stop.
+    the text is learned after all that is, else a tuned model would never stop.
     """
     ids: list[int] = []
     learned: list[bool] = []
@@ -65,7 +65,8 @@ def encode_example(example: Example, tokenizer: Tokenizer, end_of_text: int) -> 
         ids += piece
         learned += [counts] * len(piece)
     return EncodedDocument(
-        np.array([*ids, end_of_text], np.int32), np.array([*learned, True], np.bool_)
+        np.array([*ids, end_of_text], np.int32),
+        np.array([*learned, bool(example.pieces) and example.pieces[-1][1]], np.bool_),
     )
 
 

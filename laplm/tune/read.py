@@ -252,7 +252,7 @@ class _Collector:
                 message = f"{path}, {unit} {number}: {error}"
                 if not self._skip_bad:
                     raise InputError(
-                        f"{message}; {error.remedy}, or leave bad rows out (skip_bad)"
+                        f"{message}; {error.remedy}, or leave bad rows out (--skip-bad)"
                     ) from None
                 self.skipped.append(message)
 
@@ -376,7 +376,7 @@ def _csv_rows(path: Path, delimiter: str, column: str | None) -> Iterator[Row]:
         except _BadRowError:
             raise InputError(
                 f"{path}, line {number}: the columns are {_names(names)}; name the one that holds "
-                "the text (column)"
+                "the text (--column)"
             ) from None
     elif names and column not in names:
         raise InputError(

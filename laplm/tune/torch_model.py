@@ -9,7 +9,7 @@ so ``state_dict()`` is a checkpoint as it stands and nothing is ever transposed.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -225,3 +225,34 @@ class TorchGPT(nn.Module):
         self.load_state_dict(
             {name: torch.tensor(np.asarray(value)) for name, value in tensors.items()}
         )
+
+
+def continue_ids(
+    model: TorchGPT,
+    ids: Sequence[int],
+    max_new_tokens: int,
+    *,
+    temperature: float = 0.8,
+    seed: int = 0,
+) -> list[int]:
+    """Draw tokens after ``ids``: slow and plain, only to watch a training by.
+
+    Ends at the end of the text. Everything else samples with ``laplm.run``.
+    """
+    device = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(seed)
+    text, new = list(ids), []
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        for _ in range(max_new_tokens):
+            window = torch.tensor([text[-model.config.n_ctx :]], device=device)
+            last = functional.linear(model.hidden(window)[0, -1], model.output_weight)
+            probabilities = torch.softmax(last.float().cpu() / temperature, dim=0)
+            token = int(torch.multinomial(probabilities, 1, generator=generator))
+            if token == model.config.eos_token_id:
+                break
+            text.append(token)
+            new.append(token)
+    model.train(was_training)
+    return new

@@ -17,9 +17,9 @@ import laplm
 from laplm.errors import InputError, LaplmError
 from laplm.gpt.quantize import PRECISIONS
 from laplm.run.evaluate import Progress
+from laplm.tune.curve import draw_loss_curve
 from recipes.pocket.baseline import baselines, read_groups
 from recipes.pocket.capitals import ask_capitals, read_probes
-from recipes.pocket.curve import draw_loss_curve
 from recipes.pocket.heldout import bits_report, precision_report, score_sources
 from recipes.pocket.make_corpus import write_text
 from recipes.pocket.memorisation import N_SAMPLES, copying

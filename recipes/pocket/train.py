@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from laplm.errors import InputError
 from laplm.gpt.config import GPTConfig
 from laplm.tune.data import TokenData
-from laplm.tune.torch_model import TorchGPT
+from laplm.tune.torch_model import TorchGPT, continue_ids
 from laplm.tune.trainer import TrainConfig, Trainer, TrainResult, best_precision
 from recipes.pocket.make_corpus import END_OF_TEXT, write_text
 
@@ -78,13 +78,18 @@ def train(
     gpt = TorchGPT(model_config(tokenizer) if model is None else model)
     gpt.initialise(config.seed)
     gpt.to("cuda" if torch.cuda.is_available() else "cpu")
+    prompt = tokenizer.encode(SAMPLE_PROMPT).ids
+
+    def sample(now: TorchGPT, step: int) -> str:
+        return str(tokenizer.decode(prompt + continue_ids(now, prompt, 60, seed=step)))
+
     trainer = Trainer(
         gpt,
         TokenData.load(work / "train.npz"),
         TokenData.load(work / "heldout.npz"),
         config,
         work / "run",
-        sample=lambda now, step: continue_text(now, tokenizer, SAMPLE_PROMPT, 60, seed=step),
+        sample=sample,
     )
     pid.write_text(f"{os.getpid()}\n", encoding="utf-8")
     try:
@@ -129,32 +134,3 @@ def _is_running(pid: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def continue_text(
-    model: TorchGPT,
-    tokenizer: Tokenizer,
-    prompt: str,
-    max_new_tokens: int,
-    *,
-    temperature: float = 0.8,
-    seed: int = 0,
-) -> str:
-    """A sample straight from the torch model: slow and plain, only to watch training by.
-
-    Ends at ``<|endoftext|>``. Everything else samples with ``laplm.run``.
-    """
-    device = next(model.parameters()).device
-    generator = torch.Generator().manual_seed(seed)
-    ids = tokenizer.encode(prompt).ids
-    model.eval()
-    with torch.no_grad():
-        for _ in range(max_new_tokens):
-            window = torch.tensor([ids[-model.config.n_ctx :]], device=device)
-            probabilities = torch.softmax(model(window)[0, -1].float().cpu() / temperature, dim=0)
-            token = int(torch.multinomial(probabilities, 1, generator=generator))
-            if token == model.config.eos_token_id:
-                break
-            ids.append(token)
-    model.train()
-    return str(tokenizer.decode(ids))

@@ -485,7 +485,7 @@ def test_long_and_many_keys_make_no_long_message(tmp_path: Path) -> None:
 
 def test_the_remedy_of_a_bad_row_names_skipping(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", {"text": 3})
-    assert refusal(path).endswith("; correct it, or leave bad rows out (skip_bad)")
+    assert refusal(path).endswith("; correct it, or leave bad rows out (--skip-bad)")
 
 
 def test_bad_rows_are_left_out_and_listed(tmp_path: Path) -> None:

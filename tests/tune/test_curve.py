@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from laplm.errors import InputError
-from recipes.pocket.curve import draw_loss_curve, read_metrics
+from laplm.tune.curve import draw_loss_curve, read_metrics
 
 
 def write_metrics(path: Path, steps: int = 300) -> Path:

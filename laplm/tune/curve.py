@@ -6,11 +6,9 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.figure import Figure
 
-from laplm.errors import InputError
+from laplm.errors import InputError, MissingExtraError
 
 # Blue and vermilion of Okabe and Ito's palette, which colour-blind readers tell apart.
 _TRAIN, _HELDOUT, _GREY = "#0072B2", "#D55E00", "#666666"
@@ -53,7 +51,13 @@ def draw_loss_curve(metrics: Path, pictures: Iterable[Path], title: str) -> None
 
     Raises:
         InputError: there is nothing to draw.
+        MissingExtraError: matplotlib is not installed.
     """
+    try:
+        import matplotlib as mpl
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("A picture", "look") from error
     series = read_metrics(metrics)
     figure = Figure(figsize=(8, 6), layout="constrained")
     loss, bits = figure.subplots(2, 1, sharex=True)

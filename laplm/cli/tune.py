@@ -1,0 +1,258 @@
+"""``laplm tune``: what was read, the plan, the training, what came of it."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from laplm.cli.arguments import open_model
+from laplm.cli.output import INTERRUPTED, note, progress_bars, write
+from laplm.errors import InputError
+
+if TYPE_CHECKING:
+    from laplm.tune.tuning import Plan, TuneConfig, TuneResult
+
+# Kept in run.json, so that --resume needs nothing else.
+_READING = ("column", "train_on_prompt", "skip_bad")
+
+
+def add_tune(verb: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the command and its options."""
+    p = verb(
+        "tune", _tune, "Teach a model on your own text.",
+        epilog="For example: laplm tune notes.txt -m pocket --out mine, then laplm run -m mine. "
+        "Ctrl-C keeps everything; laplm tune --resume mine goes on.",
+    )  # fmt: skip
+    p.add_argument(
+        "data", nargs="?", type=Path, metavar="DATA",
+        help=".txt (documents separated by a line <|endoftext|>), .jsonl, .csv, or a directory",
+    )  # fmt: skip
+    p.add_argument("--out", type=Path, metavar="DIR", help="where the tuned model goes")
+    p.add_argument("--resume", type=Path, metavar="DIR", help="go on with the run in DIR")
+    p.add_argument("--dry-run", action="store_true", help="only show what was read, and the plan")
+    g = p.add_argument_group("the data")
+    g.add_argument("--column", metavar="NAME", help="which column or key holds the text")
+    g.add_argument(
+        "--train-on-prompt", action="store_true", help="learn prompts too, not only what follows"
+    )
+    g.add_argument("--skip-bad", action="store_true", help="leave bad rows out instead of stopping")
+    g.add_argument(
+        "--heldout", type=float, metavar="PERCENT",
+        help="documents that are only measured on (default: 5)",
+    )  # fmt: skip
+    g = p.add_argument_group("how it learns")
+    g.add_argument(
+        "--method", metavar="HOW",
+        help="full: every weight; lora: small matrices beside them (default: full)",
+    )  # fmt: skip
+    g.add_argument("--epochs", type=float, metavar="N", help="how often to read it (default: 3)")
+    g.add_argument("--max-steps", type=int, metavar="N", help="updates, instead of --epochs")
+    g.add_argument("--batch-size", type=int, metavar="N", help="windows at once (default: 4)")
+    g.add_argument(
+        "--grad-accum-steps", type=int, metavar="N", help="batches an update (default: 1)"
+    )
+    g.add_argument("--window", type=int, metavar="T", help="tokens of a window (default: 256)")
+    g.add_argument(
+        "--learning-rate", type=float, metavar="X",
+        help="the peak (default: one that suits method and model)",
+    )  # fmt: skip
+    g.add_argument(
+        "--dropout", type=float, metavar="X",
+        help="share of attention's and feed-forward's output that is dropped (default: 0.1)",
+    )  # fmt: skip
+    g.add_argument(
+        "--patience", type=int, metavar="N",
+        help="end after N measurements that are not better (default: never)",
+    )  # fmt: skip
+    g.add_argument("--seed", type=int, metavar="N", help="of everything that is drawn (default: 1)")
+    g.add_argument(
+        "--checkpointing", action="store_true", default=None,
+        help="less memory, about a third more time",
+    )  # fmt: skip
+    g = p.add_argument_group("adapters (--method lora)")
+    g.add_argument("--rank", type=int, metavar="R", help="(default: 8)")
+    g.add_argument("--alpha", type=float, metavar="X", help="(default: 16)")
+    g.add_argument("--lora-dropout", type=float, metavar="X", help="(default: 0)")
+    g.add_argument(
+        "--target", action="append", metavar="NAME",
+        help="c_attn, c_proj or c_fc; may be given several times (default: all three)",
+    )  # fmt: skip
+    g = p.add_argument_group("the model")
+    g.add_argument(
+        "-m", "--model", metavar="NAME|DIR",
+        help="what to begin from (default: gpt2 when it is on disk, else pocket)",
+    )  # fmt: skip
+    g.add_argument("--threads", type=int, metavar="N", help="threads (default: one per core)")
+
+
+def _tune(args: argparse.Namespace) -> int:
+    if args.resume is not None:
+        _only_resume(args)
+        from laplm.tune.tuning import read_run
+
+        run = read_run(args.resume)
+        for name, value in run["request"].items():
+            setattr(args, name, Path(value) if name == "data" else value)
+        args.model, args.out, config = run["model"], args.resume, run["config"]
+    else:
+        if args.data is None:
+            raise InputError("no data: write laplm tune notes.txt --out mine")
+        if args.out is None:
+            if not args.dry_run:
+                raise InputError("where should the model go? Add --out DIR")
+            import tempfile
+
+            args.out = Path(tempfile.mkdtemp(prefix="laplm-plan-")) / "run"
+        config = _config(args)
+    import torch
+
+    from laplm.tune.read import read_examples
+    from laplm.tune.tuning import tune
+
+    if args.threads is not None:
+        if args.threads < 1:
+            raise InputError(f"--threads is {args.threads}, but it must be at least 1")
+        torch.set_num_threads(args.threads)
+    reading = read_examples(args.data, **{name: getattr(args, name) for name in _READING})
+    for line in reading.skipped:
+        note(f"left out: {line}")
+    with progress_bars() as progress:
+        lm = open_model(argparse.Namespace(**vars(args) | {"precision": "fp32"}), progress)
+
+    def planned(plan: Plan) -> bool:
+        write(_plan_text(plan, config, lm.name))
+        return not args.dry_run
+
+    request = {name: getattr(args, name) for name in (*_READING, "threads")}
+    try:
+        result = tune(
+            reading, lm, args.out, config,
+            resume=args.resume is not None, planned=planned,
+            request=request | {"data": str(args.data.resolve())},
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        note(f"stopped; everything is kept. Go on with: laplm tune --resume {args.out}")
+        return INTERRUPTED
+    if result is not None:
+        write(_result_text(result))
+    return 0
+
+
+def _only_resume(args: argparse.Namespace) -> None:
+    """A run that goes on has the settings it began with."""
+    given = [
+        name for name in vars(args)
+        if name not in ("resume", "dry_run", "call", "verb")
+        and getattr(args, name) not in (None, False)
+    ]  # fmt: skip
+    if given:
+        option = {"data": "DATA", "model": "--model"}.get(given[0], f"--{given[0]}")
+        raise InputError(
+            f"{option.replace('_', '-')}: a run that goes on keeps the settings it began with; "
+            "give --resume DIR alone"
+        )
+
+
+def _config(args: argparse.Namespace) -> TuneConfig:
+    from laplm.tune.lora import LoRAConfig
+    from laplm.tune.tuning import TuneConfig
+
+    def given(**names: str) -> dict[str, Any]:
+        return {
+            field: getattr(args, option) for field, option in names.items()
+            if getattr(args, option) is not None
+        }  # fmt: skip
+
+    lora = given(r="rank", alpha="alpha", dropout="lora_dropout", target_modules="target")
+    if "target_modules" in lora:
+        lora["target_modules"] = tuple(lora["target_modules"])
+    settings = given(
+        method="method", epochs="epochs", max_steps="max_steps", batch_size="batch_size",
+        grad_accum_steps="grad_accum_steps", n_positions="window", learning_rate="learning_rate",
+        dropout="dropout", patience="patience", seed="seed", checkpointing="checkpointing",
+    )  # fmt: skip
+    if lora and settings.get("method") != "lora":
+        raise InputError("--rank, --alpha, --lora-dropout and --target belong to --method lora")
+    if args.heldout is not None:
+        if not math.isfinite(args.heldout):
+            raise InputError(f"--heldout is {args.heldout}, but it must be a percentage")
+        settings["heldout_share"] = args.heldout / 100
+    return TuneConfig(**settings, lora=LoRAConfig(**lora))
+
+
+# --- what is told -----------------------------------------------------------------------------
+
+
+def _plan_text(plan: Plan, config: TuneConfig, model: str) -> str:
+    reading, settings = plan.reading, plan.settings
+    n_heldout, n_train = len(plan.heldout.documents), len(plan.train.documents)
+    tokens = plan.train.n_tokens + plan.heldout.n_tokens
+    learned = plan.train.n_learned + plan.heldout.n_learned
+    some = "" if learned == tokens else f", {learned:,} of them learned"
+    whole = f"; {plan.n_split:,} longer than a window, read in parts" if plan.n_split else ""
+    rows = [
+        (
+            "read", f"{len(reading.examples):,} {reading.kind}, {tokens:,} tokens{some}, "
+            f"{reading.n_bytes:,} bytes",
+        ),
+        (
+            "held out", f"{n_heldout:,} of {n_heldout + n_train:,} "
+            f"({plan.heldout.n_tokens / tokens:.1%} of the tokens), only measured on",
+        ),
+        (
+            "windows", f"{settings.n_positions:,} tokens, {plan.filled:.0%} filled{whole}",
+        ),
+        ("first window", _shortened(plan.peek)),
+        (
+            "method", f"{config.method}, {plan.trained:,} numbers trained"
+            + (f" (rank {config.lora.r})" if config.method == "lora" else "")
+            + f", learning rate {settings.learning_rate:.2g}, {settings.precision}",
+        ),
+        (
+            "steps", f"{plan.steps:,} of {plan.tokens_per_step:,} tokens",
+        ),
+        ("memory", _memory(plan)),
+    ]  # fmt: skip
+    if not math.isnan(plan.minutes):
+        rows.append(
+            (
+                "time", f"about {_time(plan.minutes * 60)} ({plan.seconds_per_step:.2f} s a step, "
+                "measured), measuring left out",
+            )
+        )  # fmt: skip
+    width = max(len(name) for name, _ in rows)
+    return f"tuning {model}\n" + "".join(f"  {name:<{width}}  {text}\n" for name, text in rows)
+
+
+def _memory(plan: Plan) -> str:
+    text = f"about {plan.memory.total / 1e9:.1f} GB at the peak"
+    if plan.measured_peak:
+        text += f" ({plan.measured_peak / 1e9:.1f} GB measured)"
+    return text + (f" of {plan.machine / 1e9:.1f} GB" if plan.machine else "")
+
+
+def _shortened(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 70 else text[:69] + "…"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+
+
+def _result_text(result: TuneResult) -> str:
+    before, after = math.exp(result.loss_before), math.exp(result.loss_after)
+    peak = f", {result.peak_bytes / 1e9:.1f} GB at the peak" if result.peak_bytes else ""
+    return (
+        f"held-out perplexity {before:.2f} before, {after:.2f} after "
+        f"({result.bits_before:.3f} and {result.bits_after:.3f} bits per byte)\n"
+        f"{result.steps:,} steps in {_time(result.seconds)}{peak}; kept: step "
+        f"{result.best_step:,}, the best on held-out text\n"
+        f"the model is in {result.directory}: laplm run -m {result.directory} "
+        '"your prompt"\n'
+    )

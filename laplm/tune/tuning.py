@@ -1,0 +1,545 @@
+"""A tuning from the files that people have to a model directory: read, plan, train, keep the best.
+
+A run's directory holds ``run.json`` (what was asked for), ``run/`` (checkpoints and measurements
+of ``trainer.py``) and, when it has ended, the model: a Hugging Face directory, or an adapter's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from laplm.errors import InputError, MissingExtraError
+from laplm.gpt.checkpoint import Checkpoint, save_checkpoint
+from laplm.gpt.tokenizer import Tokenizer
+from laplm.home import write_whole
+from laplm.tune.curve import draw_loss_curve
+from laplm.tune.lora import LoRAConfig, add_lora, save_adapter
+from laplm.tune.memory import MemoryPlan, machine_bytes, peak_bytes, plan_memory
+from laplm.tune.packing import Documents, encode_example
+from laplm.tune.read import Example, Reading, read_examples
+from laplm.tune.torch_model import TorchGPT, continue_ids
+from laplm.tune.trainer import Progressed, TrainConfig, Trainer, best_precision
+
+METHODS = ("full", "lora")
+RUN = "run.json"
+_SAMPLE_TOKENS = 40
+_PROMPT_TOKENS = 8
+
+
+class Model(Protocol):
+    """What tuning needs of a model; ``laplm.LanguageModel`` has it."""
+
+    name: str
+    checkpoint: Checkpoint
+    tokenizer: Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneConfig:
+    """How a model is tuned.
+
+    Attributes:
+        method: "full" trains every weight; "lora" small matrices beside them.
+        lora: how large these are, and where.
+        epochs: how often every document is read.
+        max_steps: updates instead; None goes by ``epochs``.
+        batch_size: windows of one forward pass.
+        grad_accum_steps: forward passes an update.
+        n_positions: tokens of a window; None takes 256, or the model's context if that is less.
+        learning_rate: the peak; None takes one that suits method and width
+            (``suitable_learning_rate``).
+        weight_decay: for matrices.
+        dropout: share of what attention and feed-forward put out that is dropped.
+        heldout_share: share of the documents that is only measured on.
+        evaluations: how often the held-out loss is measured.
+        patience: end early after so many measurements without a new lowest; 0: never.
+        checkpointing: trade time for memory (``TorchGPT.checkpointing``).
+        seed: of everything that is drawn.
+
+    Raises:
+        InputError: a setting is out of range.
+    """
+
+    method: Literal["full", "lora"] = "full"
+    lora: LoRAConfig = field(default_factory=LoRAConfig)
+    epochs: float = 3.0
+    max_steps: int | None = None
+    batch_size: int = 4
+    grad_accum_steps: int = 1
+    n_positions: int | None = None
+    learning_rate: float | None = None
+    weight_decay: float = 0.1
+    dropout: float = 0.1
+    heldout_share: float = 0.05
+    evaluations: int = 10
+    patience: int = 0
+    checkpointing: bool = False
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise InputError(f"method is {self.method!r}, but it must be full or lora")
+        if not (math.isfinite(self.epochs) and self.epochs > 0):
+            raise InputError(f"epochs is {self.epochs}, but it must be above 0")
+        if not 0 < self.heldout_share < 1:
+            raise InputError(
+                f"the held-out share is {self.heldout_share:g}, but it must lie between 0 and 1"
+            )
+        rate = self.learning_rate
+        if rate is not None and not (math.isfinite(rate) and rate > 0):
+            raise InputError(f"learning rate is {rate}, but it must be a number above 0")
+        for name in ("batch_size", "grad_accum_steps", "evaluations", "max_steps", "n_positions"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name} is {value}, but it must be at least 1")
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TuneConfig:
+        """What ``dataclasses.asdict`` made, from JSON."""
+        lora = dict(values["lora"])
+        lora["target_modules"] = tuple(lora["target_modules"])
+        return cls(**(values | {"lora": LoRAConfig(**lora)}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run will be, told before it begins.
+
+    Attributes:
+        reading: what was read.
+        train: the documents that are learned.
+        heldout: those that are only measured on.
+        n_split: documents longer than a window, which are read in parts.
+        filled: share of the windows' positions that hold text.
+        peek: the first window as text, ``¶`` between its documents.
+        tokens_per_step: positions of an update.
+        steps: updates in all.
+        trained: numbers that are trained.
+        memory: bytes at the peak, counted.
+        machine: bytes that could be had; 0 where the system does not tell.
+        seconds_per_step: measured; NaN before that.
+        measured_peak: bytes at the peak of the timed updates; 0 before that.
+        settings: the trainer's settings.
+    """
+
+    reading: Reading
+    train: Documents
+    heldout: Documents
+    n_split: int
+    filled: float
+    peek: str
+    tokens_per_step: int
+    steps: int
+    trained: int
+    memory: MemoryPlan
+    machine: int
+    settings: TrainConfig
+    seconds_per_step: float = math.nan
+    measured_peak: int = 0
+
+    @property
+    def minutes(self) -> float:
+        """Estimated length of the run; NaN before updates were timed."""
+        return self.seconds_per_step * self.steps / 60
+
+    @property
+    def fits(self) -> bool:
+        """Whether the memory that is counted can be had; True where nobody tells."""
+        return not self.machine or self.memory.total <= self.machine
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneResult:
+    """What came of a tuning.
+
+    Attributes:
+        directory: where the model is.
+        steps: updates made.
+        best_step: the update whose weights were kept: those of the lowest held-out loss.
+        loss_before: held-out loss of the model as it came, in nats a token.
+        loss_after: of the weights that were kept.
+        bits_before: the same before, in bits per byte.
+        bits_after: and after.
+        seconds: spent in updates.
+        peak_bytes: the most memory that the process held; 0 where the system does not tell.
+    """
+
+    directory: Path
+    steps: int
+    best_step: int
+    loss_before: float
+    loss_after: float
+    bits_before: float
+    bits_after: float
+    seconds: float
+    peak_bytes: int
+
+
+def suitable_learning_rate(method: str, n_embd: int) -> float:
+    """2e-4 for full tuning at GPT-2's width of 768, more where it is less; five times for LoRA.
+
+    Wider layers want smaller steps, about as the inverse of their width (Yang et al. 2022,
+    arXiv:2203.03466, table 8).
+    """
+    return (2e-4 if method == "full" else 1e-3) * 768 / n_embd
+
+
+def tune(
+    data: str | Path | Reading,
+    model: Model,
+    out: str | Path,
+    config: TuneConfig | None = None,
+    *,
+    resume: bool = False,
+    planned: Callable[[Plan], bool] | None = None,
+    on_step: Callable[[Progressed], None] | None = None,
+    on_eval: Callable[[Progressed], None] | None = None,
+    request: dict[str, Any] | None = None,
+) -> TuneResult | None:
+    """Tune a model on data; the model as it was stays as it is.
+
+    Args:
+        data: what ``read_examples`` takes, or what it gave.
+        model: to begin from.
+        out: the run's directory, made when missing.
+        config: settings.
+        resume: go on with the run in ``out``.
+        planned: called with the plan after two updates were timed; False ends here.
+        on_step: called after each update.
+        on_eval: called after each measurement.
+        request: kept in ``run.json`` besides, for who goes on with the run.
+
+    Returns:
+        What came of it; None when ``planned`` said no.
+
+    Raises:
+        CheckpointError: a checkpoint cannot be written; the one before it is kept.
+        InputError: the data, a setting or ``out`` cannot be used, or memory will not do.
+        KeyboardInterrupt: Ctrl-C; everything is kept, and ``resume`` goes on.
+    """
+    config = config or TuneConfig()
+    directory = Path(out)
+    _check_directory(directory, resume)
+    reading = data if isinstance(data, Reading) else read_examples(Path(data))
+    end = _end_of_text(model)
+    parts = [
+        _encode(examples, model.tokenizer, end)
+        for examples in split(reading.examples, model.tokenizer, config.heldout_share)
+    ]
+    train, heldout = parts
+    gpt = _torch_model(model, config)
+    plan = _plan(reading, train, heldout, model, gpt, config)
+    if not plan.fits:
+        raise InputError(_does_not_fit(plan, gpt, config))
+    digest = _digest(plan)
+    if resume:
+        _check_resumed(directory, digest)
+    prompt = _sample_prompt(heldout)
+
+    def sample(now: TorchGPT, step: int) -> str:
+        new = continue_ids(now, prompt, _SAMPLE_TOKENS, seed=config.seed)
+        return model.tokenizer.decode(prompt + new)
+
+    trainer = Trainer(
+        gpt,
+        train,
+        heldout,
+        plan.settings,
+        directory / "run",
+        sample=sample,
+        settings=_json(dataclasses.asdict(config.lora)) if config.method == "lora" else {},
+        on_step=on_step,
+        on_eval=on_eval,
+    )
+    if trainer.step == 0:
+        seconds = trainer.time_updates()
+        plan = dataclasses.replace(plan, seconds_per_step=seconds, measured_peak=peak_bytes())
+    if planned is not None and not planned(plan):
+        if trainer.step == 0:
+            _remove_if_empty(directory)
+        return None
+    before = _loss_before(directory, trainer)
+    record = {
+        "model": model.name,
+        "data": digest,
+        "config": _json(dataclasses.asdict(config)),
+        "loss_before": before,
+        "request": request or {},
+    }
+    write_whole(directory / RUN, (json.dumps(record, indent=2) + "\n").encode())
+    result = trainer.run()
+    trainer.load_best()
+    _save(directory, gpt, model, config, reading)
+    done = TuneResult(
+        directory=directory,
+        steps=result.steps,
+        best_step=result.best_step,
+        loss_before=before,
+        loss_after=result.best_heldout_loss,
+        bits_before=heldout.bits_per_byte(before),
+        bits_after=heldout.bits_per_byte(result.best_heldout_loss),
+        seconds=result.seconds,
+        peak_bytes=peak_bytes(),
+    )
+    summary = _json(dataclasses.asdict(done)) | {"directory": str(directory)}
+    write_whole(directory / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+    with contextlib.suppress(MissingExtraError):  # a picture is not worth a failed run
+        draw_loss_curve(
+            directory / "run" / "metrics.jsonl", [directory / "loss_curve.png"], directory.name
+        )
+    return done
+
+
+def read_run(directory: Path) -> dict[str, Any]:
+    """What ``run.json`` of a run says.
+
+    Raises:
+        InputError: there is no run.
+    """
+    path = directory / RUN
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        values["config"] = TuneConfig.from_dict(values["config"])
+    except FileNotFoundError:
+        raise InputError(f"{directory} holds no run to go on with (no {RUN})") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} cannot be read ({error}); start the run again") from None
+    return dict(values)
+
+
+def split(
+    examples: Sequence[Example], tokenizer: Tokenizer, share: float
+) -> tuple[list[Example], list[Example]]:
+    """Documents to learn and documents to measure with: those whose text has the lowest hashes.
+
+    So the choice depends on no order, and a document that comes twice is never on both sides. Of
+    a single document, the last part is held out.
+
+    Raises:
+        InputError: there is too little text for both.
+    """
+    texts = {example.text for example in examples}
+    if len(texts) > 1:
+        ordered = sorted(texts, key=lambda text: hashlib.sha256(text.encode()).digest())
+        count = min(len(ordered) - 1, max(1, round(share * len(ordered))))
+        apart = set(ordered[:count])
+        return (
+            [e for e in examples if e.text not in apart],
+            list(dict.fromkeys(e for e in examples if e.text in apart)),
+        )
+    pieces = examples[0].pieces
+    text, learned = pieces[-1]
+    at = round(len(text) * (1 - share))
+    # Not within a word, and both parts more than a word.
+    while 0 < at < len(text) and not text[at].isspace():
+        at -= 1
+    if not learned or len(pieces) > 1 or min(at, len(text) - at) < 2:
+        raise InputError(
+            "there is one document and too little in it to hold some out; add more text"
+        )
+    return (
+        [Example(((text[:at], True),))],
+        [Example(((text[at:].lstrip() or text[at:], True),))],
+    )
+
+
+def _encode(examples: Sequence[Example], tokenizer: Tokenizer, end: int) -> Documents:
+    encoded = [encode_example(example, tokenizer, end) for example in examples]
+    n_bytes = sum(
+        len(text.encode()) for example in examples for text, learned in example.pieces if learned
+    )
+    return Documents([d for d in encoded if len(d.ids) > 1], n_bytes, padding=end)
+
+
+def _end_of_text(model: Model) -> int:
+    for token in (model.checkpoint.config.eos_token_id, model.tokenizer.eos_token_id):
+        if token is not None:
+            return token
+    raise InputError(
+        f"{model.name} has no token that ends a text, so it could not learn to stop; set "
+        "eos_token_id in its config.json"
+    )
+
+
+def _torch_model(model: Model, config: TuneConfig) -> TorchGPT:
+    gpt = TorchGPT(model.checkpoint.config)
+    gpt.load_tensors({name: model.checkpoint.tensor(name) for name in model.checkpoint.names})
+    gpt.checkpointing = config.checkpointing
+    if config.method == "lora":
+        add_lora(gpt, config.lora, config.seed)
+    return gpt
+
+
+def _plan(
+    reading: Reading,
+    train: Documents,
+    heldout: Documents,
+    model: Model,
+    gpt: TorchGPT,
+    config: TuneConfig,
+) -> Plan:
+    n_ctx = gpt.config.n_ctx
+    n_positions = min(256, n_ctx) if config.n_positions is None else config.n_positions
+    windows = train.windows(n_positions, config.seed)
+    per_step = config.batch_size * config.grad_accum_steps
+    steps = config.max_steps or max(1, math.ceil(config.epochs * len(windows) / per_step))
+    rate = config.learning_rate or suitable_learning_rate(config.method, gpt.config.n_embd)
+    settings = TrainConfig(
+        max_steps=steps,
+        learning_rate=rate,
+        final_learning_rate=rate / 10,
+        batch_size=config.batch_size,
+        grad_accum_steps=config.grad_accum_steps,
+        n_positions=n_positions,
+        warmup_steps=min(100, math.ceil(steps / 20)),
+        weight_decay=config.weight_decay,
+        dropout=config.dropout,
+        eval_interval=max(1, math.ceil(steps / config.evaluations)),
+        patience=config.patience,
+        log_interval=max(1, steps // 1000),
+        precision=best_precision(),
+        seed=config.seed,
+    )
+    return Plan(
+        reading=reading,
+        train=train,
+        heldout=heldout,
+        n_split=windows.n_split,
+        filled=windows.filled,
+        peek=_peek(train, n_positions, model.tokenizer),
+        tokens_per_step=settings.tokens_per_step,
+        steps=steps,
+        trained=sum(p.numel() for p in gpt.parameters() if p.requires_grad),
+        memory=plan_memory(
+            gpt,
+            batch_size=config.batch_size,
+            n_positions=n_positions,
+            bf16=settings.precision == "bf16",
+        ),
+        machine=machine_bytes(),
+        settings=settings,
+    )
+
+
+def _peek(data: Documents, n_positions: int, tokenizer: Tokenizer) -> str:
+    """The first window that is learned, as text."""
+    batch = data.heldout(n_positions, 1)
+    ids = batch.inputs[0]
+    if batch.segments is None:
+        return tokenizer.decode(ids.tolist())
+    marks = batch.segments[0]
+    return "¶".join(
+        tokenizer.decode(ids[marks == segment].tolist()) for segment in range(marks.max() + 1)
+    )
+
+
+def _does_not_fit(plan: Plan, gpt: TorchGPT, config: TuneConfig) -> str:
+    """What would: smaller parts of a batch, then less kept for the backward pass, then LoRA."""
+    said = (
+        f"this run needs about {plan.memory.total / 1e9:.1f} GB, and {plan.machine / 1e9:.1f} GB "
+        "can be had"
+    )
+    bf16 = plan.settings.precision == "bf16"
+    for checkpointing in dict.fromkeys((config.checkpointing, True)):
+        size = config.batch_size
+        while size >= 1:
+            gpt.checkpointing = checkpointing
+            memory = plan_memory(
+                gpt, batch_size=size, n_positions=plan.settings.n_positions, bf16=bf16
+            )
+            if memory.total <= plan.machine:
+                steps = math.ceil(config.batch_size * config.grad_accum_steps / size)
+                more = " --checkpointing" if checkpointing else ""
+                return (
+                    f"{said}. The same run with less: --batch-size {size} --grad-accum-steps "
+                    f"{steps}{more} ({memory.total / 1e9:.1f} GB)"
+                )
+            size //= 2
+    if config.method == "full":
+        return f"{said}. Try --method lora, a shorter --window, or a smaller model"
+    return f"{said}. Try a shorter --window, or a smaller model"
+
+
+def _sample_prompt(heldout: Documents) -> list[int]:
+    """What samples go on from: the prompt of a held-out document, or the beginning of its text."""
+    first = heldout.documents[0]
+    n_prompt = int(first.learned.argmax())
+    return [int(i) for i in first.ids[: n_prompt or _PROMPT_TOKENS]]
+
+
+def _digest(plan: Plan) -> str:
+    return hashlib.sha256(f"{plan.train.digest()} {plan.heldout.digest()}".encode()).hexdigest()
+
+
+def _check_directory(directory: Path, resume: bool) -> None:
+    if resume:
+        read_run(directory)
+        return
+    if (directory / RUN).exists():
+        raise InputError(
+            f"{directory} holds a run; go on with it (laplm tune --resume {directory}), or choose "
+            "another directory"
+        )
+    if directory.exists() and not directory.is_dir():
+        raise InputError(f"{directory} is a file; choose a directory")
+    if directory.is_dir() and any(
+        not p.name.startswith(".") and p.name != "run" for p in directory.iterdir()
+    ):
+        raise InputError(f"{directory} is not empty; choose another directory")
+    try:
+        (directory / "run").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{directory} cannot be made ({error.strerror})") from None
+
+
+def _check_resumed(directory: Path, digest: str) -> None:
+    if read_run(directory)["data"] != digest:
+        raise InputError(
+            f"the data is no longer what the run in {directory} began with; give it the same "
+            "data, or start another run"
+        )
+
+
+def _remove_if_empty(directory: Path) -> None:
+    for path in (directory / "run", directory):
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+
+
+def _loss_before(directory: Path, trainer: Trainer) -> float:
+    """The held-out loss of the model as it came: measured once, and kept."""
+    if trainer.step == 0 or not (directory / RUN).exists():
+        return trainer.heldout_loss()
+    return float(read_run(directory)["loss_before"])
+
+
+def _save(
+    directory: Path, gpt: TorchGPT, model: Model, config: TuneConfig, reading: Reading
+) -> None:
+    tokenizer = model.tokenizer.to_json()
+    if config.method == "full":
+        save_checkpoint(directory, gpt.config, gpt.tensors(), "fp32", tokenizer)
+    else:
+        write_whole(directory / "tokenizer.json", tokenizer.encode())
+        # A name stays a name; of a directory the whole path, which is still right elsewhere.
+        base = model.checkpoint.path
+        named = not Path(model.name).exists()
+        save_adapter(directory, gpt, config.lora, model.name if named else str(base.resolve()))
+    if reading.chat_template is not None:
+        path = directory / "tokenizer_config.json"
+        values = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        values["chat_template"] = reading.chat_template
+        write_whole(path, (json.dumps(values, indent=2) + "\n").encode())
+
+
+def _json(values: dict[str, Any]) -> dict[str, Any]:
+    """The same in what JSON gives back."""
+    return dict(json.loads(json.dumps(values, default=str)))

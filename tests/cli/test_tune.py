@@ -1,0 +1,147 @@
+"""``laplm tune`` as a person meets it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from calling import refused
+
+import laplm
+
+TEXT = "<|endoftext|>\n".join(f"The dog number {i} saw the cat.\n" for i in range(40))
+QUICK = ("--max-steps", 4, "--window", 32, "--batch-size", 2, "--threads", 1)
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    file = tmp_path / "text.txt"
+    file.write_text(TEXT, encoding="utf-8")
+    return file
+
+
+@pytest.fixture
+def tune(laplm_, tiny_model_dir: Path) -> Callable[..., SimpleNamespace]:
+    return lambda *words: laplm_("tune", *words, "-m", tiny_model_dir)
+
+
+def test_what_was_read_the_plan_and_the_result_are_told(tune, text: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = tune(text, "--out", out, *QUICK)
+    assert result.code == 0
+    for line in (
+        r"  read +40 documents, [\d,]+ tokens, [\d,]+ bytes",
+        r"  held out +2 of 40 \(5\.\d% of the tokens\), only measured on",
+        r"  windows +32 tokens, \d+% filled",
+        r"  first window +The dog number .*",
+        r"  method +full, [\d,]+ numbers trained, learning rate 0\.0024, (fp32|bf16)",
+        r"  steps +4 of 64 tokens",
+        r"  memory +about [\d.]+ GB at the peak .*of [\d.]+ GB",
+        r"  time +about \d+ seconds \([\d.]+ s a step, measured\), measuring left out",
+        r"held-out perplexity [\d.]+ before, [\d.]+ after \([\d.]+ and [\d.]+ bits per byte\)",
+    ):
+        assert re.search(f"^{line}$", result.out, re.MULTILINE), line
+    assert f"laplm run -m {out}" in result.out
+    assert laplm.load(out).generate("The dog", 3).token_ids
+
+
+def test_a_dry_run_shows_the_plan_and_leaves_nothing(tune, text: Path, tmp_path: Path) -> None:
+    result = tune(text, "--dry-run", *QUICK)
+    assert result.code == 0
+    assert "time" in result.out and "before" not in result.out
+    assert tune(text, "--dry-run", "--out", tmp_path / "out", *QUICK).code == 0
+    assert not (tmp_path / "out").exists()
+
+
+def test_adapters_are_trained_and_run(tune, text: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = tune(text, "--out", out, "--method", "lora", "--rank", 2, "--target", "c_attn", *QUICK)
+    assert result.code == 0 and "(rank 2)" in result.out
+    config = json.loads((out / "adapter_config.json").read_text())
+    assert (config["r"], config["target_modules"]) == (2, ["c_attn"])
+    assert laplm.load(out).generate("The dog", 3).token_ids
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are Unix")
+def test_ctrl_c_keeps_everything_and_says_how_to_go_on(
+    laplm_, text: Path, tmp_path: Path, tiny_model_dir: Path
+) -> None:
+    out = tmp_path / "out"
+    words = ["--max-steps", "300", "--window", "32", "--batch-size", "1", "--threads", "1"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "laplm", "tune", text, "--out", out, "-m", tiny_model_dir, *words],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    deadline = time.monotonic() + 100
+    while not (out / "run" / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.endswith(f"stopped; everything is kept. Go on with: laplm tune --resume {out}\n")
+    result = laplm_("tune", "--resume", out)
+    assert result.code == 0 and "going on from step" in result.err
+    assert (out / "model.safetensors").exists()
+
+
+def test_bad_rows_are_named_and_may_be_left_out(tune, tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    rows = [json.dumps({"text": f"The dog {i} saw."}) for i in range(10)]
+    file.write_text("\n".join([*rows[:3], "{oops", *rows[3:]]), encoding="utf-8")
+    refused(tune(file, "--out", tmp_path / "a", *QUICK), f"{file}, line 4", "--skip-bad")
+    result = tune(file, "--out", tmp_path / "b", "--skip-bad", *QUICK)
+    assert result.code == 0
+    assert result.err.startswith(f"left out: {file}, line 4")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], ["no data", "laplm tune notes.txt"]),
+        (["TEXT"], ["--out DIR"]),
+        (["nowhere.txt", "--out", "OUT"], ["nowhere.txt is not there"]),
+        (["TEXT", "--out", "OUT", "--rank", "4"], ["--method lora"]),
+        (["TEXT", "--out", "OUT", "--method", "lora", "--rank", "0"], ["rank is 0"]),
+        (["TEXT", "--out", "OUT", "--method", "some"], ["method is 'some'"]),
+        (["TEXT", "--out", "OUT", "--learning-rate", "nan"], ["learning rate is nan"]),
+        (["TEXT", "--out", "OUT", "--learning-rate", "fast"], ["--learning-rate", "'fast'"]),
+        (["TEXT", "--out", "OUT", "--epochs", "0"], ["epochs is 0"]),
+        (["TEXT", "--out", "OUT", "--window", "999"], ["999", "128 positions"]),
+        (["TEXT", "--out", "OUT", "--heldout", "100"], ["held-out share is 1"]),
+        (["TEXT", "--out", "OUT", "--heldout", "nan"], ["--heldout is nan"]),
+        (["TEXT", "--out", "OUT", "--threads", "0"], ["--threads is 0"]),
+        (["TEXT", "--out", "OUT", "--dropout", "1"], ["dropout is 1.0"]),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(
+    tune, text: Path, tmp_path: Path, words: list[str], said: list[str]
+) -> None:
+    places = {"TEXT": text, "OUT": tmp_path / "out"}
+    refused(tune(*(places.get(word, word) for word in words)), *said)
+    assert not (tmp_path / "out" / "run.json").exists()
+
+
+def test_a_run_that_goes_on_takes_no_other_settings(laplm_, tmp_path: Path) -> None:
+    refused(laplm_("tune", "--resume", tmp_path), "no run to go on with")
+    refused(laplm_("tune", "--resume", tmp_path, "--epochs", 2), "--epochs", "--resume DIR alone")
+    refused(laplm_("tune", "x.txt", "--resume", tmp_path), "DATA")
+
+
+def test_without_torch_it_says_what_to_type(laplm_, monkeypatch, text: Path, tmp_path) -> None:
+    for name in [n for n in sys.modules if n.startswith("laplm.tune")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    refused(
+        laplm_("tune", text, "--out", tmp_path / "out", "-m", "pocket"),
+        'pip install "laplm[tune]"',
+    )

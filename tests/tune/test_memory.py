@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from tuning_examples import tiny_model
+
+from laplm.tune.lora import LoRAConfig, add_lora
+from laplm.tune.memory import machine_bytes, peak_bytes, plan_memory, resident_bytes
+
+
+def test_weights_gradients_and_moments_follow_from_the_number_of_parameters() -> None:
+    model = tiny_model()
+    n = sum(p.numel() for p in model.parameters())
+    plan = plan_memory(model, batch_size=2, n_positions=16, bf16=False)
+    assert (plan.weights, plan.gradients, plan.optimizer) == (4 * n, 4 * n, 8 * n)
+    add_lora(model, LoRAConfig(r=2))
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    lora = plan_memory(model, batch_size=2, n_positions=16, bf16=False)
+    assert (lora.gradients, lora.optimizer) == (4 * trained, 8 * trained)
+    assert lora.total - lora.process < plan.total - plan.process
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_activations_are_what_autograd_keeps(bf16: bool) -> None:
+    """Counted at two short lengths; here counted at the real size."""
+    model = tiny_model()
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    seen: dict[int, int] = {}
+
+    def count(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            seen[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with (
+        torch.autograd.graph.saved_tensors_hooks(count, lambda t: t),
+        torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16),
+    ):
+        kept = model.hidden(torch.zeros((3, 32), dtype=torch.int64))
+    plan = plan_memory(model, batch_size=3, n_positions=32, bf16=bf16)
+    assert plan.activations == pytest.approx(sum(seen.values()), rel=0.1)
+    del kept
+
+
+def test_checkpointing_keeps_less_and_gives_the_same_gradients() -> None:
+    model, other = tiny_model(n_layer=6), tiny_model(n_layer=6)
+    other.checkpointing = True
+    sizes = [
+        plan_memory(m, batch_size=4, n_positions=32, bf16=False).activations for m in (model, other)
+    ]
+    assert sizes[1] < 0.35 * sizes[0]
+    ids = torch.randint(0, 60, (2, 20))
+    for m in (model, other):
+        m(ids).square().mean().backward()
+    for one, two in zip(model.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, two.grad)
+
+
+PEAK = """
+import io, sys, tempfile
+from pathlib import Path
+sys.path.insert(0, "tests/tune")
+from rich.console import Console
+from tuning_examples import counting_data, tiny_model
+from laplm.tune.memory import peak_bytes, plan_memory
+from laplm.tune.trainer import TrainConfig, Trainer
+model = tiny_model(n_embd=256, n_layer=6, n_head=4, n_ctx=256)
+config = TrainConfig(max_steps=5, batch_size=8, n_positions=256)
+plan = plan_memory(model, batch_size=8, n_positions=256, bf16=False)
+data = counting_data(200, seed=1)
+with tempfile.TemporaryDirectory() as place:
+    console = Console(file=io.StringIO())
+    Trainer(model, data, data, config, Path(place), console=console).time_updates()
+print(plan.total, peak_bytes())
+"""
+
+
+@pytest.mark.skipif(not peak_bytes(), reason="this system does not tell how much memory is used")
+def test_the_plan_is_near_what_a_training_takes() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK], capture_output=True, text=True, check=True, timeout=120
+    )
+    planned, peak = map(int, done.stdout.split())
+    assert 0.75 < planned / peak < 1.35
+
+
+def test_the_machine_tells_what_there_is() -> None:
+    # The kernel counts the two at slightly different moments.
+    assert 0 <= resident_bytes() <= 1.05 * peak_bytes() or not peak_bytes()
+    assert machine_bytes() == 0 or machine_bytes() > resident_bytes()

@@ -1,0 +1,276 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import make_model
+
+import laplm
+from laplm.errors import InputError
+from laplm.run.language_model import LanguageModel
+from laplm.tune import tuning
+from laplm.tune.lora import LoRAConfig
+from laplm.tune.read import Example
+from laplm.tune.trainer import Trainer
+from laplm.tune.tuning import TuneConfig, read_run, split, suitable_learning_rate, tune
+
+SENTENCES = [
+    f"The {a} {b} the {c}.\n"
+    for a in ("dog", "cat", "girl", "king", "boy")
+    for b in ("saw", "liked", "found")
+    for c in ("toy", "ball", "hen", "park")
+]
+CONFIG = TuneConfig(
+    max_steps=30, batch_size=2, n_positions=32, learning_rate=3e-3, evaluations=3, dropout=0.0
+)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model_dir: Path) -> LanguageModel:
+    return LanguageModel(tiny_model_dir, "fp32")
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    file = tmp_path / "text.txt"
+    file.write_text("<|endoftext|>\n".join(SENTENCES), encoding="utf-8")
+    return file
+
+
+def weights(directory: Path) -> dict[str, Any]:
+    file = next(directory.glob("*model.safetensors"))
+    from safetensors.numpy import load_file
+
+    return load_file(file)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_tuned_model_runs_and_predicts_the_text_better(
+    model: LanguageModel, text: Path, tmp_path: Path, method: str
+) -> None:
+    config = dataclasses.replace(CONFIG, method=method, learning_rate=1e-2)
+    result = laplm.tune(text, model, tmp_path / "out", config)
+    # Adapters can do less with a base that is all chance.
+    assert result.loss_after < {"full": 0.8, "lora": 0.95}[method] * result.loss_before
+    assert result.bits_after / result.bits_before == pytest.approx(
+        result.loss_after / result.loss_before
+    )
+    tuned = laplm.load(tmp_path / "out", "fp32")
+    assert len(tuned.generate("The dog", 5, temperature=0).token_ids) > 0
+    plain = model.gpt.forward(model.tokenizer.encode("The dog saw"))
+    changed = tuned.gpt.forward(tuned.tokenizer.encode("The dog saw"))
+    assert abs(plain - changed).max() > 0.1
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["loss_after"] == result.loss_after
+    assert (tmp_path / "out" / "loss_curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_model_of_adapters_has_the_logits_that_training_ended_with(
+    model: LanguageModel, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[Trainer] = []
+    run = Trainer.run
+    monkeypatch.setattr(Trainer, "run", lambda self: kept.append(self) or run(self))
+    config = dataclasses.replace(CONFIG, method="lora", lora=LoRAConfig(r=3, alpha=9.0))
+    tune(text, model, tmp_path / "out", config)
+    ids = model.tokenizer.encode("The dog saw the toy.")
+    with torch.no_grad():
+        expected = kept[0].model.eval()(torch.tensor([ids]))[0]
+    found = laplm.load(tmp_path / "out", "fp32").gpt.forward(ids)
+    torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_tuned_model_learns_to_stop(text: Path, tmp_path: Path) -> None:
+    model = LanguageModel(make_model(tmp_path / "model"), "fp32")
+    config = dataclasses.replace(CONFIG, max_steps=120, learning_rate=1e-2, batch_size=8)
+    tune(text, model, tmp_path / "out", config)
+    tuned = laplm.load(tmp_path / "out", "fp32")
+    results = tuned.samples("The dog", 8, 30, seed=1)
+    assert [r.finish_reason for r in results].count("eos") >= 7
+    assert not any("endoftext" in r.text for r in results)
+    before = model.samples("The dog", 8, 30, seed=1)
+    assert [r.finish_reason for r in before].count("eos") <= 2
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_an_interrupted_run_goes_on_and_ends_bit_for_bit_the_same(
+    model: LanguageModel, text: Path, tmp_path: Path, method: str
+) -> None:
+    config = dataclasses.replace(CONFIG, method=method, dropout=0.1)
+    whole = tune(text, model, tmp_path / "whole", config)
+
+    def stop(progress: object) -> None:
+        if progress.step == 17:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tune(text, model, tmp_path / "parts", config, on_step=stop)
+    # Killed at once: nothing was saved after the last checkpoint, so save one as a clock would.
+    assert read_run(tmp_path / "parts")["config"] == config
+    again = tune(text, model, tmp_path / "parts", config, resume=True)
+    ours, theirs = weights(tmp_path / "parts"), weights(tmp_path / "whole")
+    assert all((ours[name] == theirs[name]).all() for name in theirs)
+    assert (again.loss_before, again.loss_after) == (whole.loss_before, whole.loss_after)
+
+
+def test_the_plan_comes_first_and_no_ends_there_without_a_trace(
+    model: LanguageModel, text: Path, tmp_path: Path
+) -> None:
+    plans: list[tuning.Plan] = []
+    out = tmp_path / "out"
+    assert tune(text, model, out, CONFIG, planned=lambda p: bool(plans.append(p))) is None
+    assert not out.exists()
+    (plan,) = plans
+    assert plan.steps == 30 and plan.tokens_per_step == 64
+    assert len(plan.heldout.documents) == 3 and len(plan.train.documents) == 57
+    assert 0 < plan.seconds_per_step < 60 and plan.minutes == plan.seconds_per_step / 2
+    assert plan.peek.startswith("The ") and "¶" in plan.peek
+    assert plan.fits and plan.memory.total > 0
+
+
+def test_epochs_decide_how_many_steps_there_are(
+    model: LanguageModel, text: Path, tmp_path: Path
+) -> None:
+    plans: list[tuning.Plan] = []
+    for epochs in (1, 2.5):
+        config = dataclasses.replace(CONFIG, max_steps=None, epochs=epochs)
+        tune(text, model, tmp_path / "out", config, planned=lambda p: bool(plans.append(p)))
+    windows = len(plans[0].train.windows(32, 1))
+    assert [p.steps for p in plans] == [math.ceil(windows / 2), math.ceil(2.5 * windows / 2)]
+
+
+def test_what_does_not_fit_is_refused_with_settings_that_do(
+    model: LanguageModel, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans: list[tuning.Plan] = []
+    big = dataclasses.replace(CONFIG, batch_size=64)
+    tune(text, model, tmp_path / "a", big, planned=lambda p: bool(plans.append(p)))
+    enough = plans[0].memory.total - plans[0].memory.activations // 4
+    monkeypatch.setattr(tuning, "machine_bytes", lambda: enough)
+    said = r"needs about .* GB.*--batch-size \d+ --grad-accum-steps \d+"
+    with pytest.raises(InputError, match=said) as refused:
+        tune(text, model, tmp_path / "b", big)
+    size, parts = (int(w) for w in str(refused.value).split() if w.isdigit())
+    assert size * parts == 64
+    monkeypatch.setattr(tuning, "machine_bytes", lambda: 1000)
+    with pytest.raises(InputError, match="--method lora, a shorter --window"):
+        tune(text, model, tmp_path / "c", big)
+
+
+def test_only_completions_are_learned(model: LanguageModel, tmp_path: Path) -> None:
+    rows = [{"prompt": f"Say {i}:", "completion": f" the dog {i}"} for i in range(40)]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    plans: list[tuning.Plan] = []
+    tune(file, model, tmp_path / "out", CONFIG, planned=lambda p: bool(plans.append(p)))
+    learned = sum(len(model.tokenizer.encode(row["completion"])) + 1 for row in rows)
+    assert plans[0].train.n_learned + plans[0].heldout.n_learned == learned
+
+
+def test_conversations_bring_their_template(model: LanguageModel, tmp_path: Path) -> None:
+    rows = [
+        {"messages": [{"role": "user", "content": f"Hi {i}"},
+                      {"role": "assistant", "content": f"Hello {i}"}]} for i in range(10)
+    ]  # fmt: skip
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    for method in ("full", "lora"):
+        out = tmp_path / method
+        tune(file, model, out, dataclasses.replace(CONFIG, max_steps=2, method=method))
+        assert "### " in json.loads((out / "tokenizer_config.json").read_text())["chat_template"]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_documents_are_held_out_by_their_text_and_never_on_both_sides(
+    model: LanguageModel, order: int
+) -> None:
+    examples = [Example(((f"text {i % 50}", True),)) for i in range(100)]
+    train, heldout = split(examples[::order], model.tokenizer, 0.1)
+    assert len({e.text for e in heldout}) == len(heldout) == 5
+    assert len(train) == 90
+    assert not {e.text for e in train} & {e.text for e in heldout}
+    assert {e.text for e in heldout} == {e.text for e in split(examples, model.tokenizer, 0.1)[1]}
+
+
+def test_of_one_long_document_the_end_is_held_out(model: LanguageModel) -> None:
+    text = "once upon a time " * 100
+    train, heldout = split([Example(((text, True),))], model.tokenizer, 0.05)
+    (first,), (last,) = train, heldout
+    assert text.startswith(first.text) and text.endswith(last.text)
+    assert 0.03 < len(last.text) / len(text) < 0.07
+    assert not first.text[-1].isspace() or not last.text[0].isspace()
+
+
+def test_wider_models_take_smaller_steps() -> None:
+    assert suitable_learning_rate("full", 768) == 2e-4
+    assert suitable_learning_rate("full", 1600) < 2e-4 < suitable_learning_rate("lora", 768)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"method": "half"}, "method is 'half'"),
+        ({"epochs": 0}, "epochs is 0"),
+        ({"epochs": math.nan}, "epochs is nan"),
+        ({"learning_rate": math.nan}, "learning rate is nan"),
+        ({"learning_rate": -1.0}, "learning rate is -1.0"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"heldout_share": 1.0}, "held-out share is 1"),
+        ({"max_steps": 0}, "max_steps is 0"),
+    ],
+)
+def test_wrong_settings_are_refused(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        TuneConfig(**settings)
+
+
+def test_directories_that_hold_something_are_refused(
+    model: LanguageModel, text: Path, tmp_path: Path
+) -> None:
+    tune(text, model, tmp_path / "run", dataclasses.replace(CONFIG, max_steps=1))
+    with pytest.raises(InputError, match=r"holds a run; go on with it \(laplm tune --resume"):
+        tune(text, model, tmp_path / "run", CONFIG)
+    with pytest.raises(InputError, match="is not empty"):
+        tune(text, model, model.path, CONFIG)
+    with pytest.raises(InputError, match="is a file"):
+        tune(text, model, text, CONFIG)
+    with pytest.raises(InputError, match="no run to go on with"):
+        tune(text, model, tmp_path / "other", CONFIG, resume=True)
+    text.write_text("Something else.<|endoftext|>\nAnd more.", encoding="utf-8")
+    with pytest.raises(InputError, match="data is no longer what the run"):
+        tune(text, model, tmp_path / "run", CONFIG, resume=True)
+    (tmp_path / "run" / "run.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(InputError, match=r"run\.json cannot be read"):
+        tune(text, model, tmp_path / "run", CONFIG, resume=True)
+
+
+def test_other_settings_are_named_when_a_run_goes_on(
+    model: LanguageModel, text: Path, tmp_path: Path
+) -> None:
+    lora = dataclasses.replace(CONFIG, method="lora", max_steps=2)
+    tune(text, model, tmp_path / "run", lora)
+    other = dataclasses.replace(lora, lora=LoRAConfig(r=4))
+    with pytest.raises(InputError, match=r"a run with r 8, not 4"):
+        tune(text, model, tmp_path / "run", other, resume=True)
+    other = dataclasses.replace(lora, learning_rate=1.0)
+    with pytest.raises(InputError, match="a run with learning_rate"):
+        tune(text, model, tmp_path / "run", other, resume=True)
+
+
+def test_a_single_short_text_is_refused_plainly(model: LanguageModel, tmp_path: Path) -> None:
+    file = tmp_path / "one.txt"
+    file.write_text("word", encoding="utf-8")
+    with pytest.raises(InputError, match="too little in it to hold some out"):
+        tune(file, model, tmp_path / "out", CONFIG)
+
+
+def test_text_shorter_than_a_window_is_enough(model: LanguageModel, tmp_path: Path) -> None:
+    file = tmp_path / "one.txt"
+    file.write_text("The dog saw the cat and the cat saw the dog.", encoding="utf-8")
+    result = tune(file, model, tmp_path / "out", dataclasses.replace(CONFIG, heldout_share=0.3))
+    assert result is not None and result.steps == 30
