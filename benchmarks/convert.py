@@ -7,12 +7,10 @@ place, so that a broken conversion is never mistaken for a finished one.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 GGUF_TYPES = {"f16": 1, "q8_0": 7, "q4_0": 2}  # llama.cpp's LLAMA_FTYPE_*
 
@@ -78,67 +76,11 @@ def _once(target: Path, write: Callable[[Path], object]) -> Path:
 
 
 def _write_gguf(model: Path, target: Path) -> None:
-    import gguf
-    import numpy as np
-    from safetensors import safe_open
+    from laplm.run.language_model import LanguageModel
+    from laplm.tune.export import write_gguf
 
-    config: dict[str, Any] = json.loads((model / "config.json").read_text())
-    writer = gguf.GGUFWriter(str(target), "gpt2")
-    writer.add_block_count(config["n_layer"])
-    writer.add_context_length(config["n_positions"])
-    writer.add_embedding_length(config["n_embd"])
-    writer.add_feed_forward_length(config.get("n_inner") or 4 * config["n_embd"])
-    writer.add_head_count(config["n_head"])
-    writer.add_layer_norm_eps(config["layer_norm_epsilon"])
-    _add_gguf_tokenizer(writer, model)
-
-    names = {"wte": "token_embd", "wpe": "position_embd", "ln_f": "output_norm"}
-    parts = {
-        "ln_1": "attn_norm",
-        "attn.c_attn": "attn_qkv",
-        "attn.c_proj": "attn_output",
-        "ln_2": "ffn_norm",
-        "mlp.c_fc": "ffn_up",
-        "mlp.c_proj": "ffn_down",
-    }
-    for i in range(config["n_layer"]):
-        names |= {f"h.{i}.{ours}": f"blk.{i}.{theirs}" for ours, theirs in parts.items()}
-    with safe_open(model / "model.safetensors", framework="np") as file:
-        for key in file.keys():  # noqa: SIM118  (not a dict: it has no iterator of its own)
-            stem, _, leaf = key.removeprefix("transformer.").rpartition(".")
-            if stem not in names:
-                continue  # lm_head.weight repeats wte; attn.bias is a mask
-            array = file.get_tensor(key)
-            if leaf == "bias" or array.ndim == 1 or stem == "wpe":
-                array = array.astype(np.float32)  # llama.cpp adds these in fp32
-            elif stem != "wte":
-                array = np.ascontiguousarray(array.T)  # GPT-2 stores (inputs, outputs)
-            writer.add_tensor(f"{names[stem]}.{leaf}", array)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
-def _add_gguf_tokenizer(writer: Any, model: Path) -> None:
-    import gguf
-
-    tokenizer: dict[str, Any] = json.loads((model / "tokenizer.json").read_text())
-    ids: dict[str, int] = dict(tokenizer["model"]["vocab"])
-    special = {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
-    ids |= special
-    tokens = sorted(ids, key=ids.__getitem__)
-    merges = tokenizer["model"]["merges"]
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list(tokens)
-    writer.add_token_types(
-        [gguf.TokenType.CONTROL if t in special else gguf.TokenType.NORMAL for t in tokens]
-    )
-    writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in merges])
-    end = next(iter(special.values()), len(tokens) - 1)
-    writer.add_bos_token_id(end)
-    writer.add_eos_token_id(end)
+    lm = LanguageModel(model, "fp32")
+    write_gguf(lm, target, "f16" if lm.checkpoint.dtype == "fp16" else "f32")
 
 
 def _quantize_gguf(source: Path, target: Path, ftype: int) -> None:

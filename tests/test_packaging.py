@@ -109,7 +109,7 @@ def test_what_is_installed_needs_no_torch_and_weighs_little() -> None:
 
 def test_the_extras_are_those_that_messages_name() -> None:
     extras = set(PROJECT["optional-dependencies"])
-    assert extras == {"tune", "look", "serve", "talk", "recipe", "test", "dev"}
+    assert extras == {"tune", "look", "export", "serve", "talk", "recipe", "test", "dev"}
     code = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "laplm").rglob("*.py"))
     named = set(re.findall(r"laplm\[(\w+)\]", code))
     named |= set(re.findall(r'MissingExtraError\([^)]*"(\w+)"\)', code))

@@ -57,6 +57,22 @@ def make_parser() -> argparse.ArgumentParser:
     add_look(verb)
     add_tune(verb)
 
+    p = verb(
+        "export", _export, "Write a model as other programs read it.",
+        epilog="For example: laplm export mine --to gguf --precision q8_0 --out mine.gguf",
+    )  # fmt: skip
+    p.add_argument("model", metavar="MODEL", help="a name or a directory, adapters too")
+    p.add_argument(
+        "--to", default="hf", metavar="FORM",
+        help="hf: a Hugging Face directory; peft-merged: the same, of an adapter; gguf: a file for "
+        "llama.cpp and ollama (default: hf)",
+    )  # fmt: skip
+    p.add_argument(
+        "--precision", default="f32", metavar="KIND",
+        help="f32, f16 or bf16; for gguf f32, f16 or q8_0 (default: f32)",
+    )  # fmt: skip
+    p.add_argument("--out", type=Path, required=True, metavar="PATH", help="where it goes")
+
     p = verb("eval", _eval, "Measure how well a model predicts a text.")
     p.add_argument("path", nargs="?", type=Path, metavar="FILE|DIR", help="UTF-8 text to score")
     p.add_argument(
@@ -142,6 +158,20 @@ def _about(model: InstalledModel) -> str:
     )
     # The path stays whole: it is for clicking and copying.
     return "\n".join([f"{model.name}: {size}", *lines, f"  More: {model.path / CARD}", ""])
+
+
+def _export(args: argparse.Namespace) -> int:
+    from laplm.run.language_model import LanguageModel
+    from laplm.tune.export import export
+
+    done = export(LanguageModel(args.model, "fp32"), args.out, args.to, args.precision)
+    write(
+        f"{done.path}: {done.size_bytes / 1e6:,.1f} MB; read again, its logits differ by at most "
+        f"{done.deviation:.2g} of their spread\n"
+    )
+    for path in done.also:
+        write(f"{path}: for ollama create NAME -f {path}\n")
+    return 0
 
 
 def _eval(args: argparse.Namespace) -> int:

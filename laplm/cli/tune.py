@@ -107,15 +107,11 @@ def _tune(args: argparse.Namespace) -> int:
 
             args.out = Path(tempfile.mkdtemp(prefix="laplm-plan-")) / "run"
         config = _config(args)
-    import torch
-
     from laplm.tune.read import read_examples
     from laplm.tune.tuning import tune
 
-    if args.threads is not None:
-        if args.threads < 1:
-            raise InputError(f"--threads is {args.threads}, but it must be at least 1")
-        torch.set_num_threads(args.threads)
+    if args.threads is not None and args.threads < 1:
+        raise InputError(f"--threads is {args.threads}, but it must be at least 1")
     reading = read_examples(args.data, **{name: getattr(args, name) for name in _READING})
     for line in reading.skipped:
         note(f"left out: {line}")
@@ -130,7 +126,7 @@ def _tune(args: argparse.Namespace) -> int:
     try:
         result = tune(
             reading, lm, args.out, config,
-            resume=args.resume is not None, planned=planned,
+            resume=args.resume is not None, planned=planned, threads=args.threads,
             request=request | {"data": str(args.data.resolve())},
         )  # fmt: skip
     except KeyboardInterrupt:

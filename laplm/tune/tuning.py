@@ -28,6 +28,11 @@ from laplm.tune.read import Example, Reading, read_examples
 from laplm.tune.torch_model import TorchGPT, continue_ids
 from laplm.tune.trainer import Progressed, TrainConfig, Trainer, best_precision
 
+try:
+    import torch
+except ModuleNotFoundError as error:
+    raise MissingExtraError("Training a model", "tune") from error
+
 METHODS = ("full", "lora")
 RUN = "run.json"
 _SAMPLE_TOKENS = 40
@@ -202,6 +207,7 @@ def tune(
     planned: Callable[[Plan], bool] | None = None,
     on_step: Callable[[Progressed], None] | None = None,
     on_eval: Callable[[Progressed], None] | None = None,
+    threads: int | None = None,
     request: dict[str, Any] | None = None,
 ) -> TuneResult | None:
     """Tune a model on data; the model as it was stays as it is.
@@ -215,6 +221,7 @@ def tune(
         planned: called with the plan after two updates were timed; False ends here.
         on_step: called after each update.
         on_eval: called after each measurement.
+        threads: threads that work; None leaves that to torch.
         request: kept in ``run.json`` besides, for who goes on with the run.
 
     Returns:
@@ -227,6 +234,8 @@ def tune(
     """
     config = config or TuneConfig()
     directory = Path(out)
+    if threads is not None:
+        torch.set_num_threads(threads)
     _check_directory(directory, resume)
     reading = data if isinstance(data, Reading) else read_examples(Path(data))
     end = _end_of_text(model)
