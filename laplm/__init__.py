@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from laplm.run.generate import GenerationResult, GenerationStep, GenerationStream
     from laplm.run.language_model import LanguageModel, load
     from laplm.run.sampler import SamplingParams
+    from laplm.tune.tuning import tune
 
 __version__ = "0.1.0"
 
@@ -73,11 +74,14 @@ __all__ = [
     "TokenizerError",
     "__version__",
     "load",
+    "tune",
 ]
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used: ``import laplm`` itself loads nothing heavy."""
+    if name == "tune":  # a room that can be called, when what it is built on is installed
+        return importlib.import_module("laplm.tune")
     if name not in _HOME:
         raise AttributeError(f"module 'laplm' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"laplm.{_HOME[name]}"), name)

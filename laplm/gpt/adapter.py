@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from laplm.gpt.checkpoint import Checkpoint, _read_json, _Tensor
+from laplm.gpt.checkpoint import Checkpoint, Tensor, read_json
 from laplm.gpt.config import tensor_shapes
 from laplm.gpt.tensor_file import Array, StoredTensor, check_finite, read_table, refuse
 
@@ -132,7 +132,7 @@ def read_adapter_config(directory: Path) -> AdapterConfig:
         ModelFormatError: it is damaged, or describes an adapter that is not a LoRA of plain sums.
     """
     path = directory / CONFIG
-    values = _read_json(path)
+    values = read_json(path)
     kind, task = values.get("peft_type"), values.get("task_type")
     if not isinstance(kind, str):
         refuse(path, "has no peft_type, so it is not PEFT's; fetch or copy it again")
@@ -268,7 +268,7 @@ def open_adapter(directory: Path, base: Checkpoint) -> Checkpoint:
     shapes = tensor_shapes(untied)
     for name, tensor in whole.items():
         _check_shape(path, name, tensor.shape, shapes.get(name))
-    tensors: dict[str, _Tensor] = {**base._tensors, **whole}
+    tensors: dict[str, Tensor] = {**base.tensors, **whole}
     sizes = base.config
     if sizes.tie_word_embeddings:
         # A module saved whole is a copy of its own; what is saved otherwise is the base's matrix,
@@ -276,7 +276,7 @@ def open_adapter(directory: Path, base: Checkpoint) -> Checkpoint:
         both = {_WTE: "transformer.wte", _HEAD: "lm_head"}
         own = [n for n in both if n in whole and _is_saved_module(config, both[n])]
         shared = next((n for n in both if n in whole and n not in own), None)
-        matrix = base._tensors[_WTE] if shared is None else whole[shared]
+        matrix = base.tensors[_WTE] if shared is None else whole[shared]
         tensors |= {n: matrix for n in both if n not in own}
         if own or both.keys() & adapted.keys():
             sizes = untied
@@ -388,7 +388,7 @@ def _check_parts(
 
 
 def _merge(
-    base: _Tensor, parts: Mapping[str, StoredTensor], scale: float, outputs_first: bool
+    base: Tensor, parts: Mapping[str, StoredTensor], scale: float, outputs_first: bool
 ) -> Array:
     """W + scale · B A in the layout of W, and with DoRA's lengths where there are some."""
     a, b = parts["A"].array(), parts["B"].array()
@@ -403,7 +403,7 @@ def _merge(
     return merged
 
 
-def _shift(base: _Tensor, bias: StoredTensor, scale: float) -> Array:
+def _shift(base: Tensor, bias: StoredTensor, scale: float) -> Array:
     shifted: Array = base.array() + np.float32(scale) * bias.array()
     return shifted
 

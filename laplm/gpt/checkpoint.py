@@ -54,7 +54,7 @@ _DTYPES: dict[str, StoredDtype] = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
 _MASK = re.compile(r"(?:^|\.)attn\.(?:bias|masked_bias)$")
 
 
-class _Tensor(Protocol):
+class Tensor(Protocol):
     """One tensor of a model, wherever it lies. ``StoredTensor`` is the usual one."""
 
     @property
@@ -82,6 +82,7 @@ class Checkpoint:
         config: The model's sizes. ``tie_word_embeddings`` says what the files hold: it is off
             when there is an output matrix of its own, whatever ``config.json`` says.
         names: Every tensor, in the order and with the names of ``tensor_shapes(config)``.
+        tensors: Each of them as it lies in the files.
         dtype: "fp32", "fp16" or "bf16": how most of the numbers are stored.
         size_bytes: Bytes of the weight files.
         fingerprint: A key that changes when a file of the model is replaced or written to; made
@@ -89,14 +90,14 @@ class Checkpoint:
     """
 
     def __init__(
-        self, path: Path, config: GPTConfig, tensors: Mapping[str, _Tensor], files: Sequence[Path]
+        self, path: Path, config: GPTConfig, tensors: Mapping[str, Tensor], files: Sequence[Path]
     ) -> None:
         self.path = path
         self.config = config
         self.names: tuple[str, ...] = tuple(tensor_shapes(config))
-        self._tensors = {name: tensors[name] for name in self.names}
+        self.tensors = {name: tensors[name] for name in self.names}
         counts: dict[StoredDtype, int] = {}
-        for tensor in self._tensors.values():
+        for tensor in self.tensors.values():
             dtype = _DTYPES[tensor.dtype]
             counts[dtype] = counts.get(dtype, 0) + math.prod(tensor.shape)
         self.dtype: StoredDtype = max(counts, key=lambda dtype: counts[dtype])
@@ -120,7 +121,7 @@ class Checkpoint:
             KeyError: no tensor has this name.
             ModelFormatError: the file changed since it was opened.
         """
-        array = self._tensors[name].array()
+        array = self.tensors[name].array()
         array.flags.writeable = False
         return array
 
@@ -133,11 +134,11 @@ class Checkpoint:
             KeyError: no tensor has this name.
             ModelFormatError: the file changed since it was opened.
         """
-        return self._tensors[name].rows()
+        return self.tensors[name].rows()
 
     def mapped(self, name: str) -> bool:
         """Whether ``tensor(name)`` is the file's own memory rather than a copy."""
-        return self._tensors[name].mapped
+        return self.tensors[name].mapped
 
 
 # --- opening ----------------------------------------------------------------------------------
@@ -160,7 +161,7 @@ def open_checkpoint(directory: Path) -> Checkpoint:
     directory = Path(directory)
     if not directory.is_dir():
         refuse(directory, "not a directory; give the directory that holds the model's files")
-    tensors: dict[str, _Tensor]
+    tensors: dict[str, Tensor]
     if (directory / "config.json").is_file():
         files = [directory / "config.json"]
         config = read_config(directory)
@@ -183,14 +184,19 @@ def read_config(directory: Path) -> GPTConfig:
         ModelFormatError: there is none, it is not JSON, or it is not a GPT-2 model's.
     """
     openai = not (directory / "config.json").is_file() and is_openai_release(directory)
-    values = _read_json(directory / ("hparams.json" if openai else "config.json"))
+    values = read_json(directory / ("hparams.json" if openai else "config.json"))
     try:
         return read_hparams(values) if openai else GPTConfig.from_dict(values)
     except ModelFormatError as error:
         raise ModelFormatError(f"{directory}: {error}") from None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a model's file.
+
+    Raises:
+        ModelFormatError: it cannot be read, or is no object.
+    """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -202,7 +208,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def _find_tensors(directory: Path) -> dict[str, _Tensor]:
+def _find_tensors(directory: Path) -> dict[str, Tensor]:
     """All tensors by their GPT-2 names; where there are several files, transformers' choice."""
     for name, read in (("model.safetensors", _safetensors), ("pytorch_model.bin", _torch_file)):
         if (directory / name).is_file():
@@ -214,13 +220,13 @@ def _find_tensors(directory: Path) -> dict[str, _Tensor]:
     return _refuse_layout(directory)
 
 
-def _safetensors(path: Path) -> Mapping[str, _Tensor]:
+def _safetensors(path: Path) -> Mapping[str, Tensor]:
     return read_table(path)[0]
 
 
 def _read_index(path: Path) -> tuple[list[Path], dict[str, str]]:
     """The shards that an index names, and which of them holds which tensor."""
-    weight_map = _read_json(path).get("weight_map")
+    weight_map = read_json(path).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         refuse(path, "has no weight_map; fetch or copy it again")
     for name, shard in weight_map.items():
@@ -235,10 +241,10 @@ def _read_index(path: Path) -> tuple[list[Path], dict[str, str]]:
 
 
 def _merge(
-    parts: Iterable[tuple[Path, Mapping[str, _Tensor]]], weight_map: Mapping[str, str] | None
-) -> dict[str, _Tensor]:
+    parts: Iterable[tuple[Path, Mapping[str, Tensor]]], weight_map: Mapping[str, str] | None
+) -> dict[str, Tensor]:
     """The tensors of all files under their GPT-2 names, checked against the index."""
-    merged: dict[str, _Tensor] = {}
+    merged: dict[str, Tensor] = {}
     found: set[str] = set()
     for path, tensors in parts:
         for name, tensor in tensors.items():
@@ -258,7 +264,7 @@ def _merge(
     return merged
 
 
-def _settle_tying(tensors: dict[str, _Tensor], config: GPTConfig) -> GPTConfig:
+def _settle_tying(tensors: dict[str, Tensor], config: GPTConfig) -> GPTConfig:
     """One output matrix or two: what the files hold decides, as in transformers."""
     if not config.tie_word_embeddings:
         return config
@@ -285,7 +291,7 @@ def _equal(a: Array, b: Array) -> bool:
     )
 
 
-def _check_tensors(directory: Path, tensors: Mapping[str, _Tensor], config: GPTConfig) -> None:
+def _check_tensors(directory: Path, tensors: Mapping[str, Tensor], config: GPTConfig) -> None:
     wanted = tensor_shapes(config)
     missing = [name for name in wanted if name not in tensors]
     if missing:
@@ -361,7 +367,7 @@ class _TorchTensor:
         return read
 
 
-def _torch_file(path: Path) -> Mapping[str, _Tensor]:
+def _torch_file(path: Path) -> Mapping[str, Tensor]:
     """The tensors of a pickle file, through torch's loader that builds nothing but tensors."""
     try:
         import torch
