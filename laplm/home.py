@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import tempfile
 from pathlib import Path
 
 from laplm.errors import CacheError
@@ -55,14 +54,13 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         CacheError: the disk is full or the directory cannot be written.
     """
-    temporary = None
+    temporary = path.with_name(f"{path.name}.{os.urandom(6).hex()}.tmp")
     try:
-        handle, temporary = tempfile.mkstemp(prefix=path.name, suffix=".tmp", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
+        # Not tempfile's, whose files only their owner may read; "x": never someone else's file.
+        with temporary.open("xb") as file:
             file.write(content)
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except OSError as error:
-        if temporary:
-            with contextlib.suppress(OSError):
-                Path(temporary).unlink()
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise cannot_write(path, error) from error

@@ -210,7 +210,9 @@ class View(ABC):
         except MissingExtraError:
             # Then matrices are tables, as far as they can be.
             picture, shown = "", [part for part in parts if not isinstance(part, Maps)]
-        return page(parts[0].title, picture + "\n".join(map(part_html, shown)))
+        title = parts[0].title  # and not once more over the part that it belongs to
+        body = (part_html(part, heading=part.title != title) for part in shown)
+        return page(title, picture + "\n".join(body))
 
     def save(self, path: str | Path) -> Path:
         """Write a picture (``.png``, ``.svg``), a page (``.html``) or data (``.csv``, ``.json``).
@@ -342,13 +344,13 @@ def page(title: str, body: str) -> str:
     )
 
 
-def part_html(part: Table | Grid | Passage) -> str:
-    """One part as HTML."""
+def part_html(part: Table | Grid | Passage, *, heading: bool = True) -> str:
+    """One part as HTML, with or without its title over it."""
     note = f"<p>{html.escape(part.note)}</p>" if part.note else ""
-    heading = f"<h2>{html.escape(part.title)}</h2>"
+    title = f"<h2>{html.escape(part.title)}</h2>" if heading else ""
     if isinstance(part, Passage):
         spans = "".join(_span_html(span) for span in part.spans)
-        return f'{heading}<div class="passage">{spans}</div>{note}'
+        return f'{title}<div class="passage">{spans}</div>{note}'
     if isinstance(part, Grid):
         columns = [Column(""), *(Column(label, part.digits) for label in part.column_labels)]
         rows = [
@@ -374,7 +376,7 @@ def part_html(part: Table | Grid | Passage) -> str:
         + "</tr>\n"
         for row in part.rows
     )
-    return f"{heading}<table><tr>{head}</tr>\n{rows_html}</table>{note}"
+    return f"{title}<table><tr>{head}</tr>\n{rows_html}</table>{note}"
 
 
 def _span_html(span: Span) -> str:
