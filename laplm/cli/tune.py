@@ -13,6 +13,8 @@ from laplm.cli.output import INTERRUPTED, note, progress_bars, write
 from laplm.errors import InputError
 
 if TYPE_CHECKING:
+    from laplm.run.language_model import LanguageModel
+    from laplm.tune.read import Reading
     from laplm.tune.tuning import Plan, TuneConfig, TuneResult
 
 # Kept in run.json, so that --resume needs nothing else.
@@ -32,6 +34,9 @@ def add_tune(verb: Callable[..., argparse.ArgumentParser]) -> None:
     )  # fmt: skip
     p.add_argument("--out", type=Path, metavar="DIR", help="where the tuned model goes")
     p.add_argument("--resume", type=Path, metavar="DIR", help="go on with the run in DIR")
+    p.add_argument(
+        "--report", type=Path, metavar="DIR", help="write the report of a run that has ended again"
+    )
     p.add_argument("--dry-run", action="store_true", help="only show what was read, and the plan")
     g = p.add_argument_group("the data")
     g.add_argument("--column", metavar="NAME", help="which column or key holds the text")
@@ -89,14 +94,15 @@ def add_tune(verb: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def _tune(args: argparse.Namespace) -> int:
-    if args.resume is not None:
-        _only_resume(args)
+    earlier = args.resume or args.report
+    if earlier is not None:
+        _alone(args)
         from laplm.tune.tuning import read_run
 
-        run = read_run(args.resume)
+        run = read_run(earlier)
         for name, value in run["request"].items():
             setattr(args, name, Path(value) if name == "data" else value)
-        args.model, args.out, config = run["model"], args.resume, run["config"]
+        args.model, args.out, config = run["model"], earlier, run["config"]
     else:
         if args.data is None:
             raise InputError("no data: write laplm tune notes.txt --out mine")
@@ -118,6 +124,10 @@ def _tune(args: argparse.Namespace) -> int:
     with progress_bars() as progress:
         lm = open_model(argparse.Namespace(**vars(args) | {"precision": "fp32"}), progress)
 
+    if args.report is not None:
+        _report(args.report, reading, lm)
+        return 0
+
     def planned(plan: Plan) -> bool:
         write(_plan_text(plan, config, lm.name))
         return not args.dry_run
@@ -134,21 +144,36 @@ def _tune(args: argparse.Namespace) -> int:
         return INTERRUPTED
     if result is not None:
         write(_result_text(result))
+        _report(args.out, reading, lm)
     return 0
 
 
-def _only_resume(args: argparse.Namespace) -> None:
-    """A run that goes on has the settings it began with."""
+def _report(directory: Path, reading: Reading, before: LanguageModel) -> None:
+    from laplm.run.language_model import LanguageModel
+    from laplm.tune.report import make_report, write_report
+
+    with progress_bars() as progress:
+        # Texts as they will be read: with the precision that laplm run takes.
+        old, new = (
+            LanguageModel(name, "int8", None, progress) for name in (before.name, str(directory))
+        )
+        paths = write_report(make_report(directory, reading, old, new, progress))
+    write(f"before and after: {' '.join(map(str, paths))}\n")
+
+
+def _alone(args: argparse.Namespace) -> None:
+    """A run that goes on, or is reported on, has the settings it began with."""
+    which = "resume" if args.resume is not None else "report"
     given = [
         name for name in vars(args)
-        if name not in ("resume", "dry_run", "call", "verb")
+        if name not in (which, "dry_run", "call", "verb")
         and getattr(args, name) not in (None, False)
     ]  # fmt: skip
     if given:
         option = {"data": "DATA", "model": "--model"}.get(given[0], f"--{given[0]}")
         raise InputError(
-            f"{option.replace('_', '-')}: a run that goes on keeps the settings it began with; "
-            "give --resume DIR alone"
+            f"{option.replace('_', '-')}: a run keeps the settings it began with; give "
+            f"--{which} DIR alone"
         )
 
 

@@ -35,6 +35,7 @@ except ModuleNotFoundError as error:
 
 METHODS = ("full", "lora")
 RUN = "run.json"
+SUMMARY = "summary.json"
 _SAMPLE_TOKENS = 40
 _PROMPT_TOKENS = 8
 
@@ -299,7 +300,7 @@ def tune(
         peak_bytes=peak_bytes(),
     )
     summary = _json(dataclasses.asdict(done)) | {"directory": str(directory)}
-    write_whole(directory / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+    write_whole(directory / SUMMARY, (json.dumps(summary, indent=2) + "\n").encode())
     with contextlib.suppress(MissingExtraError):  # a picture is not worth a failed run
         draw_loss_curve(
             directory / "run" / "metrics.jsonl", [directory / "loss_curve.png"], directory.name

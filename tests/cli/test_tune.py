@@ -135,6 +135,26 @@ def test_a_run_that_goes_on_takes_no_other_settings(laplm_, tmp_path: Path) -> N
     refused(laplm_("tune", "--resume", tmp_path), "no run to go on with")
     refused(laplm_("tune", "--resume", tmp_path, "--epochs", 2), "--epochs", "--resume DIR alone")
     refused(laplm_("tune", "x.txt", "--resume", tmp_path), "DATA")
+    refused(laplm_("tune", "--report", tmp_path), "no run to go on with")
+    refused(laplm_("tune", "--report", tmp_path, "--seed", 2), "--seed", "--report DIR alone")
+
+
+def test_a_report_shows_before_and_after_and_can_be_made_again(
+    laplm_, tune, text: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    result = tune(text, "--out", out, *QUICK)
+    page, plain = out / "report.html", out / "report.md"
+    assert result.out.endswith(f"before and after: {plain} {page}\n")
+    first = page.read_text()
+    for words in ("perplexity", "before", "after", "data:image/png;base64,", "head 0.", "seed"):
+        assert words in first
+    assert "http" not in first.replace("http-equiv", ""), "nothing is loaded"
+    page.unlink()
+    assert laplm_("tune", "--report", out).code == 0
+    assert page.read_text() == first
+    (out / "summary.json").unlink()
+    refused(laplm_("tune", "--report", out), "has not ended", "--resume")
 
 
 def test_without_torch_it_says_what_to_type(laplm_, monkeypatch, text: Path, tmp_path) -> None:

@@ -1,0 +1,326 @@
+"""What a tuning changed, on one page: before and after, copies, and where the weights moved.
+
+Written as ``report.md`` and as ``report.html``, which holds its picture and loads nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import html
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from laplm.errors import InputError
+from laplm.gpt.checkpoint import Checkpoint
+from laplm.gpt.quantize import LINEAR, Progress
+from laplm.gpt.tokenizer import Tokenizer
+from laplm.home import write_whole
+from laplm.tune.copying import Span, longest_copied_spans
+from laplm.tune.read import Example, Reading
+from laplm.tune.tuning import SUMMARY, TuneConfig, read_run, split
+
+Array = NDArray[np.float64]
+
+_PROMPTS = 4
+_SEEDS = (1, 2)
+_TOKENS = 60
+_PROMPT_WORDS = 6
+_SPANS = 3
+_MOVED = 10
+
+
+class Writer(Protocol):
+    """A model that writes; ``laplm.LanguageModel`` is one."""
+
+    name: str
+    checkpoint: Checkpoint
+    tokenizer: Tokenizer
+
+    @property
+    def generate(self) -> Callable[..., Any]:
+        """From a prompt and a number of tokens to a result that has ``.text``."""
+        ...
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One prompt and seed, continued by both models."""
+
+    prompt: str
+    seed: int
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class Moved:
+    """How far weights moved, as a share of their own length before.
+
+    Attributes:
+        layers: of each matrix of each layer, (layers, 4), in the order of ``LINEAR``.
+        heads: of each head's queries, keys, values and output together, (layers, heads).
+    """
+
+    layers: Array
+    heads: Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Everything that the page says.
+
+    Attributes:
+        before: the name of the model that was tuned.
+        directory: where the tuned one is.
+        summary: ``summary.json``.
+        config: the run's settings.
+        samples: continuations by both.
+        copied: the longest runs of words that samples share with the training text.
+        usual: the median of such runs between the held-out and the training text, in words.
+        moved: where the weights went.
+    """
+
+    before: str
+    directory: Path
+    summary: dict[str, Any]
+    config: TuneConfig
+    samples: list[Sample]
+    copied: list[Span]
+    usual: float
+    moved: Moved
+
+
+def make_report(
+    directory: Path,
+    reading: Reading,
+    before: Writer,
+    after: Writer,
+    progress: Progress | None = None,
+) -> Report:
+    """Compare a tuned model with what it was.
+
+    Args:
+        directory: of a run that has ended.
+        reading: the data of the run.
+        before: the model that was tuned.
+        after: the model in ``directory``.
+        progress: called with ("samples", done, in all).
+
+    Raises:
+        InputError: the run has not ended.
+    """
+    run = read_run(directory)
+    try:
+        summary = json.loads((directory / SUMMARY).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise InputError(
+            f"the run in {directory} has not ended; go on with it: laplm tune --resume {directory}"
+        ) from None
+    config: TuneConfig = run["config"]
+    train, heldout = split(reading.examples, before.tokenizer, config.heldout_share)
+    samples = []
+    prompts = [_prompt(example) for example in heldout[:_PROMPTS]]
+    wanted = [(prompt, seed) for prompt in prompts for seed in _SEEDS]
+    for done, (prompt, seed) in enumerate(wanted):
+        if progress:
+            progress("samples", done, len(wanted))
+        texts = [
+            model.generate(prompt, _TOKENS, seed=seed, slide=True).text for model in (before, after)
+        ]
+        samples.append(Sample(prompt, seed, *texts))
+    if progress:
+        progress("samples", len(wanted), len(wanted))
+    # As much of each held-out text as a sample has, so that the two can be held together.
+    rest = [" ".join(e.text.split()[: 2 * _TOKENS // 3]) for e in heldout[: len(samples)]]
+    spans = longest_copied_spans(
+        [*(s.after for s in samples), *rest], (example.text for example in train)
+    )
+    copied = sorted(spans[: len(samples)], key=lambda span: -span.words)[:_SPANS]
+    return Report(
+        before=before.name,
+        directory=directory,
+        summary=summary,
+        config=config,
+        samples=samples,
+        copied=copied,
+        usual=float(np.median([span.words for span in spans[len(samples) :]])),
+        moved=moved(before.checkpoint, after.checkpoint),
+    )
+
+
+def moved(before: Checkpoint, after: Checkpoint) -> Moved:
+    """How far each matrix and each head went from one model to the other, of the same sizes."""
+    config = before.config
+    layers = np.zeros((config.n_layer, len(LINEAR)))
+    heads = np.zeros((config.n_layer, config.n_head))
+    for layer in range(config.n_layer):
+        ours = [before.tensor(f"h.{layer}.{part}.weight") for part in LINEAR]
+        change = [
+            after.tensor(f"h.{layer}.{part}.weight") - matrix
+            for part, matrix in zip(LINEAR, ours, strict=True)
+        ]
+        layers[layer] = [_share(d, m) for d, m in zip(change, ours, strict=True)]
+        for head in range(config.n_head):
+            mine = slice(head * config.head_dim, (head + 1) * config.head_dim)
+            parts = [_of_head(qkv, out, mine) for qkv, out in (change[:2], ours[:2])]
+            heads[layer, head] = _share(*parts)
+    return Moved(layers, heads)
+
+
+def _of_head(qkv: Any, out: Any, mine: slice) -> Any:
+    """The rows of one head's queries, keys, values and output, (4 D, C)."""
+    return np.concatenate([*(part[:, mine].T for part in np.split(qkv, 3, axis=1)), out[mine]])
+
+
+def write_report(report: Report) -> list[Path]:
+    """Write ``report.md`` and ``report.html`` into the run's directory.
+
+    Raises:
+        CacheError: the disk is full or cannot be written.
+    """
+    paths = [report.directory / "report.md", report.directory / "report.html"]
+    write_whole(paths[0], _markdown(report).encode())
+    write_whole(paths[1], _html(report).encode())
+    return paths
+
+
+def _prompt(example: Example) -> str:
+    """What comes before the answer, or the first words of a text."""
+    unlearned = []
+    for text, learned in example.pieces:
+        if learned:
+            break
+        unlearned.append(text)
+    return "".join(unlearned) or " ".join(example.text.split()[:_PROMPT_WORDS])
+
+
+def _share(change: Any, matrix: Any) -> float:
+    length = float(np.linalg.norm(matrix))
+    return float(np.linalg.norm(change)) / length if length else 0.0
+
+
+# --- the page ---------------------------------------------------------------------------------
+
+
+def _figures(report: Report) -> list[tuple[str, str]]:
+    s = report.summary
+    rows = [
+        ("perplexity", f"{math.exp(s['loss_before']):.2f}", f"{math.exp(s['loss_after']):.2f}"),
+        ("nats a token", f"{s['loss_before']:.4f}", f"{s['loss_after']:.4f}"),
+        ("bits a byte", f"{s['bits_before']:.4f}", f"{s['bits_after']:.4f}"),
+    ]
+    return [(f"held-out text, {name}", f"{a} before, {b} after") for name, a, b in rows] + [
+        ("updates", f"{s['steps']:,}; kept: {s['best_step']:,}, the best on held-out text"),
+        ("time in updates", f"{s['seconds']:.0f} s"),
+        ("memory at the peak", f"{s['peak_bytes'] / 1e9:.2f} GB" if s["peak_bytes"] else "unknown"),
+    ]
+
+
+def _settings(report: Report) -> list[tuple[str, str]]:
+    values = dataclasses.asdict(report.config)
+    lora = values.pop("lora")
+    if report.config.method == "lora":
+        values |= {f"lora {name}": value for name, value in lora.items()}
+    return [(name.replace("_", " "), str(value)) for name, value in values.items()]
+
+
+def _moved_rows(report: Report) -> tuple[list[list[str]], list[str]]:
+    rows = [
+        [str(layer), *(f"{share:.2%}" for share in shares)]
+        for layer, shares in enumerate(report.moved.layers)
+    ]
+    order = np.argsort(-report.moved.heads, axis=None)[:_MOVED]
+    places = (np.unravel_index(i, report.moved.heads.shape) for i in order)
+    heads = [f"head {i}.{j} {report.moved.heads[i, j]:.2%}" for i, j in places]
+    return rows, heads
+
+
+def _copied_text(report: Report) -> str:
+    longest = report.copied[0].words if report.copied else 0
+    return (
+        f"The longest run of words that a sample shares with the training text has {longest} "
+        f"words; held-out text of the same length usually shares {report.usual:.0f}."
+    )
+
+
+def _markdown(report: Report) -> str:
+    rows, heads = _moved_rows(report)
+    out = [f"# {report.before}, tuned", "", "## Before and after", ""]
+    out += _md_table(["what", "value"], _figures(report))
+    if (report.directory / "loss_curve.png").exists():
+        out += ["", "![Loss over the updates](loss_curve.png)"]
+    for sample in report.samples:
+        out += ["", f"### {_line(sample.prompt)} (seed {sample.seed})", ""]
+        out += [f"- before: {_line(sample.before)}", f"- after: {_line(sample.after)}"]
+    out += ["", "## Copied from the training text", "", _copied_text(report), ""]
+    out += [f"- {span.words} words: {_line(span.text)}" for span in report.copied]
+    out += ["", "## Where the weights moved", ""]
+    out += _md_table(["layer", *LINEAR], rows)
+    out += ["", "Each as a share of its own length. Heads that moved most: " + ", ".join(heads)]
+    out += ["", "## Settings", ""]
+    out += _md_table(["setting", "value"], _settings(report))
+    return "\n".join(out) + "\n"
+
+
+def _line(text: str) -> str:
+    """On one line, with nothing that Markdown would take for its own."""
+    text = " ".join(text.split())
+    return "".join(f"\\{c}" if c in r"\`*_{}[]<>#|" else c for c in text)
+
+
+def _md_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+    return lines + ["| " + " | ".join(row) + " |" for row in rows]
+
+
+_STYLE = (
+    ":root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;"
+    "margin:2rem auto;padding:0 1rem}table{border-collapse:collapse}th,td{padding:.2rem .8rem;"
+    "text-align:left;border-bottom:1px solid #8884;vertical-align:top}img{max-width:100%;"
+    "background:white}.text{white-space:pre-wrap}"
+)
+
+
+def _html(report: Report) -> str:
+    rows, heads = _moved_rows(report)
+    title = html.escape(f"{report.before}, tuned")
+    picture = report.directory / "loss_curve.png"
+    curve = ""
+    if picture.exists():
+        data = base64.b64encode(picture.read_bytes()).decode()
+        curve = f'<img alt="Loss over the updates" src="data:image/png;base64,{data}">'
+    samples = _html_table(
+        ["prompt", "seed", "before", "after"],
+        [[s.prompt, str(s.seed), s.before, s.after] for s in report.samples],
+    )
+    copied = "".join(
+        f"<li>{span.words} words: {html.escape(span.text)}</li>" for span in report.copied
+    )
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{title}</title><style>{_STYLE}</style></head><body>\n<h1>{title}</h1>\n"
+        f"<h2>Before and after</h2>{_html_table(['what', 'value'], _figures(report))}{curve}\n"
+        f"{samples}\n<h2>Copied from the training text</h2><p>{_copied_text(report)}</p>"
+        f"<ul>{copied}</ul>\n<h2>Where the weights moved</h2>"
+        f"{_html_table(['layer', *LINEAR], rows)}<p>Each as a share of its own length. Heads that "
+        f"moved most: {', '.join(heads)}</p>\n<h2>Settings</h2>"
+        f"{_html_table(['setting', 'value'], _settings(report))}\n</body></html>\n"
+    )
+
+
+def _html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
+    body = "".join(
+        "<tr>" + "".join(f'<td class="text">{html.escape(cell)}</td>' for cell in row) + "</tr>\n"
+        for row in rows
+    )
+    return f"<table><tr>{head}</tr>\n{body}</table>"

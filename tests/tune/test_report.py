@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from laplm.errors import InputError
+from laplm.gpt.checkpoint import open_checkpoint, save_checkpoint
+from laplm.run.language_model import LanguageModel
+from laplm.tune.read import Example, Reading
+from laplm.tune.report import make_report, moved, write_report
+from laplm.tune.tuning import TuneConfig, tune
+
+CONFIG = TuneConfig(max_steps=3, batch_size=2, n_positions=32, evaluations=1)
+
+
+@pytest.fixture(scope="module")
+def reading() -> Reading:
+    examples = [Example(((f"The dog | number {i} <saw> the cat.", True),)) for i in range(30)]
+    return Reading(
+        examples=tuple(examples), kind="documents", files=(), n_bytes=900, skipped=(),
+        chat_template=None,
+    )  # fmt: skip
+
+
+def test_weights_that_moved_are_told_by_layer_and_head(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    before = open_checkpoint(tiny_model_dir)
+    tensors = {name: before.tensor(name).copy() for name in before.names}
+    width = before.config.head_dim
+    c = before.config.n_embd
+    for part in range(3):  # queries, keys and values of head 2
+        tensors["h.1.attn.c_attn.weight"][:, part * c + 2 * width : part * c + 3 * width] *= 1.1
+    tensors["h.1.attn.c_proj.weight"][2 * width : 3 * width] *= 1.1
+    tensors["h.2.mlp.c_fc.weight"] *= 0.8
+    save_checkpoint(tmp_path, before.config, tensors)
+    found = moved(before, open_checkpoint(tmp_path))
+    expected = np.zeros_like(found.heads)
+    expected[1, 2] = 0.1
+    np.testing.assert_allclose(found.heads, expected, atol=1e-6)
+    assert found.layers[2, 2] == pytest.approx(0.2)
+    assert found.layers[0].tolist() == [0, 0, 0, 0]
+    assert found.layers[1, 0] > 0 == found.layers[1, 3]
+
+
+def test_copies_of_the_training_text_are_shown(
+    tiny_model_dir: Path, tmp_path: Path, reading: Reading
+) -> None:
+    model = LanguageModel(tiny_model_dir, "fp32")
+    tune(reading, model, tmp_path / "out", CONFIG)
+
+    class Parrot:
+        name, checkpoint, tokenizer = "parrot", model.checkpoint, model.tokenizer
+
+        def generate(self, prompt: Any, n: Any = None, **options: Any) -> Any:
+            return SimpleNamespace(text=" and the dog number 7 saw the cat once more")
+
+    report = make_report(tmp_path / "out", reading, model, Parrot())
+    assert report.copied[0].words >= 5
+    assert report.copied[0].text.startswith("the dog number 7 saw the cat")
+    assert {s.seed for s in report.samples} == {1, 2}
+    assert report.samples[0].before == model.generate(report.samples[0].prompt, 60, seed=1).text
+    markdown, page = (path.read_text() for path in write_report(report))
+    assert "The dog \\| number" in markdown
+    assert "&lt;saw&gt;" in page and "<saw>" not in page
+    assert f"{report.summary['loss_after']:.4f}" in markdown
+
+
+def test_a_prompt_is_what_was_given_to_the_model(tiny_model_dir: Path, tmp_path: Path) -> None:
+    model = LanguageModel(tiny_model_dir, "fp32")
+    examples = tuple(Example(((f"Say {i}:", False), (" the dog", True))) for i in range(20))
+    data = Reading(
+        examples=examples, kind="prompts", files=(), n_bytes=9, skipped=(), chat_template=None
+    )
+    tune(data, model, tmp_path / "out", dataclasses.replace(CONFIG, method="lora"))
+    report = make_report(tmp_path / "out", data, model, LanguageModel(tmp_path / "out", "fp32"))
+    assert all(s.prompt.startswith("Say ") and s.prompt.endswith(":") for s in report.samples)
+
+
+def test_a_run_that_has_not_ended_has_no_report(
+    tiny_model_dir: Path, tmp_path: Path, reading: Reading
+) -> None:
+    model = LanguageModel(tiny_model_dir, "fp32")
+    tune(reading, model, tmp_path / "out", CONFIG)
+    (tmp_path / "out" / "summary.json").unlink()
+    with pytest.raises(InputError, match="has not ended; go on with it"):
+        make_report(tmp_path / "out", reading, model, model)
