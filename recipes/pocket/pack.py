@@ -8,6 +8,8 @@ from laplm import built_in
 from laplm.errors import InputError
 from laplm.gpt.checkpoint import save_checkpoint
 from laplm.gpt.tensor_file import atomic_file
+from laplm.tune.data import TokenData
+from recipes.pocket.smooth import smooth
 from recipes.pocket.train import load_trained
 
 MAX_BYTES = 25_000_000
@@ -15,7 +17,7 @@ MAX_BYTES = 25_000_000
 
 
 def pack(work: Path, directory: Path) -> int:
-    """Write config, tokenizer, fp16 weights and their checksums to ``directory``.
+    """Write config, tokenizer, smoothed fp16 weights and their checksums to ``directory``.
 
     Returns:
         The bytes that the directory now holds.
@@ -25,6 +27,7 @@ def pack(work: Path, directory: Path) -> int:
         CacheError: the disk is full or cannot be written.
     """
     model = load_trained(work)
+    smooth(model, TokenData.load(work / "train.npz"))
     tokenizer_json = (work / "tokenizer.json").read_text(encoding="utf-8")
     weights = 2 * model.config.n_parameters
     if weights + len(tokenizer_json.encode()) > MAX_BYTES:
