@@ -122,11 +122,13 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     context = multiprocessing.get_context("spawn")
     rng = np.random.default_rng(0)
     ids = rng.integers(0, 256, args.tokens).tolist()
-    target = int(rng.integers(0, 256))
+    target = int(rng.integers(0, 94))  # a printable character by itself, in any byte-level BPE
     workers = {}
     for way in args.ways:
         ours, theirs = context.Pipe()
-        process = context.Process(target=serve, args=(way, args.model, args.threads, theirs))
+        process = context.Process(
+            target=serve, args=(way, args.model, args.threads, theirs), daemon=True
+        )
         process.start()
         ours.recv()
         workers[way] = process, ours

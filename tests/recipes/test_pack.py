@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import make_tokenizer_json
@@ -13,21 +15,24 @@ from laplm import built_in
 from laplm.errors import CacheError, InputError, ModelFormatError
 from laplm.gpt.config import GPTConfig
 from laplm.gpt.tokenizer import Tokenizer
+from laplm.tune.data import TokenData
 from laplm.tune.torch_model import TorchGPT
 from recipes.pocket import pack as packing
 
 
 @pytest.fixture
 def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TorchGPT:
-    """A model as the training step leaves it in ``tmp_path``: its numbers fit fp16."""
+    """A model as the training step leaves it in ``tmp_path``."""
     make_tokenizer_json(tmp_path)
     size = Tokenizer.from_directory(tmp_path).vocab_size
     model = TorchGPT(
         GPTConfig(vocab_size=size, n_ctx=64, n_embd=32, n_layer=2, n_head=2, eos_token_id=size - 1)
     )
     model.initialise(seed=0)
-    model.load_state_dict({k: v.half().float() for k, v in model.state_dict().items()})
-    monkeypatch.setattr(packing, "load_trained", lambda work: model.eval())
+    data = np.random.default_rng(0).integers(0, size, 1000).astype(np.uint16)
+    TokenData(tokens=data, starts=np.array([0]), n_bytes=2000).save(tmp_path / "train.npz")
+    # A model of its own each time: packing changes what it gets.
+    monkeypatch.setattr(packing, "load_trained", lambda work: copy.deepcopy(model).eval())
     return model
 
 
@@ -48,7 +53,9 @@ def test_transformers_gives_the_logits_of_the_model_that_was_packed(
     theirs = GPT2LMHeadModel.from_pretrained(tmp_path / "model", dtype=torch.float32).eval()
     ids = torch.randint(0, trained.config.vocab_size, (2, 64))
     with torch.no_grad():
-        torch.testing.assert_close(trained(ids), theirs(ids).logits, rtol=1e-4, atol=1e-4)
+        expected, found = trained(ids), theirs(ids).logits
+    # Evened out, the numbers no longer fit fp16 exactly.
+    torch.testing.assert_close(found, expected, rtol=0, atol=5e-3 * float(expected.std()))
 
 
 def test_packing_again_replaces_the_checksums_and_keeps_the_card(
