@@ -18,6 +18,7 @@ from typing import NamedTuple
 import pytest
 
 from laplm import cli
+from laplm.cli import commands
 from laplm.gpt import quantize
 from laplm.gpt.config import NAMED_SIZES
 from laplm.gpt.kv_cache import KVCache
@@ -169,7 +170,7 @@ def test_the_two_commands_at_the_top_are_those_that_ci_runs() -> None:
 
 
 def verbs() -> set[str]:
-    help_text = cli.make_parser().format_help().split("COMMAND\n", 1)[1]
+    help_text = commands.make_parser().format_help().split("COMMAND\n", 1)[1]
     return set(re.findall(r"^    (\w+)", help_text, re.MULTILINE))
 
 
@@ -193,7 +194,8 @@ def test_options_that_are_named_exist(capsys: pytest.CaptureFixture[str]) -> Non
     for verb, rest in re.findall(r"laplm ([a-z]+)((?: [^\n`|]*)?)", "\n".join(texts)):
         if verb not in verbs() or verb == "audit":
             continue
-        cli.main([verb, "--help"])
+        view = re.match(r" ([a-z]+)", rest) if verb == "look" else None  # has options of its own
+        cli.main([verb, *([view[1]] if view else []), "--help"])
         known = capsys.readouterr().out
         for option in re.findall(r"(?<= )--?[a-z][a-z-]*", rest):
             assert re.search(rf"(?<![\w-]){option}\b", known), f"laplm {verb} {option}"

@@ -60,8 +60,10 @@ def draw(parts: Sequence[Part], rows: int = ROWS) -> None:
     console = Console(file=sys.stdout, highlight=False, soft_wrap=False)
     if not console.is_terminal:
         console = Console(file=sys.stdout, highlight=False, width=_PIPE_WIDTH, no_color=True)
-    for part in parts:
+    for i, part in enumerate(parts):
         with console.capture() as captured:
+            if i:
+                console.print()
             console.print(_line(part.title, "bold"))
             if isinstance(part, Table):
                 _draw_table(console, part, rows)
@@ -73,7 +75,6 @@ def draw(parts: Sequence[Part], rows: int = ROWS) -> None:
                 _draw_passage(console, part)
             if part.note:
                 console.print(_line(part.note, "dim"), width=min(_NOTE_WIDTH, console.width))
-            console.print()
         lines = captured.get().split("\n")
         write("\n".join(line.rstrip(" ") for line in lines))
 
@@ -230,7 +231,9 @@ def _draw_maps(console: Console, part: Maps) -> None:
     colour = _has_colour(console)
     heading = "".join(f"{_short(name, width):<{width + 1}}" for name in part.column_labels)
     console.print(Text(" " * margin + heading, style="dim"), no_wrap=True, overflow="crop")
-    for label, row in zip(part.row_labels, part.values, strict=True):
+    for place, (label, row) in enumerate(zip(part.row_labels, part.values, strict=True)):
+        if place:
+            console.print()
         maps = [_smaller(values, most) for values in row]
         height, step = len(maps[0]), 2 if colour else 1
         for top in range(0, height, step):
@@ -241,7 +244,6 @@ def _draw_maps(console: Console, part: Maps) -> None:
                     line.append_text(_pixel(pair, colour))
                 line.append(" " * (width - values.shape[1] + 1))
             console.print(line, no_wrap=True, overflow="crop")
-        console.print()
 
 
 def _smaller(values: Array, most: int) -> Array:

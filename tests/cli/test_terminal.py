@@ -68,7 +68,7 @@ def test_title_heading_rows_and_note_come_in_order(draw: Draw) -> None:
     assert lines[1].split() == ["position", "column", "1", "column", "2"]
     assert set(lines[2]) == {"─"}
     assert lines[3].split() == ["0", "word", "0.1", "word", "0.2"]
-    assert lines[5:] == ["a note", ""]
+    assert lines[5:] == ["a note"]
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 132])

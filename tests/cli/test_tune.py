@@ -157,11 +157,12 @@ def test_a_report_shows_before_and_after_and_can_be_made_again(
     refused(laplm_("tune", "--report", out), "has not ended", "--resume")
 
 
-def test_without_torch_it_says_what_to_type(laplm_, monkeypatch, text: Path, tmp_path) -> None:
-    for name in [n for n in sys.modules if n.startswith("laplm.tune")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "torch", None)
-    refused(
-        laplm_("tune", text, "--out", tmp_path / "out", "-m", "pocket"),
-        'pip install "laplm[tune]"',
+def test_without_torch_it_says_what_to_type(text: Path, tmp_path: Path) -> None:
+    program = (
+        "import sys; sys.modules['torch'] = None; from laplm.cli import main; "
+        "sys.exit(main(sys.argv[1:]))"
     )
+    words = ["tune", str(text), "--out", str(tmp_path / "out"), "-m", "pocket"]
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    assert 'pip install "laplm[tune]"' in done.stderr and done.stderr.count("\n") == 1
