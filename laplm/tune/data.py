@@ -19,13 +19,16 @@ from laplm.errors import InputError
 
 Ids = NDArray[np.int64]
 
+IGNORE = -100
+"""The target of a position that is not learned (torch's own convention)."""
+
 
 class Batch(NamedTuple):
     """What one forward pass learns from.
 
     Attributes:
         inputs: token ids (B, T).
-        targets: the ids that come next (B, T); negative where nothing is to be learned.
+        targets: the ids that come next (B, T); ``IGNORE`` where nothing is to be learned.
         segments: which document of its window each token belongs to, (B, T), ascending, -1 where
             there is none; None when windows are one text each.
     """

@@ -12,15 +12,13 @@ from __future__ import annotations
 from typing import Any
 
 from laplm.errors import MissingExtraError
+from laplm.tune.data import IGNORE
 
 try:
     import torch
     from torch import Tensor
 except ModuleNotFoundError as error:
     raise MissingExtraError("Training a model", "tune") from error
-
-IGNORE = -100
-"""The target of a position that is not learned (torch's own convention)."""
 
 
 def chunked_cross_entropy(

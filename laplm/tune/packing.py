@@ -21,11 +21,8 @@ from numpy.typing import NDArray
 
 from laplm.errors import InputError
 from laplm.gpt.tokenizer import Tokenizer
-from laplm.tune.data import Batch, Ids, shuffled
+from laplm.tune.data import IGNORE, Batch, Ids, shuffled
 from laplm.tune.read import Example
-
-IGNORE = -100
-"""The target of a position that is not learned (torch's own convention)."""
 
 _PADDING = -1
 

@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from laplm.errors import CheckpointError, InputError, MissingExtraError
-from laplm.tune.data import Batch, Corpus
+from laplm.tune.data import IGNORE, Batch, Corpus
 
 try:
     import torch
@@ -36,7 +36,7 @@ try:
 except ModuleNotFoundError as error:
     raise MissingExtraError("Training a model", "tune") from error
 
-from laplm.tune.loss import IGNORE, chunked_cross_entropy
+from laplm.tune.loss import chunked_cross_entropy
 from laplm.tune.memory import resident_bytes
 from laplm.tune.muon import Muon
 from laplm.tune.rounding import rounded_matrices
@@ -397,13 +397,13 @@ class Trainer:
                 total += float(loss.detach())
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_clip))
         if not (math.isfinite(total) and math.isfinite(norm)):
+            last = first + config.grad_accum_steps - 1
+            kept = ""
+            if self._checkpoint_path.exists():
+                kept = f". The last good state is in {self._checkpoint_path}"
             raise InputError(
-                f"the loss is no longer a number at step {self.step} (batches {first} to "
-                f"{first + config.grad_accum_steps - 1}); start again with a lower learning rate. "
-                f"The last good state is in {self._checkpoint_path}"
-                if self._checkpoint_path.exists()
-                else f"the loss is no longer a number at step {self.step} (batches {first} to "
-                f"{first + config.grad_accum_steps - 1}); start again with a lower learning rate"
+                f"the loss is no longer a number at step {self.step} (batches {first} to {last}); "
+                f"start again with a lower learning rate{kept}"
             )
         for optimizer in self._optimizers:
             optimizer.step()

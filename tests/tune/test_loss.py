@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from laplm.tune import loss as loss_module
-from laplm.tune.loss import IGNORE, chunked_cross_entropy
+from laplm.tune.data import IGNORE
+from laplm.tune.loss import chunked_cross_entropy
 
 
 def example(n: int, ignored: float, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:

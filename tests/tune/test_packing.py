@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from tuning_examples import VOCAB, tiny_model
 
 from laplm.errors import InputError
+from laplm.tune.data import IGNORE
 from laplm.tune.loss import chunked_cross_entropy
-from laplm.tune.packing import IGNORE, Documents, EncodedDocument
+from laplm.tune.packing import Documents, EncodedDocument
 
 END = VOCAB - 1
 
