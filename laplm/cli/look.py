@@ -25,14 +25,13 @@ _FILES = "FILE.png|svg|html|csv|json"
 
 def add_look(verb: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command, its views and their options."""
-    look = verb("look", lambda args: 0, "See what happens inside.")
-    views = look.add_subparsers(title="views", dest="view", metavar="VIEW")
 
     def help_page(_: argparse.Namespace) -> int:
         write(look.format_help())
         return 0
 
-    look.set_defaults(call=help_page)
+    look = verb("look", help_page, "See what happens inside.")
+    views = look.add_subparsers(title="views", dest="view", metavar="VIEW")
 
     def view(
         name: str,

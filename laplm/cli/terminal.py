@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from laplm.cli.output import printable, write
 
@@ -153,14 +153,14 @@ def _sheets(columns: Sequence[Column], widths: Sequence[int], room: int) -> list
     return sheets
 
 
-def _cell(console: Console, column: Column, value: object, width: int) -> Text:
+def _cell(console: Console, column: Column, value: Any, width: int) -> Text:
     from rich.text import Text
 
     text = column.text(value)
     if not column.bar or value is None:
         return Text(printable(text))
     cell = Text(f"{text:>{width}} ")
-    cell.append(_bar(float(str(value)), console), style=_BAR_COLOUR)
+    cell.append(_bar(float(value), console), style=_BAR_COLOUR)
     return cell
 
 

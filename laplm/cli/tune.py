@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -94,6 +95,11 @@ def add_tune(verb: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def _tune(args: argparse.Namespace) -> int:
+    with contextlib.ExitStack() as at_the_end:
+        return _tune_until(args, at_the_end)
+
+
+def _tune_until(args: argparse.Namespace, at_the_end: contextlib.ExitStack) -> int:
     earlier = args.resume or args.report
     if earlier is not None:
         _alone(args)
@@ -111,7 +117,8 @@ def _tune(args: argparse.Namespace) -> int:
                 raise InputError("where should the model go? Add --out DIR")
             import tempfile
 
-            args.out = Path(tempfile.mkdtemp(prefix="laplm-plan-")) / "run"
+            place = at_the_end.enter_context(tempfile.TemporaryDirectory(prefix="laplm-plan-"))
+            args.out = Path(place) / "run"
         config = _config(args)
     from laplm.tune.read import read_examples
     from laplm.tune.tuning import tune

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from laplm.errors import InputError, MissingExtraError
 from laplm.gpt import reference
+from laplm.gpt.adapter import is_adapter
 from laplm.gpt.checkpoint import Checkpoint, StoredDtype, open_checkpoint, save_checkpoint
 from laplm.gpt.config import GPTConfig, tensor_shapes
 from laplm.gpt.tokenizer import Tokenizer
@@ -95,30 +97,51 @@ def export(model: Model, out: str | Path, form: Form = "hf", precision: str = "f
         raise InputError(
             f"precision is {precision!r}, but {form} can be {', '.join(PRECISIONS[form])}"
         )
-    if form == "peft-merged" and not (model.path / "adapter_config.json").is_file():
+    if form == "peft-merged" and not is_adapter(model.path):
         raise InputError(f"{model.path} is not an adapter, so there is nothing to merge; use hf")
     path = Path(out)
     if form == "gguf":
         return _export_gguf(model, path, precision)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise InputError(f"{path} is there already; choose another directory")
+    return _export_directory(model, path, precision)
+
+
+def _export_directory(model: Model, path: Path, precision: str) -> Exported:
     tensors = {name: model.checkpoint.tensor(name) for name in model.checkpoint.names}
-    save_checkpoint(
-        path, model.checkpoint.config, tensors, _STORED[precision], model.tokenizer.to_json()
-    )
-    _keep_chat_template(model.path, path)
-    written = open_checkpoint(path)
-    found = {name: written.tensor(name) for name in written.names}
-    deviation = _deviation(model.checkpoint, found, written.config, precision)
+    temporary = path.with_name(f".{path.name}.{os.urandom(6).hex()}.tmp")
+    try:
+        save_checkpoint(
+            temporary,
+            model.checkpoint.config,
+            tensors,
+            _STORED[precision],
+            model.tokenizer.to_json(),
+        )
+        template = _chat_template(model.path)
+        if template is not None:
+            write_chat_template(temporary, template)
+        written = open_checkpoint(temporary)
+        found = {name: written.tensor(name) for name in written.names}
+        deviation = _deviation(model.checkpoint, found, written.config, precision)
+        if path.is_dir():  # and empty, as was checked
+            path.rmdir()
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     return Exported(path, written.size_bytes, deviation)
 
 
-def _keep_chat_template(source: Path, target: Path) -> None:
-    template = _chat_template(source)
-    if template is not None:
-        path = target / "tokenizer_config.json"
-        values = json.loads(path.read_text(encoding="utf-8")) | {"chat_template": template}
-        write_whole(path, (json.dumps(values, indent=2) + "\n").encode())
+def write_chat_template(directory: Path, template: str) -> None:
+    """Put a template into a model directory's ``tokenizer_config.json``, beside what is there.
+
+    Raises:
+        CacheError: the disk is full or cannot be written.
+    """
+    path = directory / "tokenizer_config.json"
+    values = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    values["chat_template"] = template
+    write_whole(path, (json.dumps(values, indent=2) + "\n").encode())
 
 
 def _chat_template(directory: Path) -> str | None:

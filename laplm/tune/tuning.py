@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from laplm.errors import InputError, MissingExtraError
+from laplm.gpt.adapter import is_adapter
 from laplm.gpt.checkpoint import Checkpoint, save_checkpoint
 from laplm.gpt.tokenizer import Tokenizer
 from laplm.home import write_whole
 from laplm.tune.curve import draw_loss_curve
+from laplm.tune.export import write_chat_template
 from laplm.tune.lora import LoRAConfig, add_lora, save_adapter
 from laplm.tune.memory import MemoryPlan, machine_bytes, peak_bytes, plan_memory
 from laplm.tune.packing import Documents, encode_example
@@ -234,6 +236,11 @@ def tune(
         KeyboardInterrupt: Ctrl-C; everything is kept, and ``resume`` goes on.
     """
     config = config or TuneConfig()
+    if config.method == "lora" and is_adapter(model.checkpoint.path):
+        raise InputError(
+            f"{model.name} is an adapter, and one adapter cannot stand on another; merge it first "
+            f"(laplm export {model.name} --to peft-merged --out DIR), or tune it with method full"
+        )
     directory = Path(out)
     if threads is not None:
         torch.set_num_threads(threads)
@@ -278,7 +285,7 @@ def tune(
         return None
     before = _loss_before(directory, trainer)
     record = {
-        "model": model.name,
+        "model": _lasting_name(model),
         "data": digest,
         "config": _json(dataclasses.asdict(config)),
         "loss_before": before,
@@ -531,6 +538,11 @@ def _loss_before(directory: Path, trainer: Trainer) -> float:
     return float(read_run(directory)["loss_before"])
 
 
+def _lasting_name(model: Model) -> str:
+    """A name stays a name; of a directory the whole path, which is still right elsewhere."""
+    return str(model.checkpoint.path.resolve()) if Path(model.name).exists() else model.name
+
+
 def _save(
     directory: Path, gpt: TorchGPT, model: Model, config: TuneConfig, reading: Reading
 ) -> None:
@@ -539,15 +551,9 @@ def _save(
         save_checkpoint(directory, gpt.config, gpt.tensors(), "fp32", tokenizer)
     else:
         write_whole(directory / "tokenizer.json", tokenizer.encode())
-        # A name stays a name; of a directory the whole path, which is still right elsewhere.
-        base = model.checkpoint.path
-        named = not Path(model.name).exists()
-        save_adapter(directory, gpt, config.lora, model.name if named else str(base.resolve()))
+        save_adapter(directory, gpt, config.lora, _lasting_name(model))
     if reading.chat_template is not None:
-        path = directory / "tokenizer_config.json"
-        values = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        values["chat_template"] = reading.chat_template
-        write_whole(path, (json.dumps(values, indent=2) + "\n").encode())
+        write_chat_template(directory, reading.chat_template)
 
 
 def _json(values: dict[str, Any]) -> dict[str, Any]:

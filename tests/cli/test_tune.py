@@ -54,10 +54,16 @@ def test_what_was_read_the_plan_and_the_result_are_told(tune, text: Path, tmp_pa
     assert laplm.load(out).generate("The dog", 3).token_ids
 
 
-def test_a_dry_run_shows_the_plan_and_leaves_nothing(tune, text: Path, tmp_path: Path) -> None:
+def test_a_dry_run_shows_the_plan_and_leaves_nothing(
+    tune, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "temporary"
+    place.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(place))
     result = tune(text, "--dry-run", *QUICK)
     assert result.code == 0
     assert "time" in result.out and "before" not in result.out
+    assert not list(place.glob("laplm-plan-*"))
     assert tune(text, "--dry-run", "--out", tmp_path / "out", *QUICK).code == 0
     assert not (tmp_path / "out").exists()
 

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 import laplm
 from laplm.errors import InputError
 from laplm.run.language_model import LanguageModel
-from laplm.tune.export import export
+from laplm.tune.export import _TOLERANCE, export
 
 IDS = [[5, 60, 200, 31, 7, 7, 150, 90]]
 
@@ -174,6 +174,9 @@ def test_what_was_written_wrongly_is_noticed_and_taken_away(
     monkeypatch.setattr(read, transposed)
     with pytest.raises(InputError, match="does not compute what the model computes"):
         export(model, tmp_path / "a.gguf", "gguf", "f32")
+    monkeypatch.setitem(_TOLERANCE, "f16", 0.0)
+    with pytest.raises(InputError, match="does not compute what the model computes"):
+        export(model, tmp_path / "a", "hf", "f16")
     assert list(tmp_path.iterdir()) == []
 
 

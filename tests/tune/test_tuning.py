@@ -3,6 +3,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from laplm.run.language_model import LanguageModel
 from laplm.tune import tuning
 from laplm.tune.lora import LoRAConfig
 from laplm.tune.read import Example
-from laplm.tune.trainer import Trainer
+from laplm.tune.trainer import Progressed, Trainer
 from laplm.tune.tuning import TuneConfig, read_run, split, suitable_learning_rate, tune
 
 SENTENCES = [
@@ -104,15 +106,18 @@ def test_an_interrupted_run_goes_on_and_ends_bit_for_bit_the_same(
     config = dataclasses.replace(CONFIG, method=method, dropout=0.1)
     whole = tune(text, model, tmp_path / "whole", config)
 
-    def stop(progress: object) -> None:
-        if progress.step == 17:
-            raise KeyboardInterrupt
+    def stop(progress: Progressed) -> None:
+        if progress.step == 17:  # as Ctrl-C does: the update in hand ends, and is kept
+            signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
         tune(text, model, tmp_path / "parts", config, on_step=stop)
-    # Killed at once: nothing was saved after the last checkpoint, so save one as a clock would.
     assert read_run(tmp_path / "parts")["config"] == config
-    again = tune(text, model, tmp_path / "parts", config, resume=True)
+    steps: list[int] = []
+    again = tune(
+        text, model, tmp_path / "parts", config, resume=True, on_step=lambda p: steps.append(p.step)
+    )
+    assert steps == list(range(18, 31))
     ours, theirs = weights(tmp_path / "parts"), weights(tmp_path / "whole")
     assert all((ours[name] == theirs[name]).all() for name in theirs)
     assert (again.loss_before, again.loss_after) == (whole.loss_before, whole.loss_after)
@@ -248,6 +253,30 @@ def test_directories_that_hold_something_are_refused(
     (tmp_path / "run" / "run.json").write_text("{}", encoding="utf-8")
     with pytest.raises(InputError, match=r"run\.json cannot be read"):
         tune(text, model, tmp_path / "run", CONFIG, resume=True)
+
+
+def test_an_adapter_on_an_adapter_is_refused_before_anything_is_trained(
+    model: LanguageModel, text: Path, tmp_path: Path
+) -> None:
+    lora = dataclasses.replace(CONFIG, method="lora", max_steps=2)
+    tune(text, model, tmp_path / "one", lora)
+    adapted = LanguageModel(tmp_path / "one", "fp32")
+    with pytest.raises(InputError, match=r"is an adapter.*--to peft-merged"):
+        tune(text, adapted, tmp_path / "two", lora)
+    assert not (tmp_path / "two").exists()
+    tune(text, adapted, tmp_path / "whole", dataclasses.replace(CONFIG, max_steps=2))
+    assert (tmp_path / "whole" / "model.safetensors").exists()
+
+
+def test_a_run_begun_with_a_relative_path_goes_on_from_elsewhere(
+    tiny_model_dir: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny_model_dir.parent)
+    model = LanguageModel(tiny_model_dir.name, "fp32")
+    tune(text, model, tmp_path / "out", dataclasses.replace(CONFIG, method="lora", max_steps=2))
+    os.chdir(tmp_path)
+    assert LanguageModel(read_run(tmp_path / "out")["model"], "fp32").config == model.config
+    assert LanguageModel(tmp_path / "out", "fp32").config == model.config
 
 
 def test_other_settings_are_named_when_a_run_goes_on(
