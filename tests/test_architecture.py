@@ -38,7 +38,7 @@ LIBRARIES = {
     "gpt": {"llvmlite", "numba", "numpy", "tokenizers", "torch"},
     "run": {"numpy"},
     "look": {"matplotlib", "numpy", "pandas"},
-    "tune": {"datasets", "gguf", "matplotlib", "numpy", "rich", "torch"},
+    "tune": {"datasets", "gguf", "matplotlib", "numba", "numpy", "rich", "torch"},
     "serve": {"fastapi", "numpy", "uvicorn"},
 }
 TORCH_OUTSIDE_TUNE = {"gpt/checkpoint.py"}  # pytorch_model.bin, through weights_only

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 # Kept in run.json, so that --resume needs nothing else.
 _READING = ("column", "train_on_prompt", "skip_bad")
+# Where a run is computed may change when it goes on.
+_MACHINE = ("device", "shard", "tensorboard", "threads")
 
 
 def add_tune(verb: Callable[..., argparse.ArgumentParser]) -> None:
@@ -91,6 +94,24 @@ def add_tune(verb: Callable[..., argparse.ArgumentParser]) -> None:
         "-m", "--model", metavar="NAME|DIR",
         help="what to begin from (default: gpt2 when it is on disk, else pocket)",
     )  # fmt: skip
+    g.add_argument(
+        "--base-precision", metavar="P",
+        help="of the weights that adapters stand beside: fp32 or int8 (default: fp32)",
+    )  # fmt: skip
+    g = p.add_argument_group(
+        "the machine", "several processes, or machines, train together when torchrun starts them"
+    )
+    g.add_argument(
+        "--precision", metavar="P", help="bf16 or fp32 (default: what the device is fastest in)"
+    )
+    g.add_argument("--device", metavar="NAME", help="cpu, cuda or mps (default: cpu)")
+    g.add_argument(
+        "--shard", action="store_true",
+        help="divide the weights among the processes (FSDP2), where one could not hold them",
+    )  # fmt: skip
+    g.add_argument(
+        "--tensorboard", action="store_true", help="write TensorBoard's files to DIR/run too"
+    )
     g.add_argument("--threads", type=int, metavar="N", help="threads (default: one per core)")
 
 
@@ -107,7 +128,8 @@ def _tune_until(args: argparse.Namespace, at_the_end: contextlib.ExitStack) -> i
 
         run = read_run(earlier)
         for name, value in run["request"].items():
-            setattr(args, name, Path(value) if name == "data" else value)
+            if getattr(args, name) is None or name in _READING:
+                setattr(args, name, Path(value) if name == "data" else value)
         args.model, args.out, config = run["model"], earlier, run["config"]
     else:
         if args.data is None:
@@ -135,8 +157,11 @@ def _tune_until(args: argparse.Namespace, at_the_end: contextlib.ExitStack) -> i
         _report(args.report, reading, lm)
         return 0
 
+    speaks = os.environ.get("RANK", "0") == "0"  # as torchrun numbers processes
+
     def planned(plan: Plan) -> bool:
-        write(_plan_text(plan, config, lm.name))
+        if speaks:
+            write(_plan_text(plan, config, lm.name))
         return not args.dry_run
 
     request = {name: getattr(args, name) for name in (*_READING, "threads")}
@@ -144,12 +169,14 @@ def _tune_until(args: argparse.Namespace, at_the_end: contextlib.ExitStack) -> i
         result = tune(
             reading, lm, args.out, config,
             resume=args.resume is not None, planned=planned, threads=args.threads,
+            device=args.device, shard=args.shard, tensorboard=args.tensorboard,
             request=request | {"data": str(args.data.resolve())},
         )  # fmt: skip
     except KeyboardInterrupt:
-        note(f"stopped; everything is kept. Go on with: laplm tune --resume {args.out}")
+        if speaks:
+            note(f"stopped; everything is kept. Go on with: laplm tune --resume {args.out}")
         return INTERRUPTED
-    if result is not None:
+    if result is not None and speaks:
         write(_result_text(result))
         _report(args.out, reading, lm)
     return 0
@@ -173,14 +200,14 @@ def _alone(args: argparse.Namespace) -> None:
     which = "resume" if args.resume is not None else "report"
     given = [
         name for name in vars(args)
-        if name not in (which, "dry_run", "call", "verb")
+        if name not in (which, "dry_run", "call", "verb", *_MACHINE)
         and getattr(args, name) not in (None, False)
     ]  # fmt: skip
     if given:
         option = {"data": "DATA", "model": "--model"}.get(given[0], f"--{given[0]}")
         raise InputError(
             f"{option.replace('_', '-')}: a run keeps the settings it began with; give "
-            f"--{which} DIR alone"
+            f"--{which} DIR without it"
         )
 
 
@@ -201,6 +228,7 @@ def _config(args: argparse.Namespace) -> TuneConfig:
         method="method", epochs="epochs", max_steps="max_steps", batch_size="batch_size",
         grad_accum_steps="grad_accum_steps", n_positions="window", learning_rate="learning_rate",
         dropout="dropout", patience="patience", seed="seed", checkpointing="checkpointing",
+        base_precision="base_precision", precision="precision",
     )  # fmt: skip
     if lora and settings.get("method") != "lora":
         raise InputError("--rank, --alpha, --lora-dropout and --target belong to --method lora")
@@ -237,10 +265,12 @@ def _plan_text(plan: Plan, config: TuneConfig, model: str) -> str:
         (
             "method", f"{config.method}, {plan.trained:,} numbers trained"
             + (f" (rank {config.lora.r})" if config.method == "lora" else "")
+            + (", on weights in int8" if config.base_precision == "int8" else "")
             + f", learning rate {settings.learning_rate:.2g}, {settings.precision}",
         ),
         (
-            "steps", f"{plan.steps:,} of {plan.tokens_per_step:,} tokens",
+            "steps", f"{plan.steps:,} of {plan.tokens_per_step:,} tokens"
+            + (f", shared by {plan.processes} processes" if plan.processes > 1 else ""),
         ),
         ("memory", _memory(plan)),
     ]  # fmt: skip
@@ -259,7 +289,8 @@ def _memory(plan: Plan) -> str:
     text = f"about {plan.memory.total / 1e9:.1f} GB at the peak"
     if plan.measured_peak:
         text += f" ({plan.measured_peak / 1e9:.1f} GB measured)"
-    return text + (f" of {plan.machine / 1e9:.1f} GB" if plan.machine else "")
+    text += f" of {plan.machine / 1e9:.1f} GB" if plan.machine else ""
+    return text + (", activations computed twice" if plan.checkpointing else "")
 
 
 def _shortened(text: str) -> str:

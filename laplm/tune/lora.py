@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from laplm.errors import InputError, MissingExtraError
 from laplm.gpt.checkpoint import write_safetensors
 from laplm.home import write_whole
+from laplm.tune.int8_base import Int8Conv1D
 from laplm.tune.torch_model import Conv1D, TorchGPT
 
 try:
@@ -79,7 +80,9 @@ class LoRAConfig:
 class LoRA(nn.Module):
     """A frozen linear layer with an adapter beside it."""
 
-    def __init__(self, base: Conv1D, config: LoRAConfig, generator: torch.Generator) -> None:
+    def __init__(
+        self, base: Conv1D | Int8Conv1D, config: LoRAConfig, generator: torch.Generator
+    ) -> None:
         super().__init__()
         n_in, n_out = base.weight.shape
         if config.r > min(n_in, n_out):
@@ -131,6 +134,7 @@ def merge_lora(model: TorchGPT) -> None:
             for child in TARGETS:
                 layer = getattr(parent, child, None)
                 if isinstance(layer, LoRA):
+                    assert isinstance(layer.base, Conv1D), "adapters on int8 are merged in fp32"
                     with torch.no_grad():
                         layer.base.weight.add_(layer.delta().to(layer.base.weight.dtype))
                     setattr(parent, child, layer.base)
@@ -145,25 +149,26 @@ def adapters(model: TorchGPT) -> dict[str, LoRA]:
     }  # fmt: skip
 
 
-def save_adapter(directory: Path, model: TorchGPT, config: LoRAConfig, base: str) -> None:
-    """Write the adapters as peft does: ``adapter_config.json``, ``adapter_model.safetensors``.
+def save_adapter(
+    directory: Path, tensors: Mapping[str, Tensor], config: LoRAConfig, base: str
+) -> None:
+    """Write adapters as peft does: ``adapter_config.json``, ``adapter_model.safetensors``.
 
     Args:
         directory: is there already.
-        model: has adapters.
+        tensors: ``lora_A`` and ``lora_B`` of each layer, by their names in the model.
         config: theirs.
         base: the name or path of the model without them.
 
     Raises:
         CacheError: the disk is full or cannot be written.
     """
-    tensors: dict[str, NDArray[np.float32]] = {}
-    for name, layer in adapters(model).items():
-        for part in ("lora_A", "lora_B"):
-            values = getattr(layer, part).detach().to("cpu", torch.float32)
-            tensors[f"{_PREFIX}{name}.{part}.weight"] = values.contiguous().numpy()
+    arrays: dict[str, NDArray[np.float32]] = {
+        f"{_PREFIX}{name}.weight": tensor.detach().to("cpu", torch.float32).contiguous().numpy()
+        for name, tensor in tensors.items()
+    }
     entries = [
-        (name, "F32", array.shape, lambda array=array: array) for name, array in tensors.items()
+        (name, "F32", array.shape, lambda array=array: array) for name, array in arrays.items()
     ]
     write_safetensors(directory / WEIGHTS, entries, {"format": "pt"})
     values = {
@@ -181,10 +186,10 @@ def save_adapter(directory: Path, model: TorchGPT, config: LoRAConfig, base: str
     write_whole(directory / CONFIG, (json.dumps(values, indent=2) + "\n").encode())
 
 
-def _linear_layers(model: TorchGPT) -> Iterator[tuple[str, nn.Module, str, Conv1D]]:
+def _linear_layers(model: TorchGPT) -> Iterator[tuple[str, nn.Module, str, Conv1D | Int8Conv1D]]:
     """Every linear layer of the blocks: its name, its parent, its name there, itself."""
     modules = dict(model.named_modules())
     for name, layer in modules.items():
-        if isinstance(layer, Conv1D):
+        if isinstance(layer, Conv1D | Int8Conv1D):
             parent, _, child = name.rpartition(".")
             yield name, modules[parent], child, layer

@@ -21,6 +21,10 @@ except ModuleNotFoundError as error:
     raise MissingExtraError("Training a model", "tune") from error
 
 
+LOGITS_IN_FP32 = 1 << 22
+"""Logits that are in fp32 at one time, so that all steps from them to a gradient stay in cache."""
+
+
 def chunked_cross_entropy(
     hidden: Tensor,
     weight: Tensor,
@@ -46,14 +50,15 @@ def chunked_cross_entropy(
     learned = chosen != IGNORE
     if not bool(learned.all()):
         flat, chosen = flat[learned], chosen[learned]
-    total: Tensor = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        flat, weight, chosen, chunk_size, torch.is_grad_enabled()
+    count = max(1, len(chosen) if count is None else count)
+    loss: Tensor = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
+        flat, weight, chosen, chunk_size, count, torch.is_grad_enabled()
     )
-    return total / max(1, len(chosen) if count is None else count)
+    return loss
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Summed loss; gradients are computed in the forward pass, while a chunk's logits exist."""
+    """The loss; gradients are computed in the forward pass, while a chunk's logits exist."""
 
     @staticmethod
     def forward(
@@ -62,6 +67,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         weight: Tensor,  # (V, C)
         targets: Tensor,  # (N,)
         chunk_size: int,
+        count: int,
         with_gradients: bool,
     ) -> Tensor:
         device = hidden.device.type
@@ -71,24 +77,26 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         # Of a frozen output matrix no gradient is wanted, which is a third of the work here.
         wanted = [with_gradients and needed for needed in ctx.needs_input_grad[:2]]
         hidden_grad = torch.empty_like(hidden) if wanted[0] else None
-        weight_grad = torch.zeros_like(weight, dtype=torch.float32) if wanted[1] else None
+        weight_grad: Tensor | None = None
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         for begin in range(0, len(hidden), chunk_size):
             part = slice(begin, begin + chunk_size)
             inputs = hidden[part].to(dtype)
-            rows = targets[part].unsqueeze(1)
-            log_probs = torch.log_softmax((inputs @ matrix.t()).float(), dim=1)
-            total -= log_probs.gather(1, rows).sum()
-            if not any(wanted):
-                continue
-            # d loss / d logits = softmax - one-hot
-            slope = log_probs.exp_()
-            slope.scatter_add_(1, rows, torch.full_like(rows, -1, dtype=slope.dtype))
-            slope = slope.to(dtype)
+            logits = inputs @ matrix.t()
+            total += _to_slopes(logits, targets[part], 1 / count, any(wanted))
             if hidden_grad is not None:
-                hidden_grad[part] = slope @ matrix
-            if weight_grad is not None:
-                weight_grad += slope.t() @ inputs
+                hidden_grad[part] = logits @ matrix
+            if wanted[1]:
+                product = logits.t() @ inputs
+                # Chunks are summed in fp32; one chunk needs no sum, and no memory for it.
+                if weight_grad is not None:
+                    weight_grad += product
+                elif len(hidden) > chunk_size:
+                    weight_grad = product.to(torch.float32)
+                else:
+                    weight_grad = product
+        if wanted[1] and weight_grad is None:  # nothing is learned here
+            weight_grad = torch.zeros_like(weight)
         if weight_grad is not None:
             weight_grad = weight_grad.to(weight.dtype)
         ctx.save_for_backward(hidden_grad, weight_grad)
@@ -97,9 +105,30 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(
         ctx: Any, *grad_outputs: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+    ) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
         (upstream,) = grad_outputs
-        hidden_grad, weight_grad = (
-            None if grad is None else grad * upstream for grad in ctx.saved_tensors
-        )
-        return hidden_grad, weight_grad, None, None, None
+        hidden_grad, weight_grad = ctx.saved_tensors
+        if float(upstream) != 1:  # a copy of the largest gradient there is, where it is not needed
+            hidden_grad, weight_grad = (
+                None if grad is None else grad * upstream for grad in (hidden_grad, weight_grad)
+            )
+        return hidden_grad, weight_grad, None, None, None, None
+
+
+def _to_slopes(logits: Tensor, targets: Tensor, scale: float, with_gradients: bool) -> Tensor:
+    """Logits (N, V) to their part in the loss; in their place comes d loss / d logits.
+
+    That is (softmax - one-hot) * scale.
+    """
+    total = torch.zeros((), dtype=torch.float32, device=logits.device)
+    rows = max(1, LOGITS_IN_FP32 // logits.shape[1])
+    for begin in range(0, len(logits), rows):
+        part = logits[begin : begin + rows]
+        wanted = targets[begin : begin + rows].unsqueeze(1)
+        log_probs = torch.log_softmax(part.float(), dim=1)
+        total -= log_probs.gather(1, wanted).sum() * scale
+        if with_gradients:
+            slope = log_probs.exp_()
+            slope.scatter_add_(1, wanted, torch.full_like(wanted, -1, dtype=slope.dtype))
+            part.copy_(slope.mul_(scale))
+    return total

@@ -14,6 +14,7 @@ import numpy as np
 
 from laplm.errors import MissingExtraError
 from laplm.tune.data import Batch
+from laplm.tune.loss import LOGITS_IN_FP32
 from laplm.tune.torch_model import TorchGPT
 
 try:
@@ -31,9 +32,9 @@ class MemoryPlan:
 
     Attributes:
         process: what the process held before, libraries and data included.
-        weights: of the model, in fp32.
+        weights: of the model, in the formats they have.
         gradients: of what is trained.
-        optimizer: its moments.
+        optimizer: its moments, and what rounding took from the weights.
         activations: what the backward pass needs of the forward pass, for one batch.
         logits: of one chunk of the loss, with its gradient.
     """
@@ -94,45 +95,51 @@ def machine_bytes() -> int:
 
 
 def plan_memory(
-    model: TorchGPT, *, batch_size: int, n_positions: int, bf16: bool, optimizer: str = "adamw"
+    model: TorchGPT, *, batch_size: int, n_positions: int, grad_accum_steps: int = 1
 ) -> MemoryPlan:
-    """What a training of ``model`` takes; a small forward pass is run to count it.
+    """What a training of ``model`` with AdamW takes; a small forward pass is run to count it.
 
     Args:
-        model: with its adapters, when it has some.
+        model: as it is trained: with its adapters and number formats.
         batch_size: windows of one forward pass.
         n_positions: tokens of a window.
-        bf16: whether products are in bfloat16.
-        optimizer: adamw keeps two numbers for each that is trained, muon about one.
+        grad_accum_steps: gradients of several passes are summed in fp32.
     """
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    held = sum(p.numel() * p.element_size() for p in model.parameters())
+    trained = [p for p in model.parameters() if p.requires_grad]
+    n_trained = sum(p.numel() for p in trained)
+    held = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
+    size = max((p.element_size() for p in trained), default=4)  # 2 in bfloat16
+    low = sum(t.numel() * t.element_size() for t in model.low.values())
     tokens = batch_size * n_positions
-    vocab = model.config.vocab_size
     chunk = min(tokens, _LOSS_CHUNK)
+    vocab, output = model.config.vocab_size, model.output_weight
+    # The output matrix has a gradient from the loss, and while an embedding is tied to it a second.
+    output_gradients = 2 * output.numel() * size if output.requires_grad else 0
     return MemoryPlan(
-        process=max(0, resident_bytes() - held),
+        process=max(0, resident_bytes() - held - low),
         weights=held,
-        gradients=4 * trained,
-        optimizer=(8 if optimizer == "adamw" else 4) * trained,
-        activations=_activation_bytes(model, batch_size, n_positions, bf16),
-        # Logits, their log-softmax in fp32, and in bf16 both in the smaller format too.
-        logits=chunk * vocab * (12 if bf16 else 8) + 4 * vocab * model.config.n_embd,
+        gradients=n_trained * (size + (4 if size == 2 and grad_accum_steps > 1 else 0)),
+        optimizer=n_trained * (8 if size == 4 else 6),
+        activations=_activation_bytes(model, batch_size, n_positions),
+        # One chunk in the format of the weights, and a part of it in fp32 at a time.
+        logits=chunk * vocab * output.element_size() + 3 * 4 * LOGITS_IN_FP32 + output_gradients,
     )
 
 
-def _activation_bytes(model: TorchGPT, batch_size: int, n_positions: int, bf16: bool) -> int:
+def _activation_bytes(model: TorchGPT, batch_size: int, n_positions: int) -> int:
     """Bytes that autograd keeps for one batch: counted at two lengths, and drawn on as a line."""
     short = max(1, min(16, n_positions // 4))
-    counts = [_kept(model, n, bf16) for n in (short, 2 * short)]
+    counts = [_kept(model, n) for n in (short, 2 * short)]
     per_token = (counts[1] - counts[0]) / short
     fixed = counts[0] - per_token * short
     return round(max(0.0, fixed) + per_token * batch_size * n_positions)
 
 
-def _kept(model: TorchGPT, n_tokens: int, bf16: bool) -> int:
+def _kept(model: TorchGPT, n_tokens: int) -> int:
     """Bytes that autograd keeps for one window of so many tokens, weights left out."""
-    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    own = {
+        t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())
+    }  # fmt: skip
     seen: dict[int, int] = {}
 
     def count(tensor: torch.Tensor) -> torch.Tensor:
@@ -143,10 +150,7 @@ def _kept(model: TorchGPT, n_tokens: int, bf16: bool) -> int:
 
     device = next(model.parameters()).device
     batch = Batch(np.zeros((1, n_tokens), np.int64), np.zeros((1, n_tokens), np.int64))
-    with (
-        torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor),
-        torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16),
-    ):
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         hidden = model.hidden(torch.from_numpy(batch.inputs).to(device))
     kept = sum(seen.values())
     del hidden

@@ -15,7 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laplm.errors import ContextLengthError, MissingExtraError, ModelFormatError
+from laplm.gpt.checkpoint import Checkpoint
 from laplm.gpt.config import GPTConfig, tensor_shapes
+from laplm.tune.halves import split
+from laplm.tune.int8_base import Int8Conv1D
 
 try:
     import torch
@@ -71,17 +74,36 @@ class MLP(nn.Module):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.activation_function = config.activation_function
+        self.keep_less = True  # unless the whole block is computed again
         self.c_fc = Conv1D(config.n_embd, config.n_inner)
         self.c_proj = Conv1D(config.n_inner, config.n_embd)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
         hidden = self.c_fc(x)
+        active = self._activate(hidden)
+        if not (self.keep_less and torch.is_grad_enabled()):
+            out: Tensor = self.c_proj(active)
+            return out
+        where, before = active.data_ptr(), hidden.detach()
+
+        # What comes out of the activation is as large as what goes in, and is soon made again.
+        def pack(tensor: Tensor) -> Tensor | torch.Size:
+            return tensor.shape if tensor.data_ptr() == where else tensor
+
+        def unpack(packed: Tensor | torch.Size) -> Tensor:
+            if isinstance(packed, Tensor):
+                return packed
+            return self._activate(before).view(packed)
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+            projected: Tensor = self.c_proj(active)
+        return projected
+
+    def _activate(self, hidden: Tensor) -> Tensor:
         if self.activation_function in ("gelu_new", "gelu_pytorch_tanh"):
-            hidden = functional.gelu(hidden, approximate="tanh")
-        else:
-            hidden = getattr(functional, self.activation_function)(hidden)
-        out: Tensor = self.c_proj(hidden)
+            return functional.gelu(hidden, approximate="tanh")
+        out: Tensor = getattr(functional, self.activation_function)(hidden)
         return out
 
 
@@ -98,18 +120,36 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, T, C) -> (B, T, C); ``mask`` as for ``Attention``."""
-        x = x + self._dropped(self.attn(self.ln_1(x), mask))
-        out: Tensor = x + self._dropped(self.mlp(self.ln_2(x)))
-        return out
+        share = self.dropout if self.training else 0.0
+        x = add_dropped(x, self.attn(self.ln_1(x), mask), share)
+        return add_dropped(x, self.mlp(self.ln_2(x)), share)
 
-    def _dropped(self, x: Tensor) -> Tensor:
-        return functional.dropout(x, self.dropout, self.training) if self.dropout else x
+
+def add_dropped(x: Tensor, y: Tensor, share: float) -> Tensor:
+    """``x + y``, of ``y`` a share dropped at random and the rest made larger by as much.
+
+    Torch's generator decides. On a CPU it only seeds a faster one, since millions of draws for
+    every layer would take longer than what they decide about.
+    """
+    if not share:
+        return x + y
+    if x.device.type != "cpu":
+        return x + functional.dropout(y, share)
+    seed = int(torch.randint(1 << 62, ()))
+    draws = np.random.Generator(np.random.SFC64(seed)).integers(
+        0, 1 << 64, -(-y.numel() // 4), dtype=np.uint64
+    )
+    threshold = round(share * (1 << 16))
+    even = torch.from_numpy(draws.view(np.int16)[: y.numel()]).view(y.shape)  # -32768 to 32767
+    kept = (even >= threshold - (1 << 15)).to(y.dtype).mul_(1 / (1 - threshold / (1 << 16)))
+    return torch.addcmul(x, y, kept)
 
 
 class TorchGPT(nn.Module):
     """The whole model. ``forward`` gives logits, ``hidden`` what the loss works from.
 
     Attributes:
+        low: what weights lost by ``round_weights``, by name; empty before.
         checkpointing: keep only what goes into each block, and compute the rest again when
             gradients are wanted: less memory, about a third more time (Chen et al. 2016,
             arXiv:1604.06174).
@@ -118,6 +158,7 @@ class TorchGPT(nn.Module):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config
+        self.low: dict[str, Tensor] = {}
         self.checkpointing = False
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.n_ctx, config.n_embd)
@@ -189,6 +230,8 @@ class TorchGPT(nn.Module):
             mask = (same & torch.ones_like(same[0]).tril()).unsqueeze(1)
         x = self.wte(ids) + self.wpe(places)
         for block in self.h:
+            assert isinstance(block, Block)
+            block.mlp.keep_less = not self.checkpointing
             if self.checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, mask, use_reentrant=False)
             else:
@@ -206,6 +249,42 @@ class TorchGPT(nn.Module):
             name: value.detach().to("cpu", torch.float32, copy=True).numpy()
             for name, value in self.state_dict().items()
         }
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: Checkpoint, base_precision: str = "fp32") -> TorchGPT:
+        """The model of a checkpoint; one tensor at a time is read.
+
+        Args:
+            checkpoint: the model's files.
+            base_precision: fp32, or int8 for the linear layers of one whose weights stay as they
+                are (``int8_base.py``).
+
+        Raises:
+            ModelFormatError: the file changed since it was opened.
+        """
+        with torch.device("meta"):
+            model = cls(checkpoint.config)
+        for name in checkpoint.names:
+            layer, _, part = name.rpartition(".")
+            parent, _, child = layer.rpartition(".")
+            values = torch.tensor(checkpoint.tensor(name))
+            if base_precision == "int8" and isinstance(model.get_submodule(layer), Conv1D):
+                if part == "weight":
+                    bias = torch.tensor(checkpoint.tensor(f"{layer}.bias"))
+                    setattr(model.get_submodule(parent), child, Int8Conv1D(values, bias))
+                continue
+            if isinstance(model.get_submodule(layer), Int8Conv1D):
+                continue  # the bias came with the weight
+            setattr(model.get_submodule(layer), part, nn.Parameter(values))
+        return model
+
+    def round_weights(self) -> None:
+        """Put weights in bfloat16, and what those that are trained lose by it in ``low``."""
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                parameter.data, self.low[name] = split(parameter.data)
+            else:
+                parameter.data = parameter.data.to(torch.bfloat16)
 
     def load_tensors(self, tensors: Mapping[str, NDArray[np.float32]]) -> None:
         """Take weights over by their GPT-2 names.

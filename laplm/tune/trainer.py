@@ -36,13 +36,16 @@ try:
 except ModuleNotFoundError as error:
     raise MissingExtraError("Training a model", "tune") from error
 
-from laplm.tune.loss import chunked_cross_entropy
+from laplm.tune.adamw import SplitAdamW
+from laplm.tune.halves import join
 from laplm.tune.memory import resident_bytes
 from laplm.tune.muon import Muon
+from laplm.tune.processes import Processes, divided_as, spread, whole
 from laplm.tune.rounding import rounded_matrices
 from laplm.tune.torch_model import TorchGPT
 
 Sample = Callable[[TorchGPT, int], str]  # (model, step) -> text for the log
+_LOW = ".low"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +99,9 @@ class TrainConfig:
         checkpoint_seconds: wall-clock time between checkpoints.
         optimizer: adamw, or muon for the matrices inside the layers and AdamW for the rest:
             fewer steps to the same loss when a model is trained from nothing.
-        precision: bf16 runs matrix products in bfloat16 (autocast) over fp32 weights.
+        precision: bf16 keeps weights in bfloat16 and what rounding takes from them beside them
+            (``adamw.py``), and computes everything in it but sums; autocast runs matrix products
+            in it over fp32 weights, which is slower, takes more memory, and suits muon.
         seed: order of the data.
 
     Raises:
@@ -124,7 +129,7 @@ class TrainConfig:
     log_interval: int = 10
     checkpoint_seconds: float = 120.0
     optimizer: Literal["adamw", "muon"] = "adamw"
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16", "autocast"] = "fp32"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -154,8 +159,12 @@ class TrainConfig:
             raise InputError(f"optimizer is {self.optimizer!r}, but it must be adamw or muon")
         if not self.grad_clip > 0:
             raise InputError(f"grad_clip is {self.grad_clip}, but it must be above 0")
-        if self.precision not in ("fp32", "bf16"):
-            raise InputError(f"precision is {self.precision!r}, but it must be fp32 or bf16")
+        if self.precision not in ("fp32", "bf16", "autocast"):
+            raise InputError(
+                f"precision is {self.precision!r}, but it must be fp32, bf16 or autocast"
+            )
+        if self.optimizer == "muon" and self.precision == "bf16":
+            raise InputError("muon needs weights in fp32: choose precision autocast")
 
     @property
     def tokens_per_step(self) -> int:
@@ -195,13 +204,15 @@ class TrainResult:
     seconds: float
 
 
-def best_precision() -> Literal["fp32", "bf16"]:
-    """``bf16`` where this CPU multiplies bfloat16 in hardware (or a GPU does), else ``fp32``.
+def best_precision(device: torch.device | None = None) -> Literal["fp32", "bf16"]:
+    """``bf16`` where the device multiplies bfloat16 in hardware, else ``fp32``.
 
     Without such instructions torch emulates bfloat16 and is slower than in fp32.
     """
-    if torch.cuda.is_available():
+    if device is not None and device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    if device is not None and device.type != "cpu":
+        return "fp32"
     # Told by recent torch only; an older one trains in fp32, slower but as well.
     tell = getattr(torch.cpu, "get_capabilities", None)
     features = tell() if tell is not None else {}
@@ -226,11 +237,14 @@ class Trainer:
         settings: Mapping[str, Any] | None = None,
         on_step: Callable[[Progressed], None] | None = None,
         on_eval: Callable[[Progressed], None] | None = None,
+        processes: Processes | None = None,
+        tensorboard: Path | None = None,
     ) -> None:
         """Prepare a run, going on from ``directory``'s checkpoint when there is one.
 
         Args:
-            model: holds the first weights; replaced by the checkpoint's when there is one.
+            model: holds the first weights; replaced by the checkpoint's when there is one. It
+                belongs to the trainer from here on, which changes its number format.
             train_data: what is learned.
             heldout_data: what is only measured.
             config: settings; a resumed run must have the same.
@@ -241,6 +255,8 @@ class Trainer:
                 texts and lists of them.
             on_step: called after each update.
             on_eval: called after each measurement.
+            processes: who else trains the same model, each with its share of every batch.
+            tensorboard: write TensorBoard's files there too.
 
         Raises:
             InputError: the checkpoint belongs to other settings, the data is too short, or it
@@ -261,7 +277,15 @@ class Trainer:
         self.model = model
         self.config = config
         self.directory = directory
+        self.processes = processes or Processes(device=next(model.parameters()).device)
+        if config.batch_size % self.processes.size:
+            raise InputError(
+                f"batch_size is {config.batch_size}, but {self.processes.size} processes share "
+                f"each batch: choose a multiple of {self.processes.size}"
+            )
         self.console = Console(stderr=True) if console is None else console
+        if not self.processes.leads:
+            self.console = Console(quiet=True)
         self._sample = sample
         self._heldout_data = heldout_data
         self._train_digest = train_data.digest()
@@ -270,11 +294,19 @@ class Trainer:
         if config.short_positions:
             self._short_windows = train_data.windows(config.short_positions, config.seed)
         self._heldout = heldout_data.heldout(config.n_positions, config.eval_windows)
-        self._device = next(model.parameters()).device
         self._more_settings = dict(settings or {})
         self._on_step, self._on_eval = on_step, on_eval
+        model.to(self.processes.device)
         model.set_dropout(config.dropout)
+        if config.precision == "bf16" and not model.low:
+            model.round_weights()
+        self._low = model.low  # the optimiser changes it in place
+        self._learner = spread(model, self.processes)
+        for name, parameter in model.named_parameters():
+            if name in self._low:
+                self._low[name] = divided_as(self._low[name], parameter)
         self._optimizers = self._new_optimizers()
+        self._board = _tensorboard(tensorboard) if self.processes.leads else None
         self.step = 0
         self.seconds = 0.0
         self.train_loss = math.nan
@@ -282,6 +314,7 @@ class Trainer:
         self.best_step, self.best_heldout_loss = 0, math.inf
         self._since_best = 0
         directory.mkdir(parents=True, exist_ok=True)
+        self.processes.wait()
         if self._checkpoint_path.exists() or self._previous_path.exists():
             self._load_checkpoint()
 
@@ -301,7 +334,11 @@ class Trainer:
         self.model.train()
         with _deferred_interrupt() as interrupted, self._progress() as progress:
             bar = progress.add_task("training", total=self.config.max_steps, completed=self.step)
-            while self.step < target and not interrupted.is_set() and not self.ended_early:
+            while (
+                self.step < target
+                and not self.ended_early
+                and not self.processes.any(interrupted.is_set())
+            ):
                 started = time.monotonic()
                 self.train_loss, norm = self._update()
                 elapsed = time.monotonic() - started
@@ -340,10 +377,17 @@ class Trainer:
         """Whether the held-out loss has stood still for longer than ``patience`` allows."""
         return 0 < self.config.patience <= self._since_best
 
-    def load_best(self) -> None:
-        """Put the trained weights back that had the lowest held-out loss, where they were kept."""
+    def best_weights(self) -> dict[str, Tensor]:
+        """The trained weights by name, in fp32: those that had the lowest held-out loss."""
         if self._best_path.exists():
-            self._load_trained(torch.load(self._best_path, weights_only=True, map_location="cpu"))
+            found = torch.load(self._best_path, weights_only=True, map_location="cpu")
+        else:
+            found = {name: value.cpu() for name, value in self._weights().items()}
+        return {
+            name: join(value, found[f"{name}{_LOW}"]) if f"{name}{_LOW}" in found else value
+            for name, value in found.items()
+            if not name.endswith(_LOW)
+        }
 
     def time_updates(self, count: int = 2) -> float:
         """Seconds of an update, the last of ``count``; nothing is learned and nothing changes.
@@ -366,6 +410,7 @@ class Trainer:
         self.model.eval()
         total, count = 0.0, 0
         with torch.no_grad(), self._autocast():
+            # Every process measures everything: it is little, and all know the same.
             for begin in range(0, len(self._heldout.inputs), self.config.batch_size):
                 batch = self._heldout.rows(begin, begin + self.config.batch_size)
                 learned = int((batch.targets != IGNORE).sum())
@@ -392,10 +437,16 @@ class Trainer:
             count = sum(int((batch.targets != IGNORE).sum()) for batch in parts)
             for batch in parts:
                 with self._autocast():
-                    loss = self._loss(batch, count)
-                loss.backward()  # type: ignore[no-untyped-call]
+                    loss = self._loss(self.processes.share(batch), count)
+                # Processes give the mean of their gradients; wanted is the sum.
+                (loss if self.processes.size == 1 else loss * self.processes.size).backward()  # type: ignore[no-untyped-call]
                 total += float(loss.detach())
-        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_clip))
+                if len(parts) > 1:
+                    for optimizer in self._optimizers:
+                        if isinstance(optimizer, SplitAdamW):
+                            optimizer.collect()
+        total = self.processes.total(total)
+        norm = self._clip()
         if not (math.isfinite(total) and math.isfinite(norm)):
             last = first + config.grad_accum_steps - 1
             kept = ""
@@ -408,6 +459,28 @@ class Trainer:
         for optimizer in self._optimizers:
             optimizer.step()
         return total, norm
+
+    def _clip(self) -> float:
+        """Make gradients smaller where all together are too long; how long they were."""
+        found = [
+            (optimizer, parameter, gradient)
+            for optimizer in self._optimizers
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+            if (gradient := _gradient(optimizer, parameter)) is not None
+        ]
+        norms = [torch.linalg.vector_norm(g, dtype=torch.float32) for _, _, g in found]
+        norm = float(torch.linalg.vector_norm(torch.stack([whole(each) for each in norms])))
+        scale = min(1.0, self.config.grad_clip / (norm + 1e-6))
+        for optimizer in self._optimizers:
+            if isinstance(optimizer, SplitAdamW):
+                for group in optimizer.param_groups:
+                    group["scale"] = scale
+        if scale < 1:
+            for optimizer, _, gradient in found:
+                if not isinstance(optimizer, SplitAdamW):
+                    gradient.mul_(scale)
+        return norm
 
     def _is_rounded(self) -> bool:
         """Whether this update is one of those computed on rounded matrices."""
@@ -425,17 +498,17 @@ class Trainer:
 
     def _loss(self, batch: Batch, count: int) -> Tensor:
         """Sum of a batch's losses, divided by ``count``, in nats."""
+        device = self.processes.device
         inputs, targets, segments = (
-            None if array is None else torch.from_numpy(array).to(self._device) for array in batch
+            None if array is None else torch.from_numpy(array).to(device) for array in batch
         )
-        assert inputs is not None and targets is not None
-        hidden = self.model.hidden(inputs, segments)
-        return chunked_cross_entropy(hidden, self.model.output_weight, targets, count=count)
+        loss: Tensor = self._learner(inputs, targets, segments, count)
+        return loss
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        if self.config.precision == "fp32":
+        if self.config.precision != "autocast":
             return contextlib.nullcontext()
-        return torch.autocast(self._device.type, dtype=torch.bfloat16)
+        return torch.autocast(self.processes.device.type, dtype=torch.bfloat16)
 
     def _new_optimizers(self) -> list[torch.optim.Optimizer]:
         config = self.config
@@ -456,11 +529,17 @@ class Trainer:
             {"params": vectors, "weight_decay": 0.0},
         ]
         rate, betas = config.learning_rate, (config.beta1, config.beta2)
+        if config.precision == "bf16":
+            adamw = SplitAdamW(groups, lr=rate, betas=betas)
+            for name, parameter in self.model.named_parameters():
+                if parameter.requires_grad:
+                    adamw.state[parameter]["low"] = self._low[name]
+            return [adamw]
         optimizers: list[torch.optim.Optimizer] = [
             torch.optim.AdamW(groups, lr=rate, betas=betas, fused=True)
         ]
         if inner:
-            dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+            dtype = torch.bfloat16 if config.precision == "autocast" else torch.float32
             optimizers.append(Muon(inner, lr=rate, weight_decay=config.weight_decay, dtype=dtype))
         return optimizers
 
@@ -497,18 +576,47 @@ class Trainer:
             "run": self._more_settings,
         }
 
-    def _trained(self) -> dict[str, Tensor]:
+    def _trained(self) -> dict[str, Parameter]:
         """What the optimiser changes, by name: frozen weights are in the model's own files."""
         return {
-            name: parameter.detach()
+            name: parameter
             for name, parameter in self.model.named_parameters()
             if parameter.requires_grad
         }
 
-    def _load_trained(self, tensors: Mapping[str, Tensor]) -> None:
+    def _weights(self) -> dict[str, Tensor]:
+        """The trained weights by name, and what rounding took from them under ``….low``."""
+        found = {name: whole(p.detach()) for name, p in self._trained().items()}
+        return found | {f"{name}{_LOW}": whole(low) for name, low in self._low.items()}
+
+    def _load_weights(self, tensors: Mapping[str, Tensor]) -> None:
         with torch.no_grad():
             for name, parameter in self._trained().items():
-                parameter.copy_(tensors[name])
+                parameter.copy_(divided_as(tensors[name], parameter))
+            for name, low in self._low.items():
+                low.copy_(divided_as(tensors[f"{name}{_LOW}"], low))
+
+    def _moments(self) -> list[dict[int, dict[str, Any]]]:
+        """What the optimisers remember of each weight, in the weights' order."""
+        return [
+            {
+                number: {
+                    name: whole(value)
+                    for name, value in optimizer.state.get(parameter, {}).items()
+                    if name != "low"
+                }
+                for number, parameter in enumerate(_parameters(optimizer))
+            }
+            for optimizer in self._optimizers
+        ]
+
+    def _load_moments(self, saved: list[dict[int, dict[str, Any]]]) -> None:
+        for optimizer, values in zip(self._optimizers, saved, strict=True):
+            for number, parameter in enumerate(_parameters(optimizer)):
+                for name, value in values[number].items():
+                    if torch.is_tensor(value) and value.dim():
+                        value = divided_as(value, parameter)
+                    optimizer.state[parameter][name] = value
 
     def _save_checkpoint(self) -> None:
         state = {
@@ -518,13 +626,15 @@ class Trainer:
             "train_loss": self.train_loss,
             "heldout_loss": self.last_heldout_loss,
             "best": [self.best_step, self.best_heldout_loss, self._since_best],
-            "model": self._trained(),
-            "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
+            "model": self._weights(),
+            "optimizers": self._moments(),
         }
-        temporary = self._write(state, self._checkpoint_path)
-        if self._checkpoint_path.exists():
-            self._checkpoint_path.replace(self._previous_path)
-        temporary.replace(self._checkpoint_path)
+        if self.processes.leads:
+            temporary = self._write(state, self._checkpoint_path)
+            if self._checkpoint_path.exists():
+                self._checkpoint_path.replace(self._previous_path)
+            temporary.replace(self._checkpoint_path)
+        self.processes.wait()
 
     def _write(self, state: Any, path: Path) -> Path:
         """Write a state beside ``path``, whole and on the disk; returns where."""
@@ -556,15 +666,15 @@ class Trainer:
                         f"{self.directory} holds a run with {name} {theirs!r}, not {value!r}; "
                         "use the same settings to go on with it, or another directory"
                     )
-        self._load_trained(state["model"])
-        for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+        self._load_weights(state["model"])
+        self._load_moments(state["optimizers"])
         self.step, self.seconds = state["step"], state["seconds"]
         self.train_loss = state["train_loss"]
         self.last_heldout_loss = state.get("heldout_loss", math.nan)
         best = state.get("best", [0, math.inf, 0])
         self.best_step, self.best_heldout_loss, self._since_best = best
-        self._drop_metrics_after(self.step)
+        if self.processes.leads:
+            self._drop_metrics_after(self.step)
         self.console.print(f"going on from step {self.step} of {self.config.max_steps}")
 
     def _read_checkpoint(self) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -611,13 +721,15 @@ class Trainer:
         bits = self._heldout_data.bits_per_byte(loss)
         if loss < self.best_heldout_loss:
             self.best_step, self.best_heldout_loss, self._since_best = self.step, loss, 0
-            self._write(self._trained(), self._best_path).replace(self._best_path)
+            weights = self._weights()
+            if self.processes.leads:
+                self._write(weights, self._best_path).replace(self._best_path)
         else:
             self._since_best += 1
         values: dict[str, Any] = {
             "heldout_loss": round(loss, 5), "heldout_bits_per_byte": round(bits, 5),
         }  # fmt: skip
-        if self._sample is not None:
+        if self._sample is not None and not self.processes.shard:
             values["sample"] = self._sample(self.model, self.step)
         self._write_metrics(**values)
         console.print(
@@ -625,7 +737,7 @@ class Trainer:
             f"{bits:.4f} bits/byte, {self.seconds:.0f} s",
             highlight=False,
         )
-        if self._sample is not None:
+        if "sample" in values:
             console.print(values["sample"], markup=False, highlight=False)
         if self._on_eval is not None:
             self._on_eval(self._progressed(elapsed))
@@ -651,6 +763,15 @@ class Trainer:
         )
 
     def _write_metrics(self, **values: Any) -> None:
+        if not self.processes.leads:
+            return
+        if self._board is not None:
+            for name, value in values.items():
+                if isinstance(value, str):
+                    self._board.add_text(name, value, self.step)
+                else:
+                    self._board.add_scalar(name, value, self.step)
+            self._board.flush()
         line = json.dumps({"step": self.step, "seconds": round(self.seconds, 1), **values})
         with self._metrics_path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
@@ -666,6 +787,29 @@ class Trainer:
             transient=True,
             disable=not self.console.is_terminal,
         )
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _gradient(optimizer: torch.optim.Optimizer, parameter: Parameter) -> Tensor | None:
+    if isinstance(optimizer, SplitAdamW):
+        return optimizer.gradient(parameter)
+    return parameter.grad
+
+
+def _tensorboard(directory: Path | None) -> Any:
+    """TensorBoard's writer; None when nobody asked for it."""
+    if directory is None:
+        return None
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ModuleNotFoundError:
+        raise InputError(
+            "--tensorboard needs TensorBoard, which is not installed: pip install tensorboard"
+        ) from None
+    return SummaryWriter(str(directory))
 
 
 @contextlib.contextmanager

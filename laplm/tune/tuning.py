@@ -21,11 +21,13 @@ from laplm.gpt.adapter import is_adapter
 from laplm.gpt.checkpoint import Checkpoint, save_checkpoint
 from laplm.gpt.tokenizer import Tokenizer
 from laplm.home import write_whole
+from laplm.tune import adamw
 from laplm.tune.curve import draw_loss_curve
 from laplm.tune.export import write_chat_template
 from laplm.tune.lora import LoRAConfig, add_lora, save_adapter
 from laplm.tune.memory import MemoryPlan, machine_bytes, peak_bytes, plan_memory
 from laplm.tune.packing import Documents, encode_example
+from laplm.tune.processes import Processes, join_processes
 from laplm.tune.read import Example, Reading, read_examples
 from laplm.tune.torch_model import TorchGPT, continue_ids
 from laplm.tune.trainer import Progressed, TrainConfig, Trainer, best_precision
@@ -69,7 +71,11 @@ class TuneConfig:
         heldout_share: share of the documents that is only measured on.
         evaluations: how often the held-out loss is measured.
         patience: end early after so many measurements without a new lowest; 0: never.
-        checkpointing: trade time for memory (``TorchGPT.checkpointing``).
+        checkpointing: trade time for memory (``TorchGPT.checkpointing``); done in any case when
+            memory would not do otherwise.
+        base_precision: of the weights that adapters stand beside: "int8" takes a quarter of the
+            memory of "fp32", half of that of bfloat16.
+        precision: "bf16" or "fp32"; None takes what the device is fastest in.
         seed: of everything that is drawn.
 
     Raises:
@@ -90,11 +96,23 @@ class TuneConfig:
     evaluations: int = 10
     patience: int = 0
     checkpointing: bool = False
+    base_precision: Literal["fp32", "int8"] = "fp32"
+    precision: Literal["fp32", "bf16"] | None = None
     seed: int = 1
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise InputError(f"method is {self.method!r}, but it must be full or lora")
+        if self.base_precision not in ("fp32", "int8"):
+            raise InputError(
+                f"base precision is {self.base_precision!r}, but it must be fp32 or int8"
+            )
+        if self.base_precision == "int8" and self.method == "full":
+            raise InputError(
+                "weights in int8 cannot be trained: --base-precision int8 belongs to --method lora"
+            )
+        if self.precision not in (None, "fp32", "bf16"):
+            raise InputError(f"precision is {self.precision!r}, but it must be fp32 or bf16")
         if not (math.isfinite(self.epochs) and self.epochs > 0):
             raise InputError(f"epochs is {self.epochs}, but it must be above 0")
         if not 0 < self.heldout_share < 1:
@@ -136,6 +154,9 @@ class Plan:
         seconds_per_step: measured; NaN before that.
         measured_peak: bytes at the peak of the timed updates; 0 before that.
         settings: the trainer's settings.
+        checkpointing: whether activations are computed twice, because asked for or because memory
+            would not do otherwise.
+        processes: that share every batch.
     """
 
     reading: Reading
@@ -150,6 +171,8 @@ class Plan:
     memory: MemoryPlan
     machine: int
     settings: TrainConfig
+    checkpointing: bool
+    processes: int = 1
     seconds_per_step: float = math.nan
     measured_peak: int = 0
 
@@ -211,6 +234,9 @@ def tune(
     on_step: Callable[[Progressed], None] | None = None,
     on_eval: Callable[[Progressed], None] | None = None,
     threads: int | None = None,
+    device: str | None = None,
+    shard: bool = False,
+    tensorboard: bool = False,
     request: dict[str, Any] | None = None,
 ) -> TuneResult | None:
     """Tune a model on data; the model as it was stays as it is.
@@ -225,6 +251,9 @@ def tune(
         on_step: called after each update.
         on_eval: called after each measurement.
         threads: threads that work; None leaves that to torch.
+        device: cpu (None), cuda, mps, ... Several processes started by ``torchrun`` train together.
+        shard: divide the weights among those processes, for models that one could not hold.
+        tensorboard: write TensorBoard's files to ``run/tensorboard`` too.
         request: kept in ``run.json`` besides, for who goes on with the run.
 
     Returns:
@@ -244,16 +273,47 @@ def tune(
     directory = Path(out)
     if threads is not None:
         torch.set_num_threads(threads)
-    _check_directory(directory, resume)
     reading = data if isinstance(data, Reading) else read_examples(Path(data))
+    with join_processes(device, shard=shard) as processes:
+        if processes.leads:
+            _check_directory(directory, resume)
+        processes.wait()
+        return _tune_together(
+            processes, reading, model, directory, config,
+            resume=resume, planned=planned, on_step=on_step, on_eval=on_eval,
+            tensorboard=tensorboard, request=request or {},
+        )  # fmt: skip
+
+
+def _tune_together(
+    processes: Processes,
+    reading: Reading,
+    model: Model,
+    directory: Path,
+    config: TuneConfig,
+    *,
+    resume: bool,
+    planned: Callable[[Plan], bool] | None,
+    on_step: Callable[[Progressed], None] | None,
+    on_eval: Callable[[Progressed], None] | None,
+    tensorboard: bool,
+    request: dict[str, Any],
+) -> TuneResult | None:
+    """What every process of a run does; the first one writes."""
     end = _end_of_text(model)
     parts = [
         _encode(examples, model.tokenizer, end)
         for examples in split(reading.examples, model.tokenizer, config.heldout_share)
     ]
     train, heldout = parts
-    gpt = _torch_model(model, config)
-    plan = _plan(reading, train, heldout, model, gpt, config)
+    precision = config.precision or best_precision(processes.device)
+    gpt = model_to_train(model.checkpoint, config, precision)
+    plan = _plan(reading, train, heldout, model, gpt, config, precision, processes)
+    if not plan.fits and not gpt.checkpointing:
+        gpt.checkpointing = True
+        less = _plan(reading, train, heldout, model, gpt, config, precision, processes)
+        gpt.checkpointing = less.fits
+        plan = less if less.fits else plan
     if not plan.fits:
         raise InputError(_does_not_fit(plan, gpt, config))
     digest = _digest(plan)
@@ -275,12 +335,14 @@ def tune(
         settings=_json(dataclasses.asdict(config.lora)) if config.method == "lora" else {},
         on_step=on_step,
         on_eval=on_eval,
+        processes=processes,
+        tensorboard=directory / "run" / "tensorboard" if tensorboard else None,
     )
     if trainer.step == 0:
         seconds = trainer.time_updates()
         plan = dataclasses.replace(plan, seconds_per_step=seconds, measured_peak=peak_bytes())
     if planned is not None and not planned(plan):
-        if trainer.step == 0:
+        if trainer.step == 0 and processes.leads:
             _remove_if_empty(directory)
         return None
     before = _loss_before(directory, trainer)
@@ -289,12 +351,12 @@ def tune(
         "data": digest,
         "config": _json(dataclasses.asdict(config)),
         "loss_before": before,
-        "request": request or {},
+        "request": request,
     }
-    write_whole(directory / RUN, (json.dumps(record, indent=2) + "\n").encode())
+    if processes.leads:
+        write_whole(directory / RUN, (json.dumps(record, indent=2) + "\n").encode())
     result = trainer.run()
-    trainer.load_best()
-    _save(directory, gpt, model, config, reading)
+    weights = trainer.best_weights()
     done = TuneResult(
         directory=directory,
         steps=result.steps,
@@ -306,12 +368,15 @@ def tune(
         seconds=result.seconds,
         peak_bytes=peak_bytes(),
     )
-    summary = _json(dataclasses.asdict(done)) | {"directory": str(directory)}
-    write_whole(directory / SUMMARY, (json.dumps(summary, indent=2) + "\n").encode())
-    with contextlib.suppress(MissingExtraError):  # a picture is not worth a failed run
-        draw_loss_curve(
-            directory / "run" / "metrics.jsonl", [directory / "loss_curve.png"], directory.name
-        )
+    if processes.leads:
+        _save(directory, weights, model, config, reading)
+        summary = _json(dataclasses.asdict(done)) | {"directory": str(directory)}
+        write_whole(directory / SUMMARY, (json.dumps(summary, indent=2) + "\n").encode())
+        with contextlib.suppress(MissingExtraError):  # a picture is not worth a failed run
+            draw_loss_curve(
+                directory / "run" / "metrics.jsonl", [directory / "loss_curve.png"], directory.name
+            )
+    processes.wait()
     return done
 
 
@@ -386,12 +451,25 @@ def _end_of_text(model: Model) -> int:
     )
 
 
-def _torch_model(model: Model, config: TuneConfig) -> TorchGPT:
-    gpt = TorchGPT(model.checkpoint.config)
-    gpt.load_tensors({name: model.checkpoint.tensor(name) for name in model.checkpoint.names})
+def model_to_train(checkpoint: Checkpoint, config: TuneConfig, precision: str) -> TorchGPT:
+    """The model as it is trained: with adapters or without, its weights in the format they have.
+
+    Args:
+        checkpoint: the model's files.
+        config: settings.
+        precision: fp32 or bf16.
+
+    Raises:
+        InputError: the rank is higher than a layer's.
+        ModelFormatError: the file changed since it was opened.
+    """
+    gpt = TorchGPT.from_checkpoint(checkpoint, config.base_precision)
     gpt.checkpointing = config.checkpointing
     if config.method == "lora":
         add_lora(gpt, config.lora, config.seed)
+    if precision == "bf16":
+        gpt.round_weights()
+        adamw.prepare()
     return gpt
 
 
@@ -402,6 +480,8 @@ def _plan(
     model: Model,
     gpt: TorchGPT,
     config: TuneConfig,
+    precision: Literal["fp32", "bf16"],
+    processes: Processes,
 ) -> Plan:
     n_ctx = gpt.config.n_ctx
     n_positions = min(256, n_ctx) if config.n_positions is None else config.n_positions
@@ -422,7 +502,7 @@ def _plan(
         eval_interval=max(1, math.ceil(steps / config.evaluations)),
         patience=config.patience,
         log_interval=max(1, steps // 1000),
-        precision=best_precision(),
+        precision=precision,
         seed=config.seed,
     )
     return Plan(
@@ -437,12 +517,14 @@ def _plan(
         trained=sum(p.numel() for p in gpt.parameters() if p.requires_grad),
         memory=plan_memory(
             gpt,
-            batch_size=config.batch_size,
+            batch_size=max(1, config.batch_size // processes.size),
             n_positions=n_positions,
-            bf16=settings.precision == "bf16",
+            grad_accum_steps=config.grad_accum_steps,
         ),
         machine=machine_bytes(),
         settings=settings,
+        checkpointing=gpt.checkpointing,
+        processes=processes.size,
     )
 
 
@@ -464,13 +546,12 @@ def _does_not_fit(plan: Plan, gpt: TorchGPT, config: TuneConfig) -> str:
         f"this run needs about {plan.memory.total / 1e9:.1f} GB, and {plan.machine / 1e9:.1f} GB "
         "can be had"
     )
-    bf16 = plan.settings.precision == "bf16"
     for checkpointing in dict.fromkeys((config.checkpointing, True)):
         size = config.batch_size
         while size >= 1:
             gpt.checkpointing = checkpointing
             memory = plan_memory(
-                gpt, batch_size=size, n_positions=plan.settings.n_positions, bf16=bf16
+                gpt, batch_size=size, n_positions=plan.settings.n_positions, grad_accum_steps=2
             )
             if memory.total <= plan.machine:
                 steps = math.ceil(config.batch_size * config.grad_accum_steps / size)
@@ -544,14 +625,19 @@ def _lasting_name(model: Model) -> str:
 
 
 def _save(
-    directory: Path, gpt: TorchGPT, model: Model, config: TuneConfig, reading: Reading
+    directory: Path,
+    weights: dict[str, torch.Tensor],
+    model: Model,
+    config: TuneConfig,
+    reading: Reading,
 ) -> None:
     tokenizer = model.tokenizer.to_json()
     if config.method == "full":
-        save_checkpoint(directory, gpt.config, gpt.tensors(), "fp32", tokenizer)
+        arrays = {name: value.to("cpu", torch.float32).numpy() for name, value in weights.items()}
+        save_checkpoint(directory, model.checkpoint.config, arrays, "fp32", tokenizer)
     else:
         write_whole(directory / "tokenizer.json", tokenizer.encode())
-        save_adapter(directory, gpt, config.lora, _lasting_name(model))
+        save_adapter(directory, weights, config.lora, _lasting_name(model))
     if reading.chat_template is not None:
         write_chat_template(directory, reading.chat_template)
 

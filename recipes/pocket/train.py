@@ -46,7 +46,7 @@ def train_config(max_steps: int) -> TrainConfig:
         warmup_steps=60,
         eval_interval=100,
         eval_windows=96,
-        precision=best_precision(),
+        precision="autocast" if best_precision() == "bf16" else "fp32",
         seed=1,
     )
 

@@ -139,10 +139,14 @@ def test_what_is_wrong_is_said_in_one_line(
 
 def test_a_run_that_goes_on_takes_no_other_settings(laplm_, tmp_path: Path) -> None:
     refused(laplm_("tune", "--resume", tmp_path), "no run to go on with")
-    refused(laplm_("tune", "--resume", tmp_path, "--epochs", 2), "--epochs", "--resume DIR alone")
+    refused(
+        laplm_("tune", "--resume", tmp_path, "--epochs", 2),
+        "--epochs",
+        "--resume DIR without",
+    )
     refused(laplm_("tune", "x.txt", "--resume", tmp_path), "DATA")
     refused(laplm_("tune", "--report", tmp_path), "no run to go on with")
-    refused(laplm_("tune", "--report", tmp_path, "--seed", 2), "--seed", "--report DIR alone")
+    refused(laplm_("tune", "--report", tmp_path, "--seed", 2), "--seed", "--report DIR without")
 
 
 def test_a_report_shows_before_and_after_and_can_be_made_again(

@@ -14,19 +14,37 @@ from laplm.tune.memory import machine_bytes, peak_bytes, plan_memory, resident_b
 def test_weights_gradients_and_moments_follow_from_the_number_of_parameters() -> None:
     model = tiny_model()
     n = sum(p.numel() for p in model.parameters())
-    plan = plan_memory(model, batch_size=2, n_positions=16, bf16=False)
+    plan = plan_memory(model, batch_size=2, n_positions=16)
     assert (plan.weights, plan.gradients, plan.optimizer) == (4 * n, 4 * n, 8 * n)
     add_lora(model, LoRAConfig(r=2))
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    lora = plan_memory(model, batch_size=2, n_positions=16, bf16=False)
+    lora = plan_memory(model, batch_size=2, n_positions=16)
     assert (lora.gradients, lora.optimizer) == (4 * trained, 8 * trained)
     assert lora.total - lora.process < plan.total - plan.process
+
+
+def test_in_bfloat16_a_trained_number_takes_ten_bytes_and_a_frozen_one_two() -> None:
+    model = tiny_model()
+    n = sum(p.numel() for p in model.parameters())
+    model.round_weights()
+    plan = plan_memory(model, batch_size=2, n_positions=16)
+    assert (plan.weights, plan.gradients, plan.optimizer) == (2 * n, 2 * n, 6 * n)
+    several = plan_memory(model, batch_size=2, n_positions=16, grad_accum_steps=2)
+    assert several.gradients == 6 * n  # summed in fp32
+    adapted = tiny_model()
+    add_lora(adapted, LoRAConfig(r=2))
+    adapted.round_weights()
+    trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+    lora = plan_memory(adapted, batch_size=2, n_positions=16)
+    assert (lora.weights, lora.optimizer) == (2 * (n + trained), 6 * trained)
 
 
 @pytest.mark.parametrize("bf16", [False, True])
 def test_activations_are_what_autograd_keeps(bf16: bool) -> None:
     """Counted at two short lengths; here counted at the real size."""
     model = tiny_model()
+    if bf16:
+        model.round_weights()
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
     seen: dict[int, int] = {}
 
@@ -36,12 +54,9 @@ def test_activations_are_what_autograd_keeps(bf16: bool) -> None:
             seen[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with (
-        torch.autograd.graph.saved_tensors_hooks(count, lambda t: t),
-        torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16),
-    ):
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda t: t):
         kept = model.hidden(torch.zeros((3, 32), dtype=torch.int64))
-    plan = plan_memory(model, batch_size=3, n_positions=32, bf16=bf16)
+    plan = plan_memory(model, batch_size=3, n_positions=32)
     assert plan.activations == pytest.approx(sum(seen.values()), rel=0.1)
     del kept
 
@@ -49,9 +64,7 @@ def test_activations_are_what_autograd_keeps(bf16: bool) -> None:
 def test_checkpointing_keeps_less_and_gives_the_same_gradients() -> None:
     model, other = tiny_model(n_layer=6), tiny_model(n_layer=6)
     other.checkpointing = True
-    sizes = [
-        plan_memory(m, batch_size=4, n_positions=32, bf16=False).activations for m in (model, other)
-    ]
+    sizes = [plan_memory(m, batch_size=4, n_positions=32).activations for m in (model, other)]
     assert sizes[1] < 0.35 * sizes[0]
     ids = torch.randint(0, 60, (2, 20))
     for m in (model, other):
@@ -61,16 +74,22 @@ def test_checkpointing_keeps_less_and_gives_the_same_gradients() -> None:
 
 
 PEAK = """
-import io, sys, tempfile
+import io, sys
+precision = sys.argv[1]
+import tempfile
 from pathlib import Path
 sys.path.insert(0, "tests/tune")
 from rich.console import Console
 from tuning_examples import counting_data, tiny_model
+from laplm.tune import adamw
 from laplm.tune.memory import peak_bytes, plan_memory
 from laplm.tune.trainer import TrainConfig, Trainer
 model = tiny_model(n_embd=256, n_layer=6, n_head=4, n_ctx=256)
-config = TrainConfig(max_steps=5, batch_size=8, n_positions=256)
-plan = plan_memory(model, batch_size=8, n_positions=256, bf16=False)
+config = TrainConfig(max_steps=5, batch_size=8, n_positions=256, precision=precision)
+if precision == "bf16":
+    model.round_weights()
+    adamw.prepare()
+plan = plan_memory(model, batch_size=8, n_positions=256)
 data = counting_data(200, seed=1)
 with tempfile.TemporaryDirectory() as place:
     console = Console(file=io.StringIO())
@@ -80,9 +99,14 @@ print(plan.total, peak_bytes())
 
 
 @pytest.mark.skipif(not peak_bytes(), reason="this system does not tell how much memory is used")
-def test_the_plan_is_near_what_a_training_takes() -> None:
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_plan_is_near_what_a_training_takes(precision: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", PEAK], capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-c", PEAK, precision],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
     )
     planned, peak = map(int, done.stdout.split())
     assert 0.75 < planned / peak < 1.35

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from conftest import make_model
 
@@ -78,7 +79,9 @@ def test_a_model_of_adapters_has_the_logits_that_training_ended_with(
     kept: list[Trainer] = []
     run = Trainer.run
     monkeypatch.setattr(Trainer, "run", lambda self: kept.append(self) or run(self))
-    config = dataclasses.replace(CONFIG, method="lora", lora=LoRAConfig(r=3, alpha=9.0))
+    config = dataclasses.replace(
+        CONFIG, method="lora", lora=LoRAConfig(r=3, alpha=9.0), precision="fp32"
+    )
     tune(text, model, tmp_path / "out", config)
     ids = model.tokenizer.encode("The dog saw the toy.")
     with torch.no_grad():
@@ -156,7 +159,13 @@ def test_what_does_not_fit_is_refused_with_settings_that_do(
     monkeypatch.setattr("laplm.tune.memory.resident_bytes", lambda: 0)  # grows from test to test
     big = dataclasses.replace(CONFIG, batch_size=64)
     tune(text, model, tmp_path / "a", big, planned=lambda p: bool(plans.append(p)))
+    # A little less: activations are computed twice, and it fits.
     enough = plans[0].memory.total - plans[0].memory.activations // 4
+    monkeypatch.setattr(tuning, "machine_bytes", lambda: enough)
+    tune(text, model, tmp_path / "a", big, planned=lambda p: bool(plans.append(p)))
+    assert not plans[0].checkpointing and plans[1].checkpointing
+    assert plans[1].memory.activations < plans[0].memory.activations / 2
+    enough = plans[1].memory.total - plans[1].memory.activations // 4
     monkeypatch.setattr(tuning, "machine_bytes", lambda: enough)
     said = r"needs about .* GB.*--batch-size \d+ --grad-accum-steps \d+"
     with pytest.raises(InputError, match=said) as refused:
@@ -166,6 +175,53 @@ def test_what_does_not_fit_is_refused_with_settings_that_do(
     monkeypatch.setattr(tuning, "machine_bytes", lambda: 1000)
     with pytest.raises(InputError, match="--method lora, a shorter --window"):
         tune(text, model, tmp_path / "c", big)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_what_is_saved_are_the_best_weights_to_the_last_bit_of_fp32(
+    model: LanguageModel, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    kept: list[Trainer] = []
+    run = Trainer.run
+    monkeypatch.setattr(Trainer, "run", lambda self: kept.append(self) or run(self))
+    config = dataclasses.replace(CONFIG, method=method, precision="bf16")
+    tune(text, model, tmp_path / "out", config)
+    file = {"full": "model.safetensors", "lora": "adapter_model.safetensors"}[method]
+    saved = safetensors.torch.load_file(tmp_path / "out" / file)
+    best = kept[0].best_weights()
+    for name, value in best.items():
+        there = name if method == "full" else f"base_model.model.transformer.{name}.weight"
+        (found,) = (v for k, v in saved.items() if k.removeprefix("transformer.") in (there, name))
+        assert torch.equal(found, value)
+    rounded = [value.to(torch.bfloat16).float() for value in best.values()]
+    assert not all(torch.equal(a, b) for a, b in zip(best.values(), rounded, strict=True))
+
+
+def test_adapters_learn_beside_weights_in_int8(
+    model: LanguageModel, text: Path, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(CONFIG, method="lora", base_precision="int8", learning_rate=1e-2)
+    result = tune(text, model, tmp_path / "out", config)
+    assert result.loss_after < 0.95 * result.loss_before
+    tuned = laplm.load(tmp_path / "out", "fp32")
+    plain = model.gpt.forward(ids := model.tokenizer.encode("The dog saw"))
+    assert abs(tuned.gpt.forward(ids) - plain).max() > 0.1
+    with pytest.raises(InputError, match="int8 cannot be trained"):
+        dataclasses.replace(CONFIG, base_precision="int8")
+
+
+def test_tensorboard_sees_what_the_metrics_say(
+    model: LanguageModel, text: Path, tmp_path: Path
+) -> None:
+    loaded = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    tune(text, model, tmp_path / "out", CONFIG, tensorboard=True)
+    events = loaded.EventAccumulator(str(tmp_path / "out" / "run" / "tensorboard"))
+    events.Reload()
+    lines = [
+        json.loads(line) for line in (tmp_path / "out/run/metrics.jsonl").read_text().splitlines()
+    ]
+    wanted = {m["step"]: m["heldout_loss"] for m in lines if "heldout_loss" in m}
+    assert {e.step: e.value for e in events.Scalars("heldout_loss")} == pytest.approx(wanted)
 
 
 def test_only_completions_are_learned(model: LanguageModel, tmp_path: Path) -> None:

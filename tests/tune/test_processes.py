@@ -1,0 +1,82 @@
+"""Several processes on one machine, as torchrun starts them, over gloo."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import safetensors.numpy
+
+from laplm.errors import InputError
+from laplm.tune.processes import join_processes
+
+SETTINGS = [
+    "--max-steps", "6", "--batch-size", "4", "--grad-accum-steps", "2", "--window", "32",
+    "--dropout", "0", "--learning-rate", "0.003", "--threads", "1", "--precision", "fp32",
+]  # fmt: skip
+
+
+def run_tune(words: list[str], processes: int = 1) -> subprocess.CompletedProcess[str]:
+    start = [sys.executable, "-m"]
+    if processes > 1:
+        start += ["torch.distributed.run", "--nproc-per-node", str(processes), "--standalone", "-m"]
+    return subprocess.run(
+        [*start, "laplm", "tune", *words], capture_output=True, text=True, timeout=240, check=False
+    )
+
+
+def losses(directory: Path) -> dict[int, float]:
+    lines = (directory / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return {m["step"]: m["train_loss"] for m in map(json.loads, lines) if "train_loss" in m}
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    file = tmp_path / "text.txt"
+    animals, words = ("dog", "cat", "cow"), ("big", "red", "old", "new", "hot")
+    texts = (f"The {a} saw the {b} one. It was a {b} day." for a in animals for b in words)
+    file.write_text("<|endoftext|>".join(texts), encoding="utf-8")
+    return file
+
+
+@pytest.fixture
+def alone(text: Path, tmp_path: Path) -> Path:
+    out = tmp_path / "alone"
+    done = run_tune([str(text), "-m", "pocket", "--out", str(out), *SETTINGS])
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.mark.parametrize("more", [[], ["--shard"]], ids=["DDP", "FSDP2"])
+def test_two_processes_learn_as_one_does(
+    text: Path, tmp_path: Path, alone: Path, more: list[str]
+) -> None:
+    out = tmp_path / "two"
+    done = run_tune([str(text), "-m", "pocket", "--out", str(out), *SETTINGS, *more], processes=2)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("tuning pocket") == 1 and "shared by 2 processes" in done.stdout
+    assert losses(out).keys() == losses(alone).keys()
+    assert losses(out) == pytest.approx(losses(alone), rel=1e-3)
+    one, two = (safetensors.numpy.load_file(d / "model.safetensors") for d in (alone, out))
+    before = max(abs(one[name]).max() for name in one)
+    assert max(abs(one[name] - two[name]).max() for name in one) < 1e-2 * before
+
+
+def test_a_batch_that_cannot_be_divided_is_refused(text: Path, tmp_path: Path) -> None:
+    words = [str(text), "-m", "pocket", "--out", str(tmp_path / "out"), "--batch-size", "3"]
+    done = run_tune([*words, "--max-steps", "1", "--window", "32"], processes=2)
+    assert done.returncode != 0
+    assert "choose a multiple of 2" in done.stderr and "InputError" not in done.stderr
+
+
+def test_weights_cannot_be_divided_by_one_process() -> None:
+    with pytest.raises(InputError, match="torchrun --nproc-per-node"), join_processes(shard=True):
+        pass
+
+
+def test_a_device_that_is_not_there_is_refused() -> None:
+    with pytest.raises(InputError, match="leave --device out"), join_processes("abacus"):
+        pass
