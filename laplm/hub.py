@@ -38,6 +38,7 @@ _SHORT = {repo: name for name, repo in ALIASES.items()}
 _HUB_ID = re.compile(r"(?=.{1,96}\Z)[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 _SMALL = (
     "generation_config.json",
     "tokenizer.json",
@@ -182,14 +183,14 @@ def installed() -> list[InstalledModel]:
         repo = folder.name.removeprefix("models--").replace("--", "/")
         name = _SHORT.get(repo, repo)
         snapshot = _snapshot(folder)
+        if snapshot is not None and is_adapter(snapshot):
+            continue  # some come with a copy of their base model's config
         if snapshot is None or not (snapshot / "config.json").is_file():
             # Without a config its kind is unknown: listed when laplm fetched it or knows it.
             if repo in _SHORT or repo in ALIASES or any(folder.glob("blobs/*.laplm.incomplete")):
                 size = _bytes_below(folder / "blobs")
                 problem = "its download did not finish"
                 models.append(InstalledModel(name, folder, None, size, None, problem))
-            continue
-        if _is_adapter(snapshot):  # some come with a copy of their base model's config
             continue
         with contextlib.suppress(OSError, ValueError):
             config = json.loads((snapshot / "config.json").read_text(encoding="utf-8"))
@@ -278,16 +279,17 @@ def _problem(path: Path) -> str | None:
         return f"its files cannot be read: {error.strerror}"
 
 
-def _is_adapter(path: Path) -> bool:
+def is_adapter(path: Path) -> bool:
+    """Whether a directory holds an adapter and no model of its own."""
     if not (path / "adapter_config.json").is_file():
         return False
-    from laplm.gpt.adapter import is_adapter  # NumPy comes with it
+    from laplm.gpt import adapter  # NumPy comes with it
 
-    return is_adapter(path)
+    return adapter.is_adapter(path)
 
 
 def _lack(path: Path) -> str | None:
-    if _is_adapter(path):
+    if is_adapter(path):
         return None  # whether it is whole is told when it is opened, with its base model
     if not (path / "config.json").is_file():
         return "config.json is missing"
@@ -338,8 +340,9 @@ def pull(name: str, *, force: bool = False, progress: Progress | None = None) ->
     """Download a GPT-2 model, or bring it up to date; the only outside connection laplm makes.
 
     Only what is needed is fetched: the config, the weights as safetensors (pytorch_model.bin
-    where there are none) and the tokenizer. A download that was cut goes on where it stopped. The
-    model on disk is replaced only when the new one is whole.
+    where there are none) and the tokenizer; or a LoRA adapter, whose base model is pulled by
+    itself. A download that was cut goes on where it stopped. The model on disk is replaced only
+    when the new one is whole.
 
     Args:
         name: ``gpt2``, ``gpt2-medium``, ..., or ``owner/name`` on the hub.
@@ -492,6 +495,17 @@ def _choose(name: str, source: _Source) -> list[str]:
     def fetch_json(file: str) -> Any:
         return json.loads(source.fetch(file, lambda _: None).read_text(encoding="utf-8"))
 
+    whole = {*_WEIGHTS, *(f"{weights}.index.json" for weights in _WEIGHTS)}
+    if ADAPTER_FILES[0] in source.sizes and not whole & source.sizes.keys():
+        from laplm.gpt.adapter import adapter_config
+
+        try:
+            adapter_config(fetch_json(ADAPTER_FILES[0]), Path(ADAPTER_FILES[0]))
+        except ModelFormatError as error:
+            raise refuse(str(error)) from None
+        if ADAPTER_FILES[1] not in source.sizes:
+            raise refuse(f"it is an adapter without {ADAPTER_FILES[1]}")
+        return [*ADAPTER_FILES, *(file for file in _SMALL if file in source.sizes)]
     if "config.json" not in source.sizes:
         raise refuse("it has no config.json")
     config = fetch_json("config.json")

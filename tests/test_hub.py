@@ -19,7 +19,7 @@ import laplm
 from laplm.errors import DownloadError, ModelNotFoundError
 from laplm.gpt.checkpoint import open_checkpoint, save_checkpoint
 from laplm.gpt.tokenizer import Tokenizer
-from laplm.hub import hub_cache_dir, installed, locate, pull
+from laplm.hub import ADAPTER_FILES, hub_cache_dir, installed, locate, pull
 
 
 @pytest.fixture
@@ -314,6 +314,32 @@ def test_pull_fetches_what_is_needed_and_transformers_loads_it(
     assert np.array_equal(open_checkpoint(path).tensor("wte.weight"), wte)
     tokenizer = AutoTokenizer.from_pretrained("openai-community/gpt2", **settings)
     assert tokenizer.encode("Hi there") == Tokenizer.from_directory(path).encode("Hi there")
+
+
+def test_an_adapter_is_pulled_and_runs_on_its_base_model(
+    hub: Hub, cache: Path, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import GPT2LMHeadModel
+
+    model = GPT2LMHeadModel.from_pretrained(tiny_model_dir)
+    model.name_or_path = "gpt2"
+    config = LoraConfig(r=2, target_modules=["c_attn"], task_type="CAUSAL_LM", fan_in_fan_out=True)
+    adapted = get_peft_model(model, config)
+    adapted.peft_config["default"].base_model_name_or_path = "gpt2"
+    adapted.save_pretrained(tmp_path / "adapter")
+    hub.add("me/poet", tmp_path / "adapter")
+    path = pull("me/poet")
+    assert {file.name for file in path.iterdir()} == set(ADAPTER_FILES)
+    with pytest.raises(ModelNotFoundError, match="gpt2"):
+        laplm.load("me/poet", "fp32")
+    pull("gpt2")
+    assert laplm.load("me/poet", "fp32").generate("Hi", 2, temperature=0).token_ids
+    assert "me/poet" not in {m.name for m in installed()}
+    (tmp_path / "adapter" / ADAPTER_FILES[1]).unlink()
+    hub.add("me/half", tmp_path / "adapter")
+    with pytest.raises(DownloadError, match="an adapter without adapter_model"):
+        pull("me/half")
 
 
 def test_second_pull_downloads_nothing(hub: Hub) -> None:

@@ -114,6 +114,14 @@ def _pull(args: argparse.Namespace) -> int:
 
     path = hub.pull(args.name, force=args.force)
     write(f"{args.name} is in {path}\n")
+    if hub.is_adapter(path):
+        from laplm.gpt.adapter import read_adapter_config
+
+        base = read_adapter_config(path).base_model_name_or_path
+        try:
+            hub.locate_base(path, base)
+        except LaplmError:
+            write(f"it is an adapter for {base}, which is not on disk: laplm pull {base}\n")
     return 0
 
 

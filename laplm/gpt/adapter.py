@@ -132,7 +132,15 @@ def read_adapter_config(directory: Path) -> AdapterConfig:
         ModelFormatError: it is damaged, or describes an adapter that is not a LoRA of plain sums.
     """
     path = directory / CONFIG
-    values = read_json(path)
+    return adapter_config(read_json(path), path)
+
+
+def adapter_config(values: Mapping[str, Any], path: Path) -> AdapterConfig:
+    """The contents of an ``adapter_config.json``; ``path`` is what errors call it.
+
+    Raises:
+        ModelFormatError: as ``read_adapter_config``.
+    """
     kind, task = values.get("peft_type"), values.get("task_type")
     if not isinstance(kind, str):
         refuse(path, "has no peft_type, so it is not PEFT's; fetch or copy it again")

@@ -103,6 +103,11 @@ class GPTConfig:
             raise ModelFormatError(
                 "config.json: add_cross_attention is on; laplm runs decoder-only GPT-2 models"
             )
+        if isinstance(how := values.get("quantization_config"), Mapping):
+            raise ModelFormatError(
+                f"config.json: the weights are quantised ({how.get('quant_method', 'unknown')}); "
+                "laplm rounds weights itself, so give it the model in fp32, fp16 or bf16"
+            )
         known = {field.name for field in dataclasses.fields(cls)}
         kept = {k: v for k, v in values.items() if k in known and v is not None}
         kept["n_ctx"] = values.get("n_positions", values.get("n_ctx", cls.n_ctx))

@@ -658,14 +658,17 @@ class Trainer:
     def _load_checkpoint(self) -> None:
         state, settings = self._read_checkpoint()
         defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
-        for part, values in self._settings().items():
-            for name, value in values.items():
-                theirs = settings.get(part, {}).get(name, defaults.get(name))
-                if theirs != value:
-                    raise InputError(
-                        f"{self.directory} holds a run with {name} {theirs!r}, not {value!r}; "
-                        "use the same settings to go on with it, or another directory"
-                    )
+        differ = [
+            f"{name} {theirs!r}, not {value!r}"
+            for part, values in self._settings().items()
+            for name, value in values.items()
+            if (theirs := settings.get(part, {}).get(name, defaults.get(name))) != value
+        ]
+        if differ:
+            raise InputError(
+                f"{self.directory} holds a run with {'; '.join(differ)}; use the same settings to "
+                "go on with it, or another directory"
+            )
         self._load_weights(state["model"])
         self._load_moments(state["optimizers"])
         self.step, self.seconds = state["step"], state["seconds"]

@@ -349,7 +349,7 @@ def _tune_together(
     record = {
         "model": _lasting_name(model),
         "data": digest,
-        "config": _json(dataclasses.asdict(config)),
+        "config": _json(dataclasses.asdict(dataclasses.replace(config, precision=precision))),
         "loss_before": before,
         "request": request,
     }
