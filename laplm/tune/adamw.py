@@ -11,13 +11,17 @@ On a CPU one compiled loop does all of it, while a weight's numbers are in the c
 from __future__ import annotations
 
 import functools
-import itertools
+import hashlib
 import math
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from laplm.errors import MissingExtraError
+from laplm.gpt import isa, jit
 from laplm.tune.halves import join, split
 from laplm.tune.processes import local
 
@@ -164,29 +168,27 @@ def update_plainly(
 _ALONE = 1 << 16  # numbers that are not worth waking other threads for
 
 
-def _update_on_cpu(arrays: tuple[Tensor, ...], numbers: tuple[float, ...]) -> None:
-    loop = _compiled()
-    bits = {torch.bfloat16: torch.uint16}
-    # Numba knows no bfloat16: it gets the bits.
-    flat = [
-        array.detach().view(bits.get(array.dtype, array.dtype)).view(-1).numpy()
-        for array in arrays
-    ]  # fmt: skip
-    n, threads = len(flat[0]), torch.get_num_threads()
-    if n <= _ALONE or threads == 1:
-        loop(0, n, *flat, *numbers)
-        return
-    ends = [n * i // threads for i in range(threads + 1)]
-    done = _pool(threads).map(lambda part: loop(*part, *flat, *numbers), itertools.pairwise(ends))
-    for _ in done:
-        pass
-
-
 def prepare() -> None:
     """Compile now, so that the time and the memory it takes are not an update's."""
-    arrays = [torch.zeros(1, dtype=d) for d in (torch.bfloat16, torch.int16)]
-    arrays += [torch.zeros(1, dtype=torch.bfloat16) for _ in range(3)]
-    _update_on_cpu(tuple(arrays), (0.0, 0.0, 1.0, 1.0, 1.0, 0.0, 1.0))
+    _compiled((torch.bfloat16,) * 3)
+
+
+def _update_on_cpu(arrays: tuple[Tensor, ...], numbers: tuple[float, ...]) -> None:
+    update = _compiled(tuple(array.dtype for array in arrays[2:]))
+    n, threads = arrays[0].numel(), torch.get_num_threads()
+    beta1, beta2, *rest = numbers
+    floats = np.array([1 - beta1, beta2, 1 - beta2, *rest], np.float32)
+
+    def part(begin: int, end: int) -> None:
+        places = np.array([a.data_ptr() + begin * a.element_size() for a in arrays], np.int64)
+        update(end - begin, places.ctypes.data, floats.ctypes.data, 0)
+
+    if n <= _ALONE or threads == 1:
+        part(0, n)
+        return
+    ends = [n * i // threads for i in range(threads + 1)]
+    for _ in _pool(threads).map(part, ends[:-1], ends[1:]):
+        pass
 
 
 @functools.lru_cache(maxsize=1)
@@ -194,22 +196,63 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="adamw")
 
 
-@functools.lru_cache(maxsize=1)
-def _compiled() -> Callable[..., None]:
-    """The loop, compiled when it is first called."""
+@functools.cache
+def _compiled(formats: tuple[torch.dtype, ...]) -> jit.Engine:
+    """The loop for the formats of gradient and moments, from the cache of ``gpt/jit.py``."""
+    source = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+    spec = ("adamw", *map(str, formats), source)
+    return jit.load(isa.choose(), spec, lambda: _build(formats), lambda: None)
+
+
+def _build(formats: tuple[torch.dtype, ...]) -> Callable[[int, int, int, int], int]:
     import numba
-    import numpy as np
+    from numba.core import types
+    from numba.core.extending import intrinsic
 
-    jit = functools.partial(numba.njit, nogil=True, error_model="numpy", inline="always")
+    def memory(kind: Any) -> tuple[Any, Any]:
+        """Reading and writing number ``i`` of those of a kind that lie from an address on."""
 
-    @jit
+        def place(context: Any, b: Any, base: Any, i: Any) -> Any:
+            pointer = b.inttoptr(base, context.get_value_type(kind).as_pointer())
+            return b.gep(pointer, [i])
+
+        @intrinsic
+        def get(_: Any, base: Any, i: Any) -> Any:
+            def emit(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
+                return b.load(place(context, b, *arguments))
+
+            return kind(types.int64, types.int64), emit
+
+        @intrinsic
+        def put(_: Any, base: Any, i: Any, value: Any) -> Any:
+            def emit(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
+                b.store(arguments[2], place(context, b, *arguments[:2]))
+                return context.get_dummy_value()
+
+            return types.void(types.int64, types.int64, kind), emit
+
+        return get, put
+
+    def stored(dtype: torch.dtype) -> Any:
+        # Numba knows no bfloat16: it gets the bits.
+        return types.uint16 if dtype == torch.bfloat16 else types.float32
+
+    get_int, get_float = memory(types.int64)[0], memory(types.float32)[0]
+    get_weight, put_weight = memory(types.uint16)
+    get_low, put_low = memory(types.int16)
+    get_gradient, _ = memory(stored(formats[0]))
+    get_first, put_first = memory(stored(formats[1]))
+    get_second, put_second = memory(stored(formats[2]))
+    inline = functools.partial(numba.njit, error_model="numpy", inline="always", _nrt=False)
+
+    @inline
     def as_float(number: Any) -> Any:
         """A number, or the bits of one in bfloat16."""
         if isinstance(number, np.uint16):
             return np.uint32(np.uint32(number) << np.uint32(16)).view(np.float32)
         return np.float32(number)
 
-    @jit
+    @inline
     def as_stored(number: Any, like: Any) -> Any:
         """A number in the format of ``like``: the nearest bfloat16, or as it is."""
         if isinstance(like, np.uint16):
@@ -218,31 +261,27 @@ def _compiled() -> Callable[..., None]:
             return np.uint16((bits + np.uint32(0x7FFF) + odd) >> np.uint32(16))
         return np.float32(number)
 
-    def loop(
-        begin: int, end: int, weight: Any, low: Any, gradient: Any, exp_avg: Any, exp_avg_sq: Any,
-        beta1: float, beta2: float, eps: float, scale: float, decay: float, rate: float,
-        correction: float,
-    ) -> None:  # fmt: skip
-        f = np.float32
-        beta2_, eps_, scale_, decay_, rate_ = f(beta2), f(eps), f(scale), f(decay), f(rate)
-        more1, more2, correction_ = f(1 - beta1), f(1 - beta2), f(correction)
-        # Slices, since an index that may count from the end keeps a loop from being vectorised.
-        weight, low, gradient = weight[begin:end], low[begin:end], gradient[begin:end]
-        exp_avg, exp_avg_sq = exp_avg[begin:end], exp_avg_sq[begin:end]
-        for i in range(len(weight)):
-            g = as_float(gradient[i]) * scale_
-            m = as_float(exp_avg[i])
+    def update(n: int, places: int, numbers: int, _: int) -> int:
+        weight, low, gradient = get_int(places, 0), get_int(places, 1), get_int(places, 2)
+        first, second = get_int(places, 3), get_int(places, 4)
+        more1, beta2, more2 = get_float(numbers, 0), get_float(numbers, 1), get_float(numbers, 2)
+        eps, scale, decay = get_float(numbers, 3), get_float(numbers, 4), get_float(numbers, 5)
+        rate, correction = get_float(numbers, 6), get_float(numbers, 7)
+        for i in range(n):
+            g = as_float(get_gradient(gradient, i)) * scale
+            old_first, old_second = get_first(first, i), get_second(second, i)
+            m = as_float(old_first)
             m = m + (g - m) * more1
-            v = as_float(exp_avg_sq[i]) * beta2_ + g * g * more2
-            bits = (np.int32(weight[i]) << np.int32(16)) + np.int32(low[i])
+            v = as_float(old_second) * beta2 + g * g * more2
+            bits = (np.int32(get_weight(weight, i)) << np.int32(16)) + np.int32(get_low(low, i))
             exact = np.int32(bits).view(np.float32)
-            exact = exact * decay_ - rate_ * m / (np.sqrt(v) * correction_ + eps_)
-            bits = f(exact).view(np.int32)
-            upper = np.int32(bits + np.int32(0x8000)) >> np.int32(16)
-            weight[i] = np.uint16(upper)
-            low[i] = np.int16(bits - (np.int32(upper) << np.int32(16)))
-            exp_avg[i] = as_stored(m, exp_avg[i])
-            exp_avg_sq[i] = as_stored(v, exp_avg_sq[i])
+            exact = exact * decay - rate * m / (np.sqrt(v) * correction + eps)
+            new = np.float32(exact).view(np.int32)
+            upper = np.int32(new + np.int32(0x8000)) >> np.int32(16)
+            put_weight(weight, i, np.uint16(upper))
+            put_low(low, i, np.int16(new - (np.int32(upper) << np.int32(16))))
+            put_first(first, i, as_stored(m, old_first))
+            put_second(second, i, as_stored(v, old_second))
+        return 0
 
-    compiled: Callable[..., None] = numba.njit(nogil=True, error_model="numpy")(loop)
-    return compiled
+    return update

@@ -72,7 +72,7 @@ def test_the_compiled_loop_does_what_the_plain_one_does(dtype: torch.dtype) -> N
     for _ in range(3):
         adamw.update_plainly(*plain, *numbers)
         adamw._update_on_cpu(tuple(compiled), numbers)
-    torch.testing.assert_close(join(*compiled[:2]), join(*plain[:2]), rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(join(*compiled[:2]), join(*plain[:2]), rtol=1e-5, atol=2e-6)
     for one, two in zip(compiled[3:], plain[3:], strict=True):
         torch.testing.assert_close(one, two, rtol=0.01, atol=1e-6)
 
