@@ -203,7 +203,7 @@ class GPT:
                 positions.append(np.arange(cache.length, cache.length + count))
                 wanted.append(np.arange(start + count - last, start + count))
                 start += count
-            alone = len(groups) == len(parts)
+            alone = len(ids) == len(parts)  # nothing but single tokens
             logits = self._run(
                 ids, np.concatenate(positions), groups, np.concatenate(wanted), alone=alone
             )
