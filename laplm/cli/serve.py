@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from laplm.cli.output import note
-from laplm.errors import InputError, MissingExtraError
+from laplm.errors import InputError
 
 _PORT = 8080
 
@@ -73,13 +73,6 @@ def add_serve(verb: Callable[..., argparse.ArgumentParser]) -> None:
 def _serve(args: argparse.Namespace) -> int:
     key = args.api_key if args.api_key is not None else os.environ.get("LAPLM_API_KEY")
     _check(args, key)
-    try:
-        import fastapi  # noqa: F401
-        import jinja2  # noqa: F401
-        import prometheus_client  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("The server", "serve") from error
     from laplm.run.language_model import default_model
     from laplm.serve import logs
     from laplm.serve.app import Options
