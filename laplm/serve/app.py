@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Scope
 
 import laplm
 from laplm.errors import LaplmError
-from laplm.serve import openai
+from laplm.serve import look, models, openai
 from laplm.serve.metrics import CONTENT_TYPE, Metrics
 from laplm.serve.models import Registry, Settings
 from laplm.serve.problems import (
@@ -74,12 +74,14 @@ def make_app(options: Options) -> tuple[ASGIApp, Parts]:
     registry: Registry
     metrics = Metrics(lambda: registry.loaded)
     registry = Registry(options.given, options.default, options.settings, watcher=metrics)
+    worker = look.Worker(seconds=options.settings.time_limit)
     parts = Parts(registry, metrics, options.guard)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         parts.end_streams()
+        worker.stop()
         await registry.join(5.0)
 
     app = FastAPI(
@@ -97,6 +99,8 @@ def make_app(options: Options) -> tuple[ASGIApp, Parts]:
         },
     )
     app.include_router(openai.router(registry))
+    app.include_router(models.router(registry))
+    app.include_router(look.router(registry, worker))
     _add_health(app, metrics)
     _add_page(app)
 

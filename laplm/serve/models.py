@@ -16,11 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import Response
+
 from laplm import built_in, hub
 from laplm.errors import InputError, LaplmError
 from laplm.gpt.adapter import is_adapter, read_adapter_config
 from laplm.gpt.checkpoint import read_config
-from laplm.serve.problems import ApiError
+from laplm.serve.problems import ApiError, Json
 from laplm.serve.scheduler import Scheduler, Watcher
 
 if TYPE_CHECKING:
@@ -361,3 +365,38 @@ def _describe(name: str, target: str) -> dict[str, Any]:
         "n_ctx": config.n_ctx,
         "vocab_size": config.vocab_size,
     }
+
+
+# --- routes -----------------------------------------------------------------------------------
+
+
+class ModelName(BaseModel):
+    """Which model is meant."""
+
+    model_config = ConfigDict(strict=True)
+
+    model: str = Field(max_length=300)
+
+
+def router(registry: Registry) -> APIRouter:
+    """``/api/models``: what there is, and what is in memory."""
+    api = APIRouter(prefix="/api/models", tags=["models"])
+
+    @api.get("")
+    async def models() -> Response:
+        """All models, with their sizes."""
+        return Json({"default": registry.default, "models": await registry.entries()})
+
+    @api.post("/load")
+    async def load(body: ModelName) -> Response:
+        """Bring a model into memory."""
+        await registry.load(body.model)
+        return Json(await registry.entry(body.model))
+
+    @api.post("/unload")
+    async def unload(body: ModelName) -> Response:
+        """Take a model out of memory."""
+        await registry.unload(body.model)
+        return Json(await registry.entry(body.model))
+
+    return api
