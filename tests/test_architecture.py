@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "run": {"errors", "hub", "gpt"},
     "look": {"errors", "home", "gpt", "run"},
     "tune": {"errors", "home", "gpt"},
-    "serve": {"errors", "gpt", "run", "look"},
+    "serve": {"errors", "built_in", "home", "hub", "gpt", "run", "look", "laplm"},
     "audit": set(),
 }
 # Beyond the standard library, NumPy, which gpt, run and look compute with.
@@ -39,7 +39,15 @@ LIBRARIES = {
     "run": {"numpy"},
     "look": {"matplotlib", "numpy", "pandas"},
     "tune": {"datasets", "gguf", "matplotlib", "numpy", "rich", "torch"},
-    "serve": {"fastapi", "numpy", "uvicorn"},
+    "serve": {
+        "fastapi",
+        "jinja2",
+        "numpy",
+        "prometheus_client",
+        "pydantic",
+        "starlette",
+        "uvicorn",
+    },
 }
 TORCH_OUTSIDE_TUNE = {"gpt/checkpoint.py"}  # pytorch_model.bin, through weights_only
 NEEDS_NUMBA = {"gpt/kernels.py", "gpt/simd.py", "gpt/tiles.py"}
