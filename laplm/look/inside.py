@@ -39,7 +39,9 @@ MOST_WORDS = 12
 _NUMBERS = 64  # of a vector, that are shown as they are
 _NEURONS, _RAISED = 6, 5
 _THROUGH = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
-_OPENED = ("ln1", "pattern", "z", "ln2", "mlp_pre", "mlp_post")
+_OPENED = (
+    "ln1_normalized", "ln1", "pattern", "z", "ln2_normalized", "ln2", "mlp_pre", "mlp_post",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,8 @@ class Inside(View):
             (L + 1, T).
         attention_norms: length of what each attention adds, (L, T).
         feed_forward_norms: length of what each feed-forward adds, (L, T).
-        final: the stream after the last block, and after the last norm, at the position.
+        final: the stream after the last block, normalised, and with the last norm's gain and
+            shift, at the position.
         block: the block that is open, or None.
         lens: the logit lens, or None.
         next_ids: the likeliest next tokens, (K,), with nothing switched off and with it.
@@ -323,7 +326,13 @@ def inside(
     run = _record(model, ids, layer, change)
     stream = np.stack([run["resid_pre", i] for i in range(config.n_layer)])
     end = run["resid_post", config.n_layer - 1]
-    ln_final = reference.layer_norm("ln_final", None, end[at], passes.weights(model), config)
+    final: dict[str, Array] = {"resid_post": end[at]}
+
+    def see(name: str, _: int | None, x: Array) -> Array:
+        final[name] = x
+        return x
+
+    reference.layer_norm("ln_final", None, end[at], passes.weights(model), config, see)
     logits = _logits(model, end[at][None])[0, :known]
     whole = None
     if change is not None:
@@ -363,7 +372,7 @@ def inside(
         stream_norms=np.linalg.norm(np.concatenate([stream, end[None]]), axis=-1),
         attention_norms=_norms(run, "attn_out", config.n_layer),
         feed_forward_norms=_norms(run, "mlp_out", config.n_layer),
-        final=(_vector("resid_post", end[at]), _vector("ln_final", ln_final)),
+        final=tuple(_vector(name, x) for name, x in final.items() if x.size > 1),
         block=None if layer is None else _block(model, run, layer, at, shown),
         lens=_lens(model, np.concatenate([stream, end[None]])[:, shown]) if lens else None,
         next_ids=best,

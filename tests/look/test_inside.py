@@ -34,7 +34,10 @@ def test_the_open_block_is_that_of_transformers(
     np.testing.assert_allclose(found.patterns, hf["pattern", 2], atol=1e-4)
     np.testing.assert_array_equal(found.earlier, 0)
     names = [v.name for v in found.vectors]
-    assert names == ["resid_pre", "ln1", "attn_out", "resid_mid", "ln2", "mlp_out", "resid_post"]
+    assert names == [
+        "resid_pre", "ln1_normalized", "ln1", "attn_out", "resid_mid", "ln2_normalized", "ln2",
+        "mlp_out", "resid_post",
+    ]  # fmt: skip
     for vector in found.vectors:
         want = hf[vector.name, 2][5]
         np.testing.assert_allclose(vector.numbers, want[:64], rtol=1e-4, atol=1e-3)
@@ -70,6 +73,8 @@ def test_the_tower_and_the_lens_are_those_of_the_other_looks(
         ):  # fmt: skip
             want = np.linalg.norm(hf[name, layer], axis=-1)
             np.testing.assert_allclose(got[layer], want, rtol=1e-3)
+    assert [v.name for v in found.final] == ["resid_post", "ln_final_normalized", "ln_final"]
+    np.testing.assert_allclose(found.final[2].numbers, hf["ln_final", None][-1, :64], atol=1e-3)
     other = lens(pocket, TEXT)
     assert found.lens is not None
     assert found.lens.stages == other.stages

@@ -4,6 +4,9 @@ import { post } from "./api.js";
 import { bytes, h, replace } from "./dom.js";
 import { allModels, chooseModel, chosenModel, onModels, refreshModels } from "./models-list.js";
 
+/** Text in which `backquotes` mark what is typed. */
+const withCode = (text) => text.split("`").map((piece, i) => (i % 2 ? h("code", { text: piece }) : piece));
+
 /** @param {HTMLElement} root */
 export function startModels(root) {
   const cards = h("div", { class: "cards" });
@@ -66,7 +69,7 @@ export function startModels(root) {
         model.adapter ? h("span", { class: "tag", text: "adapter" }) : null,
         model.chat ? h("span", { class: "tag", text: "conversations" }) : null,
         model.loaded ? h("span", { class: "tag on", text: "in memory" }) : null),
-      model.description ? h("p", { text: model.description }) : null,
+      model.description ? h("p", {}, withCode(model.description)) : null,
       h("dl", { class: "facts" }, facts.map(([name, value]) => [h("dt", { text: name }), h("dd", { text: value })]).flat()),
       h("div", { class: "row" },
         h("button", {

@@ -161,11 +161,14 @@ class Sample {
     const p = Math.exp(token.logprob);
     const said = `${visible(token.text)}, ${percent(p)}`;
     const button = h("button", {
-      type: "button", class: `token level${level(p)}${token.chosen ? " chosen" : ""}`, text: token.text,
+      type: "button", class: `token level${level(p)}${token.chosen ? " chosen" : ""}`,
+      text: token.text.replaceAll("\n", "↵"),
       title: said, "aria-label": `token ${said}`, "aria-expanded": "false",
     });
     button.addEventListener("click", () => this.ask(at, button));
-    this.passage.append(button);
+    // A line may end between two words and after a line break, but not inside a word.
+    if (!/^\s/.test(token.text)) this.passage.append("\u2060");
+    this.passage.append(button, token.text.includes("\n") ? "\n" : "");
   }
 
   /** Show what could have stood in a token's place. */

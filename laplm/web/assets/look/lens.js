@@ -1,4 +1,4 @@
-// The logit lens as a table: layers from above (the last) to below, tokens from left to right.
+// The logit lens as a table: layers from above to below, tokens from left to right.
 
 import { h, percent, replace } from "../dom.js";
 
@@ -19,7 +19,7 @@ export function drawLens(root, seen) {
       class: `lens${probabilities[s][c] > 0.55 ? " strong" : ""}${tokens[s][c] === final[c] ? " right" : ""}`,
       style: { "--p": probabilities[s][c].toFixed(3) },
       title: `${tokens[s][c]}: ${percent(probabilities[s][c])}`,
-    }, h("span", { text: tokens[s][c] }))))).reverse();
+    }, h("span", { text: tokens[s][c] })))));
   replace(root,
     h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Logit lens" },
       h("table", { class: "lens" },

@@ -129,9 +129,9 @@ export function startLook(root) {
       drawEmbeddings(bodies.embeddings, seen);
       const [token, position, sum] = seen.embedding;
       replace(bodies.positions, vectorRow(token, `“${seen.tokens[seen.position]}”`), vectorRow(position, `+ position ${seen.position}`), vectorRow(sum, "= X, into block 1"));
-      replace(bodies.block, h("p", { class: "note key-lines" }, h("span", { class: "swatch attention" }), " attention adds  ", h("span", { class: "swatch feed" }), " feed-forward adds  (lengths at the token that is followed; the lowest block comes first)"), makeTower(seen, act));
-      const [end, normed] = seen.final;
-      replace(bodies.final, vectorRow(end, "X after the last block", "moments"), vectorRow(normed, "after the final norm", "moments"));
+      replace(bodies.block, h("p", { class: "note key-lines" }, h("span", { class: "swatch attention" }), " attention adds  ", h("span", { class: "swatch feed" }), " feed-forward adds  (lengths at the token that is followed); at the right, what each block would say comes next"), makeTower(seen, act));
+      const [end, normed, last] = seen.final;
+      replace(bodies.final, vectorRow(end, "X after the last block", "moments"), vectorRow(normed, "normalised", "moments"), vectorRow(last, "with gain and shift", "moments"));
       drawLogits(bodies.logits, seen);
       drawLens(lens, seen);
       drawNext(bodies.sampling, seen);

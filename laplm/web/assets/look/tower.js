@@ -12,13 +12,16 @@ const stage = (name, title, ...children) =>
   h("section", { class: "stage inner", "data-stage": name }, h("h4", { text: title }),
     h("p", { class: "sentence", text: sentence(name) }), ...children);
 
+// No -0.00.
+const tidy = (number) => (Math.abs(number) < 0.005 ? 0 : number).toFixed(2);
+
 /** A vector as a strip, with its length. */
 export function vectorRow(vector, words, unit = "length") {
   return h("div", { class: "vector" },
     h("span", { class: "vector-name", text: words }),
     strip(vector.numbers, `${words}: the first ${vector.numbers.length} numbers`),
     h("span", { class: "number", text: unit === "length" ? `length ${vector.norm.toFixed(1)}`
-      : `mean ${vector.mean.toFixed(2)}, variance ${vector.variance.toFixed(2)}` }));
+      : `mean ${tidy(vector.mean)}, variance ${tidy(vector.variance)}` }));
 }
 
 /** A button that switches a part off and on. */
@@ -53,7 +56,7 @@ export function makeTower(seen, act) {
       say ? h("span", { class: "floor-say", title: "what it would say comes next", text: say[layer + 1] }) : null);
     return h("li", { class: open ? "open" : "" }, head, open ? openBlock(seen, act) : null);
   });
-  return h("ol", { class: "tower", reversed: true }, blocks.reverse());
+  return h("ol", { class: "tower" }, blocks);
 }
 
 function openBlock(seen, act) {
@@ -64,7 +67,8 @@ function openBlock(seen, act) {
   return h("div", { class: "inside-block" },
     stage("norm", "Layer norm",
       vectorRow(vectors.resid_pre, "X comes in", "moments"),
-      vectorRow(vectors.ln1, "after the norm", "moments")),
+      vectorRow(vectors.ln1_normalized, "normalised", "moments"),
+      vectorRow(vectors.ln1, "with gain and shift", "moments")),
     stage("attention", `Attention: ${block.patterns.length} heads`, heads(seen, act),
       h("p", { class: "row" }, partSwitch(sublayer("attention"), `All attention of block ${layer + 1}`, act.off.has(sublayer("attention")), act.toggle),
         h("span", { class: "note", text: "all attention of this block" }))),
