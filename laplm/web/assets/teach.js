@@ -11,15 +11,17 @@ const SAID = {
   planning: "reading the file and timing two updates…", planned: "ready to start", running: "learning",
   stopping: "stopping after this update…", stopped: "stopped; it can go on from here", done: "done", failed: "failed",
 };
-// Numbers of a plan by name: what they are called, and how they are written.
-const PLAN = {
-  seconds: ["Time", (v) => `about ${duration(v)}`],
-  memory_bytes: ["Memory", (v) => `about ${bytes(v)} at the peak`],
-  documents: ["Documents", (v) => v.toLocaleString("en")],
-  heldout_documents: ["Held out", (v) => `${v.toLocaleString("en")} documents, only measured on`],
-  tokens: ["Tokens", (v) => v.toLocaleString("en")],
-  steps: ["Updates", (v) => v.toLocaleString("en")],
-};
+const count = (n) => n.toLocaleString("en");
+// What a plan says, in the order in which it is asked: label, and the words for it.
+const PLAN = [
+  ["Time", (p) => p.seconds && `about ${duration(p.seconds)}, ${count(p.max_steps)} updates of ${count(p.tokens_per_step)} tokens`],
+  ["Memory", (p) => p.memory_bytes && `about ${bytes(p.memory_bytes)} at the peak${p.machine_bytes ? ` of ${bytes(p.machine_bytes)} that this machine has free` : ""}`],
+  ["Read", (p) => p.documents && `${count(p.documents)} documents, ${count(p.tokens)} tokens`],
+  ["Learned from", (p) => p.train_documents && `${count(p.train_documents)} documents in windows of ${count(p.window)} tokens, ${Math.round(100 * p.filled)} % filled`],
+  ["Held out", (p) => p.heldout_documents !== undefined && `${count(p.heldout_documents)} documents, only measured on`],
+  ["Trained", (p) => p.trained && `${count(p.trained)} numbers${p.method === "lora" ? ", beside the model’s own" : ""}`],
+  ["Left out", (p) => p.skipped?.length && p.skipped.join("; ")],
+];
 
 /** @param {HTMLElement} root */
 export function startTeach(root) {
@@ -213,6 +215,8 @@ class RunCard {
       this.buttonsFor = entry.state;
       replace(this.buttons, {
         planned: [button("start", "Start", true)], running: [button("stop", "Stop", false)], stopped: [button("resume", "Resume", true)],
+        // What was planned can be tried again; what could not be planned needs other data.
+        failed: entry.plan ? [button("resume", "Try again", true)] : [],
       }[entry.state] ?? []);
     }
     this.drawLive();
@@ -221,14 +225,12 @@ class RunCard {
 
   drawPlan(plan) {
     this.drawn = plan;
-    const rows = plan.rows ?? [
-      ...Object.entries(PLAN).filter(([name]) => typeof plan[name] === "number").map(([name, [label, say]]) => [label, say(plan[name])]),
-      ...Object.entries(plan).filter(([name, v]) => !(name in PLAN) && name !== "peek" && ["string", "number"].includes(typeof v))
-        .map(([name, v]) => [name.replaceAll("_", " "), typeof v === "number" ? v.toLocaleString("en") : v]),
-    ];
     replace(this.plan, h("h4", { text: "The plan" }),
-      h("dl", { class: "facts" }, rows.flatMap(([name, v]) => [h("dt", { text: name }), h("dd", { text: v })])),
-      plan.peek ? h("details", {}, h("summary", { text: "What the model will read first" }), h("p", { class: "sample-text", text: plan.peek })) : null);
+      h("dl", { class: "facts" }, PLAN.map(([name, say]) => [name, say(plan)]).filter(([, words]) => words)
+        .flatMap(([name, words]) => [h("dt", { text: name }), h("dd", { text: words })])),
+      plan.first_window
+        ? h("details", {}, h("summary", { text: "What the model will read first" }), h("p", { class: "sample-text", text: plan.first_window }))
+        : null);
   }
 
   drawLive() {
