@@ -149,9 +149,9 @@ def test_only_the_command_line_prints(file: Path) -> None:
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         where = f"{relative(file)}:{getattr(node, 'lineno', 0)}"
         assert not (isinstance(node, ast.Name) and node.id in ("print", "input")), where
-        assert not (isinstance(node, ast.Attribute) and node.attr in ("stdout", "__stdout__")), (
-            where
-        )
+        assert not (isinstance(node, ast.Attribute) and node.attr in ("stdout", "__stdout__")) or (
+            ast.unparse(node.value) == "process"  # what a process that we started prints
+        ), where
 
 
 def test_every_room_has_its_rule() -> None:

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Scope
 
 import laplm
 from laplm.errors import LaplmError
-from laplm.serve import look, models, openai
+from laplm.serve import look, models, openai, tuning
 from laplm.serve.metrics import CONTENT_TYPE, Metrics
 from laplm.serve.models import Registry, Settings
 from laplm.serve.problems import (
@@ -59,10 +59,12 @@ class Parts:
     registry: Registry
     metrics: Metrics
     guard: Guard
+    tunings: tuning.Tunings
 
     def stop_soon(self) -> None:
-        """Answer no new request. In the event loop."""
+        """Answer no new request, and stop what trains. In the event loop."""
         self.guard.stopping.set()
+        self.tunings.end_streams()
 
     def end_streams(self) -> None:
         """End what has not ended by itself."""
@@ -73,16 +75,21 @@ def make_app(options: Options) -> tuple[ASGIApp, Parts]:
     """The ASGI application, and its parts."""
     registry: Registry
     metrics = Metrics(lambda: registry.loaded)
-    registry = Registry(options.given, options.default, options.settings, watcher=metrics)
+    tunings = tuning.Tunings(options.runs)
+    registry = Registry(
+        options.given, options.default, options.settings, runs=tunings.finished, watcher=metrics
+    )
     worker = look.Worker(seconds=options.settings.time_limit)
-    parts = Parts(registry, metrics, options.guard)
+    parts = Parts(registry, metrics, options.guard, tunings)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
+        parts.stop_soon()
         parts.end_streams()
         worker.stop()
         await registry.join(5.0)
+        await tunings.join(60.0)
 
     app = FastAPI(
         title="laplm",
@@ -101,6 +108,7 @@ def make_app(options: Options) -> tuple[ASGIApp, Parts]:
     app.include_router(openai.router(registry))
     app.include_router(models.router(registry))
     app.include_router(look.router(registry, worker))
+    app.include_router(tuning.router(registry, tunings))
     _add_health(app, metrics)
     _add_page(app)
 

@@ -128,7 +128,12 @@ class Registry:
         runs = {f"run:{id_}": str(path) for id_, path in self._runs().items()}
         return {**self._given, **self._installed, **runs, **self._given}
 
-    async def _target(self, name: str) -> str:
+    async def target(self, name: str) -> str:
+        """What ``laplm.load`` takes for a name.
+
+        Raises:
+            ApiError: there is none of this name.
+        """
         target = (await self.names()).get(name)
         if target is None:
             raise ApiError(
@@ -176,7 +181,7 @@ class Registry:
         Raises:
             ApiError: there is none of this name, or it is being used.
         """
-        await self._target(name)
+        await self.target(name)
         served = self._loaded.get(name)
         if served is None:
             return
@@ -200,7 +205,7 @@ class Registry:
         if served is not None:
             served.last_used = time.monotonic()
             return served
-        target = await self._target(name)
+        target = await self.target(name)
         task = self._loading.get(name)
         if task is None:  # whoever comes while it loads waits for the same
             task = asyncio.create_task(self._load(name, target))
@@ -279,7 +284,7 @@ class Registry:
         Raises:
             ApiError: there is none of this name.
         """
-        await self._target(name)
+        await self.target(name)
         return next(each for each in await self.entries() if each["name"] == name)
 
     def _entry(self, name: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from laplm.errors import InputError
 from laplm.serve.app import Options, Parts, make_app
@@ -57,6 +58,7 @@ def serve(
     address = f"http://{shown}:{listener.getsockname()[1]}/"
     config = uvicorn.Config(
         app,
+        http=_Impatient,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -76,6 +78,36 @@ def serve(
             threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
     _Server(config, parts, grace, listening).run(sockets=[listener])
+
+
+class _Impatient(H11Protocol):
+    """HTTP that closes a connection whose request does not come: opened for nothing, or dripped."""
+
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._let_be()
+        super().connection_lost(exc)
+
+    def _watch(self) -> None:
+        # The time is counted from the connection, or from a request's first byte after others.
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._let_be()
+        elif self._late is None:
+            self._late = self.loop.call_later(_HEADERS_SECONDS, self.transport.close)
+
+    def _let_be(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
 
 
 class _Server(uvicorn.Server):

@@ -25,13 +25,25 @@ ROUTES = [
     ("POST", "/api/models/load"),
     ("POST", "/api/models/unload"),
     ("GET", "/api/look"),
+    ("GET", "/api/tune"),
+    ("POST", "/api/tune"),
+    ("GET", "/api/tune/{id}"),
+    ("DELETE", "/api/tune/{id}"),
+    ("POST", "/api/tune/{id}/start"),
+    ("POST", "/api/tune/{id}/stop"),
+    ("POST", "/api/tune/{id}/resume"),
+    ("GET", "/api/tune/{id}/events"),
+    ("GET", "/api/tune/{id}/report"),
     *(("POST", f"/api/look/{name}") for name in VIEWS),
 ]
 
 
 @pytest.fixture(scope="module")
-def server(start: Start, tiny_model_dir: Path) -> Iterator[Running]:
-    with start(f"tiny={tiny_model_dir}") as server:
+def server(
+    start: Start, tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Running]:
+    runs = tmp_path_factory.mktemp("runs")
+    with start(f"tiny={tiny_model_dir}", "--runs", str(runs)) as server:
         yield server
 
 
@@ -60,7 +72,7 @@ def test_no_request_is_answered_with_a_fault_of_ours(
         suppress_health_check=list(HealthCheck),
     )
     def check(case: Case) -> None:
-        answer = case.call(base_url=server.address)
+        answer = case.call(base_url=server.address, timeout=120)
         # 503 would be a model that is damaged, or a server that stops: neither is so here.
         assert answer.status_code < 500, answer.text
         if answer.status_code >= 400:

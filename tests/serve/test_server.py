@@ -61,6 +61,29 @@ def test_a_client_that_leaves_frees_its_place(server: Running) -> None:
     assert answer.status_code == 200
 
 
+def test_a_connection_whose_request_does_not_come_is_closed(
+    server: Running,
+) -> None:
+    port = int(server.address.rpartition(":")[2])
+    with (
+        socket.create_connection(("127.0.0.1", port)) as silent,
+        socket.create_connection(("127.0.0.1", port)) as dripping,
+    ):
+        dripping.sendall(b"GET /healthz HTTP/1.1\r\n")
+        closed = False
+        for i in range(120):
+            time.sleep(0.5)
+            try:
+                dripping.sendall(b"X-%d: 1\r\n" % i)
+            except OSError:
+                closed = True
+                break
+        assert closed
+        silent.settimeout(60)
+        assert silent.recv(1) == b""
+    assert httpx.get(f"{server.address}/healthz").status_code == 200
+
+
 def test_more_requests_than_can_wait_are_told_to_come_again(server: Running) -> None:
     answers: list[httpx.Response] = []
 
