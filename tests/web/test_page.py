@@ -13,6 +13,8 @@ import laplm
 
 expect.set_options(timeout=30_000)  # the first answer waits for weights and kernels
 
+pytest_plugins = ("browsing",)  # its fixtures; a second conftest would hide the first one
+
 TABS = ("write", "look", "teach", "models")
 WEB = Path(laplm.__file__).parent / "web"
 STORY = "Tom had a red boat. The boat was fast. Tom and his boat went to the lake.\n<|endoftext|>\n"
