@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "look": {"errors", "home", "gpt", "run"},
     "tune": {"errors", "home", "gpt"},
     "serve": {"errors", "built_in", "home", "hub", "gpt", "run", "look", "laplm"},
+    "web": set(),
     "audit": set(),
 }
 # Beyond the standard library, NumPy, which gpt, run and look compute with.

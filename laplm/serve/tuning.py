@@ -428,7 +428,12 @@ class Tunings:
             run.process = None
         if self._ended and run.state == "planning":
             return 1, _ENDED
-        said = last[0].removeprefix("laplm: ") if last else f"the tuning ended with status {code}"
+        if code < 0:  # what it wrote last is no reason
+            said = f"the tuning was ended from outside (signal {-code}); it can go on"
+        elif last:
+            said = last[0].removeprefix("laplm: ")
+        else:
+            said = f"the tuning ended with status {code}"
         log("tuning ended", run=run.id, status=code)
         return code, said
 

@@ -7,18 +7,21 @@ from pathlib import Path
 
 import openai
 import pytest
+from serving import started, with_chat_template
 
 from laplm.run.language_model import LanguageModel
-from tests.serve.conftest import Start
 
 KEY = "correct horse"
 
 
 @pytest.fixture(scope="module")
-def client(start: Start, tiny_model_dir: Path, chat_dir: Path) -> Iterator[openai.OpenAI]:
+def client(
+    tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[openai.OpenAI]:
+    chat_dir = with_chat_template(tiny_model_dir, tmp_path_factory.mktemp("models") / "chat")
     names = (f"tiny={tiny_model_dir}", f"chat={chat_dir}")
     with (
-        start(*names, LAPLM_API_KEY=KEY) as server,
+        started(*names, LAPLM_API_KEY=KEY) as server,
         openai.OpenAI(base_url=f"{server.address}/v1", api_key=KEY, max_retries=0) as client,
     ):
         yield client

@@ -10,9 +10,9 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import Case
+from serving import Running, started
 
 from laplm.serve.look import VIEWS
-from tests.serve.conftest import Running, Start
 
 ROUTES = [
     ("GET", "/healthz"),
@@ -39,11 +39,9 @@ ROUTES = [
 
 
 @pytest.fixture(scope="module")
-def server(
-    start: Start, tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Running]:
+def server(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     runs = tmp_path_factory.mktemp("runs")
-    with start(f"tiny={tiny_model_dir}", "--runs", str(runs)) as server:
+    with started(f"tiny={tiny_model_dir}", "--runs", str(runs)) as server:
         yield server
 
 

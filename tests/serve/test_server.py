@@ -16,15 +16,14 @@ from typing import Any
 
 import httpx
 import pytest
-
-from tests.serve.conftest import Running, Start
+from serving import Running, started
 
 LONG = {"prompt": "a", "max_tokens": 120, "ignore_eos": True, "temperature": 1.0}
 
 
 @pytest.fixture
-def server(start: Start, tiny_model_dir: Path) -> Iterator[Running]:
-    with start(f"tiny={tiny_model_dir}", "--slots", "2", "--queue", "2") as server:
+def server(tiny_model_dir: Path) -> Iterator[Running]:
+    with started(f"tiny={tiny_model_dir}", "--slots", "2", "--queue", "2") as server:
         yield server
 
 
@@ -115,11 +114,9 @@ def test_a_signal_lets_streams_finish_and_ends_the_process(server: Running) -> N
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM there")
-def test_a_stream_that_takes_too_long_is_ended_with_an_error(
-    start: Start, tiny_model_dir: Path
-) -> None:
+def test_a_stream_that_takes_too_long_is_ended_with_an_error(tiny_model_dir: Path) -> None:
     with (
-        start(f"tiny={tiny_model_dir}", "--slots", "1", "--grace", "0") as server,
+        started(f"tiny={tiny_model_dir}", "--slots", "1", "--grace", "0") as server,
         stream(server, LONG | {"stream": True, "n": 128}) as answer,
     ):
         lines = answer.iter_lines()
@@ -157,11 +154,9 @@ def test_what_cannot_be_served_says_why(words: tuple[str, ...], said: str) -> No
     assert "Traceback" not in ended.stderr
 
 
-def test_many_clients_that_come_and_go_leave_nothing_behind(
-    start: Start, tiny_model_dir: Path
-) -> None:
+def test_many_clients_that_come_and_go_leave_nothing_behind(tiny_model_dir: Path) -> None:
     body = {"prompt": "The capital", "max_tokens": 24, "seed": 9, "ignore_eos": True}
-    with start(f"tiny={tiny_model_dir}", "--slots", "8") as server:
+    with started(f"tiny={tiny_model_dir}", "--slots", "8") as server:
         want = httpx.post(f"{server.address}/v1/completions", json=body, timeout=60).json()
         problems: list[str] = []
 

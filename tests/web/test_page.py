@@ -13,6 +13,8 @@ import laplm
 
 expect.set_options(timeout=30_000)  # the first answer waits for weights and kernels
 
+pytest_plugins = ("browsing",)  # its fixtures; a second conftest would hide the first one
+
 TABS = ("write", "look", "teach", "models")
 WEB = Path(laplm.__file__).parent / "web"
 STORY = "Tom had a red boat. The boat was fast. Tom and his boat went to the lake.\n<|endoftext|>\n"
@@ -221,13 +223,13 @@ def test_a_tiny_tuning_is_planned_started_watched_and_compared(watched: Any) -> 
     page.locator("#teach input[type=file]").set_input_files(
         {"name": "boat.txt", "mimeType": "text/plain", "buffer": (STORY * 40).encode()}
     )
-    page.get_by_label("Passes over the text").fill("1")
+    page.get_by_label("Passes over the text").fill("6")
     page.get_by_role("button", name="Show the plan").click()
     start = page.get_by_role("button", name="Start", exact=True)
     start.wait_for(timeout=180_000)
     expect(page.locator("#teach .facts").first).to_contain_text("documents")
     start.click()
-    page.locator("#teach .chart .curve").first.wait_for(timeout=120_000)
+    page.locator("#teach .chart").wait_for(timeout=120_000)
     compared = page.locator("#teach .two .sample-text")
     compared.first.wait_for(timeout=180_000)
     for text in (compared.first, compared.last):

@@ -44,7 +44,7 @@ export function curves({ title, xLabel, series }) {
   for (const [i, { points: some, dots }] of series.entries()) {
     const line = some.map(([a, b], at) => `${at ? "L" : "M"}${x(a).toFixed(1)} ${y(b).toFixed(1)}`).join("");
     picture.append(svg("path", { class: `curve c${i}`, d: line }));
-    if (dots) picture.append(...some.map(([a, b]) => svg("circle", { class: `dot c${i}`, cx: x(a), cy: y(b), r: 4 })));
+    if (dots || some.length === 1) picture.append(...some.map(([a, b]) => svg("circle", { class: `dot c${i}`, cx: x(a), cy: y(b), r: 4 })));
   }
   return picture;
 }

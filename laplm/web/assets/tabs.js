@@ -16,8 +16,9 @@ export function startTabs(list, shown) {
     }
     if (focus) tab.focus();
     const name = tab.getAttribute("aria-controls");
-    // So that a reload, or a link, comes back to the same tab.
-    history.replaceState(null, "", `#${name}`);
+    // So that a reload, or a link, comes back to the same tab. With a slash, for a browser would begin
+    // with Tab at an element of that very name, and pass by what stands above it.
+    history.replaceState(null, "", `#/${name}`);
     shown(name);
   };
 
@@ -35,6 +36,6 @@ export function startTabs(list, shown) {
       select(tabs[to], true);
     });
   }
-  const asked = tabs.find((tab) => `#${tab.getAttribute("aria-controls")}` === location.hash);
+  const asked = tabs.find((tab) => `#/${tab.getAttribute("aria-controls")}` === location.hash);
   select(asked ?? tabs[0], false);
 }

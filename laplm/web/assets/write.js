@@ -31,9 +31,9 @@ export function startWrite(root) {
   const error = h("p", { class: "problem", role: "alert", hidden: true });
   const status = h("p", { class: "status", role: "status" });
   const result = h("div", { class: "samples" });
-  const legend = h("p", { class: "legend" }, "How likely each token was: ",
+  const legend = h("p", { class: "legend" }, "How likely each token was:",
     LEVELS.map(([, text], i) => h("span", { class: `key level${i}`, text })),
-    " Choose a token to see what else it could have been.");
+    "Choose a token to see what else it could have been.");
   legend.hidden = true;
   // Tokens fly by; what is read out is the whole text, once it is there.
   const spoken = h("p", { class: "unseen", "aria-live": "polite" });

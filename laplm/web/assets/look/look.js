@@ -46,11 +46,10 @@ export function startLook(root) {
   const lens = h("div", { class: "stage-body" });
   const logits = section("logits");
   logits.append(lens);
-  const walk = makeWalk((name) => {
-    // Four of the stages are inside a block: one must be open.
-    if (!root.querySelector(`[data-stage=${name}]`)) act.open(0);
-    return root.querySelector(`[data-stage=${name}]`);
-  });
+  const walk = makeWalk(
+    (name) => root.querySelector(`[data-stage=${name}]`),
+    () => act.open(0), // four of the stages are inside a block: one must be open
+  );
   root.append(
     h("div", { class: "card form" },
       h("div", { class: "field wide" }, h("label", { for: textId, text: "Text" }), text),
@@ -137,6 +136,7 @@ export function startLook(root) {
       drawNext(bodies.sampling, seen);
       drawOffs();
     });
+    walk.drawn();
   }
 
   function drawOffs() {

@@ -5,9 +5,11 @@ import { STAGES } from "./stages.js";
 
 /**
  * @param {(name: string) => HTMLElement | null} find the element of a stage
- * @returns {{button: HTMLButtonElement, bar: HTMLElement}}
+ * @param {(name: string) => void} prepare called for a stage that is not drawn; `drawn` is called when
+ *   it is, and whenever stages were drawn anew
+ * @returns {{button: HTMLButtonElement, bar: HTMLElement, drawn: () => void}}
  */
-export function makeWalk(find) {
+export function makeWalk(find, prepare) {
   let at = -1;
   const button = h("button", { type: "button", class: "main", text: "Walk through" });
   const place = h("span", { class: "note" });
@@ -37,10 +39,19 @@ export function makeWalk(find) {
     sentence.textContent = stage.sentence;
     back.disabled = at === 0;
     next.textContent = at === STAGES.length - 1 ? "Finish" : "Next";
-    const element = find(stage.name);
-    element?.classList.add("here");
+    if (!show()) prepare(stage.name);
+  }
+
+  /** Mark the stage and bring it to where it is seen; false when it is not drawn (yet). */
+  function show() {
+    const element = at < 0 ? null : find(STAGES[at].name);
+    if (!element) return false;
+    if (element.classList.contains("here")) return true;
+    element.classList.add("here");
     const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
-    element?.scrollIntoView({ block: "center", behavior: calm ? "auto" : "smooth" });
+    const tall = element.getBoundingClientRect().height > innerHeight * 0.6;
+    element.scrollIntoView({ block: tall ? "start" : "center", behavior: calm ? "auto" : "smooth" });
+    return true;
   }
 
   const forward = () => go(at === STAGES.length - 1 ? -1 : at + 1);
@@ -61,5 +72,5 @@ export function makeWalk(find) {
     event.preventDefault();
     run();
   });
-  return { button, bar };
+  return { button, bar, drawn: show };
 }

@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,9 +20,6 @@ class Running:
 
     address: str
     process: subprocess.Popen[str]
-
-
-Start = Callable[..., "contextlib.AbstractContextManager[Running]"]
 
 
 @contextlib.contextmanager
@@ -45,15 +42,8 @@ def started(*words: str, **environment: str) -> Iterator[Running]:
             process.wait(60)
 
 
-@pytest.fixture(scope="session")
-def start() -> Start:
-    return started
-
-
-@pytest.fixture(scope="session")
-def chat_dir(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model with a chat template, as ``laplm tune`` writes one."""
-    path = tmp_path_factory.mktemp("chat") / "chat"
+def with_chat_template(tiny_model_dir: Path, path: Path) -> Path:
+    """A model that was tuned on conversations."""
     path.mkdir()
     for file in tiny_model_dir.iterdir():
         (path / file.name).symlink_to(file)

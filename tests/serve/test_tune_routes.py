@@ -145,3 +145,23 @@ def test_a_name_is_never_a_path(client: TestClient, tmp_path: Path) -> None:
     for strange in ("../x", "..", "%2e%2e"):
         assert client.get(f"/api/tune/{strange}").status_code in (404, 405)
     until(client, id_, "planned", "failed")
+
+
+def test_a_run_that_dies_is_told_and_can_go_on(tiny_model_dir: Path, tmp_path: Path) -> None:
+    app, parts = make_app(Options({"tiny": str(tiny_model_dir)}, "tiny", runs=tmp_path / "runs"))
+    with TestClient(app, base_url="http://localhost") as client:
+        id_ = create(client, max_steps=2000)
+        until(client, id_, "planned", "failed")
+        client.post(f"/api/tune/{id_}/start")
+        while not client.get(f"/api/tune/{id_}").json()["step"]:
+            time.sleep(0.05)
+        process = parts.tunings.get(id_).process
+        assert process is not None
+        process.kill()
+        entry = until(client, id_, "failed", "stopped", "done")
+        assert entry["state"] == "failed"
+        assert "from outside" in entry["message"]
+        assert client.get("/healthz").status_code == 200
+        assert client.post(f"/api/tune/{id_}/resume").json()["state"] == "running"
+        client.post(f"/api/tune/{id_}/stop")
+        assert until(client, id_, "failed", "stopped", "done")["state"] == "stopped"

@@ -92,7 +92,7 @@ class Watched:
 
     def open(self, tab: str) -> Any:
         """Go to a tab."""
-        self.page.goto(f"{self.address}#{tab}")
+        self.page.goto(f"{self.address}#/{tab}")
         self.page.locator("#model option").first.wait_for(state="attached")
         return self.page
 
