@@ -39,7 +39,7 @@ LIBRARIES = {
     "gpt": {"llvmlite", "numba", "numpy", "tokenizers", "torch"},
     "run": {"numpy"},
     "look": {"matplotlib", "numpy", "pandas"},
-    "tune": {"datasets", "gguf", "matplotlib", "numba", "numpy", "rich", "torch"},
+    "tune": {"datasets", "gguf", "matplotlib", "numba", "numpy", "pydivsufsort", "rich", "torch"},
     "serve": {
         "fastapi",
         "jinja2",
