@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 Array = NDArray[np.float32]
 
 BESIDE = 64  # tokens of prompts in a pass that others are waiting for: some milliseconds
-LEAST = 16  # tokens of one prompt in a pass: less is not worth a pass's fixed cost
+LEAST = 64  # tokens of one prompt in a pass: short prompts go through whole, in their order
 MAX_SLOTS = BLOCK - BESIDE
 _KEPT = 4  # prompts whose caches are kept for those that begin alike
 _RECENT = 32  # requests whose length says how long the next ones will take
