@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "look": {"errors", "home", "gpt", "run"},
     "tune": {"errors", "home", "gpt"},
     "serve": {"errors", "gpt", "run", "look"},
+    "talk": {"errors", "home"},
     "audit": set(),
 }
 # Beyond the standard library, NumPy, which gpt, run and look compute with.
@@ -40,6 +41,7 @@ LIBRARIES = {
     "look": {"matplotlib", "numpy", "pandas"},
     "tune": {"datasets", "gguf", "matplotlib", "numba", "numpy", "rich", "torch"},
     "serve": {"fastapi", "numpy", "uvicorn"},
+    "talk": {"nbclient", "nbconvert", "nbformat", "pygments"},
 }
 TORCH_OUTSIDE_TUNE = {"gpt/checkpoint.py"}  # pytorch_model.bin, through weights_only
 NEEDS_NUMBA = {"gpt/kernels.py", "gpt/simd.py", "gpt/tiles.py"}
