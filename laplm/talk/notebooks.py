@@ -83,5 +83,7 @@ def open_lab(directory: Path, model: str, *, browser: bool = True) -> int:
         "--ServerApp.ip=127.0.0.1", "--LabApp.news_url=None",
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
         *([] if browser else ["--no-browser"]),
+        # Whoever is root (in a container, say) has already chosen to run this as root.
+        *(["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []),
     ]  # fmt: skip
     return subprocess.run(command, env=environment(model), check=False).returncode
