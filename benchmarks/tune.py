@@ -6,7 +6,7 @@
 Every way trains the same generated weights on the same tokens, with the same batch, AdamW, number
 of threads and dropout, each time in a process of its own, so that its peak memory is its own.
 Rounds are interleaved (A B C A B C ...); the first updates of a process are not counted; medians
-are reported. Losses of the first update are compared. The machine's rate of matrix products is
+are reported. Losses of the first update are shown. The machine's rate of matrix products is
 measured beside them. README.md in this folder states the protocol.
 """
 
@@ -139,7 +139,7 @@ def train_transformers(args: argparse.Namespace) -> dict[str, Any]:
             ),
         )  # fmt: skip
     n = args.positions
-    ids = tokens(NAMED_SIZES["gpt2"].vocab_size, args.batch * n * args.steps)
+    ids = tokens(model.config.vocab_size, args.batch * n * args.steps)
     rows = torch.from_numpy(ids).view(-1, n)
     times: list[float] = []
     losses: list[float] = []

@@ -1,7 +1,8 @@
-"""Where laplm keeps what it makes: prepared weights and compiled kernels.
+"""Where laplm keeps what it makes: prepared weights, compiled kernels, the server's tunings.
 
 ``LAPLM_HOME`` names the directory; the default is the platform's cache directory for a user.
-Everything in it can be deleted at any time and is made again when needed.
+Everything in it but the tunings (``runs``) can be deleted at any time and is made again when
+needed.
 """
 
 from __future__ import annotations

@@ -27,7 +27,8 @@ MAY_IMPORT = {
     "run": {"errors", "hub", "gpt"},
     "look": {"errors", "home", "gpt", "run"},
     "tune": {"errors", "home", "gpt"},
-    "serve": {"errors", "gpt", "run", "look"},
+    "serve": {"errors", "built_in", "home", "hub", "gpt", "run", "look", "laplm"},
+    "web": set(),
     "talk": {"errors", "home"},
     "audit": set(),
 }
@@ -40,7 +41,15 @@ LIBRARIES = {
     "run": {"numpy"},
     "look": {"matplotlib", "numpy", "pandas"},
     "tune": {"datasets", "gguf", "matplotlib", "numba", "numpy", "rich", "torch"},
-    "serve": {"fastapi", "numpy", "uvicorn"},
+    "serve": {
+        "fastapi",
+        "jinja2",
+        "numpy",
+        "prometheus_client",
+        "pydantic",
+        "starlette",
+        "uvicorn",
+    },
     "talk": {"nbclient", "nbconvert", "nbformat", "pygments"},
 }
 TORCH_OUTSIDE_TUNE = {"gpt/checkpoint.py"}  # pytorch_model.bin, through weights_only
@@ -143,9 +152,9 @@ def test_only_the_command_line_prints(file: Path) -> None:
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         where = f"{relative(file)}:{getattr(node, 'lineno', 0)}"
         assert not (isinstance(node, ast.Name) and node.id in ("print", "input")), where
-        assert not (isinstance(node, ast.Attribute) and node.attr in ("stdout", "__stdout__")), (
-            where
-        )
+        assert not (isinstance(node, ast.Attribute) and node.attr in ("stdout", "__stdout__")) or (
+            ast.unparse(node.value) == "process"  # what a process that we started prints
+        ), where
 
 
 def test_every_room_has_its_rule() -> None:

@@ -114,6 +114,28 @@ def add_look(verb: Callable[..., argparse.ArgumentParser]) -> None:
     _add_count(p, "tokens")
     _add_sampling(p, "each shown by itself, and all together (default: an example of each)")
 
+    p = view(
+        "inside", _inside, "One pass at a glance, with parts switched off.",
+        epilog="For example: laplm look inside 'The capital of Spain is' --layer 4 --without "
+        "head:4.2",
+    )  # fmt: skip
+    _add_text(p)
+    _add_layer(p, "open this block (default: none)")
+    p.add_argument(
+        "--position", type=int, default=-1, metavar="N",
+        help="the token to follow; negative ones count from the end (default: -1)",
+    )  # fmt: skip
+    p.add_argument(
+        "--without", action="append", default=[], metavar="PART",
+        help="switch off head:LAYER.HEAD, attention:LAYER, feed-forward:LAYER or "
+        "neuron:LAYER.NEURON; may be given several times",
+    )  # fmt: skip
+    _add_count(p, "next tokens")
+    g = p.add_argument_group("settings of sampling", "all together (default: off)")
+    g.add_argument("--temperature", type=float, default=1.0, metavar="T")
+    g.add_argument("--top-k", type=int, default=0, metavar="K")
+    g.add_argument("--top-p", type=float, default=1.0, metavar="P")
+
     p = view("lens", _lens, "What every layer would say comes next, if it were the last.")
     _add_text(p)
 
@@ -362,6 +384,13 @@ def _next(args: argparse.Namespace, lm: LanguageModel, progress: Progress) -> Vi
     from laplm.look.next_token import next_token
 
     return next_token(lm, args.text, k=args.k, **_sampling(args))
+
+
+def _inside(args: argparse.Namespace, lm: LanguageModel, progress: Progress) -> View:
+    from laplm.look.inside import inside
+
+    names = ("without", "position", "layer", "k", "temperature", "top_k", "top_p")
+    return inside(lm, args.text, **{name: getattr(args, name) for name in names})
 
 
 def _lens(args: argparse.Namespace, lm: LanguageModel, progress: Progress) -> View:

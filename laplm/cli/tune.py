@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
+import json
 import math
 import os
 from collections.abc import Callable
@@ -17,6 +19,7 @@ from laplm.errors import InputError
 if TYPE_CHECKING:
     from laplm.run.language_model import LanguageModel
     from laplm.tune.read import Reading
+    from laplm.tune.trainer import Progressed
     from laplm.tune.tuning import Plan, TuneConfig, TuneResult
 
 # Kept in run.json, so that --resume needs nothing else.
@@ -42,6 +45,10 @@ def add_tune(verb: Callable[..., argparse.ArgumentParser]) -> None:
         "--report", type=Path, metavar="DIR", help="write the report of a run that has ended again"
     )
     p.add_argument("--dry-run", action="store_true", help="only show what was read, and the plan")
+    p.add_argument(
+        "--json", action="store_true",
+        help="for programs: one JSON object a line, of plan, step, eval and done",
+    )  # fmt: skip
     g = p.add_argument_group("the data")
     g.add_argument("--column", metavar="NAME", help="which column or key holds the text")
     g.add_argument(
@@ -154,13 +161,16 @@ def _tune_until(args: argparse.Namespace, at_the_end: contextlib.ExitStack) -> i
         lm = open_model(argparse.Namespace(**vars(args) | {"precision": "fp32"}), progress)
 
     if args.report is not None:
-        _report(args.report, reading, lm)
+        paths = _report(args.report, reading, lm)
+        write(f"before and after: {' '.join(map(str, paths))}\n")
         return 0
 
     speaks = os.environ.get("RANK", "0") == "0"  # as torchrun numbers processes
 
     def planned(plan: Plan) -> bool:
-        if speaks:
+        if args.json and speaks:
+            _tell("plan", **_plan_json(plan, config, lm.name))
+        elif speaks:
             write(_plan_text(plan, config, lm.name))
         return not args.dry_run
 
@@ -171,18 +181,25 @@ def _tune_until(args: argparse.Namespace, at_the_end: contextlib.ExitStack) -> i
             resume=args.resume is not None, planned=planned, threads=args.threads,
             device=args.device, shard=args.shard, tensorboard=args.tensorboard,
             request=request | {"data": str(args.data.resolve())},
+            on_step=_tell_step if args.json and speaks else None,
+            on_eval=(lambda now: _tell_eval(now, args.out)) if args.json and speaks else None,
         )  # fmt: skip
     except KeyboardInterrupt:
         if speaks:
             note(f"stopped; everything is kept. Go on with: laplm tune --resume {args.out}")
         return INTERRUPTED
     if result is not None and speaks:
-        write(_result_text(result))
-        _report(args.out, reading, lm)
+        if not args.json:
+            write(_result_text(result))
+        paths = _report(args.out, reading, lm)
+        if args.json:
+            _tell("done", **dataclasses.asdict(result), report=paths)
+        else:
+            write(f"before and after: {' '.join(map(str, paths))}\n")
     return 0
 
 
-def _report(directory: Path, reading: Reading, before: LanguageModel) -> None:
+def _report(directory: Path, reading: Reading, before: LanguageModel) -> list[Path]:
     from laplm.run.language_model import LanguageModel
     from laplm.tune.report import make_report, write_report
 
@@ -191,8 +208,7 @@ def _report(directory: Path, reading: Reading, before: LanguageModel) -> None:
         old, new = (
             LanguageModel(name, "int8", None, progress) for name in (before.name, str(directory))
         )
-        paths = write_report(make_report(directory, reading, old, new, progress))
-    write(f"before and after: {' '.join(map(str, paths))}\n")
+        return list(write_report(make_report(directory, reading, old, new, progress)))
 
 
 def _alone(args: argparse.Namespace) -> None:
@@ -200,7 +216,7 @@ def _alone(args: argparse.Namespace) -> None:
     which = "resume" if args.resume is not None else "report"
     given = [
         name for name in vars(args)
-        if name not in (which, "dry_run", "call", "verb", *_MACHINE)
+        if name not in (which, "dry_run", "json", "call", "verb", *_MACHINE)
         and getattr(args, name) not in (None, False)
     ]  # fmt: skip
     if given:
@@ -237,6 +253,60 @@ def _config(args: argparse.Namespace) -> TuneConfig:
             raise InputError(f"--heldout is {args.heldout}, but it must be a percentage")
         settings["heldout_share"] = args.heldout / 100
     return TuneConfig(**settings, lora=LoRAConfig(**lora))
+
+
+# --- what programs are told -------------------------------------------------------------------
+
+
+def _tell(event: str, **values: Any) -> None:
+    """One line of ``--json``; what is not known, such as a loss not yet measured, is null."""
+    unknown = [k for k, v in values.items() if isinstance(v, float) and not math.isfinite(v)]
+    line = {"event": event, **values, **dict.fromkeys(unknown)}
+    write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
+
+
+def _tell_step(now: Progressed) -> None:
+    _tell("step", **dataclasses.asdict(now))
+
+
+def _tell_eval(now: Progressed, directory: Path) -> None:
+    """With what the model wrote, which the trainer has just put into its metrics."""
+    lines = (directory / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    text = json.loads(lines[-1]).get("sample")
+    _tell("eval", step=now.step, heldout_loss=now.heldout_loss, text=text)
+
+
+def _plan_json(plan: Plan, config: TuneConfig, model: str) -> dict[str, Any]:
+    train, heldout, settings = plan.train, plan.heldout, plan.settings
+    return {
+        "model": model,
+        "kind": plan.reading.kind,
+        "documents": len(plan.reading.examples),
+        "bytes": plan.reading.n_bytes,
+        "tokens": train.n_tokens + heldout.n_tokens,
+        "learned_tokens": train.n_learned + heldout.n_learned,
+        "skipped": list(plan.reading.skipped),
+        "train_documents": len(train.documents),
+        "heldout_documents": len(heldout.documents),
+        "heldout_tokens": heldout.n_tokens,
+        "window": settings.n_positions,
+        "filled": plan.filled,
+        "split": plan.n_split,
+        "first_window": plan.peek,
+        "method": config.method,
+        "rank": config.lora.r if config.method == "lora" else None,
+        "trained": plan.trained,
+        "learning_rate": settings.learning_rate,
+        "precision": settings.precision,
+        "max_steps": plan.steps,
+        "tokens_per_step": plan.tokens_per_step,
+        "memory_bytes": plan.memory.total,
+        "peak_bytes": plan.measured_peak or None,
+        "machine_bytes": plan.machine or None,
+        "seconds_per_step": plan.seconds_per_step,
+        "seconds": plan.minutes * 60,
+        "text": _plan_text(plan, config, model),
+    }
 
 
 # --- what is told -----------------------------------------------------------------------------

@@ -166,6 +166,51 @@ class GPT:
                     cache.hold([token])
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
+    def advance(self, parts: Sequence[tuple[Sequence[int], KVCache, int]]) -> Array:
+        """One pass over the next tokens of several sequences, prompts and single tokens together.
+
+        Every weight is read once for all of them, so that a long prompt can go through in blocks
+        beside sequences that are being decoded.
+
+        Args:
+            parts: for each sequence its next ids, its cache, and of how many of these ids, counted
+                from the last, the logits are wanted.
+
+        Returns:
+            Logits (wanted in all, V), in the order of the parts.
+
+        Raises:
+            InputError: as ``decode``, or more than ``BLOCK`` ids in all.
+        """
+        ids = self._checked(np.concatenate([np.asarray(part, np.int64) for part, _, _ in parts]))
+        caches = [cache for _, cache, _ in parts]
+        if len(ids) > BLOCK or len({id(c) for c in caches}) != len(caches):
+            raise InputError(f"one pass takes at most {BLOCK} ids, and each cache once")
+        with self._lock:
+            groups, positions, wanted, start = [], [], [], 0
+            for part, cache, last in parts:
+                count = len(part)
+                cache.reserve(count)
+                groups += [
+                    (
+                        start + i,
+                        min(self._together, count - i),
+                        cache.table_address,
+                        cache.length + i,
+                    )
+                    for i in range(0, count, self._together)
+                ]
+                positions.append(np.arange(cache.length, cache.length + count))
+                wanted.append(np.arange(start + count - last, start + count))
+                start += count
+            alone = len(ids) == len(parts)  # nothing but single tokens
+            logits = self._run(
+                ids, np.concatenate(positions), groups, np.concatenate(wanted), alone=alone
+            )
+            for part, cache, _ in parts:
+                cache.hold([int(i) for i in part])
+        return logits
+
     @property
     def weights(self) -> reference.Weights:
         """The packed weights as the tapped path multiplies with them."""

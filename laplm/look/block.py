@@ -32,7 +32,7 @@ STEPS = {
     "mlp_out": "feed-forward, down: ΔX",
     "resid_post": "X + ΔX goes out",
 }
-_ACTIVATIONS = {
+ACTIVATIONS = {
     "gelu_new": "GELU", "gelu_pytorch_tanh": "GELU", "gelu": "GELU", "relu": "ReLU", "silu": "SiLU",
 }  # fmt: skip
 
@@ -238,14 +238,24 @@ def block(
         attention_cosine=cosine(x["resid_pre"], x["attn_out"]),
         feed_forward_cosine=cosine(x["resid_mid"], x["mlp_out"]),
         active=(x["mlp_post"] > 0).mean(axis=-1, dtype=np.float32),
-        neurons=_most_active(model, layer, x["mlp_pre"][at], x["mlp_post"][at], neurons, words),
-        activation=_ACTIVATIONS[model.config.activation_function],
+        neurons=most_active(model, layer, x["mlp_pre"][at], x["mlp_post"][at], neurons, words),
+        activation=ACTIVATIONS[model.config.activation_function],
     )
 
 
-def _most_active(
+def most_active(
     model: Model, layer: int, before: Array, after: Array, count: int, words: int
 ) -> list[Neuron]:
+    """The ``count`` neurons that give most at one position, and the tokens that they speak for.
+
+    Args:
+        model: the model.
+        layer: which block's feed-forward.
+        before: inputs of the activation function, (I,).
+        after: its results, (I,).
+        count: how many neurons.
+        words: how many tokens to name that each raises and lowers.
+    """
     chosen = np.argsort(-after, kind="stable")[:count]
     if not len(chosen):
         return []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -181,17 +182,7 @@ def next_token(
     best = np.argsort(-logits, kind="stable")[:k]
 
     def effect(name: str, params: SamplingParams) -> Effect:
-        p = probabilities(logits, params, ids)
-        bits = entropy(p)
-        return Effect(
-            name=name,
-            params=params,
-            probabilities=p[best],
-            kept=int(np.count_nonzero(p)),
-            entropy=bits,
-            perplexity=2.0**bits,
-            likeliest=passes.token_labels(model, [int(p.argmax())])[0],
-        )
+        return effect_of(model, logits, best, name, params, ids)
 
     names = [
         f"{_NAMES.get(name, name)} {value:g}" if len(setting) == 1 else _ALL
@@ -207,6 +198,28 @@ def next_token(
         logits=logits[best],
         before=effect("as it is", _params({})),
         effects=tuple(effect(n, params) for n, params in zip(names, every, strict=True)),
+    )
+
+
+def effect_of(
+    model: Model,
+    logits: Array,
+    shown: NDArray[np.int64],
+    name: str,
+    params: SamplingParams,
+    previous_ids: Sequence[int] = (),
+) -> Effect:
+    """What settings make of logits (V,), at the tokens ``shown`` (K,)."""
+    p = probabilities(logits, params, previous_ids)
+    bits = entropy(p)
+    return Effect(
+        name=name,
+        params=params,
+        probabilities=p[shown],
+        kept=int(np.count_nonzero(p)),
+        entropy=bits,
+        perplexity=2.0**bits,
+        likeliest=passes.token_labels(model, [int(p.argmax())])[0],
     )
 
 

@@ -284,6 +284,13 @@ def write_out(path: Path, content: bytes) -> None:
 
 def plain(value: Any) -> Any:
     """The same value in what JSON knows; NaN and infinities become None."""
+    if isinstance(value, np.ndarray) and value.ndim and value.dtype.kind in "biuf":
+        finite = np.isfinite(value)  # as a whole, which is fast
+        if finite.all():
+            return value.tolist()
+        found = value.astype(object)
+        found[~finite] = None
+        return found.tolist()
     if isinstance(value, np.ndarray):
         return plain(value.tolist())
     if isinstance(value, np.generic):

@@ -7,6 +7,7 @@ The command line, the server and Python all use this stream. Shapes: V vocabular
 from __future__ import annotations
 
 import dataclasses
+import math
 import secrets
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -20,7 +21,7 @@ from laplm.errors import ContextLengthError, InputError
 from laplm.gpt.config import GPTConfig
 from laplm.gpt.kv_cache import KVCache
 from laplm.gpt.tokenizer import StreamDecoder, Tokenizer
-from laplm.run.sampler import SamplingParams, sample, sample_rng, top_logprobs
+from laplm.run.sampler import Nudges, SamplingParams, sample, sample_rng, top_logprobs
 
 Array = NDArray[np.float32]
 Prompt = str | bytes | Sequence[int]
@@ -193,14 +194,68 @@ class GenerationResult:
     threads: int
 
 
-class _Row:
-    """One sample on its way."""
+class Row:
+    """One sample on its way: how its next token is chosen, and when it ends.
 
-    def __init__(self, index: int, ids: list[int], seed: int, cache: KVCache) -> None:
+    The part of the loop that is the same however samples are batched; the server's scheduler has
+    a loop of its own around it.
+
+    Attributes:
+        index: which of the samples, from 0.
+        ids: prompt and everything drawn, also what has slid out of the context.
+        cache: what the engine keeps of them.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        prompt_ids: Sequence[int],
+        params: SamplingParams,
+        cache: KVCache,
+        *,
+        max_new_tokens: int,
+        known: int,
+        eos_token_id: int | None = None,
+        logprobs: int | None = 0,
+        ended: Callable[[int, int], bool] | None = None,
+        nudges: Nudges | None = None,
+    ) -> None:
+        """Begin; ``params`` has a seed, and only the first ``known`` ids are drawn.
+
+        With ``logprobs`` None no probability is worked out at all, and steps have NaN.
+        """
+        assert params.seed is not None
         self.index = index
-        self.ids = ids  # prompt and everything drawn, also what has slid out of the context
-        self.rng = sample_rng(seed, index)
+        self.ids = list(prompt_ids)
         self.cache = cache
+        self._rng = sample_rng(params.seed, index)
+        self._params = params
+        self._n_prompt = len(self.ids)
+        self._end = self._n_prompt + max_new_tokens
+        self._known = known
+        self._eos_token_id = eos_token_id
+        self._logprobs = logprobs
+        self._ended = ended
+        self._nudges = nudges
+
+    def draw(self, gpt: Engine, logits: Array) -> TokenStep:
+        """The next token after logits (V,); its step says whether the sample has ended."""
+        x = logits[: self._known]
+        chosen = x if self._nudges is None else self._nudges.apply(x, self.ids[self._n_prompt :])
+        token = sample(chosen, self._params, self._rng, self.ids)
+        self.ids.append(token)
+        reason: FinishReason | None = None
+        if token == self._eos_token_id:
+            reason = "eos"
+        elif self._ended is not None and self._ended(self.index, token):
+            reason = "stop"
+        elif len(self.ids) == self._end:
+            reason = "length"
+        if self._logprobs is None:
+            return TokenStep(self.index, token, math.nan, (), reason)
+        normaliser = gpt.log_normaliser(x)
+        top = tuple(top_logprobs(x, self._logprobs, normaliser)) if self._logprobs else ()
+        return TokenStep(self.index, token, float(x[token]) - normaliser, top, reason)
 
 
 def generate_tokens(
@@ -282,35 +337,37 @@ def _draw_tokens(
     ended: Callable[[int, int], bool] | None,
     known: int,
 ) -> Generator[TokenStep]:
-    assert params.seed is not None
     logits = _prefill(gpt, _window(prompt_ids, gpt.config), cache)
     caches = [cache] if samples == 1 else cache.fork(samples)
-    rows = [_Row(i, list(prompt_ids), params.seed, caches[i]) for i in range(samples)]
+    rows = [
+        Row(
+            i,
+            prompt_ids,
+            params,
+            caches[i],
+            max_new_tokens=max_new_tokens,
+            known=known,
+            eos_token_id=eos_token_id,
+            logprobs=logprobs,
+            ended=ended,
+        )
+        for i in range(samples)
+    ]
     logits = np.broadcast_to(logits[-1], (samples, logits.shape[-1]))
-    for drawn in range(1, max_new_tokens + 1):
+    while True:
         going = []
-        for row, x in zip(rows, logits[:, :known], strict=True):
-            token = sample(x, params, row.rng, row.ids)
-            row.ids.append(token)
-            reason: FinishReason | None = None
-            if token == eos_token_id:
-                reason = "eos"
-            elif ended is not None and ended(row.index, token):
-                reason = "stop"
-            elif drawn == max_new_tokens:
-                reason = "length"
-            else:
+        for row, x in zip(rows, logits, strict=True):
+            step = row.draw(gpt, x)
+            if step.finish_reason is None:
                 going.append(row)
-            normaliser = gpt.log_normaliser(x)
-            top = tuple(top_logprobs(x, logprobs, normaliser)) if logprobs else ()
-            yield TokenStep(row.index, token, float(x[token]) - normaliser, top, reason)
+            yield step
         rows = going
         if not rows:
             return
         logits = _advance(gpt, rows)
 
 
-def _advance(gpt: Engine, rows: list[_Row]) -> Array:
+def _advance(gpt: Engine, rows: list[Row]) -> Array:
     """Logits (rows, V) after the token that each row has just drawn."""
     # The rows began together, so all of them are full at the same step.
     if rows[0].cache.length < gpt.config.n_ctx:
@@ -464,26 +521,54 @@ def _overlap(text: str, stop: str) -> int:
     return 0
 
 
-class _Sample:
-    """The text side of one sample: decoding, stop strings, and the record of what was drawn."""
+class SampleText:
+    """The text side of one sample: decoding, stop strings, and what each token completes.
+
+    Attributes:
+        finish_reason: why the sample ended, once it has.
+    """
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
-        self.decoder = StreamDecoder(tokenizer)
-        self.matcher = StopMatcher(stop)
-        self.steps: list[GenerationStep] = []
-        self.tail = ""  # text released by an interruption, which no step carries
         self.finish_reason: FinishReason | None = None
-        self.pending = ""
-        self.seconds = 0.0
-        self.first_token_seconds = 0.0
+        self._tokenizer = tokenizer
+        self._decoder = StreamDecoder(tokenizer)
+        self._matcher = StopMatcher(stop)
+        self._pending = ""
 
     def feed(self, token_id: int) -> bool:
-        self.pending, stopped = self.matcher.feed(self.decoder.feed(token_id))
+        """Take a token that was drawn; whether a stop string is complete with it."""
+        self._pending, stopped = self._matcher.feed(self._decoder.feed(token_id))
         return stopped
 
     def flush(self) -> str:
-        text, stopped = self.matcher.feed(self.decoder.flush())
-        return text if stopped else text + self.matcher.flush()
+        """What was held back, at an end that no stop string made."""
+        text, stopped = self._matcher.feed(self._decoder.flush())
+        return text if stopped else text + self._matcher.flush()
+
+    def step(self, token: TokenStep) -> GenerationStep:
+        """The token with its text. An ending token has not been fed, every other one has."""
+        text, self._pending = self._pending, ""
+        if token.finish_reason in ("eos", "length"):
+            text += self.flush()
+        self.finish_reason = token.finish_reason
+        tops = tuple(
+            TokenLogprob(i, self._tokenizer.token_text(i), logprob)
+            for i, logprob in token.top_logprobs
+        )
+        return GenerationStep(
+            text, token.token_id, token.logprob, tops, token.finish_reason, token.sample
+        )
+
+
+class _Sample(SampleText):
+    """One sample of a stream, with the record of what was drawn."""
+
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
+        super().__init__(tokenizer, stop)
+        self.steps: list[GenerationStep] = []
+        self.tail = ""  # text released by an interruption, which no step carries
+        self.seconds = 0.0
+        self.first_token_seconds = 0.0
 
 
 @dataclass(frozen=True)
@@ -603,24 +688,10 @@ class GenerationStream(Iterator[GenerationStep]):
             self._release = None  # the cache may be torn
             raise
         state = self._samples[token.sample]
-        text, state.pending = state.pending, ""
-        if token.finish_reason in ("eos", "length"):
-            text += state.flush()
+        step = state.step(token)
         state.seconds = time.perf_counter() - self._start
         if not state.steps:
             state.first_token_seconds = state.seconds
-        state.finish_reason = token.finish_reason
-        step = GenerationStep(
-            text,
-            token.token_id,
-            token.logprob,
-            tuple(
-                TokenLogprob(i, self._tokenizer.token_text(i), logprob)
-                for i, logprob in token.top_logprobs
-            ),
-            token.finish_reason,
-            token.sample,
-        )
         state.steps.append(step)
         return step
 

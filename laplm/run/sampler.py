@@ -10,8 +10,8 @@ import functools
 import math
 import numbers
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -88,6 +88,35 @@ class SamplingParams:
         if not whole or value < 0:
             raise InputError(f"{name} is {value!r}, but it must be {kind}")
         object.__setattr__(self, name, int(value))
+
+
+@dataclass(frozen=True)
+class Nudges:
+    """What is added to logits before a token is chosen, as OpenAI's API has it.
+
+    Attributes:
+        logit_bias: added to the logits of these ids; -100 or so forbids a token.
+        presence_penalty: taken off the logits of tokens that were drawn before.
+        frequency_penalty: taken off as often as a token was drawn before.
+    """
+
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+
+    def apply(self, logits: Array, drawn: Sequence[int]) -> Array:
+        """Logits (V,) with everything added; ``drawn`` are the new tokens so far.
+
+        Source: https://platform.openai.com/docs/api-reference/completions, "frequency_penalty".
+        """
+        x = logits.astype(np.float32)
+        for token, bias in self.logit_bias.items():
+            x[token] += np.float32(bias)
+        if drawn and (self.presence_penalty or self.frequency_penalty):
+            ids, counts = np.unique(np.asarray(drawn, dtype=np.intp), return_counts=True)
+            x[ids] -= counts * np.float32(self.frequency_penalty)
+            x[ids] -= np.float32(self.presence_penalty)
+        return x
 
 
 def sample_rng(seed: int, index: int = 0) -> random.Random:

@@ -32,6 +32,7 @@ VIEWS = [
     f"attention '{TEXT}'", f"attention '{TEXT}' --layer 2",
     f"attention '{TEXT}' --layer 2 --head 1",
     "attention --kinds", f"next '{TEXT}' -k 4", f"next '{TEXT}' --temperature 0.5 --top-k 3",
+    f"inside '{TEXT}'", f"inside '{TEXT}' --layer 2 --without head:2.1 --top-k 5",
     f"lens '{TEXT}'", f"attribution '{TEXT}' --target ' Madrid' --against ' Paris'",
     f"ablate '{TEXT}'", f"ablate '{TEXT}' --parts layers --how mean --target ' Madrid'",
     f"ablate '{TEXT}' --parts neurons --layer 1 --rows 3",

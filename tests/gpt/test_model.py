@@ -431,3 +431,44 @@ def test_an_isa_this_machine_lacks_is_refused(
     monkeypatch.setenv("LAPLM_ISA", "sparc")
     with pytest.raises(InputError, match=r"LAPLM_ISA=sparc.*can run"):
         GPT(open_checkpoint(tiny_model_dir))
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_prompts_and_single_tokens_go_together_as_they_would_alone(
+    engines: dict[Precision, GPT], precision: Precision
+) -> None:
+    gpt, rng = engines[precision], np.random.default_rng(3)
+    texts = [some_ids(gpt, n, seed=n) for n in (3, 40, 90, 5)]
+    caches = [gpt.new_cache() for _ in texts]
+    found: list[list[np.ndarray]] = [[] for _ in texts]
+    while any(c.length < len(text) for c, text in zip(caches, texts, strict=True)):
+        parts, whose = [], []
+        for i, (cache, text) in enumerate(zip(caches, texts, strict=True)):
+            count = min(int(rng.integers(0, 20)), len(text) - cache.length)
+            if count:
+                parts.append((text[cache.length : cache.length + count], cache, count))
+                whose.append((i, count))
+        if parts:
+            logits = gpt.advance(parts)
+            for i, count in whose:
+                found[i].append(logits[:count])
+                logits = logits[count:]
+    for text, cache, some in zip(texts, caches, found, strict=True):
+        assert cache.ids == text.tolist()
+        np.testing.assert_array_equal(np.concatenate(some), gpt.forward(text))
+
+
+def test_a_pass_gives_the_logits_that_are_wanted_of_each_part(
+    engines: dict[Precision, GPT],
+) -> None:
+    gpt = engines["int8"]
+    first, second = gpt.new_cache(), gpt.new_cache()
+    logits = gpt.advance(
+        [([1, 2, 3, 4], first, 1), ([5, 6, 7], second, 2), ([8], gpt.new_cache(), 0)]
+    )
+    np.testing.assert_array_equal(logits[:1], gpt.forward([1, 2, 3, 4])[-1:])
+    np.testing.assert_array_equal(logits[1:], gpt.forward([5, 6, 7])[1:])
+    with pytest.raises(InputError, match="each cache once"):
+        gpt.advance([([1], first, 1), ([1], first, 1)])
+    with pytest.raises(InputError, match="at most 256"):
+        gpt.advance([([1] * (BLOCK + 1), gpt.new_cache(), 1)])

@@ -19,7 +19,7 @@ from laplm.run.language_model import LanguageModel
 from laplm.tune import tuning
 from laplm.tune.lora import LoRAConfig
 from laplm.tune.read import Example
-from laplm.tune.trainer import Progressed, Trainer
+from laplm.tune.trainer import Progressed, Trainer, best_precision
 from laplm.tune.tuning import TuneConfig, read_run, split, suitable_learning_rate, tune
 
 SENTENCES = [
@@ -115,7 +115,10 @@ def test_an_interrupted_run_goes_on_and_ends_bit_for_bit_the_same(
 
     with pytest.raises(KeyboardInterrupt):
         tune(text, model, tmp_path / "parts", config, on_step=stop)
-    assert read_run(tmp_path / "parts")["config"] == config
+    # The number format is remembered, so that the run goes on in it on another machine too.
+    kept = read_run(tmp_path / "parts")["config"]
+    assert kept.precision == best_precision()
+    assert kept == dataclasses.replace(config, precision=kept.precision)
     steps: list[int] = []
     again = tune(
         text, model, tmp_path / "parts", config, resume=True, on_step=lambda p: steps.append(p.step)

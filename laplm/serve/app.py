@@ -1,0 +1,153 @@
+"""The application: routes, errors and what stands before them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import mimetypes
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import ASGIApp, Scope
+
+import laplm
+from laplm.errors import LaplmError
+from laplm.serve import look, models, openai, tuning
+from laplm.serve.metrics import CONTENT_TYPE, Metrics
+from laplm.serve.models import Registry, Settings
+from laplm.serve.problems import (
+    ApiError,
+    Json,
+    answer_error,
+    answer_http_exception,
+    answer_invalid,
+)
+from laplm.serve.security import Guard, Observed, Secured
+
+WEB = Path(laplm.__file__).parent / "web"
+_STOPPING = "the server is stopping; try again when it is back"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a server is started with.
+
+    Attributes:
+        given: names and what ``laplm.load`` takes for each.
+        default: the model that answers where none is named.
+        settings: how models are loaded and served.
+        guard: what is let through.
+        runs: where tunings are kept.
+    """
+
+    given: dict[str, str]
+    default: str
+    settings: Settings = field(default_factory=Settings)
+    guard: Guard = field(default_factory=Guard)
+    runs: Path | None = None
+
+
+@dataclass
+class Parts:
+    """What the routes are made of, for who starts and stops the server."""
+
+    registry: Registry
+    metrics: Metrics
+    guard: Guard
+    tunings: tuning.Tunings
+
+    def stop_soon(self) -> None:
+        """Answer no new request, and stop what trains. In the event loop."""
+        self.guard.stopping.set()
+        self.tunings.end_streams()
+
+    def end_streams(self) -> None:
+        """End what has not ended by itself."""
+        self.registry.stop(ApiError(503, _STOPPING))
+
+
+def make_app(options: Options) -> tuple[ASGIApp, Parts]:
+    """The ASGI application, and its parts."""
+    registry: Registry
+    metrics = Metrics(lambda: registry.loaded)
+    tunings = tuning.Tunings(options.runs)
+    registry = Registry(
+        options.given, options.default, options.settings, runs=tunings.finished, watcher=metrics
+    )
+    worker = look.Worker(seconds=options.settings.time_limit)
+    parts = Parts(registry, metrics, options.guard, tunings)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        parts.stop_soon()
+        parts.end_streams()
+        worker.stop()
+        await registry.join(5.0)
+        await tunings.join(60.0)
+
+    app = FastAPI(
+        title="laplm",
+        version=laplm.__version__,
+        description="Run, look inside and teach a GPT-2-family model: OpenAI's API and more.",
+        docs_url=None,  # its page loads scripts from outside
+        redoc_url=None,
+        lifespan=lifespan,
+        exception_handlers={
+            HTTPException: answer_http_exception,
+            RequestValidationError: answer_invalid,
+            ApiError: answer_error,
+            LaplmError: answer_error,
+        },
+    )
+    app.include_router(openai.router(registry))
+    app.include_router(models.router(registry))
+    app.include_router(look.router(registry, worker))
+    app.include_router(tuning.router(registry, tunings))
+    _add_health(app, metrics)
+    _add_page(app)
+
+    def route_of(scope: Scope) -> str:
+        route = scope.get("route")
+        return getattr(route, "path", "other")
+
+    return Observed(Secured(app, options.guard), metrics, route_of), parts
+
+
+def _add_health(app: FastAPI, metrics: Metrics) -> None:
+    @app.get("/healthz", tags=["health"])
+    async def healthz() -> Response:
+        """Whether the server answers."""
+        return Json({"status": "ok"})
+
+    @app.get("/metrics", tags=["health"])
+    async def prometheus() -> Response:
+        """Counters in Prometheus's text format."""
+        return Response(metrics.text(), media_type=CONTENT_TYPE)
+
+
+def _add_page(app: FastAPI) -> None:
+    """The page: files of the package, and nothing else of the disk."""
+
+    def answer(path: Path) -> Response:
+        kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+        return Response(path.read_bytes(), media_type=kind, headers={"Cache-Control": "no-cache"})
+
+    @app.get("/", include_in_schema=False)
+    async def index() -> Response:
+        return await asset("")
+
+    @app.get("/assets/{name:path}", include_in_schema=False)
+    async def asset(name: str) -> Response:
+        path = (WEB / "assets" / name if name else WEB / "index.html").resolve()
+        inside = (
+            path.is_relative_to(WEB.resolve()) and path.is_file() if "\0" not in name else False
+        )
+        if not inside:
+            raise ApiError(404, "no such file of the page")
+        return await asyncio.to_thread(answer, path)

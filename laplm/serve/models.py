@@ -1,0 +1,407 @@
+"""The models that can be asked for by name, and those of them that are in memory.
+
+A name is one that was given at the start, ``pocket``, one that ``laplm pull`` has brought, or
+``run:ID`` for what a tuning has made; never a path. A model is loaded when it is first used, off
+the event loop, and the least recently used idle one makes room.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import Response
+
+from laplm import built_in, hub
+from laplm.errors import InputError, LaplmError
+from laplm.gpt.adapter import is_adapter, read_adapter_config
+from laplm.gpt.checkpoint import read_config
+from laplm.serve.problems import ApiError, Json
+from laplm.serve.scheduler import Scheduler, Watcher
+
+if TYPE_CHECKING:
+    from laplm.gpt.config import GPTConfig
+    from laplm.gpt.quantize import Precision
+    from laplm.run.language_model import LanguageModel
+
+_SCAN_SECONDS = 2.0  # how long a list of what is on disk is good for
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How models are loaded and served.
+
+    Attributes:
+        precision: for text.
+        look_precision: for views.
+        threads: threads that work; None is one a core.
+        keep: models in memory, at most, as long as the others are idle.
+        slots: samples of a model decoded together.
+        queue: requests of a model that wait, at most.
+        time_limit: seconds that a request may take.
+    """
+
+    precision: Precision = "int8"
+    look_precision: Precision = "fp32"
+    threads: int | None = None
+    keep: int = 3
+    slots: int = 16
+    queue: int = 64
+    time_limit: float = 600.0
+
+
+class Served:
+    """A model in memory.
+
+    Attributes:
+        name: what it is asked for by.
+        lm: for text.
+        scheduler: its engine.
+    """
+
+    def __init__(self, name: str, lm: LanguageModel, scheduler: Scheduler) -> None:
+        self.name = name
+        self.lm = lm
+        self.scheduler = scheduler
+        self.look: LanguageModel | None = None
+        self.users = 0
+        self.last_used = time.monotonic()
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of the weights as they lie in memory, those for looking included."""
+        models = {id(lm): lm for lm in (self.lm, self.look) if lm is not None}
+        return sum(lm.gpt.weights_span()[1] for lm in models.values())
+
+
+class Registry:
+    """Names and what they stand for.
+
+    Attributes:
+        default: the name of the model that answers where none is named.
+    """
+
+    def __init__(
+        self,
+        given: Mapping[str, str],
+        default: str,
+        settings: Settings,
+        *,
+        runs: Callable[[], Mapping[str, Path]] = dict,
+        watcher: Watcher | None = None,
+    ) -> None:
+        """Begin with nothing loaded.
+
+        Args:
+            given: names and what ``laplm.load`` takes for each: a name or a directory.
+            default: one of all the names.
+            settings: see there.
+            runs: the finished tunings: id to directory.
+            watcher: told of tokens and passes.
+        """
+        self.default = default
+        self.settings = settings
+        self._given = dict(given)
+        self._runs = runs
+        self._watcher = watcher
+        self._installed: dict[str, str] = {}
+        self._scanned = -_SCAN_SECONDS
+        self._loaded: dict[str, Served] = {}
+        self._loading: dict[str, asyncio.Task[Served]] = {}
+        self._described: dict[str, dict[str, Any]] = {}
+
+    # --- names ---
+
+    async def names(self) -> dict[str, str]:
+        """Every name and what ``laplm.load`` takes for it."""
+        if time.monotonic() - self._scanned >= _SCAN_SECONDS:
+            self._installed = await asyncio.to_thread(_installed)
+            self._scanned = time.monotonic()
+        runs = {f"run:{id_}": str(path) for id_, path in self._runs().items()}
+        return {**self._given, **self._installed, **runs, **self._given}
+
+    async def target(self, name: str) -> str:
+        """What ``laplm.load`` takes for a name.
+
+        Raises:
+            ApiError: there is none of this name.
+        """
+        target = (await self.names()).get(name)
+        if target is None:
+            raise ApiError(
+                404,
+                f"there is no model {name!r} here; GET /v1/models lists those that there are, and "
+                "laplm serve NAME adds one",
+                param="model",
+                code="model_not_found",
+            )
+        return target
+
+    # --- in memory ---
+
+    @property
+    def loaded(self) -> list[Served]:
+        """Models in memory."""
+        return list(self._loaded.values())
+
+    @contextlib.asynccontextmanager
+    async def use(self, name: str | None) -> AsyncIterator[Served]:
+        """A model, loaded if need be; it stays in memory while it is used.
+
+        Raises:
+            ApiError: there is none of this name.
+            LaplmError: it cannot be loaded.
+        """
+        served = await self._get(name or self.default)
+        served.users += 1
+        try:
+            yield served
+        finally:
+            served.users -= 1
+            served.last_used = time.monotonic()
+            self._evict()
+
+    async def load(self, name: str) -> Served:
+        """Bring a model into memory."""
+        served = await self._get(name)
+        self._evict(but=served)
+        return served
+
+    async def unload(self, name: str) -> None:
+        """Take a model out of memory.
+
+        Raises:
+            ApiError: there is none of this name, or it is being used.
+        """
+        await self.target(name)
+        served = self._loaded.get(name)
+        if served is None:
+            return
+        if served.users:
+            raise ApiError(409, f"{name} is being used; try again when its requests have ended")
+        self._drop(served)
+
+    async def look_model(self, served: Served) -> LanguageModel:
+        """The model in the precision that views use. Call while ``use`` is held."""
+        if served.look is None:
+            if self.settings.look_precision == self.settings.precision:
+                served.look = served.lm
+            else:
+                served.look = await asyncio.to_thread(
+                    self._open, served.name, str(served.lm.path), self.settings.look_precision
+                )
+        return served.look
+
+    async def _get(self, name: str) -> Served:
+        served = self._loaded.get(name)
+        if served is not None:
+            served.last_used = time.monotonic()
+            return served
+        target = await self.target(name)
+        task = self._loading.get(name)
+        if task is None:  # whoever comes while it loads waits for the same
+            task = asyncio.create_task(self._load(name, target))
+            self._loading[name] = task
+            task.add_done_callback(lambda _: self._loading.pop(name, None))
+        return await asyncio.shield(task)
+
+    async def _load(self, name: str, target: str) -> Served:
+        lm = await asyncio.to_thread(self._open, name, target, self.settings.precision)
+        settings = self.settings
+        scheduler = Scheduler(
+            lm,
+            asyncio.get_running_loop(),
+            slots=settings.slots,
+            queue=settings.queue,
+            time_limit=settings.time_limit,
+            watcher=self._watcher,
+        )
+        served = Served(name, lm, scheduler)
+        self._loaded[name] = served
+        self._evict(but=served)
+        return served
+
+    def _open(self, name: str, target: str, precision: Precision) -> LanguageModel:
+        from laplm.run.language_model import LanguageModel
+
+        lm = LanguageModel(target, precision, self.settings.threads)
+        _ = lm.gpt
+        lm.name = name  # views and answers name it so, and not by its path
+        return lm
+
+    def _evict(self, but: Served | None = None) -> None:
+        """Let the least recently used idle models go, down to as many as are kept."""
+        while len(self._loaded) > self.settings.keep:
+            idle = [s for s in self._loaded.values() if not s.users and s is not but]
+            if not idle:
+                return
+            self._drop(min(idle, key=lambda served: served.last_used))
+
+    def _drop(self, served: Served) -> None:
+        del self._loaded[served.name]
+        served.scheduler.stop()
+
+    def forget(self, name: str) -> None:
+        """A model is no longer there."""
+        self._described.pop(name, None)
+        served = self._loaded.get(name)
+        if served is not None:
+            self._drop(served)
+
+    def stop(self, reason: ApiError) -> None:
+        """End every engine."""
+        for served in self._loaded.values():
+            served.scheduler.stop(reason)
+
+    async def join(self, seconds: float) -> None:
+        """Wait for the engines' threads."""
+        for served in self._loaded.values():
+            await asyncio.to_thread(served.scheduler.join, seconds)
+
+    # --- told ---
+
+    async def entries(self) -> list[dict[str, Any]]:
+        """All models, as ``GET /api/models`` lists them."""
+        names = await self.names()
+        new = {name: target for name, target in names.items() if name not in self._described}
+        if new:
+            self._described |= await asyncio.to_thread(
+                lambda: {name: _describe(name, target) for name, target in new.items()}
+            )
+        return [self._entry(name) for name in names]
+
+    async def entry(self, name: str) -> dict[str, Any]:
+        """One of ``entries``.
+
+        Raises:
+            ApiError: there is none of this name.
+        """
+        await self.target(name)
+        return next(each for each in await self.entries() if each["name"] == name)
+
+    def _entry(self, name: str) -> dict[str, Any]:
+        served = self._loaded.get(name)
+        return self._described[name] | {
+            "loaded": served is not None,
+            "precision": self.settings.precision,
+            "memory_bytes": None if served is None else served.memory_bytes,
+        }
+
+
+def given_models(words: list[str]) -> dict[str, str]:
+    """Names for the models given at the start: a name, a directory, or NAME=DIRECTORY.
+
+    Raises:
+        InputError: two have the same name, or one has none.
+    """
+    given: dict[str, str] = {}
+    for word in words:
+        name, equals, target = word.partition("=")
+        if not equals or Path(word).is_dir():
+            target = word
+            is_path = Path(word).is_dir() and word not in (hub.POCKET, *hub.ALIASES)
+            name = Path(word).resolve().name if is_path else word
+        if not name or not target or name.startswith("run:"):
+            raise InputError(f"{word!r} is no model; give a name, a directory, or NAME=DIRECTORY")
+        if given.get(name, target) != target:
+            raise InputError(f"two models are called {name}; name one of them: other={target}")
+        given[name] = target
+    return given
+
+
+def chat_template(path: Path) -> str | None:
+    """The chat template of a model directory, when it was tuned on conversations."""
+    with contextlib.suppress(OSError, ValueError):
+        return (path / "chat_template.jinja").read_text(encoding="utf-8")
+    with contextlib.suppress(OSError, ValueError):
+        values = json.loads((path / "tokenizer_config.json").read_text(encoding="utf-8"))
+        template = values.get("chat_template") if isinstance(values, dict) else None
+        return template if isinstance(template, str) else None
+    return None
+
+
+def _installed() -> dict[str, str]:
+    return {model.name: model.name for model in hub.installed() if model.problem is None}
+
+
+def _describe(name: str, target: str) -> dict[str, Any]:
+    """What does not change while a model is there."""
+    out: dict[str, Any] = {
+        "name": name,
+        "path": target,
+        "built_in": False,
+        "bytes_on_disk": None,
+        "chat": False,
+        "adapter": False,
+        "run": name.removeprefix("run:") if name.startswith("run:") else None,
+        "description": "",
+        "parameters": None,
+        **dict.fromkeys(("n_layer", "n_head", "n_embd", "n_ctx", "vocab_size")),
+    }
+    try:
+        path = hub.locate(target)
+        adapter = is_adapter(path)
+        base = path
+        if adapter:
+            base = hub.locate_base(path, read_adapter_config(path).base_model_name_or_path)
+        config: GPTConfig = read_config(base)
+    except LaplmError as error:
+        return out | {"description": str(error)}
+    is_built_in = path.resolve() == built_in.DIRECTORY.resolve()
+    return out | {
+        "path": str(path),
+        "built_in": is_built_in,
+        "bytes_on_disk": sum(f.stat().st_size for f in path.glob("*") if f.is_file()),
+        "chat": chat_template(path) is not None,
+        "adapter": adapter,
+        "description": built_in.summary() or "" if is_built_in else "",
+        "parameters": config.n_parameters,
+        "n_layer": config.n_layer,
+        "n_head": config.n_head,
+        "n_embd": config.n_embd,
+        "n_ctx": config.n_ctx,
+        "vocab_size": config.vocab_size,
+    }
+
+
+# --- routes -----------------------------------------------------------------------------------
+
+
+class ModelName(BaseModel):
+    """Which model is meant."""
+
+    model_config = ConfigDict(strict=True)
+
+    model: str = Field(max_length=300)
+
+
+def router(registry: Registry) -> APIRouter:
+    """``/api/models``: what there is, and what is in memory."""
+    api = APIRouter(prefix="/api/models", tags=["models"])
+
+    @api.get("")
+    async def models() -> Response:
+        """All models, with their sizes."""
+        return Json({"default": registry.default, "models": await registry.entries()})
+
+    @api.post("/load")
+    async def load(body: ModelName) -> Response:
+        """Bring a model into memory."""
+        await registry.load(body.model)
+        return Json(await registry.entry(body.model))
+
+    @api.post("/unload")
+    async def unload(body: ModelName) -> Response:
+        """Take a model out of memory."""
+        await registry.unload(body.model)
+        return Json(await registry.entry(body.model))
+
+    return api

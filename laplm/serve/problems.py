@@ -1,0 +1,120 @@
+"""What goes wrong, as OpenAI's API says it: a status and ``{"error": {...}}``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from laplm.errors import (
+    ContextLengthError,
+    InputError,
+    LaplmError,
+    MissingExtraError,
+    ModelNotFoundError,
+)
+
+_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    429: "rate_limit_error",
+    500: "server_error",
+    503: "server_error",
+}
+
+
+class Json(Response):
+    """A JSON body. What is not text, such as half of a character, comes as a question mark."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        """The body."""
+        return to_json(content)
+
+
+def to_json(content: Any) -> bytes:
+    """JSON in UTF-8; numbers must be numbers."""
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.encode("utf-8", errors="replace")
+
+
+class ApiError(Exception):
+    """A request that cannot be answered; the message says what to do."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.param = param
+        self.code = code
+        self.headers = dict(headers or {})
+
+    def body(self) -> dict[str, Any]:
+        """As OpenAI's API puts it."""
+        kind = _TYPES.get(self.status, "invalid_request_error")
+        error = {"message": str(self), "type": kind, "param": self.param, "code": self.code}
+        return {"error": error}
+
+    def response(self) -> Json:
+        """The whole answer."""
+        return Json(self.body(), self.status, self.headers)
+
+
+def problem_of(error: Exception) -> ApiError:
+    """The answer to any error; one that is ours says no more than that."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, ContextLengthError):
+        return ApiError(400, str(error), code="context_length_exceeded")
+    if isinstance(error, ModelNotFoundError):
+        return ApiError(404, str(error), param="model", code="model_not_found")
+    if isinstance(error, InputError | MissingExtraError):
+        return ApiError(400, str(error))
+    if isinstance(error, LaplmError):  # a damaged model, a full disk
+        return ApiError(503, str(error))
+    if isinstance(error, MemoryError):
+        return ApiError(503, "not enough memory; ask for less, or for a smaller model")
+    return ApiError(
+        500, f"internal error ({type(error).__name__}); the server's log says more", code="internal"
+    )
+
+
+async def answer_http_exception(_: Request, error: Exception) -> Response:
+    """No such route, or not with this method."""
+    assert isinstance(error, HTTPException)
+    message = {
+        404: "no such address; GET /openapi.json lists those that there are",
+        405: "this address does not take this method; GET /openapi.json says which it takes",
+    }.get(error.status_code, str(error.detail))
+    return ApiError(error.status_code, message, headers=error.headers).response()
+
+
+async def answer_invalid(_: Request, error: Exception) -> Response:
+    """A body that is not what the route takes: the first thing that is wrong with it."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    where = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
+    if first["type"] == "json_invalid":
+        reason = (first.get("ctx") or {}).get("error", "not JSON")
+        return ApiError(400, f"the body is not JSON ({reason}); send one JSON object").response()
+    param = ".".join(where) or None
+    said = f"{param}: {first['msg']}" if param else f"the body: {first['msg']}"
+    return ApiError(400, said, param=param, code=first["type"]).response()
+
+
+async def answer_error(_: Request, error: Exception) -> Response:
+    """An error of ours that a person can act on."""
+    return problem_of(error).response()

@@ -1,0 +1,302 @@
+"""What stands before every route: who may ask, how much, how slowly, and what browsers may do.
+
+Pure ASGI, since a stream must pass through untouched. A page of another site can make a browser
+send requests here, and DNS rebinding can make it look like the same site; so Host must be a name
+of ours, and Origin, where there is one, must be the address that the request came to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import ipaddress
+import time
+from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass, field
+from http.cookies import CookieError, SimpleCookie
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from laplm.serve.logs import log, log_exception
+from laplm.serve.metrics import Metrics
+from laplm.serve.problems import ApiError, problem_of
+
+COOKIE = "laplm_key"
+PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
+    "connect-src 'self'; font-src 'self'; form-action 'none'; base-uri 'none'; frame-src 'self'; "
+    "frame-ancestors 'none'"
+)
+_HEADERS = {
+    b"x-content-type-options": b"nosniff",
+    b"referrer-policy": b"no-referrer",
+    b"cross-origin-opener-policy": b"same-origin",
+    b"cross-origin-resource-policy": b"same-origin",
+    b"cache-control": b"no-store",
+    b"content-security-policy": PAGE_POLICY.encode(),
+}
+_OPEN = ("/healthz", "/", "/favicon.ico")  # answered without a key; and the page's own files
+
+
+@dataclass(frozen=True)
+class Guard:
+    """What is let through.
+
+    Attributes:
+        key: must come as ``Authorization: Bearer KEY``; None asks for none.
+        names: Hosts that are ours, besides the loopback ones.
+        anywhere: the server listens beyond this machine, so any address may be its own.
+        origins: pages of other sites that may ask, such as https://example.org.
+        body_bytes: of a request's body, at most.
+        data_bytes: the same where a tuning's text comes.
+        body_seconds: for a whole body to come in.
+    """
+
+    key: str | None = None
+    names: frozenset[str] = frozenset()
+    anywhere: bool = False
+    origins: frozenset[str] = frozenset()
+    body_bytes: int = 2 << 20
+    data_bytes: int = 64 << 20
+    body_seconds: float = 30.0
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def cookie(self) -> str:
+        """What the page's cookie holds in place of the key."""
+        return hashlib.sha256(f"laplm page {self.key}".encode()).hexdigest()
+
+    def host_is_ours(self, host: str) -> bool:
+        """Whether a Host header names this server."""
+        name = urlsplit(f"//{host}").hostname or ""
+        if name == "localhost" or name in self.names:
+            return True
+        try:
+            address = ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        # Nobody can make a name resolve to a bare address, so these cannot be rebound.
+        return address.is_loopback or self.anywhere
+
+
+class Secured:
+    """The checks, around the application."""
+
+    def __init__(self, app: ASGIApp, guard: Guard) -> None:
+        self._app = app
+        self._guard = guard
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Check one request, and hand it on with its whole body."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        origin = headers.get(b"origin")
+        foreign = origin if origin in self._guard.origins else None
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                _add_headers(message, foreign)
+            await send(message)
+
+        try:
+            self._check_source(scope, headers, origin)
+            if foreign is not None and scope["method"] == "OPTIONS":
+                await _preflight(sending)
+                return
+            if await self._logged_in(scope, sending):
+                return
+            self._check_key(scope, headers)
+            if self._guard.stopping.is_set():
+                raise ApiError(503, "the server is stopping", headers={"Connection": "close"})
+            body = await self._body(scope, headers, receive)
+        except ApiError as error:
+            await error.response()(scope, receive, sending)
+            return
+        await self._app(scope, _after(body, receive), sending)
+
+    def _check_source(self, scope: Scope, headers: dict[bytes, str], origin: str | None) -> None:
+        host = headers.get(b"host", "")
+        try:
+            ours = self._guard.host_is_ours(host)
+        except ValueError:
+            ours = False
+        if not ours:
+            raise ApiError(
+                403,
+                f"Host {host!r} is not a name of this server; open it as localhost, or start it "
+                "with --allow-host NAME",
+                code="host_not_allowed",
+            )
+        if origin is None:
+            # Browsers say so where they send no Origin: an image of another site, say.
+            reads_page = scope["method"] == "GET" and headers.get(b"sec-fetch-mode") == "navigate"
+            if headers.get(b"sec-fetch-site") in ("cross-site", "same-site") and not reads_page:
+                raise _foreign("a page of another site")
+        elif origin not in self._guard.origins:
+            parts = urlsplit(origin)
+            if parts.netloc.lower() != host.lower() or parts.scheme not in ("http", "https"):
+                raise _foreign(f"Origin {origin!r}")
+
+    def _check_key(self, scope: Scope, headers: dict[bytes, str]) -> None:
+        guard, path = self._guard, scope["path"]
+        if guard.key is None or path in _OPEN or path.startswith("/assets/"):
+            return
+        kind, _, given = headers.get(b"authorization", "").partition(" ")
+        if kind.lower() == "bearer" and _same(given.strip(), guard.key):
+            return
+        if _same(_cookie(headers.get(b"cookie", "")), guard.cookie()):
+            return
+        raise ApiError(
+            401,
+            "this server wants its API key: send Authorization: Bearer KEY (for the page, open "
+            "/?key=KEY once)",
+            code="invalid_api_key",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
+
+    async def _logged_in(self, scope: Scope, send: Send) -> bool:
+        """Answer ``/?key=KEY`` with a cookie for the page, which cannot send other headers."""
+        if self._guard.key is None or scope["path"] != "/" or scope["method"] != "GET":
+            return False
+        given = parse_qs(scope["query_string"].decode("latin-1")).get("key")
+        if not given:
+            return False
+        if not _same(given[0], self._guard.key):
+            raise ApiError(401, "this is not the server's API key", code="invalid_api_key")
+        cookie = f"{COOKIE}={self._guard.cookie()}; Path=/; HttpOnly; SameSite=Strict"
+        head = [(b"location", b"/"), (b"set-cookie", cookie.encode())]
+        await send({"type": "http.response.start", "status": 303, "headers": head})
+        await send({"type": "http.response.body", "body": b""})
+        return True
+
+    async def _body(self, scope: Scope, headers: dict[bytes, str], receive: Receive) -> bytes:
+        guard = self._guard
+        large = scope["path"].rstrip("/") == "/api/tune"
+        most = guard.data_bytes if large else guard.body_bytes
+        too_large = ApiError(
+            413,
+            f"the body is larger than {most / 2**20:g} MiB; send less"
+            + ("" if large else " (a model's context is a few thousand characters)"),
+            code="too_large",
+            headers={"Connection": "close"},
+        )
+        length = headers.get(b"content-length", "0")
+        if length.isdigit() and int(length) > most:
+            raise too_large
+        body = bytearray()
+        try:
+            async with asyncio.timeout(guard.body_seconds):
+                more = True
+                while more:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise ApiError(400, "the request ended before its body")
+                    body += message.get("body", b"")
+                    if len(body) > most:
+                        raise too_large
+                    more = message.get("more_body", False)
+        except TimeoutError:
+            raise ApiError(
+                408,
+                f"the body did not come within {guard.body_seconds:g} s; send it faster",
+                headers={"Connection": "close"},
+            ) from None
+        kind = headers.get(b"content-type", "").partition(";")[0].strip().lower()
+        if body and kind != "application/json":
+            # Other kinds could be sent by a form of any site, with no check by the browser.
+            raise ApiError(415, "send JSON, with the header Content-Type: application/json")
+        return bytes(body)
+
+
+def _foreign(what: str) -> ApiError:
+    return ApiError(
+        403,
+        f"{what} may not use this server; start it with --allow-origin to let a site in",
+        code="origin_not_allowed",
+    )
+
+
+def _same(given: str, wanted: str) -> bool:
+    return hmac.compare_digest(given.encode("utf-8", "replace"), wanted.encode())
+
+
+def _cookie(header: str) -> str:
+    try:
+        morsel = SimpleCookie(header).get(COOKIE)
+    except CookieError:
+        return ""
+    return morsel.value if morsel else ""
+
+
+def _add_headers(message: MutableMapping[str, Any], foreign: str | None) -> None:
+    headers = list(message.get("headers", []))
+    there = {name.lower() for name, _ in headers}
+    headers += [(name, value) for name, value in _HEADERS.items() if name not in there]
+    if foreign is not None:
+        headers += [(b"access-control-allow-origin", foreign.encode()), (b"vary", b"Origin")]
+    message["headers"] = headers
+
+
+async def _preflight(send: Send) -> None:
+    headers = [
+        (b"access-control-allow-methods", b"GET, POST, DELETE"),
+        (b"access-control-allow-headers", b"authorization, content-type"),
+        (b"access-control-max-age", b"600"),
+    ]
+    await send({"type": "http.response.start", "status": 204, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})
+
+
+def _after(body: bytes, receive: Receive) -> Receive:
+    """What the application receives: the body that has come, then what else the client does."""
+    given = False
+
+    async def received() -> Message:
+        nonlocal given
+        if not given:
+            given = True
+            return {"type": "http.request", "body": body, "more_body": False}
+        return await receive()
+
+    return received
+
+
+class Observed:
+    """Counts and logs every answer, and answers what escapes: our fault, without a traceback."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, route_of: Callable[[Scope], str]) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._route_of = route_of
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass one request on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start, status = time.perf_counter(), 0
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, sending)
+        except Exception as error:
+            log_exception("error", error, path=scope["path"])
+            if not status:
+                await problem_of(error).response()(scope, receive, sending)
+        finally:
+            seconds = time.perf_counter() - start
+            route = self._route_of(scope)
+            self._metrics.request(route, scope["method"], status or 499, seconds)
+            if scope["path"] not in ("/healthz", "/metrics"):
+                client = (scope.get("client") or ("", 0))[0]
+                log("request", method=scope["method"], path=scope["path"], status=status or 499,
+                    seconds=round(seconds, 4), client=client, **scope.get("laplm", {}))  # fmt: skip

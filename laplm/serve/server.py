@@ -1,0 +1,192 @@
+"""From options to a server that listens, and that ends in order.
+
+On SIGTERM or Ctrl-C it takes no new requests, lets those on their way finish within a grace time,
+ends what is left with an error that says so, and stops a tuning at its next update.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import socket
+import threading
+import webbrowser
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from laplm.errors import InputError
+from laplm.serve.app import Options, Parts, make_app
+from laplm.serve.logs import log
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_HEADERS_SECONDS = 10.0  # a connection on which no request comes is closed
+_MOST_CONNECTIONS = 512
+
+
+def serve(
+    options: Options,
+    host: str,
+    port: int,
+    *,
+    grace: float = 10.0,
+    open_page: bool = False,
+    ready: Callable[[str], None] | None = None,
+) -> None:
+    """Listen until told to stop.
+
+    Args:
+        options: what is served, and to whom.
+        host: address to listen on.
+        port: 0 takes a free one.
+        grace: seconds that requests may go on after a signal to stop.
+        open_page: open a browser when it listens.
+        ready: called with the address once it listens.
+
+    Raises:
+        InputError: the address or the port cannot be used.
+    """
+    listener = listen(host, port)
+    app, parts = make_app(options)
+    shown = host if host in LOOPBACK or ":" not in host else f"[{host}]"
+    shown = "[::1]" if host == "::1" else "localhost" if host in ("0.0.0.0", "::") else shown
+    address = f"http://{shown}:{listener.getsockname()[1]}/"
+    config = uvicorn.Config(
+        app,
+        http=_Impatient,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        lifespan="on",
+        timeout_keep_alive=int(_HEADERS_SECONDS),
+        timeout_graceful_shutdown=int(grace) + 2,
+        limit_concurrency=_MOST_CONNECTIONS,
+        h11_max_incomplete_event_size=16 << 10,
+    )
+
+    def listening() -> None:
+        log("listening", address=address)
+        if ready is not None:
+            ready(address)
+        if open_page:
+            threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
+
+    _Server(config, parts, grace, listening).run(sockets=[listener])
+
+
+class _Impatient(H11Protocol):
+    """HTTP that closes a connection whose request does not come: opened for nothing, or dripped."""
+
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._let_be()
+        super().connection_lost(exc)
+
+    def _watch(self) -> None:
+        # The time is counted from the connection, or from a request's first byte after others.
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._let_be()
+        elif self._late is None:
+            self._late = self.loop.call_later(_HEADERS_SECONDS, self.transport.close)
+
+    def _let_be(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which tells the application when it is to end."""
+
+    def __init__(
+        self, config: uvicorn.Config, parts: Parts, grace: float, listening: Callable[[], None]
+    ) -> None:
+        super().__init__(config)
+        self._parts = parts
+        self._grace = grace
+        self._listening = listening
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen."""
+        await super().startup(sockets)
+        self._loop = asyncio.get_running_loop()
+        self._listening()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal to stop. The second one ends everything at once."""
+        if self._loop is not None and not self.should_exit:
+            self._loop.call_soon_threadsafe(self._stop)
+        super().handle_exit(sig, frame)
+
+    def _stop(self) -> None:
+        log("stopping", grace=self._grace)
+        self._parts.stop_soon()
+        asyncio.get_running_loop().call_later(self._grace, self._parts.end_streams)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens.
+
+    Raises:
+        InputError: the port is taken, or the address is not this machine's.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except (OSError, UnicodeError, OverflowError) as error:
+        raise InputError(f"--host {host} is no address of this machine ({error})") from None
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    if os.name != "nt":  # there it would let two servers listen on one port
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+        listener.listen(128)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            who = process_on(port)
+            by = f" by {who}" if who else ""
+            raise InputError(
+                f"port {port} is taken{by}; end that, or choose another port: --port {port + 1}, "
+                "or --port 0 for any free one"
+            ) from None
+        if error.errno == errno.EACCES:
+            raise InputError(
+                f"port {port} may not be used by this user; choose one above 1023"
+            ) from None
+        raise InputError(f"cannot listen on {host} port {port} ({error.strerror})") from None
+    return listener
+
+
+def process_on(port: int) -> str | None:
+    """Which process listens on a port: "laplm (process 123)"; None where nobody tells."""
+    nodes = set()
+    for table in ("tcp", "tcp6"):
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/net/{table}").read_text(encoding="ascii").splitlines()[1:]:
+                words = line.split()
+                if words[3] == "0A" and int(words[1].rpartition(":")[2], 16) == port:
+                    nodes.add(f"socket:[{words[9]}]")
+    if not nodes:
+        return None
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if any(str(link.readlink()) in nodes for link in (process / "fd").iterdir()):
+                name = (process / "comm").read_text(encoding="utf-8", errors="replace").strip()
+                return f"{name} (process {process.name})"
+    return None

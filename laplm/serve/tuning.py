@@ -1,0 +1,558 @@
+"""``/api/tune``: runs of ``laplm tune`` as processes, watched, stopped, gone on with, kept.
+
+A run lives in a directory of its own: ``entry.json`` (what was asked for, and how it stands), its
+data, and ``model/``, which is what ``laplm tune --out`` makes. All else is read from there, so a
+server that was ended knows its runs when it is back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+import secrets
+import shutil
+import sys
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import Response
+
+from laplm import home
+from laplm.home import write_whole
+from laplm.serve.logs import log, log_exception
+from laplm.serve.models import Registry
+from laplm.serve.problems import ApiError, Json
+from laplm.serve.streams import EventStream, event
+
+_BUSY = ("planning", "running", "stopping")
+_FINAL = ("done", "failed", "stopped")
+_INTERRUPTED = 130  # of a run that was asked to stop, and has kept everything
+_POINTS = 2000  # of a curve, at most; beyond that every other one is dropped
+_MOST_PLANS = 8
+_ENDED = "the server ended while this run was on its way"
+_LINE = 8 << 20  # bytes of a line that a run tells: its plan has a whole window of text in it
+_REPORT_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'none'; "
+    "base-uri 'none'; frame-ancestors 'self'; sandbox"
+)
+_Positive = Annotated[int, Field(ge=1, lt=2**31)]
+_Share = Annotated[float, Field(ge=0, lt=1)]
+# Settings that the command calls otherwise.
+_OPTIONS = {"positions": "window"}
+
+
+class TuneSettings(BaseModel):
+    """How a model is tuned: the options of ``laplm tune``; what is left out is its default."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False, extra="forbid")
+
+    method: Literal["full", "lora"] | None = None
+    epochs: float | None = Field(None, gt=0, le=1e6)
+    max_steps: _Positive | None = None
+    batch_size: _Positive | None = None
+    grad_accum_steps: _Positive | None = None
+    positions: _Positive | None = None
+    learning_rate: float | None = Field(None, gt=0, le=1e3)
+    dropout: _Share | None = None
+    patience: int | None = Field(None, ge=0, lt=2**31)
+    seed: int | None = Field(None, ge=0, lt=2**31)
+    checkpointing: bool | None = None
+    heldout: float | None = Field(None, gt=0, lt=100)
+    column: str | None = Field(None, min_length=1, max_length=300)
+    train_on_prompt: bool | None = None
+    skip_bad: bool | None = None
+    rank: _Positive | None = None
+    alpha: float | None = Field(None, gt=0, le=1e6)
+    lora_dropout: _Share | None = None
+    threads: int | None = Field(None, ge=1, le=256)
+
+    def words(self) -> list[str]:
+        """The same on a command line."""
+        words = []
+        for name, value in self.model_dump(exclude_none=True).items():
+            option = f"--{_OPTIONS.get(name, name).replace('_', '-')}"
+            if value is not False:
+                words.append(option if value is True else f"{option}={value}")
+        return words
+
+
+class TuneRequest(BaseModel):
+    """``POST /api/tune``."""
+
+    model_config = ConfigDict(strict=True)
+
+    name: str = Field(min_length=1, max_length=300)
+    content: str = Field(min_length=1)
+    model: str | None = Field(None, max_length=300)
+    settings: TuneSettings | None = None
+
+
+class Run:
+    """One tuning, as it stands."""
+
+    def __init__(self, directory: Path, kept: Mapping[str, Any]) -> None:
+        """Take up what ``entry.json`` holds, and what its process has measured."""
+        self.directory = directory
+        self.id = directory.name
+        self.kept = {"state": "failed", "message": "", "plan": None, **kept}
+        self.losses: list[tuple[int, float]] = []
+        self.heldout: list[tuple[int, float]] = []
+        self.samples: list[dict[str, Any]] = []
+        self.now: dict[str, Any] = {}
+        self.result: dict[str, Any] | None = None
+        self.process: asyncio.subprocess.Process | None = None
+        self.watchers: set[asyncio.Queue[tuple[str, Any] | None]] = set()
+
+    @property
+    def state(self) -> str:
+        """As the contract of the page names it."""
+        return str(self.kept["state"])
+
+    @property
+    def model_directory(self) -> Path:
+        """Where ``laplm tune`` writes."""
+        return self.directory / "model"
+
+    def entry(self) -> dict[str, Any]:
+        """All of it, as ``GET /api/tune/{id}`` tells it."""
+        plan = self.kept["plan"]
+        return {
+            "id": self.id,
+            "name": self.kept["name"],
+            "model": self.kept["model"],
+            "state": self.state,
+            "message": self.kept["message"],
+            "created": self.kept["created"],
+            "plan": plan,
+            "step": self.now.get("step", 0),
+            "max_steps": self.now.get("max_steps") or (plan or {}).get("max_steps"),
+            "train_loss": self.now.get("train_loss"),
+            "heldout_loss": self.heldout[-1][1] if self.heldout else None,
+            "learning_rate": self.now.get("learning_rate"),
+            "tokens_per_second": self.now.get("tokens_per_second"),
+            "seconds": self.now.get("seconds", 0.0),
+            "samples": self.samples,
+            "losses": self.losses,
+            "heldout_losses": self.heldout,
+            "directory": str(self.model_directory),
+            "settings": self.kept["settings"],
+            "result": self.result,
+        }
+
+    def tell(self, name: str, what: Any) -> None:
+        """Tell whoever watches."""
+        for watcher in self.watchers:
+            watcher.put_nowait((name, what))
+
+    def stepped(self, line: Mapping[str, Any]) -> None:
+        """An update was made."""
+        self.now.update(line)
+        if line.get("train_loss") is not None:
+            _put(self.losses, line["step"], line["train_loss"])
+
+    def measured(self, step: int, loss: float | None, text: str | None) -> None:
+        """The held-out loss was measured, and something written."""
+        if loss is not None:
+            _put(self.heldout, step, loss)
+        if text is not None:
+            while self.samples and self.samples[-1]["step"] >= step:
+                self.samples.pop()
+            self.samples.append({"step": step, "text": text, "heldout_loss": loss})
+
+    def read_back(self) -> None:
+        """What was measured, from the run's own files."""
+        with contextlib.suppress(OSError, ValueError):
+            path = self.model_directory / "run" / "metrics.jsonl"
+            for text in path.read_text(encoding="utf-8").splitlines():
+                with contextlib.suppress(ValueError, KeyError):  # a line that was cut short
+                    line = json.loads(text)
+                    if "heldout_loss" in line:
+                        self.measured(line["step"], line["heldout_loss"], line.get("sample"))
+                    else:
+                        self.stepped(line)
+        with contextlib.suppress(OSError, ValueError):
+            self.result = json.loads((self.model_directory / "summary.json").read_bytes())
+
+
+def _put(curve: list[tuple[int, float]], step: int, value: float) -> None:
+    """Add a point; of a run that was stopped, steps may come again."""
+    while curve and curve[-1][0] >= step:
+        curve.pop()
+    curve.append((step, value))
+    if len(curve) > _POINTS:
+        del curve[-2::-2]
+
+
+class Tunings:
+    """All runs of a server. Everything but the reading of directories is in the event loop."""
+
+    def __init__(self, directory: Path | None) -> None:
+        """Know the runs of earlier servers.
+
+        Args:
+            directory: where runs are kept; None takes ``runs`` in LAPLM_HOME.
+
+        Raises:
+            CacheError: it cannot be made.
+        """
+        if directory is not None:
+            try:
+                directory.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise home.cannot_write(directory, error) from None
+        self._directory = (directory or home.directory("runs")).resolve()
+        self._runs: dict[str, Run] = {}
+        self._planning = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ended = False
+        self._starting: str | None = None  # the run that trains, or is about to
+        for path in sorted(self._directory.iterdir()):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                kept = json.loads((path / "entry.json").read_bytes())
+                run = Run(path, kept)
+                run.read_back()
+                if run.state in _BUSY:  # the server ended before its run did
+                    begun = run.state != "planning"
+                    run.kept["state"] = "stopped" if begun else "failed"
+                    run.kept["message"] = _ENDED
+                run.entry()  # nothing is missing
+                self._runs[run.id] = run
+
+    # --- what there is ---
+
+    def finished(self) -> dict[str, Path]:
+        """Runs that are models: id to directory."""
+        return {r.id: r.model_directory for r in self._runs.values() if r.state == "done"}
+
+    def entries(self) -> list[dict[str, Any]]:
+        """All runs, the last one first."""
+        return [run.entry() for run in reversed(self._runs.values())]
+
+    def get(self, id_: str) -> Run:
+        """A run.
+
+        Raises:
+            ApiError: there is none of this id.
+        """
+        run = self._runs.get(id_)
+        if run is None:
+            raise ApiError(404, f"there is no run {id_!r}; GET /api/tune lists them", param="id")
+        return run
+
+    # --- what is done with them ---
+
+    async def create(self, body: TuneRequest, target: str, model: str) -> Run:
+        """Keep the data, and begin to plan.
+
+        Raises:
+            ApiError: too many are being planned.
+            CacheError: the disk is full or cannot be written.
+        """
+        plans = sum(run.state == "planning" for run in self._runs.values())
+        if plans >= _MOST_PLANS:
+            raise ApiError(
+                429,
+                f"{plans} runs are being planned already; try again soon",
+                code="queue_full",
+                headers={"Retry-After": "5"},
+            )
+        settings = body.settings or TuneSettings.model_validate({})
+        suffix = re.search(r"\.[A-Za-z]{1,8}$", body.name)
+        id_ = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+        kept = {
+            "name": body.name,
+            "model": model,
+            "target": target,
+            "data": f"data{suffix[0].lower() if suffix else ''}",
+            "settings": settings.model_dump(exclude_none=True),
+            "words": settings.words(),
+            "created": time.time(),
+            "state": "planning",
+        }
+        run = Run(self._directory / id_, kept)
+        await asyncio.to_thread(self._write_data, run, body.content)
+        self._runs[id_] = run
+        self._spawn(self._plan(run))
+        return run
+
+    def start(self, run: Run) -> None:
+        """Train, or go on.
+
+        Raises:
+            ApiError: it is not at rest, is done, or another one trains.
+        """
+        if run.state not in ("planned", "stopped", "failed"):
+            raise ApiError(409, f"this run is {run.state}; it cannot be started")
+        if run.state == "failed" and run.kept["plan"] is None:
+            raise ApiError(409, "this run could not be planned; correct its data or settings")
+        if self._starting is not None:
+            raise ApiError(
+                409,
+                f"run {self._starting} is training; wait for its end, or stop it",
+                code="busy",
+            )
+        self._starting = run.id
+        self._set(run, "running")
+        self._spawn(self._train(run))
+
+    def stop(self, run: Run) -> None:
+        """Let it end the update in hand and write a checkpoint.
+
+        Raises:
+            ApiError: it does not train.
+        """
+        if run.state not in ("running", "stopping"):
+            raise ApiError(409, f"this run is {run.state}; there is nothing to stop")
+        if run.state == "running":
+            self._set(run, "stopping")
+            _terminate(run)
+
+    async def delete(self, run: Run) -> None:
+        """Take it and all that it made away.
+
+        Raises:
+            ApiError: it is on its way.
+        """
+        if run.state in _BUSY:
+            raise ApiError(409, f"this run is {run.state}; stop it first")
+        del self._runs[run.id]
+        for watcher in run.watchers:
+            watcher.put_nowait(None)
+        await asyncio.to_thread(shutil.rmtree, run.directory, True)
+
+    def end_streams(self) -> None:
+        """Let nobody wait for news any more, stop what trains, and begin nothing."""
+        self._ended = True
+        for run in self._runs.values():
+            for watcher in run.watchers:
+                watcher.put_nowait(None)
+            if run.process is not None:
+                if run.state == "running":
+                    self._set(run, "stopping")
+                _terminate(run)
+
+    async def join(self, seconds: float) -> None:
+        """Wait for the processes; one that does not end is ended."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=seconds)
+        for run in self._runs.values():
+            if run.process is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    run.process.kill()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=5)
+
+    async def events(self, run: Run) -> AsyncGenerator[bytes]:
+        """The whole entry, then what happens, until a final state."""
+        watcher: asyncio.Queue[tuple[str, Any] | None] = asyncio.Queue()
+        run.watchers.add(watcher)
+        try:
+            yield event(run.entry(), "state")
+            while run.state not in _FINAL or not watcher.empty():
+                news = await watcher.get()
+                if news is None:
+                    return
+                yield event(news[1], news[0])
+        finally:
+            run.watchers.discard(watcher)
+
+    # --- processes ---
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _plan(self, run: Run) -> None:
+        async with self._planning:
+            code, said = await self._call(run, [*self._new(run), "--dry-run"])
+        if code == 0 and run.kept["plan"] is not None:
+            self._set(run, "planned")
+        else:
+            self._set(run, "failed", said)
+
+    async def _train(self, run: Run) -> None:
+        begun = (run.model_directory / "run.json").exists()
+        words = [f"--resume={run.model_directory}"] if begun else self._new(run)
+        try:
+            code, said = await self._call(run, words)
+        finally:
+            self._starting = None
+        if code == 0:
+            self._set(run, "done")
+        elif run.state == "stopping" or code == _INTERRUPTED:
+            self._set(run, "stopped")
+        else:
+            self._set(run, "failed", said)
+
+    def _new(self, run: Run) -> list[str]:
+        data, out = run.directory / run.kept["data"], run.model_directory
+        return [str(data), f"--out={out}", f"--model={run.kept['target']}", *run.kept["words"]]
+
+    async def _call(self, run: Run, words: list[str]) -> tuple[int, str]:
+        """Run ``laplm tune`` to its end: its exit status, and the last line that it complained."""
+        command = [sys.executable, "-m", "laplm", "tune", *words, "--json"]
+        last: deque[str] = deque(maxlen=1)
+        if self._ended:
+            return 1, _ENDED
+        try:
+            # In a session of its own: a Ctrl-C at the terminal is the server's to hand on.
+            run.process = process = await asyncio.create_subprocess_exec(
+                *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE, limit=_LINE, start_new_session=True,
+            )  # fmt: skip
+            if run.state == "stopping":  # while it was being started
+                _terminate(run)
+            assert process.stdout is not None
+            assert process.stderr is not None
+            await asyncio.gather(
+                _each_line(process.stdout, lambda line: self._heard(run, line)),
+                _each_line(process.stderr, last.append),
+            )
+            code = await process.wait()
+        except OSError as error:
+            return 1, f"the tuning could not be started ({error})"
+        except Exception as error:
+            log_exception("tuning", error, run=run.id)
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            return 1, "the tuning was ended by an internal error; the server's log says more"
+        finally:
+            run.process = None
+        if self._ended and run.state == "planning":
+            return 1, _ENDED
+        if code < 0:  # what it wrote last is no reason
+            said = f"the tuning was ended from outside (signal {-code}); it can go on"
+        elif last:
+            said = last[0].removeprefix("laplm: ")
+        else:
+            said = f"the tuning ended with status {code}"
+        log("tuning ended", run=run.id, status=code)
+        return code, said
+
+    def _heard(self, run: Run, text: str) -> None:
+        try:
+            line = json.loads(text)
+            kind = line.pop("event")
+        except (ValueError, KeyError, AttributeError):
+            return
+        if kind == "plan":
+            if run.kept["plan"] is None or line["seconds_per_step"] is not None:
+                run.kept["plan"] = line
+        elif kind == "step":
+            run.stepped(line)
+            line.pop("heldout_loss", None)
+            run.tell("step", line)
+        elif kind == "eval":
+            run.measured(line["step"], line["heldout_loss"], line["text"])
+            run.tell("eval", line)
+        elif kind == "done":
+            run.result = line
+
+    def _set(self, run: Run, state: str, message: str = "") -> None:
+        run.kept |= {"state": state, "message": message}
+        try:
+            self._write_entry(run)
+        except Exception as error:  # a full disk: the run itself says so
+            log_exception("run not kept", error, run=run.id)
+        run.tell("state", run.entry())
+
+    def _write_entry(self, run: Run) -> None:
+        write_whole(run.directory / "entry.json", json.dumps(run.kept, indent=2).encode())
+
+    def _write_data(self, run: Run, content: str) -> None:
+        try:
+            run.directory.mkdir()
+        except OSError as error:
+            raise home.cannot_write(run.directory, error) from None
+        data = content.encode("utf-8", errors="replace")  # half of a character is no text
+        write_whole(run.directory / run.kept["data"], data)
+        self._write_entry(run)
+
+
+def _terminate(run: Run) -> None:
+    if run.process is not None:
+        with contextlib.suppress(ProcessLookupError):
+            run.process.terminate()
+
+
+async def _each_line(stream: asyncio.StreamReader, take: Callable[[str], None]) -> None:
+    while line := await stream.readline():
+        if text := line.decode("utf-8", errors="replace").strip():
+            take(text)
+
+
+def router(registry: Registry, tunings: Tunings) -> APIRouter:
+    """The routes."""
+    api = APIRouter(prefix="/api/tune", tags=["teaching"])
+
+    @api.get("")
+    async def runs() -> Response:
+        """All runs, the last one first."""
+        return Json({"runs": tunings.entries()})
+
+    @api.post("", status_code=201)
+    async def create(body: TuneRequest) -> Response:
+        """Keep the data and plan a run."""
+        name = body.model or registry.default
+        run = await tunings.create(body, await registry.target(name), name)
+        return Json(run.entry(), 201)
+
+    @api.get("/{id}")
+    async def one(id: str) -> Response:
+        """One run."""
+        return Json(tunings.get(id).entry())
+
+    @api.delete("/{id}")
+    async def delete(id: str) -> Response:
+        """Take a run away, with the model that it made."""
+        run = tunings.get(id)
+        await tunings.delete(run)
+        registry.forget(f"run:{id}")
+        return Json({"id": id, "deleted": True})
+
+    @api.post("/{id}/start")
+    async def start(id: str) -> Response:
+        """Train."""
+        run = tunings.get(id)
+        tunings.start(run)
+        return Json(run.entry())
+
+    @api.post("/{id}/stop")
+    async def stop(id: str) -> Response:
+        """Stop at the next update; everything is kept."""
+        run = tunings.get(id)
+        tunings.stop(run)
+        return Json(run.entry())
+
+    @api.post("/{id}/resume")
+    async def resume(id: str) -> Response:
+        """Go on where a run was stopped."""
+        run = tunings.get(id)
+        tunings.start(run)
+        return Json(run.entry())
+
+    @api.get("/{id}/events")
+    async def events(id: str) -> Response:
+        """What happens, as server-sent events: state, step, eval."""
+        return EventStream(tunings.events(tunings.get(id)), contextlib.AsyncExitStack())
+
+    @api.get("/{id}/report")
+    async def report(id: str) -> Response:
+        """What the tuning changed, as a page."""
+        path = tunings.get(id).model_directory / "report.html"
+        try:
+            content = await asyncio.to_thread(path.read_bytes)
+        except OSError:
+            raise ApiError(404, "this run has no report yet; it is written at its end") from None
+        headers = {"Content-Security-Policy": _REPORT_POLICY}
+        return Response(content, media_type="text/html", headers=headers)
+
+    return api

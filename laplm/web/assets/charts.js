@@ -1,0 +1,123 @@
+// Small pictures: curves and points as SVG, matrices and vectors on canvases.
+
+import { h, svg } from "./dom.js";
+
+/** A colour of the theme, as the style sheet has it now. */
+export const colour = (name) =>
+  getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+
+const ticks = (low, high, count) => {
+  const raw = (high - low) / count || 1;
+  const size = 10 ** Math.floor(Math.log10(raw));
+  const step = [1, 2, 5, 10].find((m) => m * size >= raw) * size;
+  const out = [];
+  for (let x = Math.ceil(low / step) * step; x <= high + 1e-9; x += step) out.push(Number(x.toFixed(10)));
+  return out;
+};
+
+/**
+ * Curves over steps.
+ * @param {{title: string, series: {name: string, points: [number, number][], dots?: boolean}[]}} of
+ * @returns {SVGElement}
+ */
+export function curves({ title, xLabel, series }) {
+  const [width, height, left, right, top, bottom] = [640, 260, 48, 12, 12, 36];
+  const points = series.flatMap((each) => each.points);
+  const picture = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": title, class: "chart" });
+  if (!points.length) return picture;
+  const xs = points.map((p) => p[0]);
+  const ys = points.map((p) => p[1]);
+  const [x0, x1] = [Math.min(0, ...xs), Math.max(1, ...xs)];
+  const gap = (Math.max(...ys) - Math.min(...ys)) * 0.08 || 0.1;
+  const [y0, y1] = [Math.min(...ys) - gap, Math.max(...ys) + gap];
+  const x = (v) => left + ((v - x0) / (x1 - x0)) * (width - left - right);
+  const y = (v) => height - bottom - ((v - y0) / (y1 - y0)) * (height - top - bottom);
+  for (const v of ticks(y0, y1, 5)) {
+    picture.append(
+      svg("line", { class: "grid", x1: left, x2: width - right, y1: y(v), y2: y(v) }),
+      svg("text", { class: "tick", x: left - 8, y: y(v) + 4, "text-anchor": "end", text: String(v) }));
+  }
+  for (const v of ticks(x0, x1, 6)) {
+    picture.append(svg("text", { class: "tick", x: x(v), y: height - bottom + 18, "text-anchor": "middle", text: String(v) }));
+  }
+  picture.append(svg("text", { class: "tick", x: width - right, y: height - 4, "text-anchor": "end", text: xLabel }));
+  for (const [i, { points: some, dots }] of series.entries()) {
+    const line = some.map(([a, b], at) => `${at ? "L" : "M"}${x(a).toFixed(1)} ${y(b).toFixed(1)}`).join("");
+    picture.append(svg("path", { class: `curve c${i}`, d: line }));
+    if (dots || some.length === 1) picture.append(...some.map(([a, b]) => svg("circle", { class: `dot c${i}`, cx: x(a), cy: y(b), r: 4 })));
+  }
+  return picture;
+}
+
+/** Words as points of a plane. @param {{label: string, x: number, y: number, own: boolean}[]} points */
+export function scatter(points, title) {
+  const [width, height, edge] = [560, 320, 26];
+  const picture = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": title, class: "chart" });
+  const [xs, ys] = [points.map((p) => p.x), points.map((p) => p.y)];
+  const scale = (v, all, size) => edge + ((v - Math.min(...all)) / (Math.max(...all) - Math.min(...all) || 1)) * (size - 2 * edge);
+  const taken = [];
+  for (const point of points) {
+    const cx = scale(point.x, xs, width);
+    const cy = height - scale(point.y, ys, height);
+    const w = 8 * point.label.length;
+    // Names go to the right of their point, and to the left of those at the right edge; one that
+    // would lie on another moves down a line.
+    const toLeft = cx + w + 10 > width;
+    let ty = cy + 4;
+    const tx = toLeft ? cx - 9 - w : cx + 9;
+    while (taken.some(([a, b, c]) => Math.abs(b - ty) < 14 && tx < a + c && a < tx + w) && ty < height - 6) ty += 7;
+    taken.push([tx, ty, w]);
+    picture.append(
+      svg("circle", { class: point.own ? "dot c1" : "dot c0", cx, cy, r: 5 }),
+      svg("text", { class: "name", x: toLeft ? cx - 9 : cx + 9, y: ty, "text-anchor": toLeft ? "end" : "start", text: point.label }));
+  }
+  return picture;
+}
+
+/** Mix the ground of the theme with a colour. */
+function mix(share, tone) {
+  return `color-mix(in oklab, ${tone} ${Math.round(100 * Math.sqrt(Math.max(0, Math.min(1, share))))}%, transparent)`;
+}
+
+/**
+ * Paint where a head looks: rows look at columns.
+ * @param {HTMLCanvasElement} canvas @param {number[][]} pattern shares, 0 to 1
+ * @param {number} [marked] a row that is framed
+ */
+export function paintPattern(canvas, pattern, marked) {
+  const n = pattern.length;
+  const cell = Math.max(2, Math.floor(144 / n));
+  canvas.width = canvas.height = n * cell;
+  const context = canvas.getContext("2d");
+  context.clearRect(0, 0, n * cell, n * cell);
+  const [accent, ground] = [colour("accent"), colour("cell")];
+  for (let row = 0; row < n; row += 1) {
+    for (let column = 0; column <= row; column += 1) {
+      context.fillStyle = ground;
+      context.fillRect(column * cell, row * cell, cell, cell);
+      context.fillStyle = mix(pattern[row][column], accent);
+      context.fillRect(column * cell, row * cell, cell, cell);
+    }
+  }
+  if (marked >= 0) {
+    context.strokeStyle = colour("text");
+    context.lineWidth = 1.5;
+    context.strokeRect(0.75, marked * cell + 0.75, (marked + 1) * cell - 1.5, cell - 1.5);
+  }
+}
+
+/** A vector's first numbers as a strip: one direction of colour for each sign. */
+export function strip(numbers, title) {
+  const canvas = h("canvas", { class: "strip", role: "img", "aria-label": title, title });
+  canvas.width = numbers.length * 6;
+  canvas.height = 18;
+  const context = canvas.getContext("2d");
+  const most = Math.max(...numbers.map(Math.abs)) || 1;
+  for (const [i, value] of numbers.entries()) {
+    context.fillStyle = colour("cell");
+    context.fillRect(i * 6, 0, 6, 18);
+    context.fillStyle = mix(Math.abs(value) / most, colour(value < 0 ? "minus" : "accent"));
+    context.fillRect(i * 6, 0, 6, 18);
+  }
+  return canvas;
+}

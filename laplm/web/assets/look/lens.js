@@ -1,0 +1,30 @@
+// The logit lens as a table: layers from above to below, tokens from left to right.
+
+import { h, percent, replace } from "../dom.js";
+
+const SHOWN = 10; // columns that can still be read
+
+/** @param {HTMLElement} root @param {any} seen the result of /api/look/inside */
+export function drawLens(root, seen) {
+  if (!seen.lens) return;
+  const { stages, tokens, probabilities } = seen.lens;
+  const count = tokens[0].length;
+  // The columns up to the one that is followed.
+  const end = Math.min(count, Math.max(seen.position - seen.first + 1, Math.min(count, SHOWN)));
+  const columns = Array.from({ length: Math.min(SHOWN, end) }, (_, i) => end - Math.min(SHOWN, end) + i);
+  const final = tokens.at(-1);
+  const rows = stages.map((stage, s) => h("tr", {},
+    h("th", { scope: "row", text: stage === "embedding" ? "start" : `block ${Number(stage) + 1}` }),
+    columns.map((c) => h("td", {
+      class: `lens${probabilities[s][c] > 0.55 ? " strong" : ""}${tokens[s][c] === final[c] ? " right" : ""}`,
+      style: { "--p": probabilities[s][c].toFixed(3) },
+      title: `${tokens[s][c]}: ${percent(probabilities[s][c])}`,
+    }, h("span", { text: tokens[s][c] })))));
+  replace(root,
+    h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Logit lens" },
+      h("table", { class: "lens" },
+        h("caption", { text: "What each block would say comes next. Darker: more sure; bold: already the final answer." }),
+        h("thead", {}, h("tr", {}, h("th", { scope: "col", text: "after" }),
+          columns.map((c) => h("th", { scope: "col", text: seen.tokens[seen.first + c] })))),
+        h("tbody", {}, rows))));
+}

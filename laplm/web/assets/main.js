@@ -1,0 +1,20 @@
+// Starts the page: tabs, theme, the list of models, and the four rooms behind the tabs.
+
+import { startTabs } from "./tabs.js";
+import { startTheme } from "./theme.js";
+import { refreshModels, startModelChoice } from "./models-list.js";
+import { startWrite } from "./write.js";
+import { startLook } from "./look/look.js";
+import { startTeach } from "./teach.js";
+import { startModels } from "./models.js";
+
+startTheme(document.getElementById("theme"));
+startModelChoice(document.getElementById("model"), document.getElementById("problem"));
+const rooms = {
+  write: startWrite(document.getElementById("write")),
+  look: startLook(document.getElementById("look")),
+  teach: startTeach(document.getElementById("teach")),
+  models: startModels(document.getElementById("models")),
+};
+startTabs(document.querySelector("[role=tablist]"), (name) => rooms[name]?.shown?.());
+refreshModels();

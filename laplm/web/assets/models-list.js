@@ -1,0 +1,52 @@
+// Which models there are, and which one is chosen: one list for all tabs.
+
+import { get } from "./api.js";
+import { h, replace } from "./dom.js";
+
+/** @type {{default: string, models: any[]}} */
+let known = { default: "", models: [] };
+let select;
+let problem;
+const listeners = new Set();
+
+/** Call `run` whenever the list or the choice changes. */
+export const onModels = (run) => listeners.add(run);
+
+/** The name of the chosen model. */
+export const chosenModel = () => select.value || known.default;
+
+/** The entry of a model, or undefined. */
+export const entryOf = (name) => known.models.find((model) => model.name === name);
+
+/** All entries. */
+export const allModels = () => known.models;
+
+/** Choose a model in the list. */
+export function chooseModel(name) {
+  select.value = name;
+  tell();
+}
+
+export function startModelChoice(element, problemElement) {
+  select = element;
+  problem = problemElement;
+  select.addEventListener("change", tell);
+}
+
+const tell = () => listeners.forEach((run) => run());
+
+/** Ask the server for the list again. */
+export async function refreshModels() {
+  const before = select.value;
+  try {
+    known = await get("/api/models");
+    problem.hidden = true;
+  } catch (error) {
+    problem.textContent = `The models cannot be listed: ${error.message}`;
+    problem.hidden = false;
+    return;
+  }
+  replace(select, known.models.map((model) => h("option", { value: model.name, text: model.name })));
+  select.value = known.models.some((m) => m.name === before) ? before : known.default;
+  tell();
+}

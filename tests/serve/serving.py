@@ -1,0 +1,54 @@
+"""Servers as users start them: a process, a port, a terminal's signals."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+
+@dataclass
+class Running:
+    """A server in a process of its own."""
+
+    address: str
+    process: subprocess.Popen[str]
+
+
+@contextlib.contextmanager
+def started(*words: str, **environment: str) -> Iterator[Running]:
+    command = [sys.executable, "-m", "laplm", "serve", *words, "--port", "0", "--quiet"]
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
+    ) as process:
+        assert process.stderr is not None
+        try:
+            for line in process.stderr:
+                found = re.search(r"the page: (http://\S+?:\d+)/", line)
+                if found:
+                    yield Running(found[1], process)
+                    break
+            else:
+                pytest.fail("the server did not begin to listen")
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+def with_chat_template(tiny_model_dir: Path, path: Path) -> Path:
+    """A model that was tuned on conversations."""
+    path.mkdir()
+    for file in tiny_model_dir.iterdir():
+        (path / file.name).symlink_to(file)
+    (path / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    return path

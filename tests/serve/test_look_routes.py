@@ -1,0 +1,130 @@
+"""Views over HTTP: the same numbers as from Python, in JSON."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI, Request
+from fastapi.testclient import TestClient
+
+from laplm.look.attention import attention
+from laplm.look.next_token import next_token
+from laplm.run.language_model import LanguageModel
+from laplm.serve.app import Options, make_app
+from laplm.serve.look import VIEWS, Worker
+from laplm.serve.problems import ApiError, answer_error
+
+TEXT = "The capital of Spain is"
+MORE: dict[str, dict[str, Any]] = {
+    "embeddings": {"words": ["king", "queen"], "word_sets": []},
+    "nearest": {"expression": "king"},
+    "without": {"without": ["head:1.1"], "max_new_tokens": 4},
+    "patch": {"clean": [5, 6, 7], "corrupted": [5, 9, 8]},
+    "patched": {
+        "clean": [5, 6, 7], "corrupted": [5, 9, 8], "layer": 1, "positions": [-1],
+        "max_new_tokens": 4,
+    },
+    "steer": {"towards": " happy", "away_from": " sad", "max_new_tokens": 4},
+    "compare": {"other": "twin"},
+    "generation": {"prompt": TEXT, "max_new_tokens": 4, "seed": 3},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def client(tiny_model_dir: Path) -> Iterator[TestClient]:
+    given = {"tiny": str(tiny_model_dir), "twin": str(tiny_model_dir)}
+    app, _ = make_app(Options(given, "tiny"))
+    with TestClient(app, base_url="http://localhost") as client:
+        yield client
+
+
+def body_for(client: TestClient, name: str) -> dict[str, Any]:
+    views = {view["name"]: view for view in client.get("/api/look").json()["views"]}
+    body = dict(MORE.get(name, {}))
+    if any(p["name"] == "text" and p["required"] for p in views[name]["parameters"]):
+        body["text"] = TEXT
+    return body
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_every_view_answers_with_its_result_and_parts(client: TestClient, name: str) -> None:
+    answer = client.post(f"/api/look/{name}", json=body_for(client, name))
+    assert answer.status_code == 200, answer.text
+    found = json.loads(answer.content, parse_constant=lambda word: pytest.fail(word))
+    assert (found["view"], found["model"]) == (name, "tiny")
+    assert found["result"]
+    assert {part["kind"] for part in found["parts"]} <= {"table", "grid", "maps", "passage"}
+    assert all(part["title"] for part in found["parts"])
+
+
+def test_numbers_are_those_of_the_library(client: TestClient, tiny_model_dir: Path) -> None:
+    lm = LanguageModel(tiny_model_dir, "fp32")
+    lm.name = "tiny"
+    for name, want in (("next", next_token(lm, TEXT, k=4)), ("attention", attention(lm, TEXT))):
+        body = {"text": TEXT} | ({"k": 4} if name == "next" else {})
+        assert client.post(f"/api/look/{name}", json=body).json()["result"] == want.to_dict()
+
+
+def test_a_causal_mask_comes_as_null(client: TestClient) -> None:
+    maps = client.post("/api/look/attention", json={"text": TEXT}).json()["parts"][0]
+    first = maps["values"][0][0]
+    assert first[0][1] is None
+    assert first[1][0] is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "status", "param"),
+    [
+        ("next", {}, 400, "text"),
+        ("next", {"text": ""}, 400, None),
+        ("next", {"text": TEXT, "k": 0}, 400, None),
+        ("next", {"text": TEXT, "k": "5"}, 400, "k"),
+        ("next", {"text": TEXT, "k": 10**30}, 400, "k"),
+        ("next", {"text": "a " * 1000}, 400, None),
+        ("attention", {"text": TEXT, "layer": 99}, 400, None),
+        ("compare", {"text": TEXT, "other": "nobody"}, 404, "model"),
+        ("next", {"text": TEXT, "model": "nobody"}, 404, "model"),
+        ("without", {"text": TEXT, "without": ["nose:1"]}, 400, None),
+        ("nothing", {"text": TEXT}, 404, None),
+    ],
+)
+def test_what_cannot_be_shown_says_why(
+    client: TestClient, name: str, body: dict[str, Any], status: int, param: str | None
+) -> None:
+    answer = client.post(f"/api/look/{name}", json=body)
+    assert answer.status_code == status, answer.text
+    error = answer.json()["error"]
+    if param is not None:
+        assert error["param"].split(".")[0] == param
+    assert error["message"]
+
+
+def test_more_views_than_can_wait_are_told_to_come_again() -> None:
+    worker, release, begun = Worker(most=1), threading.Event(), threading.Event()
+    app = FastAPI(exception_handlers={ApiError: answer_error})
+
+    @app.get("/")
+    async def slow(request: Request) -> str:
+        def work(_: Callable[..., None]) -> str:
+            begun.set()
+            assert release.wait(30)
+            return "made"
+
+        return await worker.run(request, work)
+
+    with TestClient(app) as client:
+        answers: list[Any] = []
+        first = threading.Thread(target=lambda: answers.append(client.get("/")))
+        first.start()
+        assert begun.wait(30)
+        refused = client.get("/")
+        release.set()
+        first.join()
+    assert refused.status_code == 429
+    assert int(refused.headers["Retry-After"]) >= 1
+    assert answers[0].json() == "made"

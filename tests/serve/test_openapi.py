@@ -1,0 +1,79 @@
+"""Requests that the OpenAPI description allows: none is answered with a fault of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis import Case
+from serving import Running, started
+
+from laplm.serve.look import VIEWS
+
+ROUTES = [
+    ("GET", "/healthz"),
+    ("GET", "/metrics"),
+    ("GET", "/v1/models"),
+    ("GET", "/v1/models/{name}"),
+    ("POST", "/v1/completions"),
+    ("POST", "/v1/chat/completions"),
+    ("GET", "/api/models"),
+    ("POST", "/api/models/load"),
+    ("POST", "/api/models/unload"),
+    ("GET", "/api/look"),
+    ("GET", "/api/tune"),
+    ("POST", "/api/tune"),
+    ("GET", "/api/tune/{id}"),
+    ("DELETE", "/api/tune/{id}"),
+    ("POST", "/api/tune/{id}/start"),
+    ("POST", "/api/tune/{id}/stop"),
+    ("POST", "/api/tune/{id}/resume"),
+    ("GET", "/api/tune/{id}/events"),
+    ("GET", "/api/tune/{id}/report"),
+    *(("POST", f"/api/look/{name}") for name in VIEWS),
+]
+
+
+@pytest.fixture(scope="module")
+def server(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    runs = tmp_path_factory.mktemp("runs")
+    with started(f"tiny={tiny_model_dir}", "--runs", str(runs)) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def schema(server: Running) -> Any:
+    return schemathesis.openapi.from_url(f"{server.address}/openapi.json")
+
+
+def test_every_route_is_described(schema: Any) -> None:
+    paths = schema.raw_schema["paths"]
+    found = {(method.upper(), path) for path, methods in paths.items() for method in methods}
+    assert found == set(ROUTES)
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+def test_no_request_is_answered_with_a_fault_of_ours(
+    server: Running, schema: Any, method: str, path: str
+) -> None:
+    @given(case=schema[path][method].as_strategy())
+    @settings(
+        max_examples=12,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[Phase.explicit, Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    def check(case: Case) -> None:
+        answer = case.call(base_url=server.address, timeout=120)
+        # 503 would be a model that is damaged, or a server that stops: neither is so here.
+        assert answer.status_code < 500, answer.text
+        if answer.status_code >= 400:
+            assert answer.json()["error"]["message"]
+
+    check()

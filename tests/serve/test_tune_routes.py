@@ -1,0 +1,167 @@
+"""Runs of ``laplm tune`` over HTTP: planned, trained, stopped, gone on with, kept, taken away."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from laplm.serve.app import Options, make_app
+
+TEXT = "\n<|endoftext|>\n".join(f"The dog number {i} saw the cat." for i in range(40))
+QUICK = {"max_steps": 3, "positions": 32, "batch_size": 2, "threads": 1}
+
+
+def make_client(model: Path, runs: Path) -> TestClient:
+    app, _ = make_app(Options({"tiny": str(model)}, "tiny", runs=runs))
+    return TestClient(app, base_url="http://localhost")
+
+
+@pytest.fixture
+def client(tiny_model_dir: Path, tmp_path: Path) -> Iterator[TestClient]:
+    with make_client(tiny_model_dir, tmp_path / "runs") as client:
+        yield client
+
+
+def create(client: TestClient, content: str = TEXT, **settings: Any) -> str:
+    body = {"name": "notes.txt", "content": content, "settings": QUICK | settings}
+    answer = client.post("/api/tune", json=body)
+    assert answer.status_code == 201, answer.text
+    assert answer.json()["state"] == "planning"
+    return str(answer.json()["id"])
+
+
+def until(client: TestClient, id_: str, *states: str) -> dict[str, Any]:
+    end = time.monotonic() + 120
+    while True:
+        entry: dict[str, Any] = client.get(f"/api/tune/{id_}").json()
+        if entry["state"] in states:
+            return entry
+        assert time.monotonic() < end, entry
+        time.sleep(0.1)
+
+
+def test_a_run_is_planned_trained_watched_and_used(client: TestClient) -> None:
+    id_ = create(client)
+    plan = until(client, id_, "planned", "failed")["plan"]
+    assert plan["documents"] == 40
+    assert plan["max_steps"] == 3
+    assert plan["seconds"] > 0
+    assert client.get(f"/api/tune/{id_}/report").status_code == 404
+    assert client.post(f"/api/tune/{id_}/start").json()["state"] == "running"
+    assert client.post(f"/api/tune/{create(client)}/start").status_code == 409
+    heard: list[tuple[str, Any]] = []
+    with client.stream("GET", f"/api/tune/{id_}/events") as events:
+        name = ""
+        for line in events.iter_lines():
+            kind, _, value = line.partition(": ")
+            if kind == "event":
+                name = value
+            elif kind == "data":
+                heard.append((name, json.loads(value)))
+    assert heard[0][0] == "state"
+    assert [what["step"] for name, what in heard if name == "step"][-1:] in ([3], [])
+    assert heard[-1][1]["state"] == "done", heard[-1]
+    entry = client.get(f"/api/tune/{id_}").json()
+    assert entry["step"] == entry["max_steps"] == 3
+    assert [step for step, _ in entry["losses"]] == [1, 2, 3]
+    assert [step for step, _ in entry["heldout_losses"]] == [1, 2, 3]
+    assert entry["samples"][-1]["text"].startswith("The dog")
+    assert entry["result"]["loss_after"] < entry["result"]["loss_before"]
+    report = client.get(f"/api/tune/{id_}/report")
+    assert report.headers["content-type"].startswith("text/html")
+    assert "script-src" not in report.headers["content-security-policy"]
+    assert "default-src 'none'" in report.headers["content-security-policy"]
+    names = {m["name"]: m for m in client.get("/api/models").json()["models"]}
+    assert names[f"run:{id_}"]["run"] == id_
+    body = {"model": f"run:{id_}", "prompt": "The dog", "max_tokens": 4}
+    assert client.post("/v1/completions", json=body).json()["model"] == f"run:{id_}"
+    assert client.delete(f"/api/tune/{id_}").status_code == 200
+    assert client.post("/v1/completions", json=body).status_code == 404
+
+
+def test_a_run_is_stopped_outlives_the_server_and_goes_on(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    with make_client(tiny_model_dir, tmp_path / "runs") as client:
+        id_ = create(client, max_steps=2000)
+        until(client, id_, "planned", "failed")
+        client.post(f"/api/tune/{id_}/start")
+        while not client.get(f"/api/tune/{id_}").json()["step"]:
+            time.sleep(0.05)
+        assert client.delete(f"/api/tune/{id_}").status_code == 409
+        assert client.post(f"/api/tune/{id_}/stop").json()["state"] == "stopping"
+        stopped = until(client, id_, "stopped", "failed", "done")
+        assert stopped["state"] == "stopped", stopped["message"]
+    with make_client(tiny_model_dir, tmp_path / "runs") as client:
+        again = client.get(f"/api/tune/{id_}").json()
+        assert again["state"] == "stopped"
+        assert again["plan"] == stopped["plan"]
+        assert again["step"] <= stopped["step"]
+        client.post(f"/api/tune/{id_}/resume")
+        while client.get(f"/api/tune/{id_}").json()["step"] <= stopped["step"]:
+            time.sleep(0.05)
+    # The server's end has stopped it as well.
+    with make_client(tiny_model_dir, tmp_path / "runs") as client:
+        assert client.get(f"/api/tune/{id_}").json()["state"] == "stopped"
+
+
+def test_data_that_cannot_be_learned_says_why(client: TestClient) -> None:
+    entry = until(client, create(client, content="one"), "planned", "failed")
+    assert entry["state"] == "failed"
+    assert "too little" in entry["message"]
+    assert "Traceback" not in entry["message"]
+    assert client.post(f"/api/tune/{entry['id']}/start").status_code == 409
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"settings": {"method": "magic"}},
+        {"settings": {"epochs": -1}},
+        {"settings": {"out": "/tmp/elsewhere"}},
+        {"content": ""},
+        {"model": "../tiny"},
+    ],
+)
+def test_wrong_settings_are_refused_before_anything_is_kept(
+    client: TestClient, tmp_path: Path, wrong: dict[str, Any]
+) -> None:
+    answer = client.post("/api/tune", json={"name": "a.txt", "content": TEXT} | wrong)
+    assert answer.status_code in (400, 404)
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_a_name_is_never_a_path(client: TestClient, tmp_path: Path) -> None:
+    body = {"name": "../../notes.txt", "content": TEXT, "settings": QUICK}
+    id_ = client.post("/api/tune", json=body).json()["id"]
+    assert not (tmp_path / "notes.txt").exists()
+    assert (tmp_path / "runs" / id_ / "data.txt").is_file()
+    for strange in ("../x", "..", "%2e%2e"):
+        assert client.get(f"/api/tune/{strange}").status_code in (404, 405)
+    until(client, id_, "planned", "failed")
+
+
+def test_a_run_that_dies_is_told_and_can_go_on(tiny_model_dir: Path, tmp_path: Path) -> None:
+    app, parts = make_app(Options({"tiny": str(tiny_model_dir)}, "tiny", runs=tmp_path / "runs"))
+    with TestClient(app, base_url="http://localhost") as client:
+        id_ = create(client, max_steps=2000)
+        until(client, id_, "planned", "failed")
+        client.post(f"/api/tune/{id_}/start")
+        while not client.get(f"/api/tune/{id_}").json()["step"]:
+            time.sleep(0.05)
+        process = parts.tunings.get(id_).process
+        assert process is not None
+        process.kill()
+        entry = until(client, id_, "failed", "stopped", "done")
+        assert entry["state"] == "failed"
+        assert "from outside" in entry["message"]
+        assert client.get("/healthz").status_code == 200
+        assert client.post(f"/api/tune/{id_}/resume").json()["state"] == "running"
+        client.post(f"/api/tune/{id_}/stop")
+        assert until(client, id_, "failed", "stopped", "done")["state"] == "stopped"

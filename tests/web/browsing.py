@@ -1,0 +1,108 @@
+"""The page in a browser, on a ``laplm serve`` process of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+ARGUMENTS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update",
+]  # fmt: skip
+
+
+def chromium() -> str:
+    """The browser, or a skip that says what to install."""
+    named = os.environ.get("LAPLM_CHROMIUM")
+    found = named or next((path for name in NAMES if (path := shutil.which(name))), None)
+    if found is None:
+        pytest.skip("there is no Chromium: install it, or name it in LAPLM_CHROMIUM")
+    return found
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Chromium without a window."""
+    path = chromium()
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+        yield launched
+        launched.close()
+
+
+@pytest.fixture(scope="session")
+def address(tmp_path_factory: pytest.TempPathFactory, browser: Any) -> Iterator[str]:
+    """Where a real ``laplm serve pocket`` listens."""
+    place = tmp_path_factory.mktemp("serve")
+    log = place / "log"
+    command = [
+        sys.executable, "-m", "laplm", "serve", "pocket", "--port", "0", "--runs",
+        str(place / "runs"), "--threads", "1", "--no-open",
+    ]  # fmt: skip
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command, stdout=out, stderr=out, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        )
+    try:
+        yield _address(process, log)
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _address(process: subprocess.Popen[bytes], log: Path) -> str:
+    for _ in range(600):
+        told = re.search(r"the page: (http://\S+)", log.read_text(encoding="utf-8"))
+        if told:
+            return told[1]
+        assert process.poll() is None, log.read_text(encoding="utf-8")
+        time.sleep(0.1)
+    raise AssertionError(log.read_text(encoding="utf-8"))
+
+
+class Watched:
+    """A page with what it complained of and whom it asked."""
+
+    def __init__(self, browser: Any, address: str, **options: Any) -> None:
+        self.complaints: list[str] = []
+        self.requests: list[str] = []
+        self.address = address
+        options = {"viewport": {"width": 1280, "height": 900}, **options}
+        self.context = browser.new_context(reduced_motion="reduce", **options)
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(30_000)
+        self.page.on(
+            "console",
+            lambda m: self.complaints.append(m.text) if m.type in ("error", "warning") else None,
+        )
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+
+    def open(self, tab: str) -> Any:
+        """Go to a tab."""
+        self.page.goto(f"{self.address}#/{tab}")
+        self.page.locator("#model option").first.wait_for(state="attached")
+        return self.page
+
+
+@pytest.fixture
+def watched(browser: Any, address: str) -> Iterator[Watched]:
+    """A fresh page; it may neither complain nor ask anybody but its own server."""
+    found = Watched(browser, address)
+    yield found
+    found.context.close()
+    assert not found.complaints
+    outside = [u for u in found.requests if not u.startswith((address, "blob:", "data:"))]
+    assert found.requests and not outside

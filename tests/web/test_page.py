@@ -1,0 +1,345 @@
+"""The page as a person meets it: typed in, moved, clicked, read, with keys alone."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import expect
+
+import laplm
+
+expect.set_options(timeout=30_000)  # the first answer waits for weights and kernels
+
+pytest_plugins = ("browsing",)  # its fixtures; a second conftest would hide the first one
+
+TABS = ("write", "look", "teach", "models")
+WEB = Path(laplm.__file__).parent / "web"
+STORY = "Tom had a red boat. The boat was fast. Tom and his boat went to the lake.\n<|endoftext|>\n"
+
+
+def write(page: Any, *, tokens: int = 12, seed: int = 3) -> None:
+    form = page.locator("#write form")
+    form.get_by_label("Tokens").fill(str(tokens))
+    form.get_by_label("Seed").fill(str(seed))
+    form.get_by_role("button", name="Write", exact=True).click()
+    expect(page.locator("#write .status").first).to_contain_text(f"seed {seed}")
+
+
+def look(page: Any) -> None:
+    expect(page.locator("#look .tower > li")).to_have_count(6)
+
+
+def bars(page: Any) -> list[str]:
+    found: list[str] = page.locator("#look .side .bars li").all_inner_texts()
+    return found
+
+
+def when_changed(page: Any, before: list[str]) -> list[str]:
+    """The next token's bars, once they are others.
+
+    Asked again and again from here: the page's policy lets no code be made of a string, which is
+    how playwright would wait inside of it.
+    """
+    for _ in range(200):
+        if (now := bars(page)) and now != before:
+            return now
+        page.wait_for_timeout(50)
+    raise AssertionError("the bars did not change")
+
+
+# --- write ------------------------------------------------------------------------------------
+
+
+def test_a_prompt_goes_on_with_coloured_tokens_and_a_seed_repeats_it(watched: Any) -> None:
+    page = watched.open("write")
+    write(page)
+    tokens = page.locator("#write .token")
+    expect(tokens).to_have_count(12)
+    first = tokens.all_inner_texts()
+    label = tokens.first.get_attribute("aria-label")
+    assert re.fullmatch(r"token \S+, (< )?\d+\.\d %", label)
+    write(page)
+    assert tokens.all_inner_texts() == first
+    write(page, seed=4)
+    assert tokens.all_inner_texts() != first
+
+
+def test_a_token_tells_its_alternatives_and_another_one_goes_on(watched: Any) -> None:
+    page = watched.open("write")
+    write(page)
+    tokens = page.locator("#write .token")
+    kept = tokens.all_inner_texts()[:3]
+    tokens.nth(3).click()
+    other = page.locator("#write .alternative:not(.own)").nth(1)
+    word = other.locator(".word").inner_text()
+    other.click()
+    expect(page.locator("#write .sample h3")).to_have_text("with another token")
+    expect(tokens.nth(3)).to_have_text(word.replace("·", " ").replace("↵", "\n"))
+    expect(page.locator("#write .status").first).to_contain_text("12 tokens in")
+    assert tokens.all_inner_texts()[:3] == kept
+    # And once more from there: its own prompt is still known.
+    tokens.nth(5).click()
+    page.locator("#write .alternative:not(.own)").first.click()
+    expect(page.locator("#write .status").first).to_contain_text("12 tokens in")
+    assert tokens.all_inner_texts()[:3] == kept
+
+
+def test_ten_samples_stand_side_by_side_and_the_first_is_the_one_alone(watched: Any) -> None:
+    page = watched.open("write")
+    write(page)
+    alone = page.locator("#write .token").all_inner_texts()
+    page.get_by_label("Samples").select_option("10")
+    write(page)
+    samples = page.locator("#write .sample")
+    expect(samples).to_have_count(10)
+    assert samples.first.locator(".token").all_inner_texts() == alone
+
+
+def test_a_long_text_can_be_stopped(watched: Any) -> None:
+    page = watched.open("write")
+    page.get_by_label("Samples").select_option("10")
+    form = page.locator("#write form")
+    form.get_by_label("Tokens").fill("400")
+    form.get_by_role("button", name="Write", exact=True).click()
+    page.locator("#write .token").first.wait_for()
+    form.get_by_role("button", name="Stop").click()
+    expect(page.locator("#write .status").first).to_contain_text("Stopped.")
+    count = page.locator("#write .token").count()
+    assert 0 < count < 4000
+    page.wait_for_timeout(300)
+    assert page.locator("#write .token").count() == count
+
+
+def test_what_the_server_refuses_is_said_next_to_the_form(watched: Any) -> None:
+    page = watched.open("write")
+    page.locator("#write form").get_by_label("Tokens").fill("999")
+    page.get_by_label("Prompt", exact=True).fill("word " * 600)
+    page.get_by_role("button", name="Write", exact=True).click()
+    alert = page.locator("#write form [role=alert]")
+    expect(alert).to_be_visible()
+    expect(alert).to_contain_text("512")
+    # The browser itself notes the refused request; that is all.
+    assert [c for c in watched.complaints if "status of 400" not in c] == []
+    watched.complaints.clear()
+
+
+def test_text_of_a_prompt_never_becomes_markup(watched: Any) -> None:
+    page = watched.open("write")
+    text = "<img src=x onerror=alert(1)><b>bold"
+    page.get_by_label("Prompt", exact=True).fill(text)
+    write(page)
+    assert page.locator("#write .passage img, #write .passage b").count() == 0
+    expect(page.locator("#write .passage .prompt")).to_have_text(text)
+
+
+# --- look inside ------------------------------------------------------------------------------
+
+
+def test_typing_shows_tokens_blocks_and_the_next_token(watched: Any) -> None:
+    page = watched.open("look")
+    look(page)
+    page.get_by_label("Text", exact=True).fill("The capital of Spain is")
+    chips = page.locator("[data-stage=tokens] .chip")
+    expect(chips).to_have_count(5)
+    expect(page.locator("#look .side .bars li").first).to_contain_text("·Madrid")
+    assert page.locator("#look .heads .head").count() == 8
+    expect(page.locator("table.lens tbody tr")).to_have_count(7)
+    # Another token is followed: what comes after it is asked for.
+    chips.nth(1).click()
+    expect(page.locator("#look .side .note").first).to_contain_text("·capital")
+
+
+def test_a_slider_moves_the_bars(watched: Any) -> None:
+    page = watched.open("look")
+    look(page)
+    before = bars(page)
+    page.locator("#look").get_by_label("Top-k").fill("3")
+    after = when_changed(page, before)
+    assert sum("out" in bar for bar in after) == len(after) - 3
+    page.locator("#look").get_by_label("Temperature").fill("0")
+    assert "100.0 %" in when_changed(page, after)[0]
+
+
+def test_a_head_is_switched_off_and_the_bars_show_before_and_after(watched: Any) -> None:
+    page = watched.open("look")
+    look(page)
+    before = bars(page)
+    head = page.locator("#look .head").nth(3)
+    assert head.get_attribute("aria-pressed") == "false"
+    head.click()
+    after = when_changed(page, before)
+    assert after != before
+    expect(page.locator("#look .head").nth(3)).to_have_attribute("aria-pressed", "true")
+    assert page.locator("#look .side .bars .ghost").count() > 5
+    expect(page.locator("#look .offs")).to_contain_text("head 4 of block 1")
+    page.get_by_role("button", name="Switch all on").click()
+    assert when_changed(page, after) == before
+
+
+def test_one_block_is_open_at_a_time(watched: Any) -> None:
+    page = watched.open("look")
+    look(page)
+    page.get_by_role("button", name=re.compile("^Block 4")).click()
+    expect(page.locator("#look .tower li.open")).to_have_count(1)
+    expect(page.locator("#look .tower li.open .floor-name")).to_have_text("Block 4")
+    page.get_by_role("button", name=re.compile("^Block 4")).click()
+    expect(page.locator("#look .tower li.open")).to_have_count(0)
+
+
+def test_hovering_a_token_shows_where_it_looks(watched: Any) -> None:
+    page = watched.open("look")
+    look(page)
+    page.locator("#look .chip.look").nth(4).hover()
+    expect(page.locator("#look .looks")).to_contain_text("“,” looks at")
+
+
+def test_the_walk_goes_through_all_stages_in_order_with_arrow_keys(watched: Any) -> None:
+    page = watched.open("look")
+    look(page)
+    page.get_by_role("button", name=re.compile("^Block 1")).click()  # closed: the walk opens one
+    expect(page.locator("#look .tower li.open")).to_have_count(0)
+    page.get_by_role("button", name="Walk through").click()
+    seen = []
+    for _ in range(11):
+        expect(page.locator(".stage.here")).to_have_count(1)
+        seen.append(page.locator(".stage.here").get_attribute("data-stage"))
+        page.keyboard.press("ArrowRight")
+    assert seen == [
+        "tokens", "embeddings", "positions", "block", "norm", "attention", "residual", "feed",
+        "final", "logits", "sampling",
+    ]  # fmt: skip
+    expect(page.locator(".walk")).to_be_hidden()
+
+
+# --- teach ------------------------------------------------------------------------------------
+
+
+def test_a_tiny_tuning_is_planned_started_watched_and_compared(watched: Any) -> None:
+    pytest.importorskip("torch")
+    page = watched.open("teach")
+    page.locator("#teach input[type=file]").set_input_files(
+        {"name": "boat.txt", "mimeType": "text/plain", "buffer": (STORY * 40).encode()}
+    )
+    page.get_by_label("Passes over the text").fill("6")
+    page.get_by_role("button", name="Show the plan").click()
+    start = page.get_by_role("button", name="Start", exact=True)
+    start.wait_for(timeout=180_000)
+    expect(page.locator("#teach .facts").first).to_contain_text("documents")
+    start.click()
+    page.locator("#teach .chart").wait_for(timeout=120_000)
+    compared = page.locator("#teach .two .sample-text")
+    compared.first.wait_for(timeout=180_000)
+    for text in (compared.first, compared.last):
+        expect(text).to_contain_text("Once upon a time", timeout=60_000)
+    expect(page.locator("#teach iframe.report")).to_be_visible()
+    assert page.locator("#teach iframe.report").get_attribute("sandbox") == ""
+    assert any(n.startswith("run:") for n in page.locator("#model option").all_inner_texts())
+
+
+def test_no_file_and_an_unusable_one_are_told_next_to_the_form(watched: Any) -> None:
+    page = watched.open("teach")
+    page.get_by_role("button", name="Show the plan").click()
+    expect(page.locator("#teach form [role=alert]")).to_contain_text("Choose a text file")
+    page.locator("#teach input[type=file]").set_input_files(
+        {"name": "a.jsonl", "mimeType": "text/plain", "buffer": b"not json\n"}
+    )
+    page.get_by_role("button", name="Show the plan").click()
+    failed = page.locator("#teach .card [role=alert]").filter(has_text="a.jsonl")
+    expect(failed).to_be_visible(timeout=120_000)
+
+
+# --- models -----------------------------------------------------------------------------------
+
+
+def test_models_are_listed_with_sizes_loaded_and_unloaded(watched: Any) -> None:
+    page = watched.open("models")
+    card = page.locator("#models .model").filter(has=page.get_by_role("heading", name="pocket"))
+    expect(card).to_contain_text("6.2 million")
+    expect(card).to_contain_text("6 blocks × 8 heads")
+    button = card.get_by_role("button", name=re.compile("^(Load|Unload) pocket"))
+    if button.inner_text() == "Load":
+        button.click()
+    expect(card).to_contain_text("in memory")
+    card.get_by_role("button", name="Unload pocket").click()
+    expect(card).to_contain_text("not loaded")
+
+
+# --- for everybody ----------------------------------------------------------------------------
+
+
+def test_keys_alone_are_enough(watched: Any) -> None:
+    page = watched.open("")
+    page.keyboard.press("Tab")
+    expect(page.locator(".skip")).to_be_focused()
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("tab", name="Write")).to_be_focused()
+    page.keyboard.press("ArrowRight")
+    expect(page.get_by_role("tab", name="Look inside")).to_be_focused()
+    look(page)
+    head = page.locator("#look .head").first
+    head.focus()
+    page.keyboard.press("Space")
+    expect(head).to_have_attribute("aria-pressed", "true")
+    # What was pressed still has the focus, though all was drawn anew.
+    expect(page.locator("#look .head").first).to_be_focused()
+    page.get_by_role("tab", name="Look inside").focus()
+    page.keyboard.press("Home")
+    page.get_by_label("Prompt", exact=True).focus()
+    page.keyboard.press("Control+Enter")
+    page.locator("#write .token").first.wait_for()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("tab", TABS)
+def test_no_serious_barrier_is_found_by_axe(watched: Any, tab: str, theme: str) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    watched.page.emulate_media(color_scheme=theme)
+    page = watched.open(tab)
+    if tab == "write":
+        write(page)
+        page.locator("#write .token").nth(1).click()
+    if tab == "look":
+        look(page)
+        page.locator("#look .head").first.click()
+        expect(page.locator("#look .offs")).to_contain_text("head 1")
+    found = Axe().run(page).response["violations"]
+    serious = [
+        f"{v['id']}: {v['nodes'][0]['html'][:200]} {v['nodes'][0]['failureSummary'][:300]}"
+        for v in found
+        if v["impact"] in ("serious", "critical")
+    ]
+    assert serious == []
+
+
+@pytest.mark.parametrize("width", [360, 768, 1920])
+@pytest.mark.parametrize("tab", TABS)
+def test_nothing_is_wider_than_the_screen(watched: Any, tab: str, width: int) -> None:
+    watched.page.set_viewport_size({"width": width, "height": 800})
+    page = watched.open(tab)
+    if tab == "write":
+        write(page)
+    if tab == "look":
+        look(page)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_the_theme_is_switched_and_kept(watched: Any) -> None:
+    page = watched.open("write")
+    before = page.evaluate("document.documentElement.dataset.theme")
+    page.locator("#theme").click()
+    other = {"light": "dark", "dark": "light"}[before]
+    page.reload()
+    assert page.evaluate("document.documentElement.dataset.theme") == other
+
+
+def test_files_hold_no_inline_code_and_no_address_outside() -> None:
+    html = (WEB / "index.html").read_text(encoding="utf-8")
+    assert not re.search(r"<script(?![^>]*\bsrc=)|\sstyle=|\son\w+=|javascript:", html)
+    for file in WEB.rglob("*"):
+        if file.suffix in (".html", ".css", ".js"):
+            text = file.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
+            assert not re.search(r"https?://|innerHTML|insertAdjacentHTML|\beval\(", text), file
