@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+import laplm
 from laplm.cli import commands
 from tests.docs import reference
 from tests.web.browsing import browser  # noqa: F401
@@ -109,6 +110,17 @@ def test_the_reference_of_python_has_what_it_names(site: Path) -> None:
     ids = Loads(site / "reference/python.html").ids
     named = re.findall(r"^::: ([\w.]+)$", (DOCS / "reference/python.md").read_text(), re.MULTILINE)
     assert len(named) > 20 and set(named) <= ids
+
+
+def test_the_reference_of_python_has_every_public_name(site: Path) -> None:
+    ids = Loads(site / "reference/python.html").ids
+    for name in set(laplm.__all__) - {"__version__", "tune"}:
+        assert {f"laplm.{name}", f"laplm.errors.{name}"} & ids, name
+    assert "laplm.tune.tuning.tune" in ids
+    views = {path.stem for path in (ROOT / "laplm/look").glob("*.py")}
+    shown = {place.split(".")[2] for place in ids if place.startswith("laplm.look.")}
+    helpers = {"__init__", "continuations", "figures", "passes", "pca", "sweep", "target"}
+    assert shown == views - helpers - {"unembedding"}
 
 
 def test_the_reference_of_commands_is_what_the_program_has() -> None:
