@@ -38,7 +38,7 @@ def _commands(parser: argparse.ArgumentParser, name: str, level: int) -> Iterato
 def _arguments(parser: argparse.ArgumentParser) -> Iterator[str]:
     for group in parser._action_groups:
         rows = [
-            f"| `{_invocation(action)}` | {_plain(_help(action, parser))} |"
+            f"| {_code(_invocation(action))} | {_plain(_help(action, parser))} |"
             for action in group._group_actions
             if not isinstance(action, argparse._HelpAction | argparse._SubParsersAction)
         ]
@@ -53,9 +53,14 @@ def _invocation(action: argparse.Action) -> str:
     value = action.metavar or (action.dest.upper() if action.nargs != 0 else "")
     if not action.option_strings:
         more = {"?": f"[{value}]", "*": f"[{value} ...]"}
-        return more.get(str(action.nargs), f"{value}").replace("|", "\\|")
+        return more.get(str(action.nargs), f"{value}")
     takes = f" [{value}]" if action.nargs == "?" else f" {value}" if action.nargs != 0 else ""
-    return (", ".join(action.option_strings) + takes).replace("|", "\\|")
+    return ", ".join(action.option_strings) + takes
+
+
+def _code(words: str) -> str:
+    # A bar ends a cell, in some readers of Markdown even between backticks.
+    return f"`{words}`" if "|" not in words else f"<code>{words.replace('|', '&#124;')}</code>"
 
 
 def _help(action: argparse.Action, parser: argparse.ArgumentParser) -> str:
