@@ -167,15 +167,61 @@ def messages() -> Iterator[str]:
 MESSAGES = [message for message in messages() if len(message) > 10]
 
 
+def is_said(message: str) -> bool:
+    """Whether the package has this text, … standing for anything."""
+    pattern = re.compile(".*".join(map(re.escape, message.split("…"))), re.DOTALL)
+    return any(map(pattern.search, MESSAGES))
+
+
 @pytest.mark.parametrize("page", ERRORS, ids=lambda path: path.stem)
 def test_errors_that_are_explained_are_errors_that_there_are(page: Path) -> None:
     explained = HEADING.findall(page.read_text(encoding="utf-8"))
     if page.stem != "index":
         assert len(explained) > 5
     for message in explained:
-        pieces = [re.escape(piece) for piece in re.split("…", message)]
-        pattern = re.compile(".*".join(pieces), re.DOTALL)
-        assert any(pattern.search(there) for there in MESSAGES), message
+        assert is_said(message), message
+
+
+def test_errors_that_patterns_quote_are_errors_that_there_are() -> None:
+    quoted = [
+        message
+        for page in (DOCS / "patterns").glob("*.md")
+        for message in re.findall(
+            r"^\| `(.+?)` \|",
+            page.read_text(encoding="utf-8").partition("## What goes wrong")[2],
+            re.MULTILINE,
+        )
+    ]
+    assert len(quoted) > 10
+    for message in quoted:
+        assert is_said(message), message
+
+
+def test_figures_of_how_it_works_are_those_of_the_measurements() -> None:
+    def rows(*paths: Path) -> set[str]:
+        text = "\n".join(path.read_text(encoding="utf-8") for path in paths)
+        cells = text.replace("**", "").replace(" tokens/s", "")
+        return set(re.findall(r"^\| [^|]+(?: \| [^|]*\d[^|]*)+ \|$", cells, re.MULTILINE))
+
+    engine, memory = (rows(DOCS / f"how/{name}.md") for name in ("engine", "memory"))
+    peak = {row for row in memory if row.startswith("| GPT-2")}
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(engine) == 6 and len(memory - peak) == 9 and len(peak) == 3
+    assert engine | (memory - peak) <= rows(ROOT / "README.md")
+    for row in peak:
+        for figure in re.findall(r"[\d.]+ [MG]B", row):
+            assert figure in " ".join(readme.split()), row
+    card = (ROOT / "laplm/pocket/MODEL_CARD.md").read_text(encoding="utf-8")
+    peers = (ROOT / "benchmarks/results/2026-11-23-peers.md").read_text(encoding="utf-8")
+    page = (DOCS / "how/precision.md").read_text(encoding="utf-8")
+    for name, perplexity in re.findall(r"^\| (\w+) \| (17\.\d+|18\.\d+) \|", page, re.MULTILINE):
+        assert f"| {name} | {perplexity} |" in card
+    moved = re.findall(r"^\| (\S+ \w+) \| ([\d.]+) \| (\d\.\d+) \|$", page, re.MULTILINE)
+    assert len(moved) == 5
+    for name, difference, cosine in moved:
+        assert re.search(
+            rf"\| {re.escape(name)} \|.* {float(difference):.1e}, {cosine} \|", peers
+        ), name
 
 
 @pytest.mark.parametrize("page", ERRORS, ids=lambda path: path.stem)
