@@ -46,7 +46,7 @@ def _arguments(parser: argparse.ArgumentParser) -> Iterator[str]:
             title = {"options": "option", "positional arguments": "argument"}.get(
                 group.title or "", group.title or ""
             )
-            yield "\n".join([f"| {title} | |", "|---|---|", *rows, ""])
+            yield "\n".join([f"| {title} | what it does |", "|---|---|", *rows, ""])
 
 
 def _invocation(action: argparse.Action) -> str:
