@@ -110,8 +110,10 @@ def _decode(data: bytes, what: str) -> str:
         ) from None
 
 
-def open_model(args: argparse.Namespace, progress: Progress) -> LanguageModel:
-    """The model of ``add_model``'s options; which one it is, where none was named, is noted.
+def open_model(
+    name: str | None, precision: str, threads: int | None, progress: Progress
+) -> LanguageModel:
+    """The model that ``add_model``'s options name; which one, when none was named, is noted.
 
     Raises:
         LaplmError: it cannot be opened.
@@ -119,10 +121,9 @@ def open_model(args: argparse.Namespace, progress: Progress) -> LanguageModel:
     from laplm.gpt.quantize import PRECISIONS
     from laplm.run.language_model import LanguageModel, default_model
 
-    if args.precision not in PRECISIONS:
-        raise InputError(f"precision is {args.precision!r}, but it must be fp32, int8 or int4")
-    name = args.model
+    if precision not in PRECISIONS:
+        raise InputError(f"precision is {precision!r}, but it must be fp32, int8 or int4")
     if name is None:
         name, why = default_model()
         note(f"model {name}: {why}")
-    return LanguageModel(name, args.precision, args.threads, progress)
+    return LanguageModel(name, precision, threads, progress)

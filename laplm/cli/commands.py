@@ -196,7 +196,7 @@ def _eval(args: argparse.Namespace) -> int:
     out: dict[str, Any] = {}
     reports = []
     with progress_bars() as progress:
-        lm = open_model(args, progress)
+        lm = open_model(args.model, args.precision, args.threads, progress)
         if documents:
             scored = evaluate.perplexity(
                 lm, documents, window=args.window, stride=args.stride, progress=progress
@@ -228,7 +228,7 @@ def _bench(args: argparse.Namespace) -> int:
             checkpoint = bench.GeneratedCheckpoint(args.shape)
             gpt = GPT(checkpoint, args.precision, threads=args.threads, progress=progress)
         else:
-            lm = open_model(args, progress)
+            lm = open_model(args.model, args.precision, args.threads, progress)
             name, gpt, cold_start = lm.name, lm.gpt, str(lm.path)
         result = bench.bench(
             gpt, name, repeats=args.repeats, cold_start=cold_start, progress=progress

@@ -316,7 +316,8 @@ def _show(args: argparse.Namespace) -> int:
     if hasattr(args, "text") and not getattr(args, "kinds", False):
         args.text = read_prompt(args.text)
     with progress_bars() as progress:
-        view = args.make(args, open_model(args, progress), progress)
+        lm = open_model(args.model, args.precision, args.threads, progress)
+        view = args.make(args, lm, progress)
     for path in args.out:
         view.save(path)
         note(f"{path} written")
@@ -484,7 +485,7 @@ def _trace(args: argparse.Namespace, lm: LanguageModel, progress: Progress) -> V
 def _compare(args: argparse.Namespace, lm: LanguageModel, progress: Progress) -> View:
     from laplm.look.compare import compare
 
-    other = open_model(argparse.Namespace(**vars(args) | {"model": args.other}), progress)
+    other = open_model(args.other, args.precision, args.threads, progress)
     return compare(lm, other, args.text, k=args.k)
 
 

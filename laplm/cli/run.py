@@ -99,7 +99,7 @@ def add_run(verb: Callable[..., argparse.ArgumentParser]) -> None:
 def _run(args: argparse.Namespace) -> int:
     prompt = read_prompt(args.prompt, args.prompt_file)
     with progress_bars() as progress:
-        lm = open_model(args, progress)
+        lm = open_model(args.model, args.precision, args.threads, progress)
         stream = lm.stream(
             prompt,
             args.max_new_tokens,

@@ -158,7 +158,7 @@ def _tune_until(args: argparse.Namespace, at_the_end: contextlib.ExitStack) -> i
     for line in reading.skipped:
         note(f"left out: {line}")
     with progress_bars() as progress:
-        lm = open_model(argparse.Namespace(**vars(args) | {"precision": "fp32"}), progress)
+        lm = open_model(args.model, "fp32", args.threads, progress)
 
     if args.report is not None:
         paths = _report(args.report, reading, lm)

@@ -46,7 +46,7 @@ def test_what_was_read_the_plan_and_the_result_are_told(tune, text: Path, tmp_pa
         r"  method +full, [\d,]+ numbers trained, learning rate 0\.0024, (fp32|bf16)",
         r"  steps +4 of 64 tokens",
         r"  memory +about [\d.]+ GB at the peak .*of [\d.]+ GB",
-        r"  time +about \d+ seconds \([\d.]+ s a step, measured\), measuring left out",
+        r"  time +about \d+ seconds? \([\d.]+ s a step, measured\), measuring left out",
         r"held-out perplexity [\d.]+ before, [\d.]+ after \([\d.]+ and [\d.]+ bits per byte\)",
     ):
         assert re.search(f"^{line}$", result.out, re.MULTILINE), line
