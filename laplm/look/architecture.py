@@ -1,4 +1,4 @@
-"""The plan of a model: its stages from text to the next token, and what goes from one to the next."""
+"""The plan of a model: its stages from text to the next token, and what each puts out."""
 
 from __future__ import annotations
 

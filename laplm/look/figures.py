@@ -602,7 +602,7 @@ def tower(
             if i == opened:
                 for shift in (0.14, 0.07):
                     draw(0.1 + shift, top - shift, 2.5, "", orange)
-            draw(0.1, top, 2.5, name, orange if i == opened else blue if 0 < i else grey)
+            draw(0.1, top, 2.5, name, orange if i == opened else blue if i else grey)
             if i + 1 < len(stages):
                 arrow((1.35, top + box), (1.35, top + line))
                 axes.text(1.5, top + (box + line) / 2, after, va="center", fontsize=9, color=ink)

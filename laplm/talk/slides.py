@@ -11,6 +11,7 @@ import base64
 import html
 import importlib.util
 import re
+import struct
 import subprocess
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ Progress = Callable[[str, int, int], None]
 
 WIDTH, HEIGHT = 1280, 720
 _SECONDS = 600  # for one cell, at most
+_WIDE = 3  # times as wide as high: such a picture goes below the words, not beside them
+_MANY_ROWS = 8  # the same for a table
 # What reveal.js needs of its own, and where that lies in its distribution.
 _REVEAL = ("reset.css", "reveal.css", "reveal.js", "plugin/notes.js")
 
@@ -40,7 +43,8 @@ class Slide:
         words: what is said on it.
         code: the code that is shown.
         outputs: what the code gave.
-        has_picture: one of the outputs is a picture.
+        tall: one of the outputs wants the height of the slide, and stands beside the words: a
+            picture that is not much wider than high, or a long table.
         notes: what the speaker says.
     """
 
@@ -49,7 +53,7 @@ class Slide:
     words: list[str] = field(default_factory=list)
     code: list[str] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
-    has_picture: bool = False
+    tall: bool = False
     notes: list[str] = field(default_factory=list)
 
 
@@ -116,14 +120,14 @@ def slides_of(notebook: Any, name: str) -> list[Slide]:
             slide.words.append(markdown2html(re.sub(r"^#+ .*\n?", "", cell.source, count=1)))
         elif cell.cell_type == "code":
             slide.code.append(highlight(cell.source))
-            for text, is_picture in _shown(cell.outputs):
+            for text, tall in _shown(cell.outputs):
                 slide.outputs.append(text)
-                slide.has_picture |= is_picture
+                slide.tall |= tall
     return found
 
 
 def _shown(outputs: Iterable[Any]) -> list[tuple[str, bool]]:
-    """Each output as HTML, and whether it is a picture; text that came in pieces is joined."""
+    """Each output as HTML, and whether it is tall; text that came in pieces is joined."""
     from nbconvert.filters import ansi2html
 
     found: list[tuple[str, bool]] = []
@@ -140,16 +144,19 @@ def _shown(outputs: Iterable[Any]) -> list[tuple[str, bool]]:
             continue
         data = output.data
         if "image/png" in data:
-            picture = base64.b64encode(base64.b64decode(data["image/png"])).decode()
-            alt = html.escape(data.get("text/plain", "picture"), quote=True)
-            found.append((f'<img alt="{alt}" src="data:image/png;base64,{picture}">', True))
+            png = base64.b64decode(data["image/png"])
+            # The header's width and height, https://www.w3.org/TR/png-3/#11IHDR
+            width, height = struct.unpack(">II", png[16:24])
+            picture = base64.b64encode(png).decode()
+            tall = bool(width < _WIDE * height)
+            found.append((f'<img alt="" src="data:image/png;base64,{picture}">', tall))
         elif "text/html" in data:
             table = re.sub(r"<style.*?</style>", "", data["text/html"], flags=re.DOTALL)
             numbered = re.findall(r"<tbody>.*?</tbody>", table, re.DOTALL)
             rows = re.findall(r"<th>(.*?)</th>", "".join(numbered))
             if rows == [str(i) for i in range(len(rows))]:  # pandas counts rows; nobody asked it to
                 table = table.replace('class="dataframe"', 'class="dataframe unnamed"')
-            found.append((table, False))
+            found.append((table, len(rows) > _MANY_ROWS))
         elif "text/plain" in data:
             found.append((f"<pre>{ansi2html(data['text/plain'])}</pre>", False))
     return found
@@ -187,11 +194,13 @@ def _section(slide: Slide) -> str:
     words, code, outputs, notes = map(
         "\n".join, (slide.words, slide.code, slide.outputs, slide.notes)
     )
-    side = "beside" if slide.has_picture else "below"
+    side = "beside" if slide.tall else "below"
+    part = Path(slide.notebook).stem.replace("_", " ")  # such as "3 core concepts"
     return f"""<section class="{side}" data-notebook="{html.escape(slide.notebook, quote=True)}">
 <h2>{html.escape(slide.title)}</h2>
 <div class="words">{words}{f'<div class="code">{code}</div>' if code else ""}</div>
 {f'<div class="shown">{outputs}</div>' if outputs else ""}
+<div class="part">{html.escape(part)}</div>
 <aside class="notes">{notes}</aside>
 </section>
 """
