@@ -671,7 +671,9 @@ def lines(
         if all(float(place).is_integer() for place in x):
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.25)
-        if len(series) > 1:
+        if len(series) > 1 and _magnified > 1:  # large names would cover the curves
+            axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, -0.2))
+        elif len(series) > 1:
             axes.legend(frameon=False)
         if subtitle:
             _subtitle(axes, subtitle)
@@ -690,7 +692,7 @@ def learning_curves(
     """Curves of training runs, a colour each: what was measured, and faintly what goes up and down.
 
     Args:
-        measured: steps and values of each run, drawn with dots, the last value written.
+        measured: steps and values of each run, drawn with dots, the last one named.
         noisy: the same runs' other series, drawn thin.
         title: what the picture shows.
         x_label: what a step is.
@@ -704,12 +706,8 @@ def learning_curves(
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         for i, (name, (steps, values)) in enumerate(measured.items()):
             axes.plot(*noisy[name], color=OKABE_ITO[i % 8], alpha=0.35, linewidth=1.4)
-            axes.plot(steps, values, "o-", color=OKABE_ITO[i % 8], label=name, markersize=4)
-            if steps:
-                axes.annotate(
-                    f"{values[-1]:.2f}", (steps[-1], values[-1]), xytext=(7, 0), va="center",
-                    textcoords="offset points", fontsize=9, color=OKABE_ITO[i % 8],
-                )  # fmt: skip
+            label = f"{name}: {values[-1]:.2f} at the end" if values else name
+            axes.plot(steps, values, "o-", color=OKABE_ITO[i % 8], label=label, markersize=4)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         axes.set_xlim(left=0)
@@ -863,7 +861,8 @@ def _place_names(
     marks = axes.transData.transform(points)
     frame = figure.bbox
     spots = [(6, 0), (-6, 0), (0, 7), (0, -7), (6, 7), (-6, 7), (6, -7), (-6, -7)]
-    spots += [(6, 14), (-6, 14), (6, -14), (-6, -14)] if _magnified > 1 else []
+    if _magnified > 1:
+        spots += [(0, 15), (0, -15), (6, 15), (-6, 15), (6, -15), (-6, -15), (16, 0), (-16, 0)]
     # A line to the right leaves the left side free.
     lefts = {a if marks[a][0] < marks[b][0] else b for a, b in pairs}
     for i, (point, label) in enumerate(zip(points, labels, strict=True)):
@@ -889,5 +888,8 @@ def _place_names(
             if hits == 0:
                 break
         assert best is not None
+        if best[0] and _magnified > 1:  # large names: better none than one that cannot be read
+            best[1].remove()
+            continue
         best[1].set_in_layout(False)  # else the axes make room, and names move onto each other
         taken.append(best[2])

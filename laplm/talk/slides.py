@@ -40,6 +40,7 @@ class Slide:
     Attributes:
         title: its heading, as text.
         notebook: the file it comes from.
+        part: of the talk: the notebook's own title.
         words: what is said on it.
         code: the code that is shown.
         outputs: what the code gave.
@@ -50,6 +51,7 @@ class Slide:
 
     title: str
     notebook: str
+    part: str
     words: list[str] = field(default_factory=list)
     code: list[str] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
@@ -104,13 +106,15 @@ def slides_of(notebook: Any, name: str) -> list[Slide]:
 
     highlight = Highlight2HTML(pygments_lexer="ipython3")
     found: list[Slide] = []
+    titles = (re.match(r"# (.*)", c.source) for c in notebook.cells if c.cell_type == "markdown")
+    part = next((title[1].strip() for title in titles if title), Path(name).stem)
     for cell in notebook.cells:
         kind = cell.metadata.get("slideshow", {}).get("slide_type", "-")
         if kind == "skip":
             continue
         if kind in ("slide", "subslide"):
             heading = re.search(r"^#+ (.*)$", cell.source, re.MULTILINE)
-            found.append(Slide(heading[1].strip() if heading else "", name))
+            found.append(Slide(heading[1].strip() if heading else "", name, part))
         if not found:
             continue
         slide = found[-1]
@@ -195,12 +199,11 @@ def _section(slide: Slide) -> str:
         "\n".join, (slide.words, slide.code, slide.outputs, slide.notes)
     )
     side = "beside" if slide.tall else "below"
-    part = Path(slide.notebook).stem.replace("_", " ")  # such as "3 core concepts"
     return f"""<section class="{side}" data-notebook="{html.escape(slide.notebook, quote=True)}">
 <h2>{html.escape(slide.title)}</h2>
 <div class="words">{words}{f'<div class="code">{code}</div>' if code else ""}</div>
 {f'<div class="shown">{outputs}</div>' if outputs else ""}
-<div class="part">{html.escape(part)}</div>
+<div class="part">{html.escape(slide.part)}</div>
 <aside class="notes">{notes}</aside>
 </section>
 """
