@@ -47,7 +47,8 @@ def _talk(args: argparse.Namespace) -> int:
     copies = notebooks.copy_to(args.directory)
     if not args.slides:
         note(f"the notebooks are in {args.directory}; Ctrl-C ends JupyterLab")
-        return notebooks.open_lab(args.directory, model, browser=not args.no_open)
+        notebooks.open_lab(args.directory, model, browser=not args.no_open)
+        return 0
     with progress_bars() as progress:
         index = slides.build(copies, args.directory / "slides", model, progress)
     write(f"{index}\n")

@@ -88,8 +88,9 @@ def run(path: Path, model: str) -> Any:
         client.execute(env=environment(model), stderr=subprocess.DEVNULL)
     except CellExecutionError as error:
         raise InputError(
-            f"{path.name}: a cell ends with {error.ename}: {error.evalue}; open it with laplm talk "
-            "to see which"
+            f"{path.name}: the cell that begins with {_failed(notebook)!r} ends with "
+            f"{error.ename}: {error.evalue}".rstrip(": ")
+            + f"; open {path.name} with laplm talk and mend it, or delete it to get it afresh"
         ) from None
     except (CellTimeoutError, DeadKernelError) as error:
         why = "took too long" if isinstance(error, CellTimeoutError) else "ended its process"
@@ -98,6 +99,14 @@ def run(path: Path, model: str) -> Any:
             "model: laplm talk --slides -m pocket"
         ) from None
     return notebook
+
+
+def _failed(notebook: Any) -> str:
+    """The first line of the cell that ended a run."""
+    for cell in notebook.cells:
+        if any(output.output_type == "error" for output in cell.get("outputs", ())):
+            return str(cell.source).strip().partition("\n")[0]
+    return ""
 
 
 def slides_of(notebook: Any, name: str) -> list[Slide]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What is handed on to JupyterLab, to the slides and to the browser; none of them starts."""
     made: list[Any] = []
 
-    def lab(directory: Path, model: str, *, browser: bool = True) -> int:
+    def lab(directory: Path, model: str, *, browser: bool = True) -> None:
         made.append(("lab", directory, model, browser))
-        return 3
 
     def build(paths: list[Path], out: Path, model: str, progress: Any = None) -> Path:
         made.append(("slides", [path.name for path in paths], out, model))
@@ -33,7 +34,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 def test_jupyterlab_opens_on_a_copy(laplm_, calls: list[Any], tmp_path: Path) -> None:
     result = laplm_("talk", tmp_path / "mine")
-    assert (result.code, result.out) == (3, "")  # JupyterLab's own code
+    assert (result.code, result.out) == (0, "")
     assert calls == [("lab", tmp_path / "mine", "pocket", True)]
     assert len(list((tmp_path / "mine").glob("*.ipynb"))) == 6
 
@@ -85,3 +86,17 @@ def test_without_jupyterlab_the_extra_is_named(
     result = laplm_("talk", tmp_path / "mine", "-m", "pocket")
     assert result.code == 2
     assert 'JupyterLab needs the "talk" extra: pip install "laplm[talk]"' in result.err
+
+
+def test_a_jupyterlab_that_fails_is_a_plain_error(
+    laplm_, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notebooks.importlib.util, "find_spec", lambda name: True)
+    real = subprocess.Popen
+
+    def fails(command: list[str], **options: Any) -> Any:
+        assert command[1:3] == ["-m", "jupyterlab"]
+        return real([sys.executable, "-c", "raise SystemExit(5)"], **options)
+
+    monkeypatch.setattr(notebooks.subprocess, "Popen", fails)
+    refused(laplm_("talk", tmp_path / "mine", "-m", "pocket"), "exit code 5", "--slides")

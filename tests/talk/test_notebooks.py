@@ -77,11 +77,35 @@ def test_what_they_print_is_right(deck) -> None:
     seeds = re.findall(r"^seed (\d): (.*)$", texts["2_load.ipynb"], re.MULTILINE)
     assert [seed for seed, _ in seeds] == ["1", "1", "2"]
     assert seeds[0] == seeds[1] and seeds[1][1] != seeds[2][1]
-    assert "embed        (5, 256)" in texts["3_core_concepts.ipynb"]
-    assert "logits       (5, 5120)" in texts["3_core_concepts.ipynb"]
-    assert "1 text in ten samples" in texts["4_running.ipynb"]
+    shapes = dict(re.findall(r"^(\w+) +(\(.*?\)) ", texts["3_core_concepts.ipynb"], re.MULTILINE))
+    assert shapes == {
+        "embed": "(5, 256)", "resid_pre": "(5, 256)", "pattern": "(8, 5, 5)",
+        "mlp_post": "(5, 1024)", "resid_post": "(5, 256)", "logits": "(5, 5120)",
+    }  # fmt: skip
+    samples = re.findall(r"^ ?(\d+) \w.*$", texts["4_running.ipynb"], re.MULTILINE)
+    assert [str(i) for i in range(1, 11)] == samples[:10]
     assert "Zib the robot" in texts["5_fine_tuning.ipynb"]
     assert re.search(r"connections opened\s+0$", texts["6_conclusion.ipynb"], re.MULTILINE)
+
+
+def test_every_picture_is_made_by_look() -> None:
+    for path in NOTEBOOKS:
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            source = "".join(cell["source"])
+            if cell["cell_type"] == "code":
+                assert not re.search(r"matplotlib\.|pyplot|plt\.|Figure\(|Image\(", source), cell[
+                    "id"
+                ]
+
+
+def test_nothing_depends_on_the_built_in_model() -> None:
+    # Its sizes and its name: GPT-2 has others, and the same notebooks talk about it.
+    for path in NOTEBOOKS:
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            source = "".join(cell["source"])
+            assert not re.search(r"\b(256|512|1,?024|5,?120|6,?180,?864)\b", source), cell["id"]
+            if cell["cell_type"] == "code" and "pocket" in source:
+                assert 'os.environ.get("LAPLM_MODEL", "pocket")' in source, cell["id"]
 
 
 def test_tuning_teaches_the_model_what_it_did_not_know(deck) -> None:
@@ -93,7 +117,7 @@ def test_tuning_teaches_the_model_what_it_did_not_know(deck) -> None:
     )
     cells = re.findall(r"<td>(.*?)</td>", table)
     rows = [cells[i : i + 5] for i in range(0, len(cells), 5)]
-    assert [row[0] for row in rows] == ["full", "lora"]
+    assert [row[:2] for row in rows] == [["full", "6,180,864"], ["lora", "196,608"]]
     for _, _, _, before, after in rows:
         assert float(before) > 50 and float(after) < 3
 
@@ -182,9 +206,9 @@ def test_jupyterlab_serves_the_copy_on_this_machine_alone(tmp_path: Path) -> Non
                 assert process.poll() is None
                 time.sleep(0.1)
         assert {path.name for path in NOTEBOOKS} <= names
+        os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C at a terminal
+        assert process.wait(timeout=60) == 0
     finally:
-        for _ in range(3):
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGTERM)
-                time.sleep(0.5)
-        process.wait(timeout=60)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import re
 import shutil
 from collections.abc import Iterator
@@ -9,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import pandas
 import pytest
+from PIL import Image
 
 from laplm.errors import InputError, MissingExtraError
 from laplm.talk import slides
@@ -51,7 +55,7 @@ def test_every_slide_shows_something_and_has_notes(deck) -> None:
 
 def test_cells_become_slides_as_they_are_marked() -> None:
     notebook = notebook_of(
-        ("markdown", "-", "before the first slide"),
+        ("markdown", "skip", "# 7 · A part\n\nbefore the first slide"),
         ("markdown", "slide", "## One & only\n\nSome *words*."),
         ("code", "-", "print(1 < 2)"),
         ("code", "skip", "hidden = 1"),
@@ -65,6 +69,7 @@ def test_cells_become_slides_as_they_are_marked() -> None:
     ]
     one, two = slides.slides_of(notebook, "x.ipynb")
     assert (one.title, two.title) == ("One & only", "Two")
+    assert one.part == two.part == "7 · A part"
     assert one.words == ["<p>Some <em>words</em>.</p>\n"]
     assert one.outputs == ["<pre>True &lt;b&gt;</pre>"]
     assert "said, not shown" in one.notes[0]
@@ -73,10 +78,56 @@ def test_cells_become_slides_as_they_are_marked() -> None:
     assert "<h2>One &amp; only</h2>" in page
 
 
+def picture(width: int, height: int) -> Any:
+    """An output with a PNG of that size."""
+    file = io.BytesIO()
+    Image.new("1", (width, height)).save(file, "PNG")
+    data = {"image/png": base64.b64encode(file.getvalue()).decode(), "text/plain": "<Figure>"}
+    return nbformat.v4.new_output("display_data", data)
+
+
+def table(rows: int) -> Any:
+    """An output with a pandas table."""
+    frame = pandas.DataFrame({"a": range(rows)})
+    return nbformat.v4.new_output("execute_result", {"text/html": frame.to_html()})
+
+
+@pytest.mark.parametrize(
+    ("output", "side"),
+    [
+        (picture(40, 30), "beside"), (picture(400, 80), "below"),
+        (table(5), "below"), (table(11), "beside"),
+    ],
+)  # fmt: skip
+def test_what_is_tall_stands_beside_the_words_and_what_is_wide_below(
+    output: Any, side: str
+) -> None:
+    notebook = notebook_of(("markdown", "slide", "## One\n\nWords."), ("code", "-", "it"))
+    notebook.cells[1].outputs = [output]
+    assert f'<section class="{side}"' in slides.page(slides.slides_of(notebook, "x.ipynb"))
+
+
+def test_rows_that_pandas_has_counted_are_not_shown_as_numbered() -> None:
+    named = pandas.DataFrame({"a": [1, 2]}, index=["before", "after"])
+    shown = []
+    for output in (
+        table(2), nbformat.v4.new_output("execute_result", {"text/html": named.to_html()}),
+    ):  # fmt: skip
+        notebook = notebook_of(("markdown", "slide", "## One"), ("code", "-", "it"))
+        notebook.cells[1].outputs = [output]
+        shown += slides.slides_of(notebook, "x.ipynb")[0].outputs
+    assert ["unnamed" in text for text in shown] == [True, False]
+
+
 def test_a_cell_that_fails_is_named_with_its_error(tmp_path: Path) -> None:
     path = tmp_path / "broken.ipynb"
-    nbformat.write(notebook_of(("code", "-", "1 / 0")), path)
-    with pytest.raises(InputError, match=r"broken\.ipynb: .*ZeroDivisionError: division by zero"):
+    nbformat.write(notebook_of(("code", "-", "a = 1"), ("code", "-", "\na / 0\nb = 2")), path)
+    with pytest.raises(
+        InputError, match=r"broken\.ipynb: .*'a / 0' ends with ZeroDivisionError: division by zero;"
+    ):
+        slides.run(path, "pocket")
+    nbformat.write(notebook_of(("code", "-", "assert False")), path)
+    with pytest.raises(InputError, match=r"'assert False' ends with AssertionError; open broken"):
         slides.run(path, "pocket")
     path.write_text("no notebook", encoding="utf-8")
     with pytest.raises(InputError, match=r"broken\.ipynb is not a notebook"):
@@ -115,6 +166,9 @@ CUT_OFF = """() => {
     const bottom = Math.min(edge.bottom, innerHeight, room.bottom + 1.5);
     if (box.right > right || box.bottom > bottom) found.push(part.tagName);
     if (part.tagName === "IMG" && (box.width < 200 || box.height < 60)) found.push("tiny");
+    if (parseFloat(getComputedStyle(part).fontSize) < 16) found.push("small letters");
+    const foot = slide.querySelector(".part").getBoundingClientRect();
+    if (box.bottom > foot.top) found.push("over the foot");
   }
   return [slide.querySelector("h2").textContent, found];
 }"""
