@@ -1,5 +1,6 @@
 """A writer's autocomplete: you begin, the model offers three ways on, you take one or write.
-Needs `laplm serve` running on this machine, and `pip install openai`."""
+Needs `laplm serve` running on this machine, and `pip install openai`.
+"""
 
 import os
 import sys
@@ -8,7 +9,6 @@ from openai import OpenAI, OpenAIError
 
 url = os.environ.get("LAPLM_URL", "http://127.0.0.1:8080/v1")
 client = OpenAI(base_url=url, api_key=os.environ.get("LAPLM_API_KEY", "none is needed here"))
-
 try:
     model = client.models.list().data[0].id
     text = input("Begin: ")

@@ -39,6 +39,7 @@ def _talk(args: argparse.Namespace) -> int:
     from laplm import hub
     from laplm.talk import notebooks, slides
 
+    slides.require() if args.slides else notebooks.require()
     # Notebooks run in their own directory, so a directory is named by its whole path.
     model = args.model or os.environ.get("LAPLM_MODEL") or "pocket"
     path = hub.locate(model)

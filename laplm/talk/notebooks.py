@@ -69,6 +69,16 @@ def environment(model: str) -> dict[str, str]:
     return os.environ | {"LAPLM_MODEL": model}
 
 
+def require() -> None:
+    """See that JupyterLab is installed.
+
+    Raises:
+        MissingExtraError: it is not.
+    """
+    if importlib.util.find_spec("jupyterlab") is None:
+        raise MissingExtraError("JupyterLab", "talk")
+
+
 def open_lab(directory: Path, model: str, *, browser: bool = True) -> None:
     """Open JupyterLab on a directory, and stay until it ends.
 
@@ -79,8 +89,7 @@ def open_lab(directory: Path, model: str, *, browser: bool = True) -> None:
         InputError: it ended by itself, with an error.
         MissingExtraError: JupyterLab is not installed.
     """
-    if importlib.util.find_spec("jupyterlab") is None:
-        raise MissingExtraError("JupyterLab", "talk")
+    require()
     command = [
         sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={directory.resolve()}",
         "--ServerApp.ip=127.0.0.1", "--ServerApp.answer_yes=True", "--LabApp.news_url=None",

@@ -66,12 +66,11 @@ def run(path: Path, model: str) -> Any:
         InputError: it is no notebook, or one of its cells fails.
         MissingExtraError: what runs notebooks is not installed.
     """
-    try:
-        import nbformat
-        from nbclient import NotebookClient
-        from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("Running notebooks", "talk") from error
+    require()
+    import nbformat
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
     try:
         notebook = nbformat.read(path, as_version=4)
     except (OSError, ValueError, KeyError, AttributeError) as error:
@@ -262,4 +261,15 @@ def _reveal() -> dict[str, bytes]:
         directory = Path(place) / "revealjs" / "dist"
         if all((directory / name).is_file() for name in _REVEAL):
             return {name: (directory / name).read_bytes() for name in _REVEAL}
-    raise MissingExtraError("The slides (reveal.js)", "talk")
+    raise MissingExtraError("A page of slides", "talk")
+
+
+def require() -> None:
+    """See that everything is installed that slides are made with.
+
+    Raises:
+        MissingExtraError: something is not.
+    """
+    _reveal()
+    if not all(map(importlib.util.find_spec, ("ipykernel", "nbclient", "nbconvert", "nbformat"))):
+        raise MissingExtraError("Running notebooks", "talk")

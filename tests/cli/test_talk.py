@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -79,13 +80,25 @@ def test_a_model_that_is_not_there_is_refused_before_anything_is_copied(
     assert not calls and not (tmp_path / "mine").exists()
 
 
-def test_without_jupyterlab_the_extra_is_named(
-    laplm_, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(notebooks.importlib.util, "find_spec", lambda name: None)
-    result = laplm_("talk", tmp_path / "mine", "-m", "pocket")
-    assert result.code == 2
-    assert 'JupyterLab needs the "talk" extra: pip install "laplm[talk]"' in result.err
+@pytest.mark.parametrize(
+    ("missing", "options", "what"),
+    [
+        ("jupyterlab", [], "JupyterLab needs"),
+        ("pyreveal", ["--slides"], "A page of slides needs"),
+        ("nbclient", ["--slides"], "Running notebooks needs"),
+    ],
+)
+def test_without_the_extra_it_is_named_and_nothing_is_copied(
+    laplm_, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str, options: list[str],
+    what: str,
+) -> None:  # fmt: skip
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == missing else find(name)
+    )
+    result = laplm_("talk", tmp_path / "mine", "-m", "pocket", *options)
+    refused(result, f'{what} the "talk" extra: pip install "laplm[talk]"')
+    assert not (tmp_path / "mine").exists()
 
 
 def test_a_jupyterlab_that_fails_is_a_plain_error(

@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import io
 import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import nbformat
 import pandas
@@ -26,6 +27,29 @@ QUIET = [
 ]  # fmt: skip
 
 
+class Row(NamedTuple):
+    """A line of the list in docs/talk.md."""
+
+    number: int
+    title: str
+    notebook: str
+    cell: str
+    command: str
+
+    def __str__(self) -> str:
+        return f"{self.number}"
+
+
+LISTED = [
+    Row(int(number), *rest)
+    for number, *rest in re.findall(
+        r"^\| (\d+) \| (.*?) \| `(.*?)` \| `(.*?)` \| `(.*)` \|$",
+        (ROOT / "docs/talk.md").read_text(encoding="utf-8"),
+        re.MULTILINE,
+    )
+]
+
+
 def notebook_of(*cells: tuple[str, str, str]) -> Any:
     """A notebook of (kind of cell, kind of slide, source)."""
     made = []
@@ -38,12 +62,40 @@ def notebook_of(*cells: tuple[str, str, str]) -> Any:
 def test_the_talk_has_the_slides_that_its_page_lists(deck) -> None:
     text = deck.index.read_text(encoding="utf-8")
     sections = re.findall(r'data-notebook="(.*?)">\s*<h2>(.*?)</h2>', text)
-    listed = re.findall(
-        r"^\| (\d+) \| (.*?) \| `(.*?)` \|", (ROOT / "docs/talk.md").read_text(encoding="utf-8"),
-        re.MULTILINE,
-    )  # fmt: skip
-    assert [int(number) for number, _, _ in listed] == list(range(1, 35))
-    assert [(notebook, title) for _, title, notebook in listed] == sections
+    assert [row.number for row in LISTED] == list(range(1, 35))
+    assert [(row.notebook, row.title) for row in LISTED] == sections
+
+
+def test_the_listed_cells_are_those_that_show_something(deck) -> None:
+    for row in LISTED:
+        cells = deck.ran[row.notebook].cells
+        at = next(i for i, cell in enumerate(cells) if cell.id == row.cell)
+        assert cells[at].metadata["slideshow"]["slide_type"] == "-", row
+        assert cells[at].outputs, row
+        assert cells[at - 1].source.startswith(f"## {row.title}\n"), row
+
+
+@pytest.mark.parametrize("row", [row for row in LISTED if "look" in row.command], ids=str)
+def test_the_listed_looks_can_be_had_from_the_command_line(row: Row, laplm_) -> None:
+    words = shlex.split(row.command)
+    assert words[:2] == ["laplm", "look"]
+    if words[2] == "compare":  # of a model that was tuned
+        words[4] = "pocket"
+    result = laplm_(*words[1:], "-m", "pocket") if words[2] != "compare" else laplm_(*words[1:])
+    assert result.code == 0, result.err
+    assert len(result.out) > 100
+
+
+@pytest.mark.parametrize("row", [row for row in LISTED if "look" not in row.command], ids=str)
+def test_the_other_listed_commands_have_these_options(row: Row, laplm_) -> None:
+    program, verb, *options = shlex.split(row.command)
+    assert program == "laplm"
+    usage = laplm_(verb, "--help").out
+    for option in (word for word in options if word.startswith("-") and word != "--"):
+        assert re.search(rf"(^|[\s\[,]){option}\b", usage), option
+    if verb == "run":
+        result = laplm_(verb, *options, "-m", "pocket")
+        assert result.code == 0 and result.out, result.err
 
 
 def test_every_slide_shows_something_and_has_notes(deck) -> None:
