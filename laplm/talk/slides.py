@@ -26,7 +26,7 @@ from laplm.talk.notebooks import environment
 Progress = Callable[[str, int, int], None]
 
 WIDTH, HEIGHT = 1280, 720
-_SECONDS = 600  # for one cell, at most
+_SECONDS = 1800  # for one cell, at most: tuning GPT-2 on a slow machine
 _WIDE = 3  # times as wide as high: such a picture goes below the words, not beside them
 _MANY_ROWS = 8  # the same for a table
 # What reveal.js needs of its own, and where that lies in its distribution.

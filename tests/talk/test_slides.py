@@ -246,3 +246,22 @@ def test_nothing_is_cut_off_and_nothing_is_asked_for_outside(deck, browser: Any)
     beside = deck.index.parent.as_uri()
     assert asked and all(url.startswith((beside, "data:")) for url in asked)
     assert not complaints
+
+
+def test_the_speaker_sees_notes_and_a_row_of_slides(deck, browser: Any) -> None:
+    context = browser.new_context(viewport={"width": slides.WIDTH, "height": slides.HEIGHT})
+    tab = context.new_page()
+    tab.goto(deck.index.as_uri())
+    tab.wait_for_function("window.Reveal && Reveal.isReady()")
+    with context.expect_page() as opened:
+        tab.keyboard.press("s")
+    notes = opened.value.locator(".speaker-controls-notes .value")
+    notes.get_by_text("Welcome.").wait_for()
+    tab.bring_to_front()
+    tab.keyboard.press("ArrowRight")
+    notes.get_by_text("estimate").wait_for()
+    tab.keyboard.press("o")
+    neighbours = tab.locator(".slides > section > h2")
+    for place in (0, 1, 2):
+        neighbours.nth(place).wait_for(state="visible")
+    context.close()
