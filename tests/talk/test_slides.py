@@ -19,6 +19,8 @@ from PIL import Image
 from laplm.errors import InputError, MissingExtraError
 from laplm.talk import slides
 
+pytest_plugins = ("made_deck",)  # its fixture; a second conftest would hide the first one
+
 ROOT = Path(__file__).parents[2]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 QUIET = [
