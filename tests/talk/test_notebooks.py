@@ -28,11 +28,12 @@ SECTIONS = ["introduction", "load", "core_concepts", "running", "fine_tuning", "
 
 
 def printed(notebook: Any) -> str:
-    """All text of all outputs."""
+    """All text of all outputs; what a cell prints may come in pieces."""
     texts = []
     for cell in notebook.cells:
-        for output in cell.get("outputs", ()):
-            texts.append(output.get("text") or output.get("data", {}).get("text/plain", ""))
+        outputs = cell.get("outputs", ())
+        texts.append("".join(output.get("text", "") for output in outputs))
+        texts += [output.get("data", {}).get("text/plain", "") for output in outputs]
     return "\n".join(texts)
 
 
