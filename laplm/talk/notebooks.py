@@ -65,8 +65,12 @@ def copy_to(directory: Path) -> list[Path]:
 
 
 def environment(model: str) -> dict[str, str]:
-    """What a notebook's process is started with: this process's variables, and the model."""
-    return os.environ | {"LAPLM_MODEL": model}
+    """What a notebook's process is started with: this process's variables, and the model.
+
+    torch's threads wait for each other asleep: awake they would take the cores from each other, and
+    from the browser that shows the talk.
+    """
+    return {"OMP_WAIT_POLICY": "PASSIVE"} | os.environ | {"LAPLM_MODEL": model}
 
 
 def require() -> None:

@@ -30,7 +30,5 @@ def deck(tmp_path_factory: pytest.TempPathFactory) -> Deck:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(slides, "run", kept)
-        # torch's threads wait for each other by spinning: beside other tests one is faster.
-        patch.setenv("OMP_NUM_THREADS", "1")
         index = slides.build(notebooks.copy_to(directory), directory / "slides", "pocket")
     return Deck(index, ran)
