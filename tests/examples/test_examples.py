@@ -72,7 +72,8 @@ def server() -> Iterator[str]:
 @pytest.mark.skipif(sys.platform == "win32", reason="the server is ended by a signal")
 def test_autocomplete_offers_three_ways_and_goes_on_with_the_chosen_one(server: str) -> None:
     out = run("autocomplete.py", typed="Once upon a time\n2\nand\n\n", LAPLM_URL=server)
-    offers = re.findall(r"^  ([123])(.*)$", out, re.MULTILINE)
+    # What is typed does not show here, so the first offer is on the line of the question.
+    offers = re.findall(r"(?:^|: )  ([123])(.*)$", out, re.MULTILINE)
     assert [number for number, _ in offers] == ["1", "2", "3"] * 3
     second = offers[1][1]
     assert f"\nOnce upon a time{second} and\n" in out
@@ -96,7 +97,7 @@ def test_the_heads_found_matter_more_than_those_that_do_not() -> None:
     falls = [float(x) for x in re.findall(r"logit ([+-][\d.]+)", out)]
     assert len(falls) == 5 and falls == sorted(falls) and falls[0] < 0
     two_tokens = refused("heads_that_matter.py", "The capital of Spain is", " Madrid and")
-    assert "' Madrid and'" in two_tokens and "2 tokens" in two_tokens
+    assert "' Madrid and'" in two_tokens and "not one token" in two_tokens
     assert "laplm pull gpt2" in refused("heads_that_matter.py", "It is", " good", "gpt2")
 
 
