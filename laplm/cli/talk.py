@@ -43,7 +43,7 @@ def _talk(args: argparse.Namespace) -> int:
     # Notebooks run in their own directory, so a directory is named by its whole path.
     model = args.model or os.environ.get("LAPLM_MODEL") or "pocket"
     path = hub.locate(model)
-    if Path(model).is_dir():
+    if Path(model).is_dir() and path.samefile(model):  # and not a name that a directory has too
         model = str(path.resolve())
     copies = notebooks.copy_to(args.directory)
     if not args.slides:

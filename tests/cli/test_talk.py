@@ -74,6 +74,15 @@ def test_a_directory_is_handed_on_by_its_whole_path(
     assert [model for _, _, model, _ in calls] == [str(tiny_model_dir.resolve())] * 2 + ["pocket"]
 
 
+def test_a_name_stays_a_name_beside_a_directory_that_has_it_too(
+    laplm_, calls: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pocket").mkdir()
+    laplm_("talk", "mine")
+    assert [model for _, _, model, _ in calls] == ["pocket"]
+
+
 def test_a_model_that_is_not_there_is_refused_before_anything_is_copied(
     laplm_, calls: list[Any], tmp_path: Path
 ) -> None:
