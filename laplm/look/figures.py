@@ -354,7 +354,7 @@ def bars(
         axes.tick_params(axis="y", length=0)
         _numbered(axes, "x", log=log)
         if not log:
-            axes.locator_params(axis="x", nbins=6)
+            axes.locator_params(axis="x", nbins=int(6 / _magnified))
         if signed:
             axes.axvline(0, color="#444444", linewidth=0.8)
         for place, value, text in zip(places, values, texts, strict=False):
@@ -512,7 +512,12 @@ def scatter(
         if subtitle:
             _subtitle(axes, subtitle)
         _place_names(figure, axes, points, labels, pairs)
-        if len(names) > 1:
+        if len(names) > 1 and log_y and _magnified > 1:  # no corner of it is free for certain
+            axes.legend(
+                frameon=False, loc="upper left", bbox_to_anchor=(-0.1, -0.12), ncols=3,
+                columnspacing=1.0, handletextpad=0.2,
+            )  # fmt: skip
+        elif len(names) > 1:
             axes.legend(frameon=False, loc="best")  # keeps clear of the names
     return figure
 
