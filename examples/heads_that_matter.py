@@ -1,8 +1,9 @@
 """Which attention heads does an answer depend on? Take each out, rank them, check the ranking.
 
-python heads_that_matter.py "The capital of Spain is" " Madrid" [MODEL]
+For example: python heads_that_matter.py "The capital of Spain is" " Madrid"
 """
 
+import argparse
 import sys
 
 import numpy as np
@@ -12,24 +13,38 @@ from laplm.look.ablation import ablate, ablation_tap
 
 KEPT = 5
 
-prompt, target = sys.argv[1:3]
-lm = laplm.load(sys.argv[3] if len(sys.argv) > 3 else "pocket", "fp32")
 
-# One head at a time: how far does the answer's logit fall without it?
-each = ablate(lm, prompt, components="heads", target=target)
-order = np.argsort(each.effect, axis=None)
-ranked = [(int(i // lm.config.n_head), int(i % lm.config.n_head)) for i in order]
-print(f"probability of {target!r} after {prompt!r}: {each.probability:.1%}")
-for layer, head in ranked[:KEPT]:
-    print(
-        f"  without head {layer}.{head}: logit {each.effect[layer, head]:+.2f}, "
-        f"probability {each.probabilities[layer, head]:.1%}"
-    )
+def main() -> None:
+    """Rank the heads, then take out many at once."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("prompt", help="what comes before the answer")
+    parser.add_argument("answer", help='one token, with its space: " Madrid"')
+    parser.add_argument("model", nargs="?", default="pocket", help="a name or a directory")
+    args = parser.parse_args()
+    lm = laplm.load(args.model, "fp32")
 
-# Does it hold together? The same number of heads, from the top and from the bottom of the list.
-wanted = lm.tokenizer.encode(target)[0]
-for name, heads in (("most", ranked[:KEPT]), ("least", ranked[-KEPT:])):
-    tap = ablation_tap(lm, heads=heads)
-    logits = lm.run_with_cache(prompt, ["logits"], tap=tap)["logits"][-1].astype(np.float64)
-    p = np.exp(logits - logits.max())
-    print(f"without the {KEPT} that matter {name}: {p[wanted] / p.sum():.1%}")
+    # One head at a time: how far does the answer's logit fall without it?
+    each = ablate(lm, args.prompt, components="heads", target=args.answer)
+    order = np.argsort(each.effect, axis=None)
+    ranked = [divmod(int(i), lm.config.n_head) for i in order]
+    print(f"probability of {args.answer!r} after {args.prompt!r}: {each.probability:.1%}")
+    for layer, head in ranked[:KEPT]:
+        print(
+            f"  without head {layer}.{head}: logit {each.effect[layer, head]:+.2f}, "
+            f"probability {each.probabilities[layer, head]:.1%}"
+        )
+
+    # Does it hold together? As many heads at once, from the top and from the bottom of the list.
+    (token,) = lm.tokenizer.encode(args.answer)
+    for which, heads in (("most", ranked[:KEPT]), ("least", ranked[-KEPT:])):
+        tap = ablation_tap(lm, heads=heads)
+        logits = lm.run_with_cache(args.prompt, ["logits"], tap=tap)["logits"][-1].astype(float)
+        p = np.exp(logits - logits.max())
+        print(f"without the {len(heads)} that matter {which}: {p[token] / p.sum():.1%}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except laplm.LaplmError as error:  # no such model, an answer of two tokens, ...
+        sys.exit(str(error))

@@ -1,11 +1,12 @@
 """Tune a model on a folder of notes, but only when something in it has changed.
 
-    python nightly.py NOTES OUT [MODEL]
+For cron: 30 2 * * * /path/to/.venv/bin/python nightly.py ~/notes ~/tuned
 
-For cron: `30 2 * * * /path/to/.venv/bin/python nightly.py ~/notes ~/tuned`. OUT/current names the
-newest model; a run that fails or is stopped leaves the one before it in place.
+OUT/current names the directory of the newest model; a run that fails leaves the one before it in
+place. Old models stay: delete those that you do not need.
 """
 
+import argparse
 import hashlib
 import math
 import sys
@@ -13,29 +14,48 @@ from datetime import datetime
 from pathlib import Path
 
 import laplm
-from laplm.errors import LaplmError
-from laplm.tune.tuning import TuneConfig
 
-notes, out = Path(sys.argv[1]), Path(sys.argv[2])
-model = sys.argv[3] if len(sys.argv) > 3 else "pocket"
 
-seen = hashlib.sha256()
-for path in sorted(notes.rglob("*.txt")):
-    seen.update(str(path.relative_to(notes)).encode() + b"\0" + path.read_bytes() + b"\0")
-out.mkdir(parents=True, exist_ok=True)
-stamp = out / "seen"
-if stamp.exists() and stamp.read_text() == seen.hexdigest():
-    print("nothing has changed since the last run")
-    sys.exit()
+def write(path: Path, text: str) -> None:
+    """Whole or not at all: whoever reads it never sees half of it."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
 
-directory = out / datetime.now().strftime("%Y-%m-%d-%H%M%S")
-try:
-    result = laplm.tune(notes, laplm.load(model), directory, TuneConfig(method="lora", patience=3))
-except LaplmError as error:  # one plain line: too little text, no room on the disk, ...
-    sys.exit(f"not tuned: {error}")
-(out / "current").write_text(f"{directory.name}\n", encoding="utf-8")
-stamp.write_text(seen.hexdigest())
-print(
-    f"held-out perplexity {math.exp(result.loss_before):.1f} before, "
-    f"{math.exp(result.loss_after):.1f} after; try it: laplm run -m {directory}"
-)
+
+def main() -> None:
+    """Read, compare with what was read last time, tune."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("notes", type=Path, help="a folder of .txt, .md, .jsonl and .csv files")
+    parser.add_argument("out", type=Path, help="where the models go")
+    parser.add_argument("model", nargs="?", default="pocket", help="the model to begin from")
+    args = parser.parse_args()
+
+    from laplm.tune.read import read_examples
+    from laplm.tune.tuning import TuneConfig
+
+    reading = read_examples(args.notes)
+    texts = (example.text for example in reading.examples)
+    seen = hashlib.sha256("\0".join([args.model, *texts]).encode()).hexdigest()
+    stamp = args.out / "seen"
+    if stamp.is_file() and stamp.read_text(encoding="utf-8") == seen:
+        print("nothing has changed since the last run")
+        return
+
+    directory = args.out / datetime.now().strftime("%Y-%m-%d-%H%M%S")
+    config = TuneConfig(method="lora", patience=3)  # ends early when it gets no better
+    result = laplm.tune(reading, laplm.load(args.model), directory, config)
+    write(args.out / "current", f"{directory.name}\n")
+    write(stamp, seen)
+    before, after = math.exp(result.loss_before), math.exp(result.loss_after)
+    print(f"perplexity on notes kept back: {before:.1f} before, {after:.1f} after")
+    print(f"try it: laplm run -m {directory}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (laplm.LaplmError, OSError) as error:  # too little text, torch missing, a full disk, ...
+        sys.exit(f"not tuned: {error}")

@@ -39,15 +39,17 @@ def _talk(args: argparse.Namespace) -> int:
     from laplm import hub
     from laplm.talk import notebooks, slides
 
+    slides.require() if args.slides else notebooks.require()
     # Notebooks run in their own directory, so a directory is named by its whole path.
     model = args.model or os.environ.get("LAPLM_MODEL") or "pocket"
     path = hub.locate(model)
-    if Path(model).is_dir():
+    if Path(model).is_dir() and path.samefile(model):  # and not a name that a directory has too
         model = str(path.resolve())
     copies = notebooks.copy_to(args.directory)
     if not args.slides:
         note(f"the notebooks are in {args.directory}; Ctrl-C ends JupyterLab")
-        return notebooks.open_lab(args.directory, model, browser=not args.no_open)
+        notebooks.open_lab(args.directory, model, browser=not args.no_open)
+        return 0
     with progress_bars() as progress:
         index = slides.build(copies, args.directory / "slides", model, progress)
     write(f"{index}\n")

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from laplm.errors import MissingExtraError
+from laplm.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,13 +52,29 @@ _MAX_LABELS = 64  # beyond that they would overlap: every n-th is shown
 _MAX_TEXT = 22
 _FRAME = "#D55E00"
 _LETTER = 0.065  # inches that a letter in a cell takes
+_NARROW = 5.5  # inches: magnified letters make no figure narrower
+_magnified = 1.0  # how much larger than on a page letters are, beside the rest
+
+
+def magnify(letters: float) -> None:
+    """From here on, draw letters so much larger beside the rest: 1 for a page, 1.5 for a slide.
+
+    Raises:
+        InputError: ``letters`` is not a number from 0.5 to 3.
+    """
+    global _magnified
+    if isinstance(letters, bool) or not isinstance(letters, int | float) or not 0.5 <= letters <= 3:
+        raise InputError(f"letters are magnified by {letters!r}, but it must be from 0.5 to 3")
+    _magnified = float(letters)
 
 
 def _new(title: str, width: float, height: float) -> tuple[Figure, Axes]:
     figure = new_figure(width, height)
     with style():
         axes = figure.add_subplot()
-        axes.set_title(_wrapped(title, width))
+        # It begins where the axes do; large labels beside them leave it less room.
+        labels = 1.3 if _magnified > 1 else 0.0
+        axes.set_title(_wrapped(title, figure.get_size_inches()[0] - labels))
     return figure, axes
 
 
@@ -89,7 +105,7 @@ def _other_scripts() -> list[str]:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of so many inches.
+    """An empty figure of so many inches; of fewer, with as many dots, when letters are magnified.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -98,7 +114,8 @@ def new_figure(width: float, height: float) -> Figure:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(width, height), facecolor="white")
+        by = min(_magnified, max(1.0, width / _NARROW)) if _magnified > 1 else _magnified
+        figure = Figure(figsize=(width / by, height / by), dpi=100 * by, facecolor="white")
         FigureCanvasAgg(figure)
     return figure
 
@@ -147,7 +164,9 @@ def heatmap(
         texts = [[_number(value, numbers) for value in row] for row in values]
     longest = max((len(text) for row in texts or () for text in row), default=0)
     words = texts is not None and not _all_numbers(texts)
-    cell = max(0.36, _LETTER * (min(longest, 10) + 1))
+    size = 7.0 if _magnified <= 1 else 8.5  # points, in the cells
+    letter = _LETTER * _magnified * size / 7
+    cell = max(0.36, letter * (min(longest, 10) + 1))
     edges = 3.2 + 0.08 * min(_MAX_TEXT, max(map(len, row_labels), default=0))
     width = min(28.0 if words else 16.0, edges + cell * columns)
     height = min(16.0, 2.2 + 0.32 * rows + 0.05 * max(map(len, column_labels), default=0))
@@ -160,16 +179,16 @@ def heatmap(
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         bar = figure.colorbar(image, ax=axes, shrink=0.8, aspect=30)
-        bar.set_label(value_label)
+        bar.set_label(textwrap.fill(value_label, int(figure.get_size_inches()[1] * 9)))
         bar.outline.set_visible(False)
         if subtitle:
             _subtitle(axes, subtitle)
         for row, column in marked:
             corner = (column - 0.46, row - 0.46)
             axes.add_patch(Rectangle(corner, 0.92, 0.92, fill=False, color=_FRAME, linewidth=1.6))
-        room = int((width - edges) / columns / _LETTER)
+        room = int((width - edges) / columns / letter)
         if texts is not None and room >= 3 and (words or longest <= room):
-            _write(axes, values, image, texts, room)
+            _write(axes, values, image, texts, room, size)
     return figure
 
 
@@ -335,7 +354,7 @@ def bars(
         axes.tick_params(axis="y", length=0)
         _numbered(axes, "x", log=log)
         if not log:
-            axes.locator_params(axis="x", nbins=6)
+            axes.locator_params(axis="x", nbins=int(6 / _magnified))
         if signed:
             axes.axvline(0, color="#444444", linewidth=0.8)
         for place, value, text in zip(places, values, texts, strict=False):
@@ -392,7 +411,8 @@ def bar_panels(
             axes.barh(places, values, color=OKABE_ITO[1 if i else 0], height=0.7)
             if i:
                 axes.barh(places, series[0], height=0.7, fill=False, edgecolor="#777777", lw=0.7)
-            axes.set_title(f"{names[i]}\n{notes[i]}", fontsize=9, fontweight="normal")
+            note = notes[i].replace(", ", ",\n") if _magnified > 1 else notes[i]
+            axes.set_title(f"{names[i]}\n{note}", fontsize=9, fontweight="normal")
             axes.set_xlim(0, max(*values, *series[0], 1e-9) * 1.08)
             axes.locator_params(axis="x", nbins=3)
             axes.set_xlabel(value_label)
@@ -488,18 +508,24 @@ def scatter(
             )  # fmt: skip
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
-        axes.margins(0.1)
-        if len(names) > 1:
-            axes.legend(frameon=False, loc="best")
+        axes.margins(0.1 if _magnified <= 1 else 0.18, 0.1)
         if subtitle:
             _subtitle(axes, subtitle)
         _place_names(figure, axes, points, labels, pairs)
+        if len(names) > 1 and log_y and _magnified > 1:  # no corner of it is free for certain
+            axes.legend(
+                frameon=False, loc="upper left", bbox_to_anchor=(-0.1, -0.12), ncols=3,
+                columnspacing=1.0, handletextpad=0.2,
+            )  # fmt: skip
+        elif len(names) > 1:
+            axes.legend(frameon=False, loc="best")  # keeps clear of the names
     return figure
 
 
 def boxes(labels: Sequence[str], notes: Sequence[str], title: str, *, subtitle: str = "") -> Figure:
     """Short texts in boxes that follow each other like the words of a page, a note under each."""
-    em, line, width = 0.1, 0.52, 9.0  # inches: a letter of this font at 12 points, a line, a page
+    # Inches: a letter of this font at 12 points, a line, a page.
+    em, line, width = 0.1 * _magnified, 0.52 * _magnified, 9.0
     places: list[tuple[float, int, float]] = []
     x, row = 0.0, 0
     labels = [shorten(label) for label in labels]
@@ -539,6 +565,86 @@ def boxes(labels: Sequence[str], notes: Sequence[str], title: str, *, subtitle: 
     return figure
 
 
+def tower(
+    stages: Sequence[tuple[str, str]],
+    opened: int,
+    branches: Sequence[Sequence[str]],
+    title: str,
+    *,
+    subtitle: str = "",
+) -> Figure:
+    """Stages that follow each other from the top down, and one of them opened beside them.
+
+    Args:
+        stages: name of each, and what goes on from it to the next.
+        opened: index of the stage that is opened; it is drawn as a stack.
+        branches: what is in it: each branch leaves a line that goes straight through, passes
+            through its boxes and is added to the line again.
+        title: what the picture shows.
+        subtitle: a smaller line under the title.
+    """
+    line, box = 0.86, 0.5
+    height = line * len(stages)
+    figure, axes = _new(title, 9.0, height + 0.9)
+    with style():
+        from matplotlib.patches import FancyBboxPatch
+
+        blue, orange, grey, ink = "#cfe5f5", "#fbdcc0", "#eceff3", "#444444"
+
+        def draw(left: float, top: float, width: float, text: str, colour: str) -> None:
+            axes.add_patch(FancyBboxPatch(
+                (left, top), width, box, boxstyle="round,pad=0,rounding_size=0.06",
+                facecolor=colour, edgecolor="white", linewidth=1.2,
+            ))  # fmt: skip
+            axes.text(left + width / 2, top + box / 2, text, ha="center", va="center_baseline")
+
+        def arrow(start: tuple[float, float], end: tuple[float, float]) -> None:
+            how = {"arrowstyle": "-|>", "color": ink, "shrinkA": 0, "shrinkB": 0, "linewidth": 1.0}
+            axes.annotate("", end, start, arrowprops=how)
+
+        for i, (name, after) in enumerate(stages):
+            top = i * line
+            if i == opened:
+                for shift in (0.14, 0.07):
+                    draw(0.1 + shift, top - shift, 2.5, "", orange)
+            draw(0.1, top, 2.5, name, orange if i == opened else blue if i else grey)
+            if i + 1 < len(stages):
+                arrow((1.35, top + box), (1.35, top + line))
+                axes.text(1.5, top + (box + line) / 2, after, va="center", fontsize=9, color=ink)
+        # What is opened: a frame, the line straight through it, the branches beside.
+        through, first, wide = 4.55, 5.1, 2.95
+        step = (height - 0.5) / len(branches)
+        axes.add_patch(FancyBboxPatch(
+            (3.95, -0.1), 4.95, height - 0.16, boxstyle="round,pad=0,rounding_size=0.1",
+            facecolor="#fff6ee", edgecolor=_FRAME, linewidth=1.0, zorder=0,
+        ))  # fmt: skip
+        place = opened * line + box / 2
+        axes.plot([2.62, 3.95], [place, place], ":", color=_FRAME, linewidth=1.4)
+        arrow((through, -0.02), (through, height - 0.32))
+        for i, parts in enumerate(branches):
+            top = 0.12 + i * step
+            inner = (step - 0.45) / len(parts)
+            for k, part in enumerate(parts):
+                y = top + 0.1 + k * inner
+                draw(first, y, wide + 0.55, part, orange if k else grey)
+                if k + 1 < len(parts):
+                    middle = first + (wide + 0.55) / 2
+                    arrow((middle, y + box), (middle, y + inner))
+            start, end = top + 0.1 + box / 2, top + step - 0.32
+            arrow((through, start), (first, start))
+            bottom = top + 0.1 + (len(parts) - 1) * inner + box
+            axes.plot([first + 0.4, first + 0.4], [bottom, end], color=ink, linewidth=1.0)
+            arrow((first + 0.4, end), (through + 0.14, end))
+            axes.plot(through, end, "o", markersize=15, color="white", markeredgecolor=ink)
+            axes.text(through, end, "+", ha="center", va="center_baseline", fontweight="bold")
+        axes.set_xlim(0, 9.0)
+        axes.set_ylim(height - 0.2, -0.25)
+        axes.axis("off")
+        if subtitle:
+            _subtitle(axes, subtitle)
+    return figure
+
+
 def _cells(text: str) -> int:
     """Width of a text in letters of a font in which all are equally wide."""
     wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
@@ -557,7 +663,7 @@ def lines(
     subtitle: str = "",
 ) -> Figure:
     """Curves over a common axis, each with its name at its end when there is more than one."""
-    figure, axes = _new(title, 8.5, 4.6)
+    figure, axes = _new(title, 8.5, 4.6 * min(_magnified, 1.3))
     with style():
         from matplotlib.ticker import MaxNLocator
 
@@ -570,8 +676,50 @@ def lines(
         if all(float(place).is_integer() for place in x):
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.25)
-        if len(series) > 1:
+        if len(series) > 1 and _magnified > 1:  # large names would cover the curves
+            axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, -0.2))
+        elif len(series) > 1:
             axes.legend(frameon=False)
+        if subtitle:
+            _subtitle(axes, subtitle)
+    return figure
+
+
+def learning_curves(
+    measured: Mapping[str, tuple[Sequence[int], Sequence[float]]],
+    noisy: Mapping[str, tuple[Sequence[int], Sequence[float]]],
+    title: str,
+    *,
+    x_label: str,
+    y_label: str,
+    subtitle: str = "",
+) -> Figure:
+    """Curves of training runs, a colour each: what was measured, and faintly what goes up and down.
+
+    Args:
+        measured: steps and values of each run, drawn with dots, the last one named.
+        noisy: the same runs' other series, drawn thin.
+        title: what the picture shows.
+        x_label: what a step is.
+        y_label: what the values are.
+        subtitle: a smaller line under the title.
+    """
+    figure, axes = _new(title, 8.5, 4.6 * min(_magnified, 1.3))
+    with style():
+        from matplotlib.ticker import MaxNLocator
+
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        for i, (name, (steps, values)) in enumerate(measured.items()):
+            axes.plot(*noisy[name], color=OKABE_ITO[i % 8], alpha=0.35, linewidth=1.4)
+            label = f"{name}: {values[-1]:.2f} at the end" if values else name
+            axes.plot(steps, values, "o-", color=OKABE_ITO[i % 8], label=label, markersize=4)
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        axes.set_xlim(left=0)
+        axes.set_ylim(bottom=0)
+        axes.margins(x=0.1)
+        axes.grid(alpha=0.25)
+        axes.legend(frameon=False)
         if subtitle:
             _subtitle(axes, subtitle)
     return figure
@@ -605,19 +753,23 @@ def map_and_lines(
         image = paint(left, values, diverging=True)
         left.set_aspect("equal")
         # About eight labels: on a map of positions more of them say nothing new.
-        places = range(0, len(labels), max(1, len(labels) // 8))
+        places = range(0, len(labels), max(1, len(labels) // int(8 / _magnified**1.5)))
         left.set_xticks(places, [labels[i] for i in places])
         left.set_yticks(places, [labels[i] for i in places])
         left.set(xlabel=label, ylabel=label)
-        left.set_title(map_title, fontsize=10, fontweight="normal")
+        room = int(60 / _magnified)
+        left.set_title(textwrap.fill(map_title, room // 2), fontsize=10, fontweight="normal")
         bar = figure.colorbar(image, ax=left, shrink=0.8, aspect=30)
         bar.outline.set_visible(False)
         for i, (name, y) in enumerate(series.items()):
             right.plot(y, color=OKABE_ITO[i % 8], label=name, linewidth=1.4)
         right.set_xlabel(label)
         right.grid(alpha=0.25)
-        right.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, -0.1), ncols=4, fontsize=9)
-        right.set_title(lines_title, fontsize=10, fontweight="normal")
+        right.legend(
+            frameon=False, loc="upper left", bbox_to_anchor=(0, -0.1 * _magnified**1.5),
+            ncols=int(4 / _magnified**3), fontsize=9,
+        )  # fmt: skip
+        right.set_title(textwrap.fill(lines_title, room + 10), fontsize=10, fontweight="normal")
     return figure
 
 
@@ -685,7 +837,7 @@ def _shown(text: str, room: int) -> str:
 
 
 def _write(
-    axes: Axes, values: Array, image: Any, texts: Sequence[Sequence[str]], room: int
+    axes: Axes, values: Array, image: Any, texts: Sequence[Sequence[str]], room: int, size: float
 ) -> None:
     """A text in each cell, of at most ``room`` letters, black or white by what is behind it."""
     for (row, column), value in np.ndenumerate(values):
@@ -695,7 +847,7 @@ def _write(
         red, green, blue, _ = image.cmap(image.norm(value))
         light = 0.299 * red + 0.587 * green + 0.114 * blue > 0.5
         axes.text(
-            column, row, _shown(text, room), ha="center", va="center", fontsize=7,
+            column, row, _shown(text, room), ha="center", va="center", fontsize=size,
             color="black" if light else "white",
         )  # fmt: skip
 
@@ -714,6 +866,8 @@ def _place_names(
     marks = axes.transData.transform(points)
     frame = figure.bbox
     spots = [(6, 0), (-6, 0), (0, 7), (0, -7), (6, 7), (-6, 7), (6, -7), (-6, -7)]
+    if _magnified > 1:
+        spots += [(0, 15), (0, -15), (6, 15), (-6, 15), (6, -15), (-6, -15), (16, 0), (-16, 0)]
     # A line to the right leaves the left side free.
     lefts = {a if marks[a][0] < marks[b][0] else b for a, b in pairs}
     for i, (point, label) in enumerate(zip(points, labels, strict=True)):
@@ -739,5 +893,8 @@ def _place_names(
             if hits == 0:
                 break
         assert best is not None
+        if best[0] and _magnified > 1:  # large names: better none than one that cannot be read
+            best[1].remove()
+            continue
         best[1].set_in_layout(False)  # else the axes make room, and names move onto each other
         taken.append(best[2])

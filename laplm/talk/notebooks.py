@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -64,26 +65,54 @@ def copy_to(directory: Path) -> list[Path]:
 
 
 def environment(model: str) -> dict[str, str]:
-    """What a notebook's process is started with: this process's variables, and the model."""
-    return os.environ | {"LAPLM_MODEL": model}
+    """What a notebook's process is started with: this process's variables, and the model.
+
+    torch's threads wait for each other asleep: awake they would take the cores from each other, and
+    from the browser that shows the talk.
+    """
+    return {"OMP_WAIT_POLICY": "PASSIVE"} | os.environ | {"LAPLM_MODEL": model}
 
 
-def open_lab(directory: Path, model: str, *, browser: bool = True) -> int:
-    """Open JupyterLab on a directory, and stay until it ends; gives its exit code.
-
-    It listens on this machine alone, and asks nobody for news or newer versions.
+def require() -> None:
+    """See that JupyterLab is installed.
 
     Raises:
-        MissingExtraError: JupyterLab is not installed.
+        MissingExtraError: it is not.
     """
     if importlib.util.find_spec("jupyterlab") is None:
         raise MissingExtraError("JupyterLab", "talk")
+
+
+def open_lab(directory: Path, model: str, *, browser: bool = True) -> None:
+    """Open JupyterLab on a directory, and stay until it ends.
+
+    It listens on this machine alone, at the first free port from 8888 on, and asks nobody for news
+    or newer versions. Ctrl-C ends it and the notebooks' processes.
+
+    Raises:
+        InputError: it ended by itself, with an error.
+        MissingExtraError: JupyterLab is not installed.
+    """
+    require()
     command = [
         sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={directory.resolve()}",
-        "--ServerApp.ip=127.0.0.1", "--LabApp.news_url=None",
+        "--ServerApp.ip=127.0.0.1", "--ServerApp.answer_yes=True", "--LabApp.news_url=None",
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
         *([] if browser else ["--no-browser"]),
         # Whoever is root (in a container, say) has already chosen to run this as root.
         *(["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []),
     ]  # fmt: skip
-    return subprocess.run(command, env=environment(model), check=False).returncode
+    with subprocess.Popen(command, env=environment(model)) as process:
+        # It gets Ctrl-C as well, and stops the notebooks' processes; until then we wait for it.
+        interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        end = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+        try:
+            code = process.wait()
+        finally:
+            signal.signal(signal.SIGINT, interrupt)
+            signal.signal(signal.SIGTERM, end)
+    if code > 0:  # below 0 it was ended by a signal, as somebody wished
+        raise InputError(
+            f"JupyterLab ended with exit code {code}; what it wrote above says why. Slides need no "
+            "JupyterLab: laplm talk --slides"
+        )

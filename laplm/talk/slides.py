@@ -11,6 +11,7 @@ import base64
 import html
 import importlib.util
 import re
+import struct
 import subprocess
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +26,9 @@ from laplm.talk.notebooks import environment
 Progress = Callable[[str, int, int], None]
 
 WIDTH, HEIGHT = 1280, 720
-_SECONDS = 600  # for one cell, at most
+_SECONDS = 1800  # for one cell, at most: tuning GPT-2 on a slow machine
+_WIDE = 3  # times as wide as high: such a picture goes below the words, not beside them
+_MANY_ROWS = 8  # the same for a table
 # What reveal.js needs of its own, and where that lies in its distribution.
 _REVEAL = ("reset.css", "reveal.css", "reveal.js", "plugin/notes.js")
 
@@ -37,19 +40,22 @@ class Slide:
     Attributes:
         title: its heading, as text.
         notebook: the file it comes from.
+        part: of the talk: the notebook's own title.
         words: what is said on it.
         code: the code that is shown.
         outputs: what the code gave.
-        has_picture: one of the outputs is a picture.
+        tall: one of the outputs wants the height of the slide, and stands beside the words: a
+            picture that is not much wider than high, or a long table.
         notes: what the speaker says.
     """
 
     title: str
     notebook: str
+    part: str
     words: list[str] = field(default_factory=list)
     code: list[str] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
-    has_picture: bool = False
+    tall: bool = False
     notes: list[str] = field(default_factory=list)
 
 
@@ -60,12 +66,11 @@ def run(path: Path, model: str) -> Any:
         InputError: it is no notebook, or one of its cells fails.
         MissingExtraError: what runs notebooks is not installed.
     """
-    try:
-        import nbformat
-        from nbclient import NotebookClient
-        from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("Running notebooks", "talk") from error
+    require()
+    import nbformat
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
     try:
         notebook = nbformat.read(path, as_version=4)
     except (OSError, ValueError, KeyError, AttributeError) as error:
@@ -82,8 +87,9 @@ def run(path: Path, model: str) -> Any:
         client.execute(env=environment(model), stderr=subprocess.DEVNULL)
     except CellExecutionError as error:
         raise InputError(
-            f"{path.name}: a cell ends with {error.ename}: {error.evalue}; open it with laplm talk "
-            "to see which"
+            f"{path.name}: the cell that begins with {_failed(notebook)!r} ends with "
+            f"{error.ename}: {error.evalue}".rstrip(": ")
+            + f"; open {path.name} with laplm talk and mend it, or delete it to get it afresh"
         ) from None
     except (CellTimeoutError, DeadKernelError) as error:
         why = "took too long" if isinstance(error, CellTimeoutError) else "ended its process"
@@ -94,19 +100,29 @@ def run(path: Path, model: str) -> Any:
     return notebook
 
 
+def _failed(notebook: Any) -> str:
+    """The first line of the cell that ended a run."""
+    for cell in notebook.cells:
+        if any(output.output_type == "error" for output in cell.get("outputs", ())):
+            return str(cell.source).strip().partition("\n")[0]
+    return ""
+
+
 def slides_of(notebook: Any, name: str) -> list[Slide]:
     """The slides of a notebook that was run. ``name`` is its file's."""
     from nbconvert.filters import Highlight2HTML, markdown2html
 
     highlight = Highlight2HTML(pygments_lexer="ipython3")
     found: list[Slide] = []
+    titles = (re.match(r"# (.*)", c.source) for c in notebook.cells if c.cell_type == "markdown")
+    part = next((title[1].strip() for title in titles if title), Path(name).stem)
     for cell in notebook.cells:
         kind = cell.metadata.get("slideshow", {}).get("slide_type", "-")
         if kind == "skip":
             continue
         if kind in ("slide", "subslide"):
             heading = re.search(r"^#+ (.*)$", cell.source, re.MULTILINE)
-            found.append(Slide(heading[1].strip() if heading else "", name))
+            found.append(Slide(heading[1].strip() if heading else "", name, part))
         if not found:
             continue
         slide = found[-1]
@@ -116,14 +132,14 @@ def slides_of(notebook: Any, name: str) -> list[Slide]:
             slide.words.append(markdown2html(re.sub(r"^#+ .*\n?", "", cell.source, count=1)))
         elif cell.cell_type == "code":
             slide.code.append(highlight(cell.source))
-            for text, is_picture in _shown(cell.outputs):
+            for text, tall in _shown(cell.outputs):
                 slide.outputs.append(text)
-                slide.has_picture |= is_picture
+                slide.tall |= tall
     return found
 
 
 def _shown(outputs: Iterable[Any]) -> list[tuple[str, bool]]:
-    """Each output as HTML, and whether it is a picture; text that came in pieces is joined."""
+    """Each output as HTML, and whether it is tall; text that came in pieces is joined."""
     from nbconvert.filters import ansi2html
 
     found: list[tuple[str, bool]] = []
@@ -140,16 +156,19 @@ def _shown(outputs: Iterable[Any]) -> list[tuple[str, bool]]:
             continue
         data = output.data
         if "image/png" in data:
-            picture = base64.b64encode(base64.b64decode(data["image/png"])).decode()
-            alt = html.escape(data.get("text/plain", "picture"), quote=True)
-            found.append((f'<img alt="{alt}" src="data:image/png;base64,{picture}">', True))
+            png = base64.b64decode(data["image/png"])
+            # The header's width and height, https://www.w3.org/TR/png-3/#11IHDR
+            width, height = struct.unpack(">II", png[16:24])
+            picture = base64.b64encode(png).decode()
+            tall = bool(width < _WIDE * height)
+            found.append((f'<img alt="" src="data:image/png;base64,{picture}">', tall))
         elif "text/html" in data:
             table = re.sub(r"<style.*?</style>", "", data["text/html"], flags=re.DOTALL)
             numbered = re.findall(r"<tbody>.*?</tbody>", table, re.DOTALL)
             rows = re.findall(r"<th>(.*?)</th>", "".join(numbered))
             if rows == [str(i) for i in range(len(rows))]:  # pandas counts rows; nobody asked it to
                 table = table.replace('class="dataframe"', 'class="dataframe unnamed"')
-            found.append((table, False))
+            found.append((table, len(rows) > _MANY_ROWS))
         elif "text/plain" in data:
             found.append((f"<pre>{ansi2html(data['text/plain'])}</pre>", False))
     return found
@@ -187,11 +206,12 @@ def _section(slide: Slide) -> str:
     words, code, outputs, notes = map(
         "\n".join, (slide.words, slide.code, slide.outputs, slide.notes)
     )
-    side = "beside" if slide.has_picture else "below"
+    side = "beside" if slide.tall else "below"
     return f"""<section class="{side}" data-notebook="{html.escape(slide.notebook, quote=True)}">
 <h2>{html.escape(slide.title)}</h2>
 <div class="words">{words}{f'<div class="code">{code}</div>' if code else ""}</div>
 {f'<div class="shown">{outputs}</div>' if outputs else ""}
+<div class="part">{html.escape(slide.part)}</div>
 <aside class="notes">{notes}</aside>
 </section>
 """
@@ -241,4 +261,15 @@ def _reveal() -> dict[str, bytes]:
         directory = Path(place) / "revealjs" / "dist"
         if all((directory / name).is_file() for name in _REVEAL):
             return {name: (directory / name).read_bytes() for name in _REVEAL}
-    raise MissingExtraError("The slides (reveal.js)", "talk")
+    raise MissingExtraError("A page of slides", "talk")
+
+
+def require() -> None:
+    """See that everything is installed that slides are made with.
+
+    Raises:
+        MissingExtraError: something is not.
+    """
+    _reveal()
+    if not all(map(importlib.util.find_spec, ("ipykernel", "nbclient", "nbconvert", "nbformat"))):
+        raise MissingExtraError("Running notebooks", "talk")

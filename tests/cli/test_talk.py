@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +20,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What is handed on to JupyterLab, to the slides and to the browser; none of them starts."""
     made: list[Any] = []
 
-    def lab(directory: Path, model: str, *, browser: bool = True) -> int:
+    def lab(directory: Path, model: str, *, browser: bool = True) -> None:
         made.append(("lab", directory, model, browser))
-        return 3
 
     def build(paths: list[Path], out: Path, model: str, progress: Any = None) -> Path:
         made.append(("slides", [path.name for path in paths], out, model))
@@ -33,7 +36,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 def test_jupyterlab_opens_on_a_copy(laplm_, calls: list[Any], tmp_path: Path) -> None:
     result = laplm_("talk", tmp_path / "mine")
-    assert (result.code, result.out) == (3, "")  # JupyterLab's own code
+    assert (result.code, result.out) == (0, "")
     assert calls == [("lab", tmp_path / "mine", "pocket", True)]
     assert len(list((tmp_path / "mine").glob("*.ipynb"))) == 6
 
@@ -71,6 +74,15 @@ def test_a_directory_is_handed_on_by_its_whole_path(
     assert [model for _, _, model, _ in calls] == [str(tiny_model_dir.resolve())] * 2 + ["pocket"]
 
 
+def test_a_name_stays_a_name_beside_a_directory_that_has_it_too(
+    laplm_, calls: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pocket").mkdir()
+    laplm_("talk", "mine")
+    assert [model for _, _, model, _ in calls] == ["pocket"]
+
+
 def test_a_model_that_is_not_there_is_refused_before_anything_is_copied(
     laplm_, calls: list[Any], tmp_path: Path
 ) -> None:
@@ -78,10 +90,38 @@ def test_a_model_that_is_not_there_is_refused_before_anything_is_copied(
     assert not calls and not (tmp_path / "mine").exists()
 
 
-def test_without_jupyterlab_the_extra_is_named(
+@pytest.mark.parametrize(
+    ("missing", "options", "what"),
+    [
+        ("jupyterlab", [], "JupyterLab needs"),
+        ("pyreveal", ["--slides"], "A page of slides needs"),
+        ("nbclient", ["--slides"], "Running notebooks needs"),
+    ],
+)
+def test_without_the_extra_it_is_named_and_nothing_is_copied(
+    laplm_, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str, options: list[str],
+    what: str,
+) -> None:  # fmt: skip
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == missing else find(name)
+    )
+    result = laplm_("talk", tmp_path / "mine", "-m", "pocket", *options)
+    refused(result, f'{what} the "talk" extra: pip install "laplm[talk]"')
+    assert not (tmp_path / "mine").exists()
+
+
+def test_a_jupyterlab_that_fails_is_a_plain_error(
     laplm_, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(notebooks.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(notebooks.importlib.util, "find_spec", lambda name: True)
+    real = subprocess.Popen
+
+    def fails(command: list[str], **options: Any) -> Any:
+        assert command[1:3] == ["-m", "jupyterlab"]
+        return real([sys.executable, "-c", "raise SystemExit(5)"], **options)
+
+    monkeypatch.setattr(notebooks.subprocess, "Popen", fails)
     result = laplm_("talk", tmp_path / "mine", "-m", "pocket")
-    assert result.code == 2
-    assert 'JupyterLab needs the "talk" extra: pip install "laplm[talk]"' in result.err
+    assert (result.code, result.out) == (2, "")
+    assert re.search(r"^laplm: JupyterLab ended with exit code 5; .* --slides$", result.err, re.M)

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import nbformat
+import pandas
 import pytest
+from PIL import Image
 
 from laplm.errors import InputError, MissingExtraError
 from laplm.talk import slides
+
+pytest_plugins = ("made_deck",)  # its fixture; a second conftest would hide the first one
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
@@ -20,6 +27,29 @@ QUIET = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update",
 ]  # fmt: skip
+
+
+class Row(NamedTuple):
+    """A line of the list in docs/talk.md."""
+
+    number: int
+    title: str
+    notebook: str
+    cell: str
+    command: str
+
+    def __str__(self) -> str:
+        return f"{self.number}"
+
+
+LISTED = [
+    Row(int(number), *rest)
+    for number, *rest in re.findall(
+        r"^\| (\d+) \| (.*?) \| `(.*?)` \| `(.*?)` \| `(.*)` \|$",
+        (ROOT / "docs/talk.md").read_text(encoding="utf-8"),
+        re.MULTILINE,
+    )
+]
 
 
 def notebook_of(*cells: tuple[str, str, str]) -> Any:
@@ -34,12 +64,40 @@ def notebook_of(*cells: tuple[str, str, str]) -> Any:
 def test_the_talk_has_the_slides_that_its_page_lists(deck) -> None:
     text = deck.index.read_text(encoding="utf-8")
     sections = re.findall(r'data-notebook="(.*?)">\s*<h2>(.*?)</h2>', text)
-    listed = re.findall(
-        r"^\| (\d+) \| (.*?) \| `(.*?)` \|", (ROOT / "docs/talk.md").read_text(encoding="utf-8"),
-        re.MULTILINE,
-    )  # fmt: skip
-    assert [int(number) for number, _, _ in listed] == list(range(1, 35))
-    assert [(notebook, title) for _, title, notebook in listed] == sections
+    assert [row.number for row in LISTED] == list(range(1, 35))
+    assert [(row.notebook, row.title) for row in LISTED] == sections
+
+
+def test_the_listed_cells_are_those_that_show_something(deck) -> None:
+    for row in LISTED:
+        cells = deck.ran[row.notebook].cells
+        at = next(i for i, cell in enumerate(cells) if cell.id == row.cell)
+        assert cells[at].metadata["slideshow"]["slide_type"] == "-", row
+        assert cells[at].outputs, row
+        assert cells[at - 1].source.startswith(f"## {row.title}\n"), row
+
+
+@pytest.mark.parametrize("row", [row for row in LISTED if "look" in row.command], ids=str)
+def test_the_listed_looks_can_be_had_from_the_command_line(row: Row, laplm_) -> None:
+    words = shlex.split(row.command)
+    assert words[:2] == ["laplm", "look"]
+    if words[2] == "compare":  # of a model that was tuned
+        words[4] = "pocket"
+    result = laplm_(*words[1:], "-m", "pocket") if words[2] != "compare" else laplm_(*words[1:])
+    assert result.code == 0, result.err
+    assert len(result.out) > 100
+
+
+@pytest.mark.parametrize("row", [row for row in LISTED if "look" not in row.command], ids=str)
+def test_the_other_listed_commands_have_these_options(row: Row, laplm_) -> None:
+    program, verb, *options = shlex.split(row.command)
+    assert program == "laplm"
+    usage = laplm_(verb, "--help").out
+    for option in (word for word in options if word.startswith("-") and word != "--"):
+        assert re.search(rf"(^|[\s\[,]){option}\b", usage), option
+    if verb == "run":
+        result = laplm_(verb, *options, "-m", "pocket")
+        assert result.code == 0 and result.out, result.err
 
 
 def test_every_slide_shows_something_and_has_notes(deck) -> None:
@@ -51,7 +109,7 @@ def test_every_slide_shows_something_and_has_notes(deck) -> None:
 
 def test_cells_become_slides_as_they_are_marked() -> None:
     notebook = notebook_of(
-        ("markdown", "-", "before the first slide"),
+        ("markdown", "skip", "# 7 · A part\n\nbefore the first slide"),
         ("markdown", "slide", "## One & only\n\nSome *words*."),
         ("code", "-", "print(1 < 2)"),
         ("code", "skip", "hidden = 1"),
@@ -65,6 +123,7 @@ def test_cells_become_slides_as_they_are_marked() -> None:
     ]
     one, two = slides.slides_of(notebook, "x.ipynb")
     assert (one.title, two.title) == ("One & only", "Two")
+    assert one.part == two.part == "7 · A part"
     assert one.words == ["<p>Some <em>words</em>.</p>\n"]
     assert one.outputs == ["<pre>True &lt;b&gt;</pre>"]
     assert "said, not shown" in one.notes[0]
@@ -73,10 +132,56 @@ def test_cells_become_slides_as_they_are_marked() -> None:
     assert "<h2>One &amp; only</h2>" in page
 
 
+def picture(width: int, height: int) -> Any:
+    """An output with a PNG of that size."""
+    file = io.BytesIO()
+    Image.new("1", (width, height)).save(file, "PNG")
+    data = {"image/png": base64.b64encode(file.getvalue()).decode(), "text/plain": "<Figure>"}
+    return nbformat.v4.new_output("display_data", data)
+
+
+def table(rows: int) -> Any:
+    """An output with a pandas table."""
+    frame = pandas.DataFrame({"a": range(rows)})
+    return nbformat.v4.new_output("execute_result", {"text/html": frame.to_html()})
+
+
+@pytest.mark.parametrize(
+    ("output", "side"),
+    [
+        (picture(40, 30), "beside"), (picture(400, 80), "below"),
+        (table(5), "below"), (table(11), "beside"),
+    ],
+)  # fmt: skip
+def test_what_is_tall_stands_beside_the_words_and_what_is_wide_below(
+    output: Any, side: str
+) -> None:
+    notebook = notebook_of(("markdown", "slide", "## One\n\nWords."), ("code", "-", "it"))
+    notebook.cells[1].outputs = [output]
+    assert f'<section class="{side}"' in slides.page(slides.slides_of(notebook, "x.ipynb"))
+
+
+def test_rows_that_pandas_has_counted_are_not_shown_as_numbered() -> None:
+    named = pandas.DataFrame({"a": [1, 2]}, index=["before", "after"])
+    shown = []
+    for output in (
+        table(2), nbformat.v4.new_output("execute_result", {"text/html": named.to_html()}),
+    ):  # fmt: skip
+        notebook = notebook_of(("markdown", "slide", "## One"), ("code", "-", "it"))
+        notebook.cells[1].outputs = [output]
+        shown += slides.slides_of(notebook, "x.ipynb")[0].outputs
+    assert ["unnamed" in text for text in shown] == [True, False]
+
+
 def test_a_cell_that_fails_is_named_with_its_error(tmp_path: Path) -> None:
     path = tmp_path / "broken.ipynb"
-    nbformat.write(notebook_of(("code", "-", "1 / 0")), path)
-    with pytest.raises(InputError, match=r"broken\.ipynb: .*ZeroDivisionError: division by zero"):
+    nbformat.write(notebook_of(("code", "-", "a = 1"), ("code", "-", "\na / 0\nb = 2")), path)
+    with pytest.raises(
+        InputError, match=r"broken\.ipynb: .*'a / 0' ends with ZeroDivisionError: division by zero;"
+    ):
+        slides.run(path, "pocket")
+    nbformat.write(notebook_of(("code", "-", "assert False")), path)
+    with pytest.raises(InputError, match=r"'assert False' ends with AssertionError; open broken"):
         slides.run(path, "pocket")
     path.write_text("no notebook", encoding="utf-8")
     with pytest.raises(InputError, match=r"broken\.ipynb is not a notebook"):
@@ -115,6 +220,9 @@ CUT_OFF = """() => {
     const bottom = Math.min(edge.bottom, innerHeight, room.bottom + 1.5);
     if (box.right > right || box.bottom > bottom) found.push(part.tagName);
     if (part.tagName === "IMG" && (box.width < 200 || box.height < 60)) found.push("tiny");
+    if (parseFloat(getComputedStyle(part).fontSize) < 16) found.push("small letters");
+    const foot = slide.querySelector(".part").getBoundingClientRect();
+    if (box.bottom > foot.top) found.push("over the foot");
   }
   return [slide.querySelector("h2").textContent, found];
 }"""
@@ -140,3 +248,22 @@ def test_nothing_is_cut_off_and_nothing_is_asked_for_outside(deck, browser: Any)
     beside = deck.index.parent.as_uri()
     assert asked and all(url.startswith((beside, "data:")) for url in asked)
     assert not complaints
+
+
+def test_the_speaker_sees_notes_and_a_row_of_slides(deck, browser: Any) -> None:
+    context = browser.new_context(viewport={"width": slides.WIDTH, "height": slides.HEIGHT})
+    tab = context.new_page()
+    tab.goto(deck.index.as_uri())
+    tab.wait_for_function("window.Reveal && Reveal.isReady()")
+    with context.expect_page() as opened:
+        tab.keyboard.press("s")
+    notes = opened.value.locator(".speaker-controls-notes .value")
+    notes.get_by_text("Welcome.").wait_for()
+    tab.bring_to_front()
+    tab.keyboard.press("ArrowRight")
+    notes.get_by_text("estimate").wait_for()
+    tab.keyboard.press("o")
+    neighbours = tab.locator(".slides > section > h2")
+    for place in (0, 1, 2):
+        neighbours.nth(place).wait_for(state="visible")
+    context.close()
