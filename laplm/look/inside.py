@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from laplm.errors import InputError
 from laplm.gpt import reference
 from laplm.gpt.activations import Key
-from laplm.look import figures, passes
+from laplm.look import passes
 from laplm.look.ablation import ablation_tap, parts_named
 from laplm.look.block import ACTIVATIONS, STEPS, Neuron, most_active
-from laplm.look.next_token import OFF, Effect, effect_of
+from laplm.look.next_token import OFF, Effect, effect_of, plot_effects
 from laplm.look.pca import PCA, pca
 from laplm.look.view import Column, Grid, Model, Part, Table, View, check_count
 from laplm.run.sampler import SamplingParams
@@ -259,14 +259,8 @@ class Inside(View):
         if self.whole_plain is not None:
             every, names = [self.whole_plain, *every], ["with all parts", "without", names[1]]
         off = f"; switched off: {', '.join(self.without)}" if self.without else ""
-        return figures.bar_panels(
-            self.next_tokens,
-            [each.probabilities.tolist() for each in every],
-            names,
-            [f"{each.kept:,} left, {each.entropy:.2f} bits" for each in every],
-            f"The next token, as {self.model} sees it",
-            value_label="probability",
-            subtitle=f"after “{self.tokens[self.position]}”{off}",
+        return plot_effects(
+            self.model, self.next_tokens, every, names, f"after “{self.tokens[self.position]}”{off}"
         )
 
 
