@@ -84,6 +84,7 @@ def make_app(options: Options) -> tuple[ASGIApp, Parts]:
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        tunings.begin()
         yield
         parts.stop_soon()
         parts.end_streams()

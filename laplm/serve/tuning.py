@@ -1,8 +1,10 @@
 """``/api/tune``: runs of ``laplm tune`` as processes, watched, stopped, gone on with, kept.
 
 A run lives in a directory of its own: ``entry.json`` (what was asked for, and how it stands), its
-data, and ``model/``, which is what ``laplm tune --out`` makes. All else is read from there, so a
-server that was ended knows its runs when it is back.
+data, ``log`` (what its process complained of), and ``model/``, which is what ``laplm tune --out``
+makes. All else is read from there, so a server that was ended knows its runs when it is back: one
+that was being planned is planned again, one that was stopped can go on, and one that trained when
+the server was killed has failed, and can go on too.
 """
 
 from __future__ import annotations
@@ -10,13 +12,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import re
 import secrets
 import shutil
 import sys
 import time
-from collections import deque
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -36,7 +38,8 @@ _FINAL = ("done", "failed", "stopped")
 _INTERRUPTED = 130  # of a run that was asked to stop, and has kept everything
 _POINTS = 2000  # of a curve, at most; beyond that every other one is dropped
 _MOST_PLANS = 8
-_ENDED = "the server ended while this run was on its way"
+_ENDED = "the server was ended while this run was training; it can go on"
+_LAST = 8 << 10  # bytes in which the last line of a log must lie
 _LINE = 8 << 20  # bytes of a line that a run tells: its plan has a whole window of text in it
 _REPORT_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'none'; "
@@ -119,6 +122,27 @@ class Run:
     def model_directory(self) -> Path:
         """Where ``laplm tune`` writes."""
         return self.directory / "model"
+
+    @property
+    def log(self) -> Path:
+        """What its process wrote to standard error."""
+        return self.directory / "log"
+
+    def last_words(self) -> str:
+        """The last line that its process complained; empty when there is none."""
+        try:
+            with self.log.open("rb") as log:
+                log.seek(max(0, log.seek(0, os.SEEK_END) - _LAST))
+                lines = log.read().decode("utf-8", errors="replace").split("\n")
+        except OSError:
+            return ""
+        said = [line.strip() for line in lines if line.strip()]
+        return said[-1].removeprefix("laplm: ") if said else ""
+
+    def with_last_words(self, message: str) -> str:
+        """A message, and what its process said before it was ended."""
+        said = self.last_words()
+        return f"{message}. The last that it said: {said}" if said else message
 
     def entry(self) -> dict[str, Any]:
         """All of it, as ``GET /api/tune/{id}`` tells it."""
@@ -218,10 +242,10 @@ class Tunings:
                 kept = json.loads((path / "entry.json").read_bytes())
                 run = Run(path, kept)
                 run.read_back()
-                if run.state in _BUSY:  # the server ended before its run did
-                    begun = run.state != "planning"
-                    run.kept["state"] = "stopped" if begun else "failed"
-                    run.kept["message"] = _ENDED
+                if run.state == "running":  # the server was killed, and took it along
+                    run.kept |= {"state": "failed", "message": run.with_last_words(_ENDED)}
+                elif run.state == "stopping":
+                    run.kept["state"] = "stopped"
                 run.entry()  # nothing is missing
                 self._runs[run.id] = run
 
@@ -247,6 +271,12 @@ class Tunings:
         return run
 
     # --- what is done with them ---
+
+    def begin(self) -> None:
+        """Plan what an earlier server was planning when it ended. In the event loop."""
+        for run in self._runs.values():
+            if run.state == "planning":
+                self._spawn(self._plan(run))
 
     async def create(self, body: TuneRequest, target: str, model: str) -> Run:
         """Keep the data, and begin to plan.
@@ -373,6 +403,8 @@ class Tunings:
     async def _plan(self, run: Run) -> None:
         async with self._planning:
             code, said = await self._call(run, [*self._new(run), "--dry-run"])
+        if self._ended:  # it is planned when the server is back
+            return
         if code == 0 and run.kept["plan"] is not None:
             self._set(run, "planned")
         else:
@@ -399,23 +431,21 @@ class Tunings:
     async def _call(self, run: Run, words: list[str]) -> tuple[int, str]:
         """Run ``laplm tune`` to its end: its exit status, and the last line that it complained."""
         command = [sys.executable, "-m", "laplm", "tune", *words, "--json"]
-        last: deque[str] = deque(maxlen=1)
         if self._ended:
             return 1, _ENDED
         try:
-            # In a session of its own: a Ctrl-C at the terminal is the server's to hand on.
-            run.process = process = await asyncio.create_subprocess_exec(
-                *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE, limit=_LINE, start_new_session=True,
-            )  # fmt: skip
+            # What it complains of goes to a file, which outlives both. In a session of its own: a
+            # Ctrl-C at the terminal is the server's to hand on.
+            with run.log.open("wb") as complaints:
+                run.process = process = await asyncio.create_subprocess_exec(
+                    *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
+                    stderr=complaints, limit=_LINE, start_new_session=True,
+                )  # fmt: skip
             if run.state == "stopping":  # while it was being started
                 _terminate(run)
             assert process.stdout is not None
-            assert process.stderr is not None
-            await asyncio.gather(
-                _each_line(process.stdout, lambda line: self._heard(run, line)),
-                _each_line(process.stderr, last.append),
-            )
+            while line := await process.stdout.readline():
+                self._heard(run, line)
             code = await process.wait()
         except OSError as error:
             return 1, f"the tuning could not be started ({error})"
@@ -426,20 +456,18 @@ class Tunings:
             return 1, "the tuning was ended by an internal error; the server's log says more"
         finally:
             run.process = None
-        if self._ended and run.state == "planning":
-            return 1, _ENDED
         if code < 0:  # what it wrote last is no reason
-            said = f"the tuning was ended from outside (signal {-code}); it can go on"
-        elif last:
-            said = last[0].removeprefix("laplm: ")
+            said = run.with_last_words(
+                f"the tuning was ended from outside (signal {-code}); it can go on"
+            )
         else:
-            said = f"the tuning ended with status {code}"
+            said = run.last_words() or f"the tuning ended with status {code}"
         log("tuning ended", run=run.id, status=code)
         return code, said
 
-    def _heard(self, run: Run, text: str) -> None:
+    def _heard(self, run: Run, told: bytes) -> None:
         try:
-            line = json.loads(text)
+            line = json.loads(told)
             kind = line.pop("event")
         except (ValueError, KeyError, AttributeError):
             return
@@ -483,12 +511,6 @@ def _terminate(run: Run) -> None:
             run.process.terminate()
 
 
-async def _each_line(stream: asyncio.StreamReader, take: Callable[[str], None]) -> None:
-    while line := await stream.readline():
-        if text := line.decode("utf-8", errors="replace").strip():
-            take(text)
-
-
 def router(registry: Registry, tunings: Tunings) -> APIRouter:
     """The routes."""
     api = APIRouter(prefix="/api/tune", tags=["teaching"])
@@ -520,7 +542,7 @@ def router(registry: Registry, tunings: Tunings) -> APIRouter:
 
     @api.post("/{id}/start")
     async def start(id: str) -> Response:
-        """Train."""
+        """Train; one that was stopped or has failed goes on from its last checkpoint."""
         run = tunings.get(id)
         tunings.start(run)
         return Json(run.entry())
@@ -530,13 +552,6 @@ def router(registry: Registry, tunings: Tunings) -> APIRouter:
         """Stop at the next update; everything is kept."""
         run = tunings.get(id)
         tunings.stop(run)
-        return Json(run.entry())
-
-    @api.post("/{id}/resume")
-    async def resume(id: str) -> Response:
-        """Go on where a run was stopped."""
-        run = tunings.get(id)
-        tunings.start(run)
         return Json(run.entry())
 
     @api.get("/{id}/events")

@@ -31,7 +31,6 @@ ROUTES = [
     ("DELETE", "/api/tune/{id}"),
     ("POST", "/api/tune/{id}/start"),
     ("POST", "/api/tune/{id}/stop"),
-    ("POST", "/api/tune/{id}/resume"),
     ("GET", "/api/tune/{id}/events"),
     ("GET", "/api/tune/{id}/report"),
     *(("POST", f"/api/look/{name}") for name in VIEWS),

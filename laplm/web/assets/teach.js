@@ -214,9 +214,9 @@ class RunCard {
     if (this.buttonsFor !== entry.state) {
       this.buttonsFor = entry.state;
       replace(this.buttons, {
-        planned: [button("start", "Start", true)], running: [button("stop", "Stop", false)], stopped: [button("resume", "Resume", true)],
+        planned: [button("start", "Start", true)], running: [button("stop", "Stop", false)], stopped: [button("start", "Resume", true)],
         // What was planned can be tried again; what could not be planned needs other data.
-        failed: entry.plan ? [button("resume", "Try again", true)] : [],
+        failed: entry.plan ? [button("start", "Try again", true)] : [],
       }[entry.state] ?? []);
     }
     this.drawLive();
