@@ -43,6 +43,7 @@ class Options:
         settings: how models are loaded and served.
         guard: what is let through.
         runs: where tunings are kept.
+        log_prompts: requests are logged with what they ask.
     """
 
     given: dict[str, str]
@@ -50,6 +51,7 @@ class Options:
     settings: Settings = field(default_factory=Settings)
     guard: Guard = field(default_factory=Guard)
     runs: Path | None = None
+    log_prompts: bool = False
 
 
 @dataclass
@@ -117,7 +119,8 @@ def make_app(options: Options) -> tuple[ASGIApp, Parts]:
         route = scope.get("route")
         return getattr(route, "path", "other")
 
-    return Observed(Secured(app, options.guard), metrics, route_of), parts
+    secured = Secured(app, options.guard, log_prompts=options.log_prompts)
+    return Observed(secured, metrics, route_of), parts
 
 
 def _add_health(app: FastAPI, metrics: Metrics) -> None:

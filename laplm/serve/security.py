@@ -38,6 +38,8 @@ _HEADERS = {
     b"cache-control": b"no-store",
     b"content-security-policy": PAGE_POLICY.encode(),
 }
+_PROMPTS = ("/v1/", "/api/look/")  # where bodies hold prompts
+_MOST_LOGGED = 100_000  # characters of a body
 _OPEN = ("/healthz", "/", "/favicon.ico")  # answered without a key; and the page's own files
 
 
@@ -84,9 +86,11 @@ class Guard:
 class Secured:
     """The checks, around the application."""
 
-    def __init__(self, app: ASGIApp, guard: Guard) -> None:
+    def __init__(self, app: ASGIApp, guard: Guard, *, log_prompts: bool = False) -> None:
+        """Stand before ``app``; with ``log_prompts`` what it is asked goes into the log."""
         self._app = app
         self._guard = guard
+        self._log_prompts = log_prompts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check one request, and hand it on with its whole body."""
@@ -113,6 +117,9 @@ class Secured:
             if self._guard.stopping.is_set():
                 raise ApiError(503, "the server is stopping", headers={"Connection": "close"})
             body = await self._body(scope, headers, receive)
+            if self._log_prompts and body and scope["path"].startswith(_PROMPTS):
+                asked = body.decode("utf-8", errors="replace")[:_MOST_LOGGED]
+                scope.setdefault("laplm", {})["body"] = asked
         except ApiError as error:
             await error.response()(scope, receive, sending)
             return

@@ -144,6 +144,7 @@ def test_a_port_that_is_taken_is_said_with_what_to_do() -> None:
         (("--port", "70000"), "65535"),
         (("--keep", "0"), "--keep"),
         (("--api-key", "short"), "8 characters"),
+        (("--quiet", "--log-prompts"), "--log-prompts"),
     ],
 )
 def test_what_cannot_be_served_says_why(words: tuple[str, ...], said: str) -> None:

@@ -239,6 +239,38 @@ def test_a_tiny_tuning_is_planned_started_watched_and_compared(watched: Any) -> 
     assert any(n.startswith("run:") for n in page.locator("#model option").all_inner_texts())
 
 
+def test_a_tuning_is_stopped_gone_on_with_and_compared(watched: Any) -> None:
+    pytest.importorskip("torch")
+    page = watched.open("teach")
+    page.locator("#teach input[type=file]").set_input_files(
+        {"name": "lake.txt", "mimeType": "text/plain", "buffer": (STORY * 60).encode()}
+    )
+    page.get_by_label("Passes over the text").fill("30")
+    page.get_by_role("button", name="Show the plan").click()
+    page.get_by_role("button", name="Start", exact=True).click(timeout=180_000)
+    updates = page.locator("#teach .updates")
+    expect(updates).to_contain_text(re.compile(r"update [1-9]"), timeout=120_000)
+    page.get_by_role("button", name="Stop", exact=True).last.click()
+    resume = page.get_by_role("button", name="Resume")
+    resume.wait_for(timeout=120_000)
+    expect(page.locator("#teach .state")).to_contain_text("it can go on from here")
+    step, of = map(int, re.findall(r"update (\d+) of (\d+)", updates.inner_text())[0])
+    assert 0 < step < of
+    assert page.locator("#teach .two").count() == 0
+    # It is found again by somebody who comes back later, and goes on from where it was.
+    page.reload()
+    page.get_by_role("button", name="Show the run lake.txt").first.click()
+    expect(updates).to_contain_text(f"update {step} of {of}")
+    resume.click()
+    expect(page.locator("#teach .state")).to_have_text("done", timeout=180_000)
+    expect(updates).to_contain_text(f"update {of} of {of}")
+    texts = page.locator("#teach .two .sample-text")
+    for text in (texts.first, texts.last):
+        expect(text).to_contain_text("Once upon a time", timeout=60_000)
+    assert texts.first.inner_text() != texts.last.inner_text()
+    expect(page.locator("#teach iframe.report")).to_be_visible()
+
+
 def test_no_file_and_an_unusable_one_are_told_next_to_the_form(watched: Any) -> None:
     page = watched.open("teach")
     page.get_by_role("button", name="Show the plan").click()

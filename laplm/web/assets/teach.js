@@ -144,6 +144,12 @@ export function startTeach(root) {
       return; // the tab works without the list
     }
     runsCard.hidden = !all.length;
+    // Who comes back, or reloads the page, sees what is on its way.
+    const going = all.find((entry) => !ENDED.includes(entry.state));
+    if (!run && going) {
+      open(going);
+      return;
+    }
     replace(runs, all.map((entry) => h("li", { class: "row" },
       h("button", { type: "button", text: entry.name, onclick: () => open(entry), "aria-label": `Show the run ${entry.name}` }),
       h("span", { class: "note", text: `${entry.model}; ${SAID[entry.state] ?? entry.state}` }),
@@ -170,12 +176,18 @@ export function startTeach(root) {
   return { shown: list };
 }
 
+/** Add a point to a curve; after a run was stopped, steps may come again. */
+function put(curve, step, value) {
+  while (curve.length && curve.at(-1)[0] >= step) curve.pop();
+  if (value !== null && value !== undefined) curve.push([step, value]);
+}
+
 /** The card of one run: its plan, its curve, its samples, what it changed. */
 class RunCard {
   constructor(root, entry, act) {
     this.entry = entry;
     this.act = act;
-    this.state = h("p", { role: "status" });
+    this.state = h("p", { class: "state", role: "status" });
     this.problem = h("p", { class: "problem", role: "alert", hidden: true });
     this.buttons = h("div", { class: "row" });
     this.plan = h("div");
@@ -195,9 +207,9 @@ class RunCard {
     if (event === "state") this.entry = data;
     else if (event === "step") {
       Object.assign(this.entry, data);
-      (this.entry.losses ??= []).push([data.step, data.train_loss]);
+      put(this.entry.losses, data.step, data.train_loss);
     } else if (event === "eval") {
-      (this.entry.heldout_losses ??= []).push([data.step, data.heldout_loss]);
+      put(this.entry.heldout_losses, data.step, data.heldout_loss);
       this.entry.heldout_loss = data.heldout_loss;
       if (data.text) (this.entry.samples ??= []).push(data);
     }
@@ -242,7 +254,7 @@ class RunCard {
     const last = entry.samples?.at(-1);
     const left = entry.tokens_per_second && entry.max_steps ? ((entry.max_steps - entry.step) * entry.seconds) / Math.max(1, entry.step) : null;
     replace(this.live,
-      h("p", { class: "row" }, [
+      h("p", { class: "row updates" }, [
         `update ${entry.step ?? 0} of ${entry.max_steps ?? "…"}`,
         entry.train_loss && `loss ${entry.train_loss.toFixed(3)}`,
         entry.heldout_loss && `held out ${entry.heldout_loss.toFixed(3)}`,
