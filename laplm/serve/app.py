@@ -26,6 +26,8 @@ from laplm.serve.problems import (
     answer_error,
     answer_http_exception,
     answer_invalid,
+    answers,
+    given,
 )
 from laplm.serve.security import Guard, Observed, Secured
 
@@ -101,6 +103,7 @@ def make_app(options: Options) -> tuple[ASGIApp, Parts]:
         docs_url=None,  # its page loads scripts from outside
         redoc_url=None,
         lifespan=lifespan,
+        responses=answers(401, 403, 503),
         exception_handlers={
             HTTPException: answer_http_exception,
             RequestValidationError: answer_invalid,
@@ -129,7 +132,7 @@ def _add_health(app: FastAPI, metrics: Metrics) -> None:
         """Whether the server answers."""
         return Json({"status": "ok"})
 
-    @app.get("/metrics", tags=["health"])
+    @app.get("/metrics", tags=["health"], response_class=Response, responses=given("text/plain"))
     async def prometheus() -> Response:
         """Counters in Prometheus's text format."""
         return Response(metrics.text(), media_type=CONTENT_TYPE)

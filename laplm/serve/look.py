@@ -44,7 +44,7 @@ from laplm.look import (
 from laplm.look.view import Grid, Maps, Model, Part, Passage, Table, View, plain
 from laplm.run.language_model import LanguageModel
 from laplm.serve.models import Registry
-from laplm.serve.problems import ApiError, Json, to_json
+from laplm.serve.problems import BODY, ApiError, Json, answers, to_json
 from laplm.serve.streams import unless_gone
 
 T = TypeVar("T")
@@ -341,4 +341,5 @@ def _add(api: APIRouter, view: Shown, registry: Registry, worker: Worker) -> Non
 
     look.__annotations__["body"] = view.body
     look.__doc__ = view.summary
-    api.post(f"/{view.name}", name=view.name, summary=view.title)(look)
+    responses = answers(*BODY, 404, 429)
+    api.post(f"/{view.name}", name=view.name, summary=view.title, responses=responses)(look)

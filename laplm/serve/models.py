@@ -24,7 +24,7 @@ from laplm import built_in, hub
 from laplm.errors import InputError, LaplmError
 from laplm.gpt.adapter import is_adapter, read_adapter_config
 from laplm.gpt.checkpoint import read_config
-from laplm.serve.problems import ApiError, Json
+from laplm.serve.problems import BODY, ApiError, Json, answers
 from laplm.serve.scheduler import Scheduler, Watcher
 
 if TYPE_CHECKING:
@@ -392,13 +392,13 @@ def router(registry: Registry) -> APIRouter:
         """All models, with their sizes."""
         return Json({"default": registry.default, "models": await registry.entries()})
 
-    @api.post("/load")
+    @api.post("/load", responses=answers(*BODY, 404))
     async def load(body: ModelName) -> Response:
         """Bring a model into memory."""
         await registry.load(body.model)
         return Json(await registry.entry(body.model))
 
-    @api.post("/unload")
+    @api.post("/unload", responses=answers(*BODY, 404, 409))
     async def unload(body: ModelName) -> Response:
         """Take a model out of memory."""
         await registry.unload(body.model)

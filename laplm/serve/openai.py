@@ -25,7 +25,7 @@ from laplm.run.generate import GenerationStep, encode_prompt, seeded
 from laplm.run.sampler import Nudges, SamplingParams
 from laplm.serve.chat import ChatTemplate, Message
 from laplm.serve.models import Registry, Served, chat_template
-from laplm.serve.problems import ApiError, Json
+from laplm.serve.problems import BODY, ApiError, Json, answers, given
 from laplm.serve.scheduler import Item, Job, Order, PromptToken
 from laplm.serve.streams import DONE, EventStream, event, unless_gone
 
@@ -333,19 +333,20 @@ def _check_room(n_prompt: int, new: int, n_ctx: int) -> None:
 def router(registry: Registry) -> APIRouter:
     """The routes."""
     api = APIRouter(prefix="/v1", tags=["OpenAI"])
+    written = given("text/event-stream") | answers(*BODY, 404, 429)
 
     @api.get("/models")
     async def models() -> Response:
         """The models that can be asked for."""
         return Json({"object": "list", "data": [_model(name) for name in await registry.names()]})
 
-    @api.get("/models/{name:path}")
+    @api.get("/models/{name:path}", responses=answers(404))
     async def model(name: str) -> Response:
         """One of them."""
         await registry.entry(name)
         return Json(_model(name))
 
-    @api.post("/completions")
+    @api.post("/completions", responses=written)
     async def completions(body: CompletionRequest, request: Request) -> Response:
         """Continue a prompt."""
         _check_completion(body)
@@ -359,7 +360,7 @@ def router(registry: Registry) -> APIRouter:
             return Json(await unless_gone(request, _completion(batch, body), batch.cancel))
         raise AssertionError  # for the type checker: the stack swallows nothing
 
-    @api.post("/chat/completions")
+    @api.post("/chat/completions", responses=written)
     async def chat(body: ChatRequest, request: Request) -> Response:
         """Answer a conversation."""
         async with contextlib.AsyncExitStack() as stack:

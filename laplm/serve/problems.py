@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -26,6 +27,58 @@ _TYPES = {
     500: "server_error",
     503: "server_error",
 }
+
+
+# When each can come, for the OpenAPI description.
+_MEANS = {
+    400: "The body is no JSON, or a value in it cannot be used; the message says which and why.",
+    401: "The server wants its API key.",
+    403: "The Host or the Origin is not one that may use this server.",
+    404: "There is nothing of this name.",
+    408: "The request came too slowly, or took longer than --time-limit.",
+    409: "Not now: the message says what must end first.",
+    413: "The body is too large.",
+    415: "The body is not application/json.",
+    429: "Too many are waiting; come again after so many seconds.",
+    503: "The server is stopping, or a model is damaged or does not fit.",
+}
+_WAIT = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
+
+
+class Problem(BaseModel):
+    """What went wrong, and what to do."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(BaseModel):
+    """Every answer that is an error has this body, as in OpenAI's API."""
+
+    error: Problem
+
+
+BODY = (400, 408, 413, 415)  # where a request has a body
+
+
+def answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What else a route may answer, for the OpenAPI description: statuses with their meaning.
+
+    Whatever is not among them has the same body, which keeps FastAPI from describing its own.
+    """
+    out: dict[int | str, dict[str, Any]] = {
+        status: {"model": ErrorBody, "description": _MEANS[status]} for status in statuses
+    }
+    if 429 in out:
+        out[429]["headers"] = _WAIT
+    return {"default": {"model": ErrorBody, "description": "Anything else that fails."}, **out}
+
+
+def given(media_type: str) -> dict[int | str, dict[str, Any]]:
+    """A kind of answer besides what the route's class says, for the OpenAPI description."""
+    return {200: {"content": {media_type: {"schema": {"type": "string"}}}}}
 
 
 class Json(Response):

@@ -30,7 +30,7 @@ from laplm import home
 from laplm.home import write_whole
 from laplm.serve.logs import log, log_exception
 from laplm.serve.models import Registry
-from laplm.serve.problems import ApiError, Json
+from laplm.serve.problems import BODY, ApiError, Json, answers, given
 from laplm.serve.streams import EventStream, event
 
 _BUSY = ("planning", "running", "stopping")
@@ -520,19 +520,19 @@ def router(registry: Registry, tunings: Tunings) -> APIRouter:
         """All runs, the last one first."""
         return Json({"runs": tunings.entries()})
 
-    @api.post("", status_code=201)
+    @api.post("", status_code=201, responses=answers(*BODY, 404, 429))
     async def create(body: TuneRequest) -> Response:
         """Keep the data and plan a run."""
         name = body.model or registry.default
         run = await tunings.create(body, await registry.target(name), name)
         return Json(run.entry(), 201)
 
-    @api.get("/{id}")
+    @api.get("/{id}", responses=answers(404))
     async def one(id: str) -> Response:
         """One run."""
         return Json(tunings.get(id).entry())
 
-    @api.delete("/{id}")
+    @api.delete("/{id}", responses=answers(404, 409))
     async def delete(id: str) -> Response:
         """Take a run away, with the model that it made."""
         run = tunings.get(id)
@@ -540,26 +540,28 @@ def router(registry: Registry, tunings: Tunings) -> APIRouter:
         registry.forget(f"run:{id}")
         return Json({"id": id, "deleted": True})
 
-    @api.post("/{id}/start")
+    @api.post("/{id}/start", responses=answers(404, 409))
     async def start(id: str) -> Response:
         """Train; one that was stopped or has failed goes on from its last checkpoint."""
         run = tunings.get(id)
         tunings.start(run)
         return Json(run.entry())
 
-    @api.post("/{id}/stop")
+    @api.post("/{id}/stop", responses=answers(404, 409))
     async def stop(id: str) -> Response:
         """Stop at the next update; everything is kept."""
         run = tunings.get(id)
         tunings.stop(run)
         return Json(run.entry())
 
-    @api.get("/{id}/events")
+    @api.get(
+        "/{id}/events", response_class=Response, responses=given("text/event-stream") | answers(404)
+    )
     async def events(id: str) -> Response:
         """What happens, as server-sent events: state, step, eval."""
         return EventStream(tunings.events(tunings.get(id)), contextlib.AsyncExitStack())
 
-    @api.get("/{id}/report")
+    @api.get("/{id}/report", response_class=Response, responses=given("text/html") | answers(404))
     async def report(id: str) -> Response:
         """What the tuning changed, as a page."""
         path = tunings.get(id).model_directory / "report.html"
