@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from laplm.cli.output import note
+from laplm.cli.output import note, progress_bars
 from laplm.errors import InputError
 
 _PORT = 8080
@@ -116,17 +116,20 @@ def _serve(args: argparse.Namespace) -> int:
     logs.set_up(quiet=args.quiet)
 
     def ready(address: str) -> None:
+        progress.close()
         page = f"{address}?key=..." if key else address
         note(f"the page: {page}  OpenAI's API: {address}v1  Ctrl-C stops")
 
-    serve(
-        options,
-        args.host,
-        args.port,
-        grace=args.grace,
-        open_page=_has_browser() if args.open is None else args.open,
-        ready=ready,
-    )
+    with progress_bars() as progress:
+        serve(
+            options,
+            args.host,
+            args.port,
+            grace=args.grace,
+            open_page=_has_browser() if args.open is None else args.open,
+            ready=ready,
+            progress=progress,
+        )
     return 0
 
 
