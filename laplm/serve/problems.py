@@ -60,6 +60,7 @@ class ErrorBody(BaseModel):
     error: Problem
 
 
+CLIENT_GONE = 499  # as nginx counts requests whose client did not wait for an answer
 BODY = (400, 408, 413, 415)  # where a request has a body
 
 

@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from laplm.serve.logs import log, log_exception
 from laplm.serve.metrics import Metrics
-from laplm.serve.problems import ApiError, problem_of
+from laplm.serve.problems import CLIENT_GONE, ApiError, problem_of
 
 COOKIE = "laplm_key"
 PAGE_POLICY = (
@@ -302,8 +302,9 @@ class Observed:
         finally:
             seconds = time.perf_counter() - start
             route = self._route_of(scope)
-            self._metrics.request(route, scope["method"], status or 499, seconds)
+            status = status or CLIENT_GONE
+            self._metrics.request(route, scope["method"], status, seconds)
             if scope["path"] not in ("/healthz", "/metrics"):
                 client = (scope.get("client") or ("", 0))[0]
-                log("request", method=scope["method"], path=scope["path"], status=status or 499,
+                log("request", method=scope["method"], path=scope["path"], status=status,
                     seconds=round(seconds, 4), client=client, **scope.get("laplm", {}))  # fmt: skip
