@@ -299,6 +299,9 @@ class Registry:
         return self._described[name] | {
             "loaded": served is not None,
             "precision": self.settings.precision,
+            "look_precision": (
+                None if served is None or served.look is None else self.settings.look_precision
+            ),
             "memory_bytes": None if served is None else served.memory_bytes,
         }
 

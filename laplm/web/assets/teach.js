@@ -18,7 +18,7 @@ const PLAN = [
   ["Memory", (p) => p.memory_bytes && `about ${bytes(p.memory_bytes)} at the peak${p.machine_bytes ? ` of ${bytes(p.machine_bytes)} that this machine has free` : ""}`],
   ["Read", (p) => p.documents && `${count(p.documents)} documents, ${count(p.tokens)} tokens`],
   ["Learned from", (p) => p.train_documents && `${count(p.train_documents)} documents in windows of ${count(p.window)} tokens, ${Math.round(100 * p.filled)} % filled`],
-  ["Held out", (p) => p.heldout_documents !== undefined && `${count(p.heldout_documents)} documents, only measured on`],
+  ["Held out", (p) => p.heldout_documents !== undefined && `${count(p.heldout_documents)} ${p.heldout_documents === 1 ? "document" : "documents"}, only measured on`],
   ["Trained", (p) => p.trained && `${count(p.trained)} numbers${p.method === "lora" ? ", beside the model’s own" : ""}`],
   ["Left out", (p) => p.skipped?.length && p.skipped.join("; ")],
 ];
@@ -38,7 +38,7 @@ export function startTeach(root) {
     h("p", { class: "note", text: ".txt (documents separated by a line <|endoftext|>), .jsonl or .csv. It stays on this machine." }));
   const methodId = freshId();
   const method = h("select", { id: methodId },
-    h("option", { value: "full", text: "the whole model" }), h("option", { value: "lora", text: "small matrices beside it (LoRA)" }));
+    h("option", { value: "full", text: "the whole model" }), h("option", { value: "lora", text: "LoRA: small matrices beside it" }));
   const epochs = numberField({ label: "Passes over the text", min: 1, max: 100, value: 3 });
   const rate = numberField({ label: "Learning rate", min: 0, step: "any", placeholder: "default" });
   const plan = h("button", { type: "submit", class: "main", text: "Show the plan" });
@@ -53,7 +53,7 @@ export function startTeach(root) {
       h("p", { text: "Give the model a text of yours. First you see a plan: how long it takes and how much memory it needs. Nothing starts until you say so." })),
     h("form", { class: "card form", onsubmit: (event) => { event.preventDefault(); makePlan(); } }, drop,
       h("div", { class: "controls" },
-        h("div", { class: "field" }, h("label", { for: methodId, text: "What is trained" }), method), epochs.element, rate.element),
+        h("div", { class: "field choose" }, h("label", { for: methodId, text: "What is trained" }), method), epochs.element, rate.element),
       h("div", { class: "row" }, plan), error),
     card, runsCard);
 
@@ -296,7 +296,7 @@ class RunCard {
     };
     replace(this.after, h("h4", { text: "Before and after" }),
       h("form", { class: "form", onsubmit: (event) => { event.preventDefault(); write(); } },
-        h("div", { class: "controls" }, h("div", { class: "field" }, h("label", { for: id, text: "Prompt" }), prompt), seed.element),
+        h("div", { class: "controls" }, h("div", { class: "field choose" }, h("label", { for: id, text: "Prompt" }), prompt), seed.element),
         h("div", { class: "row" }, go), error),
       h("div", { class: "two" }, h("div", {}, h("h4", { text: `before: ${entry.model}` }), before), h("div", {}, h("h4", { text: `after: ${taught}` }), after)));
     write();

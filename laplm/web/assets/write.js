@@ -5,6 +5,7 @@ import { freshId, h, numberField, percent, replace, slider, visible } from "./do
 import { chosenModel } from "./models-list.js";
 
 const ALTERNATIVES = 8;
+const LONGEST_WORD = 18; // characters that a line of a phone holds
 const LEVELS = [[0.5, "over 50 %"], [0.2, "20 to 50 %"], [0.05, "5 to 20 %"], [0, "under 5 %"]];
 const level = (p) => LEVELS.findIndex(([least]) => p >= least);
 
@@ -136,6 +137,7 @@ class Sample {
     this.goOn = goOn;
     this.tokens = [];
     this.promptIds = null;
+    this.word = null;
     this.passage = h("p", { class: "passage" }, h("span", { class: "prompt", text: prompt }));
     this.choice = h("div", { class: "choice", hidden: true });
     const copy = h("button", { class: "quiet", type: "button", text: "Copy", "aria-label": `Copy the text${title ? ` of ${title}` : ""}` });
@@ -166,9 +168,17 @@ class Sample {
       title: said, "aria-label": `token ${said}`, "aria-expanded": "false",
     });
     button.addEventListener("click", () => this.ask(at, button));
-    // A line may end between two words and after a line break, but not inside a word.
-    if (!/^\s/.test(token.text)) this.passage.append("\u2060");
-    this.passage.append(button, token.text.includes("\n") ? "\n" : "");
+    // A line may end between two words and after a line break, but not inside a word: its tokens
+    // stand in one span. What is too long for a line is no word.
+    if (!this.word || /^\s/.test(token.text) || this.word.textContent.length + token.text.length > LONGEST_WORD) {
+      this.word = h("span", { class: "whole" });
+      this.passage.append(this.word);
+    }
+    this.word.append(button);
+    if (token.text.includes("\n")) {
+      this.passage.append("\n");
+      this.word = null;
+    }
   }
 
   /** Show what could have stood in a token's place. */

@@ -6,7 +6,7 @@ import { scatter } from "../charts.js";
 import { debounce, freshId, h, keepFocus, replace, slider } from "../dom.js";
 import { chosenModel, onModels } from "../models-list.js";
 import { drawLens } from "./lens.js";
-import { drawLogits, drawNext } from "./next.js";
+import { drawGlance, drawLogits, drawNext } from "./next.js";
 import { STAGES } from "./stages.js";
 import { makeTower, vectorRow } from "./tower.js";
 import { makeWalk } from "./walk.js";
@@ -44,6 +44,7 @@ export function startLook(root) {
       h("h3", { text: title }), h("p", { class: "sentence", text: sentence }), ...extra, bodies[name]);
   };
   const lens = h("div", { class: "stage-body" });
+  const glance = h("p", { class: "glance", "aria-hidden": "true" }); // the bars themselves are read out
   const logits = section("logits");
   logits.append(lens);
   const walk = makeWalk(
@@ -60,7 +61,7 @@ export function startLook(root) {
         section("tokens"),
         section("embeddings", h("div", { class: "field" }, h("label", { for: wordsId, text: "Words to compare with (at most 12)" }), words)),
         section("positions"),
-        section("block"), section("final"), logits),
+        section("block"), section("final"), logits, glance),
       h("aside", { class: "side", "aria-label": "The next token" },
         section("sampling", h("div", { class: "controls narrow" }, temperature.element, topK.element, topP.element)))),
     walk.bar);
@@ -113,7 +114,12 @@ export function startLook(root) {
   // A slider changes nothing before the logits: the rest need not be computed or drawn again.
   function askForNext() {
     if (!shown || !seen) return;
-    request({ lens: false }, (result) => drawNext(bodies.sampling, result));
+    request({ lens: false }, drawBars);
+  }
+
+  function drawBars(result) {
+    drawNext(bodies.sampling, result);
+    drawGlance(glance, result);
   }
 
   function draw(result) {
@@ -133,7 +139,7 @@ export function startLook(root) {
       replace(bodies.final, vectorRow(end, "X after the last block", "moments"), vectorRow(normed, "normalised", "moments"), vectorRow(last, "with gain and shift", "moments"));
       drawLogits(bodies.logits, seen);
       drawLens(lens, seen);
-      drawNext(bodies.sampling, seen);
+      drawBars(seen);
       drawOffs();
     });
     walk.drawn();
