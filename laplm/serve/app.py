@@ -109,6 +109,7 @@ def make_app(options: Options) -> tuple[ASGIApp, Parts]:
             RequestValidationError: answer_invalid,
             ApiError: answer_error,
             LaplmError: answer_error,
+            Exception: answer_error,
         },
     )
     app.include_router(openai.router(registry))
@@ -151,10 +152,10 @@ def _add_page(app: FastAPI) -> None:
 
     @app.get("/assets/{name:path}", include_in_schema=False)
     async def asset(name: str) -> Response:
-        path = (WEB / "assets" / name if name else WEB / "index.html").resolve()
-        inside = (
-            path.is_relative_to(WEB.resolve()) and path.is_file() if "\0" not in name else False
-        )
-        if not inside:
-            raise ApiError(404, "no such file of the page")
-        return await asyncio.to_thread(answer, path)
+        try:
+            path = (WEB / "assets" / name if name else WEB / "index.html").resolve()
+            if path.is_relative_to(WEB.resolve()) and path.is_file():
+                return await asyncio.to_thread(answer, path)
+        except (OSError, ValueError):  # a name that no file can have
+            pass
+        raise ApiError(404, "no such file of the page")

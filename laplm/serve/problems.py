@@ -150,6 +150,7 @@ async def answer_http_exception(_: Request, error: Exception) -> Response:
     """No such route, or not with this method."""
     assert isinstance(error, HTTPException)
     message = {
+        400: "the body cannot be read as JSON; send one JSON object in UTF-8, not nested deeply",
         404: "no such address; GET /openapi.json lists those that there are",
         405: "this address does not take this method; GET /openapi.json says which it takes",
     }.get(error.status_code, str(error.detail))
@@ -159,14 +160,31 @@ async def answer_http_exception(_: Request, error: Exception) -> Response:
 async def answer_invalid(_: Request, error: Exception) -> Response:
     """A body that is not what the route takes: the first thing that is wrong with it."""
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    where = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
+    first, *others = error.errors()
+    where = _where(first, error.body)
     if first["type"] == "json_invalid":
         reason = (first.get("ctx") or {}).get("error", "not JSON")
         return ApiError(400, f"the body is not JSON ({reason}); send one JSON object").response()
     param = ".".join(where) or None
-    said = f"{param}: {first['msg']}" if param else f"the body: {first['msg']}"
+    # Of what may be one thing or another, each says what it would have to be.
+    reasons = [first["msg"], *(e["msg"] for e in others if _where(e, error.body) == where)]
+    said = f"{param or 'the body'}: {', or: '.join(dict.fromkeys(reasons))}"
     return ApiError(400, said, param=param, code=first["type"]).response()
+
+
+def _where(error: Mapping[str, Any], body: Any) -> list[str]:
+    """The way to a wrong value, without the names of the types that it might have had."""
+    where = []
+    for part in error["loc"][1:]:
+        there = isinstance(part, int) and isinstance(body, list) and part < len(body)
+        if there or (isinstance(body, dict) and part in body):
+            body = body[part]
+            where.append(str(part))
+        elif error["type"] == "missing":
+            where.append(str(part))
+        else:
+            break
+    return where
 
 
 async def answer_error(_: Request, error: Exception) -> Response:

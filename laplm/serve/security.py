@@ -40,6 +40,7 @@ _HEADERS = {
 }
 _PROMPTS = ("/v1/", "/api/look/")  # where bodies hold prompts
 _MOST_LOGGED = 100_000  # characters of a body
+_MOST_DROPPED = 1 << 30  # bytes of a body that is too large
 _OPEN = ("/healthz", "/", "/favicon.ico")  # answered without a key; and the page's own files
 
 
@@ -72,6 +73,8 @@ class Guard:
 
     def host_is_ours(self, host: str) -> bool:
         """Whether a Host header names this server."""
+        if "@" in host:
+            return False
         name = urlsplit(f"//{host}").hostname or ""
         if name == "localhost" or name in self.names:
             return True
@@ -144,8 +147,8 @@ class Secured:
             if headers.get(b"sec-fetch-site") in ("cross-site", "same-site") and not reads_page:
                 raise _foreign("a page of another site")
         elif origin not in self._guard.origins:
-            parts = urlsplit(origin)
-            if parts.netloc.lower() != host.lower() or parts.scheme not in ("http", "https"):
+            scheme, _, address = origin.partition("://")
+            if scheme not in ("http", "https") or address.lower() != host.lower():
                 raise _foreign(f"Origin {origin!r}")
 
     def _check_key(self, scope: Scope, headers: dict[bytes, str]) -> None:
@@ -192,9 +195,11 @@ class Secured:
             headers={"Connection": "close"},
         )
         length = headers.get(b"content-length", "0")
-        if length.isdigit() and int(length) > most:
+        announced = length.isdigit() and int(length) > most
+        # Who waits to be told to send need not send it.
+        if announced and headers.get(b"expect", "").lower() == "100-continue":
             raise too_large
-        body = bytearray()
+        body, count = bytearray(), 0
         try:
             async with asyncio.timeout(guard.body_seconds):
                 more = True
@@ -202,8 +207,12 @@ class Secured:
                     message = await receive()
                     if message["type"] == "http.disconnect":
                         raise ApiError(400, "the request ended before its body")
-                    body += message.get("body", b"")
-                    if len(body) > most:
+                    piece = message.get("body", b"")
+                    count += len(piece)
+                    # The rest is read and dropped: a client that still sends would not read why.
+                    if count <= most and not announced:
+                        body += piece
+                    if count > _MOST_DROPPED:
                         raise too_large
                     more = message.get("more_body", False)
         except TimeoutError:
@@ -212,6 +221,8 @@ class Secured:
                 f"the body did not come within {guard.body_seconds:g} s; send it faster",
                 headers={"Connection": "close"},
             ) from None
+        if announced or count > most:
+            raise too_large
         kind = headers.get(b"content-type", "").partition(";")[0].strip().lower()
         if body and kind != "application/json":
             # Other kinds could be sent by a form of any site, with no check by the browser.

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -25,6 +26,7 @@ from laplm.errors import InputError
 from laplm.serve.app import Options, Parts, make_app
 from laplm.serve.logs import log
 from laplm.serve.models import warm_up
+from laplm.serve.problems import ApiError
 
 if TYPE_CHECKING:
     from laplm.gpt.quantize import Progress
@@ -68,6 +70,7 @@ def serve(
     config = uvicorn.Config(
         app,
         http=_Impatient,
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
@@ -105,6 +108,22 @@ class _Impatient(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._let_be()
         super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        """What cannot be read as HTTP is answered as everything else is."""
+        said = f"{msg.rstrip('.')}; send HTTP/1.1, to http:// and not to https://"
+        body = ApiError(400, said).response().body
+        headers = [
+            (b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)),
+            (b"connection", b"close"),
+        ]  # fmt: skip
+        for event in (
+            h11.Response(status_code=400, headers=headers, reason=b"Bad Request"),
+            h11.Data(data=bytes(body)),
+            h11.EndOfMessage(),
+        ):
+            self.transport.write(self.conn.send(event))
+        self.transport.close()
 
     def _watch(self) -> None:
         # The time is counted from the connection, or from a request's first byte after others.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import socket
@@ -134,6 +135,8 @@ def test_a_port_that_is_taken_is_said_with_what_to_do() -> None:
     assert ended.returncode != 0
     assert f"port {port} is taken" in ended.stderr
     assert f"--port {port + 1}" in ended.stderr
+    if sys.platform == "linux":
+        assert f"(process {os.getpid()})" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 
