@@ -326,10 +326,10 @@ def _prompts(body: CompletionRequest) -> list[str | list[int]]:
 
 def _check_room(n_prompt: int, new: int, n_ctx: int) -> None:
     if n_prompt + new > n_ctx:
+        fewer = f", or set max_tokens to at most {n_ctx - n_prompt:,}" if n_prompt < n_ctx else ""
         raise ContextLengthError(
             f"this model holds {n_ctx:,} tokens, but {n_prompt:,} in the prompt and {new:,} to "
-            f"write were asked for; shorten the prompt, or set max_tokens to at most "
-            f"{max(0, n_ctx - n_prompt):,}"
+            f"write were asked for; shorten the prompt{fewer}"
         )
 
 

@@ -463,7 +463,8 @@ class Tunings:
         else:
             said = run.last_words() or f"the tuning ended with status {code}"
         log("tuning ended", run=run.id, status=code)
-        return code, said
+        # By the name that its owner gave it, and not by that of our own copy.
+        return code, said.replace(str(run.directory / run.kept["data"]), run.kept["name"])
 
     def _heard(self, run: Run, told: bytes) -> None:
         try:

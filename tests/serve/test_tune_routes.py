@@ -154,6 +154,9 @@ def test_data_that_cannot_be_learned_says_why(client: TestClient) -> None:
     entry = until(client, create(client, content="one"), "planned", "failed")
     assert entry["state"] == "failed"
     assert "too little" in entry["message"]
+    assert client.post(f"/api/tune/{entry['id']}/start").status_code == 409
+    entry = until(client, create(client, content="a\0b"), "planned", "failed")
+    assert entry["message"].startswith("notes.txt, line 1: a NUL byte")
     assert "Traceback" not in entry["message"]
     assert client.post(f"/api/tune/{entry['id']}/start").status_code == 409
 

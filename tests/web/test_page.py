@@ -121,6 +121,7 @@ def test_what_the_server_refuses_is_said_next_to_the_form(watched: Any) -> None:
     alert = page.locator("#write form [role=alert]")
     expect(alert).to_be_visible()
     expect(alert).to_contain_text("512")
+    assert page.locator("#write .sample").count() == 0
     # The browser itself notes the refused request; that is all.
     assert [c for c in watched.complaints if "status of 400" not in c] == []
     watched.complaints.clear()
@@ -212,6 +213,47 @@ def test_the_walk_goes_through_all_stages_in_order_with_arrow_keys(watched: Any)
         "final", "logits", "sampling",
     ]  # fmt: skip
     expect(page.locator(".walk")).to_be_hidden()
+
+
+def test_a_text_that_does_not_fit_is_told_and_what_is_shown_is_marked_as_old(watched: Any) -> None:
+    page = watched.open("look")
+    look(page)
+    field = page.get_by_label("Text", exact=True)
+    field.fill("word " * 600)
+    expect(page.locator("#look [role=alert]")).to_contain_text("512")
+    expect(page.locator("#look.stale")).to_have_count(1)
+    field.fill("word " * 300)
+    expect(page.locator("#look.stale")).to_have_count(0)
+    # The token that is followed is in sight, though there are many before it.
+    here = page.locator("[data-stage=tokens] .chip.here")
+    box, around = here.bounding_box(), page.locator("[data-stage=tokens] .chips").bounding_box()
+    assert box and around
+    assert around["y"] <= box["y"] <= around["y"] + around["height"]
+    watched.complaints[:] = [c for c in watched.complaints if "status of 400" not in c]
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_the_next_token_is_in_sight_while_a_head_is_switched_off(watched: Any, width: int) -> None:
+    watched.page.set_viewport_size({"width": width, "height": 740})
+    page = watched.open("look")
+    look(page)
+    page.locator("#look .head").nth(3).scroll_into_view_if_needed()
+    page.locator("#look .head").nth(3).click()
+    place = page.locator("#look .glance" if width < 1000 else "#look .side .bars li").first
+    expect(place).to_be_in_viewport()
+    if width < 1000:
+        expect(place).to_contain_text("was")
+
+
+def test_no_word_is_broken_at_the_end_of_a_line(watched: Any) -> None:
+    watched.page.set_viewport_size({"width": 360, "height": 740})
+    page = watched.open("write")
+    write(page, tokens=120)
+    words = page.locator("#write .whole")
+    assert words.count() < page.locator("#write .token").count()
+    for box in (words.nth(i).bounding_box() for i in range(words.count())):
+        assert box is not None
+        assert box["height"] < 45  # one line
 
 
 # --- teach ------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ export function startTeach(root) {
   const methodId = freshId();
   const method = h("select", { id: methodId },
     h("option", { value: "full", text: "the whole model" }), h("option", { value: "lora", text: "LoRA: small matrices beside it" }));
-  const epochs = numberField({ label: "Passes over the text", min: 1, max: 100, value: 3 });
+  const epochs = numberField({ label: "Passes over the text", min: 1, max: 100, value: 3, placeholder: "default" });
   const rate = numberField({ label: "Learning rate", min: 0, step: "any", placeholder: "default" });
   const plan = h("button", { type: "submit", class: "main", text: "Show the plan" });
   const error = h("p", { class: "problem", role: "alert", hidden: true });
@@ -90,7 +90,8 @@ export function startTeach(root) {
     }
     plan.disabled = true;
     try {
-      const settings = { method: method.value, epochs: Number(epochs.input.value) };
+      const settings = { method: method.value };
+      if (epochs.input.value !== "") settings.epochs = Number(epochs.input.value);
       if (rate.input.value !== "") settings.learning_rate = Number(rate.input.value);
       open(await post("/api/tune", { name: file.name, content: await file.text(), model: chosenModel(), settings }));
     } catch (problem) {

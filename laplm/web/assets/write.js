@@ -5,6 +5,7 @@ import { freshId, h, numberField, percent, replace, slider, visible } from "./do
 import { chosenModel } from "./models-list.js";
 
 const ALTERNATIVES = 8;
+const SHOWN_PROMPT = 400; // characters, the last ones, that stand before what is written
 const LONGEST_WORD = 18; // characters that a line of a phone holds
 const LEVELS = [[0.5, "over 50 %"], [0.2, "20 to 50 %"], [0.05, "5 to 20 %"], [0, "under 5 %"]];
 const level = (p) => LEVELS.findIndex(([least]) => p >= least);
@@ -24,7 +25,7 @@ export function startWrite(root) {
   const topP = slider({ label: "Top-p", min: 0.05, max: 1, step: 0.01, value: 1,
     say: (v) => (v === 1 ? "off" : v.toFixed(2)), help: "Only the likeliest tokens that together hold this probability." });
   const length = numberField({ label: "Tokens", min: 1, max: 1000, value: 60 });
-  const seed = numberField({ label: "Seed", min: 0, placeholder: "random", help: "The same seed gives the same text" });
+  const seed = numberField({ label: "Seed", min: 0, max: Number.MAX_SAFE_INTEGER, placeholder: "random", help: "The same seed gives the same text" });
   const samplesId = freshId();
   const samples = h("select", { id: samplesId }, [1, 2, 3, 4, 5, 10].map((n) => h("option", { value: n, text: String(n) })));
   const go = h("button", { class: "main", type: "submit", text: "Write" });
@@ -85,6 +86,7 @@ export function startWrite(root) {
     let count = 0;
     let promptIds = null;
     let ended = "";
+    let failed = false;
     try {
       const body = {
         model, prompt: from ? from.ids : prompt.value, max_tokens: Number(length.input.value), n,
@@ -113,12 +115,19 @@ export function startWrite(root) {
       else {
         error.textContent = problem.message;
         error.hidden = false;
+        failed = true;
       }
     }
     if (running !== control) return; // another one has begun
     running = null;
     stop.disabled = true;
     result.removeAttribute("aria-busy");
+    if (failed && !count) { // there is nothing to show but the reason
+      replace(status);
+      replace(result);
+      legend.hidden = true;
+      return;
+    }
     const seconds = (performance.now() - start) / 1000;
     replace(status, `${count} tokens in ${seconds.toFixed(1)} s, ${Math.round(count / seconds)} tokens/s; ${model}, seed `,
       h("button", { class: "link", type: "button", text: String(used), title: "Keep this seed",
@@ -138,7 +147,10 @@ class Sample {
     this.tokens = [];
     this.promptIds = null;
     this.word = null;
-    this.passage = h("p", { class: "passage" }, h("span", { class: "prompt", text: prompt }));
+    const from = prompt.length - SHOWN_PROMPT;
+    this.passage = h("p", { class: "passage" }, h("span", {
+      class: "prompt", text: from > 0 ? `…${prompt.slice(prompt.indexOf(" ", from) + 1 || from)}` : prompt,
+    }));
     this.choice = h("div", { class: "choice", hidden: true });
     const copy = h("button", { class: "quiet", type: "button", text: "Copy", "aria-label": `Copy the text${title ? ` of ${title}` : ""}` });
     copy.addEventListener("click", async () => {

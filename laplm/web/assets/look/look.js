@@ -95,6 +95,7 @@ export function startLook(root) {
       }, control.signal);
       if (running !== control) return;
       error.hidden = true;
+      root.classList.remove("stale");
       use(answer.result);
       timing.textContent = `${answer.result.ids.length} tokens, ${answer.result.model}: computed in ${Math.round(1000 * answer.seconds)} ms, shown after ${Math.round(performance.now() - start)} ms`;
       root.dataset.took = String(Math.round(performance.now() - start));
@@ -102,6 +103,7 @@ export function startLook(root) {
       if (aborted(problem)) return;
       error.textContent = problem.message;
       error.hidden = false;
+      root.classList.add("stale"); // what is still shown is of the text before
     }
   }
 
@@ -131,6 +133,8 @@ export function startLook(root) {
         onclick: () => { state.position = i === seen.tokens.length - 1 ? null : i; ask(); },
       }, token, h("small", { text: String(seen.ids[i]) })))),
         h("p", { class: "note" }, "Followed below: ", h("b", { class: "mono", text: seen.tokens[seen.position] }), `, position ${seen.position}. Choose another to follow it.`));
+      const chips = bodies.tokens.firstChild;
+      chips.scrollTop = chips.querySelector(".here").offsetTop - chips.offsetTop - chips.clientHeight / 2;
       drawEmbeddings(bodies.embeddings, seen);
       const [token, position, sum] = seen.embedding;
       replace(bodies.positions, vectorRow(token, `“${seen.tokens[seen.position]}”`), vectorRow(position, `+ position ${seen.position}`), vectorRow(sum, "= X, into block 1"));
