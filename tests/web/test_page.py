@@ -363,7 +363,21 @@ def test_keys_alone_are_enough(watched: Any) -> None:
     page.keyboard.press("Home")
     page.get_by_label("Prompt", exact=True).focus()
     page.keyboard.press("Control+Enter")
-    page.locator("#write .token").first.wait_for()
+    expect(page.locator("#write .status").first).to_contain_text("tokens in")
+    # One stop for all tokens of a text, arrow keys inside; then what else a token could have been.
+    tokens = page.locator("#write .token")
+    page.get_by_role("button", name="Copy the text").focus()
+    page.keyboard.press("Tab")
+    expect(tokens.first).to_be_focused()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    expect(tokens.nth(2)).to_be_focused()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    expect(page.locator("#write .alternative").first).to_be_focused()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(page.locator("#write .sample h3")).to_have_text("with another token")
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -1,7 +1,7 @@
 // The Write tab: a prompt goes on, token by token; every token can be questioned and replaced.
 
 import { aborted, events } from "./api.js";
-import { freshId, h, numberField, percent, replace, slider, visible } from "./dom.js";
+import { arrowKeys, freshId, h, numberField, percent, replace, slider, visible } from "./dom.js";
 import { chosenModel } from "./models-list.js";
 
 const ALTERNATIVES = 8;
@@ -35,7 +35,7 @@ export function startWrite(root) {
   const result = h("div", { class: "samples" });
   const legend = h("p", { class: "legend" }, "How likely each token was:",
     LEVELS.map(([, text], i) => h("span", { class: `key level${i}`, text })),
-    "Choose a token to see what else it could have been.");
+    "Choose a token to see what else it could have been; arrow keys move among them.");
   legend.hidden = true;
   // Tokens fly by; what is read out is the whole text, once it is there.
   const spoken = h("p", { class: "unseen", "aria-live": "polite" });
@@ -151,6 +151,7 @@ class Sample {
     this.passage = h("p", { class: "passage" }, h("span", {
       class: "prompt", text: from > 0 ? `…${prompt.slice(prompt.indexOf(" ", from) + 1 || from)}` : prompt,
     }));
+    arrowKeys(this.passage, ".token");
     this.choice = h("div", { class: "choice", hidden: true });
     const copy = h("button", { class: "quiet", type: "button", text: "Copy", "aria-label": `Copy the text${title ? ` of ${title}` : ""}` });
     copy.addEventListener("click", async () => {
@@ -177,7 +178,7 @@ class Sample {
     const button = h("button", {
       type: "button", class: `token level${level(p)}${token.chosen ? " chosen" : ""}`,
       text: token.text.replaceAll("\n", "↵"),
-      title: said, "aria-label": `token ${said}`, "aria-expanded": "false",
+      title: said, "aria-label": `token ${said}`, "aria-expanded": "false", tabindex: at ? -1 : 0,
     });
     button.addEventListener("click", () => this.ask(at, button));
     // A line may end between two words and after a line break, but not inside a word: its tokens

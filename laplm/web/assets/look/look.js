@@ -3,7 +3,7 @@
 
 import { aborted, post } from "../api.js";
 import { scatter } from "../charts.js";
-import { debounce, freshId, h, keepFocus, replace, slider } from "../dom.js";
+import { arrowKeys, debounce, freshId, h, keepFocus, replace, slider } from "../dom.js";
 import { chosenModel, onModels } from "../models-list.js";
 import { drawLens } from "./lens.js";
 import { drawGlance, drawLogits, drawNext } from "./next.js";
@@ -134,6 +134,7 @@ export function startLook(root) {
       }, token, h("small", { text: String(seen.ids[i]) })))),
         h("p", { class: "note" }, "Followed below: ", h("b", { class: "mono", text: seen.tokens[seen.position] }), `, position ${seen.position}. Choose another to follow it.`));
       const chips = bodies.tokens.firstChild;
+      arrowKeys(chips, ".chip")(chips.querySelector(".here"));
       chips.scrollTop = chips.querySelector(".here").offsetTop - chips.offsetTop - chips.clientHeight / 2;
       drawEmbeddings(bodies.embeddings, seen);
       const [token, position, sum] = seen.embedding;
