@@ -16,6 +16,7 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import sys
 import time
 from collections.abc import AsyncGenerator, Mapping
@@ -144,6 +145,18 @@ class Run:
         said = self.last_words()
         return f"{message}. The last that it said: {said}" if said else message
 
+    def end_leftover(self) -> None:
+        """End a process that has outlived a killed server, lest two write to one directory.
+
+        It ends by itself at the next thing that it tells, for nobody listens any more; but an
+        update of a large model takes its time. Only Linux tells whose process it is.
+        """
+        with contextlib.suppress(OSError, KeyError, TypeError, ValueError):
+            pid = int(self.kept["pid"])
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if any(word.endswith(os.fsencode(self.model_directory)) for word in words):
+                os.kill(pid, signal.SIGTERM)
+
     def entry(self) -> dict[str, Any]:
         """All of it, as ``GET /api/tune/{id}`` tells it."""
         plan = self.kept["plan"]
@@ -242,7 +255,9 @@ class Tunings:
                 kept = json.loads((path / "entry.json").read_bytes())
                 run = Run(path, kept)
                 run.read_back()
-                if run.state == "running":  # the server was killed, and took it along
+                if run.state in _BUSY:
+                    run.end_leftover()
+                if run.state == "running":  # the server was killed
                     run.kept |= {"state": "failed", "message": run.with_last_words(_ENDED)}
                 elif run.state == "stopping":
                     run.kept["state"] = "stopped"
@@ -441,6 +456,8 @@ class Tunings:
                     *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
                     stderr=complaints, limit=_LINE, start_new_session=True,
                 )  # fmt: skip
+            run.kept["pid"] = process.pid
+            self._write_entry(run)
             if run.state == "stopping":  # while it was being started
                 _terminate(run)
             assert process.stdout is not None

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -137,6 +140,30 @@ def test_a_run_is_found_as_the_servers_end_left_it(
     if left == "running":
         assert "it can go on" in entry["message"]
         assert entry["message"].endswith("the disk is full")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no other system tells whose process it is")
+def test_what_a_killed_server_left_running_is_ended_and_nothing_else(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    sleep = [sys.executable, "-c", "import time; time.sleep(300)"]
+    directory = tmp_path / "runs" / "20260101-000000-abcd"
+    directory.mkdir(parents=True)
+    for word, ended in ((f"--out={directory / 'model'}", True), ("--out=/elsewhere", False)):
+        with subprocess.Popen([*sleep, word]) as process:
+            kept = {
+                "name": "notes.txt", "model": "tiny", "target": "tiny", "data": "data.txt",
+                "settings": {}, "words": [], "created": 1.0, "state": "running", "plan": None,
+                "pid": process.pid,
+            }  # fmt: skip
+            (directory / "entry.json").write_text(json.dumps(kept))
+            with make_client(tiny_model_dir, tmp_path / "runs") as client:
+                assert client.get(f"/api/tune/{directory.name}").json()["state"] == "failed"
+            if ended:
+                assert process.wait(60) == -signal.SIGTERM
+            else:
+                assert process.poll() is None
+                process.kill()
 
 
 def test_a_run_that_is_being_planned_is_planned_by_the_next_server(
