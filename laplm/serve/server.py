@@ -18,7 +18,6 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -112,17 +111,14 @@ class _Impatient(H11Protocol):
     def send_400_response(self, msg: str) -> None:
         """What cannot be read as HTTP is answered as everything else is."""
         said = f"{msg.rstrip('.')}; send HTTP/1.1, to http:// and not to https://"
-        body = ApiError(400, said).response().body
-        headers = [
-            (b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)),
-            (b"connection", b"close"),
-        ]  # fmt: skip
-        for event in (
-            h11.Response(status_code=400, headers=headers, reason=b"Bad Request"),
-            h11.Data(data=bytes(body)),
-            h11.EndOfMessage(),
-        ):
-            self.transport.write(self.conn.send(event))
+        body = bytes(ApiError(400, said).response().body)
+        head = (
+            b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\n"
+            b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(body)
+        )
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete or not cycle.response_started:
+            self.transport.write(head + body)
         self.transport.close()
 
     def _watch(self) -> None:

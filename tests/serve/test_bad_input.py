@@ -71,8 +71,6 @@ def answer(connection: socket.socket) -> tuple[int, dict[str, Any]]:
     while piece := connection.recv(1 << 16):
         got += piece
     head, _, body = got.partition(b"\r\n\r\n")
-    if b"chunked" in head:
-        body = body.partition(b"\r\n")[2].rpartition(b"\r\n0\r\n")[0]
     return int(head.split()[1]), json.loads(body)["error"]
 
 
