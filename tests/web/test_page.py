@@ -284,14 +284,17 @@ def test_a_tiny_tuning_is_planned_started_watched_and_compared(watched: Any) -> 
 def test_a_tuning_is_stopped_gone_on_with_and_compared(watched: Any) -> None:
     pytest.importorskip("torch")
     page = watched.open("teach")
+    stories = "".join(STORY.replace("red", f"boat of {i} sails, a") for i in range(400))
     page.locator("#teach input[type=file]").set_input_files(
-        {"name": "lake.txt", "mimeType": "text/plain", "buffer": (STORY * 60).encode()}
+        {"name": "lake.txt", "mimeType": "text/plain", "buffer": stories.encode()}
     )
-    page.get_by_label("Passes over the text").fill("30")
+    page.get_by_label("Passes over the text").fill("3")
     page.get_by_role("button", name="Show the plan").click()
     page.get_by_role("button", name="Start", exact=True).click(timeout=180_000)
     updates = page.locator("#teach .updates")
     expect(updates).to_contain_text(re.compile(r"update [1-9]"), timeout=120_000)
+    page.reload()  # what is on its way is seen at once
+    expect(updates).to_contain_text(re.compile(r"update [1-9]"))
     page.get_by_role("button", name="Stop", exact=True).last.click()
     resume = page.get_by_role("button", name="Resume")
     resume.wait_for(timeout=120_000)
