@@ -1,6 +1,7 @@
 """``laplm serve`` under load: many streams against one, or clients that come and go for minutes.
 
     python benchmarks/serve.py                      # 16 streams of 64 tokens against one
+    python benchmarks/serve.py --llama llama-server # llama.cpp's own server beside it
     python benchmarks/serve.py --soak 180           # 64 clients, random disconnects, memory
 
 Any server with OpenAI's completions can be measured with the same requests: --address.
@@ -11,43 +12,104 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import itertools
 import json
+import os
 import random
 import re
+import signal
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
+from convert import GGUF_TYPES, gguf_file
 from make_model import make_model
 
 from laplm.gpt.config import NAMED_SIZES
 
 PROMPTS = 16  # different ones, so that nothing is shared between streams
 PROMPT_TOKENS = 32
+LLAMA_CONTEXT = 256  # of each of llama.cpp's slots; laplm takes memory as it is needed
 WORDS = ("the", "cat", "dog", "sat", "ran", "and", "on", "mat", "in", "sun", "was", "red")
 
 
+@dataclass(frozen=True)
+class Server:
+    """One that is measured; ``pid`` is None when somebody else has started it."""
+
+    name: str
+    address: str
+    pid: int | None = None
+
+    @contextlib.contextmanager
+    def awake(self) -> Iterator[None]:
+        """Run for as long as it is measured, and stand still while another is."""
+        if self.pid is None:
+            yield
+            return
+        os.kill(self.pid, signal.SIGCONT)
+        try:
+            yield
+        finally:
+            os.kill(self.pid, signal.SIGSTOP)
+
+
 @contextlib.contextmanager
-def serving(model: Path, precision: str, slots: int) -> Iterator[tuple[str, int]]:
-    """A server in a process of its own: its address and its process id."""
+def process(command: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """A process with its standard error at hand, which ends with the block."""
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as running:
+        try:
+            yield running
+        finally:
+            running.send_signal(signal.SIGCONT)
+            running.terminate()
+            running.wait(60)
+
+
+@contextlib.contextmanager
+def laplm_server(model: Path, precision: str, slots: int, threads: int) -> Iterator[Server]:
+    """``laplm serve`` on a free port."""
     command = [sys.executable, "-m", "laplm", "serve", f"bench={model}", "--port", "0", "--quiet"]
     command += ["--precision", precision, "--slots", str(slots), "--no-open"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        try:
-            for line in process.stderr:
-                if found := re.search(r"the page: (http://\S+?:\d+)/", line):
-                    yield found[1], process.pid
+    with process([*command, "--threads", str(threads)]) as running:
+        assert running.stderr is not None
+        for line in running.stderr:
+            if found := re.search(r"the page: (http://\S+?:\d+)/", line):
+                yield Server("laplm serve", found[1], running.pid)
+                return
+        raise RuntimeError("laplm serve did not start")
+
+
+@contextlib.contextmanager
+def llama_server(program: Path, gguf: Path, slots: int, threads: int) -> Iterator[Server]:
+    """llama.cpp's server with as many slots and threads, and room for what is asked of it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [str(program), "-m", str(gguf), "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--parallel", str(slots), "--ctx-size", str(slots * LLAMA_CONTEXT)]
+    command += ["--threads", str(threads), "--log-disable"]
+    with process(command) as running:
+        address = f"http://127.0.0.1:{port}"
+        for _ in range(600):
+            with contextlib.suppress(httpx.HTTPError):
+                if httpx.get(f"{address}/health").status_code == 200:
                     break
-        finally:
-            process.terminate()
-            process.wait(60)
+            if running.poll() is not None:
+                raise RuntimeError(f"{program} ended with {running.returncode}")
+            time.sleep(0.1)
+        yield Server(f"llama.cpp {gguf.stem}", address, running.pid)
 
 
 def prompt(number: int, length: int = PROMPT_TOKENS) -> str:
@@ -56,44 +118,82 @@ def prompt(number: int, length: int = PROMPT_TOKENS) -> str:
     return " ".join(draw.choice(WORDS) for _ in range(length))
 
 
-async def stream(client: httpx.AsyncClient, number: int, tokens: int) -> list[float]:
-    """When each token of one stream came."""
-    body = {
+async def stream(server: Server, number: int, tokens: int) -> list[float]:
+    """When each token of one stream came.
+
+    Bytes are read as they come, with no HTTP library: it would take the cores that it measures.
+    """
+    body = json.dumps({
         "prompt": prompt(number), "max_tokens": tokens, "temperature": 0.8, "seed": number,
         "stream": True, "ignore_eos": True,
-    }  # fmt: skip
+    })  # fmt: skip
+    host, port = server.address.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n"
+    head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    writer.write((head + body).encode())
     times = []
-    async with client.stream("POST", "/v1/completions", json=body) as answer:
-        answer.raise_for_status()
-        async for line in answer.aiter_lines():
-            if line.startswith("data: {"):
+    try:
+        status = await reader.readline()
+        if b" 200 " not in status:
+            raise RuntimeError(f"{server.name}: {status!r} {await reader.read()!r}")
+        while line := await reader.readline():
+            if line.startswith(b"data: {"):
                 times.append(time.perf_counter())
-    return times
+    finally:
+        writer.close()
+    # llama.cpp ends a stream with a chunk that has no token; ours does not.
+    return times[:tokens]
 
 
-async def measure(address: str, streams: int, tokens: int, repeats: int) -> dict[str, float]:
-    """Tokens a second of so many streams together, and how long a next token takes."""
-    rates, gaps, firsts = [], [], []
-    limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(base_url=address, timeout=600, limits=limits) as client:
-        for repeat in range(repeats + 1):
-            start = time.perf_counter()
-            numbers = [1000 * repeat + i for i in range(streams)]
-            all_times = await asyncio.gather(*(stream(client, n, tokens) for n in numbers))
-            if repeat:  # the first one warms up
-                # llama.cpp ends a stream with a chunk that has no token; ours does not.
-                rates.append(streams * tokens / (max(map(max, all_times)) - start))
-                firsts += [times[0] - start for times in all_times]
-                gaps += [b - a for times in all_times for a, b in zip(times, times[1:])]  # noqa: B905, RUF007
-    return {
-        "streams": streams,
-        "tokens_per_second": statistics.median(rates),
-        "slowest": min(rates),
-        "fastest": max(rates),
-        "first_token_seconds": statistics.median(firsts),
-        "next_token_seconds_p50": statistics.median(gaps),
-        "next_token_seconds_p95": statistics.quantiles(gaps, n=20)[-1],
-    }
+@dataclass
+class Timings:
+    """What was seen of one server with so many streams."""
+
+    rates: list[float] = field(default_factory=list)
+    firsts: list[float] = field(default_factory=list)
+    gaps: list[float] = field(default_factory=list)
+
+    def summary(self) -> dict[str, float]:
+        """Medians, with the slowest and the fastest repeat."""
+        return {
+            "tokens_per_second": statistics.median(self.rates),
+            "slowest": min(self.rates),
+            "fastest": max(self.rates),
+            "first_token_seconds": statistics.median(self.firsts),
+            "next_token_seconds_p50": statistics.median(self.gaps),
+            "next_token_seconds_p95": statistics.quantiles(self.gaps, n=20)[-1],
+        }
+
+
+async def once(server: Server, streams: int, tokens: int, repeat: int, into: Timings) -> None:
+    """So many streams at the same time, from the first request to the last token."""
+    start = time.perf_counter()
+    numbers = [1000 * repeat + i for i in range(streams)]
+    all_times = await asyncio.gather(*(stream(server, n, tokens) for n in numbers))
+    into.rates.append(streams * tokens / (max(map(max, all_times)) - start))
+    into.firsts += [times[0] - start for times in all_times]
+    into.gaps += [b - a for times in all_times for a, b in itertools.pairwise(times)]
+
+
+def compare(servers: Sequence[Server], streams: int, tokens: int, repeats: int) -> dict[str, Any]:
+    """Each server with one stream and with many, by turns; the first turn warms up."""
+    seen = {(server.name, n): Timings() for server in servers for n in (1, streams)}
+    for repeat in range(repeats + 1):
+        for server in servers:
+            for n in (1, streams):
+                into = seen[server.name, n] if repeat else Timings()
+                with server.awake():
+                    asyncio.run(once(server, n, tokens, repeat, into))
+    found: dict[str, Any] = {}
+    for server in servers:
+        one, many = (seen[server.name, n].summary() for n in (1, streams))
+        ratio = many["tokens_per_second"] / one["tokens_per_second"]
+        found[server.name] = {"one": one, f"{streams} streams": many, "many_to_one": ratio}
+        first = seen[servers[0].name, streams].summary()["tokens_per_second"]
+        if server is not servers[0]:
+            found[f"{servers[0].name} to {server.name}"] = first / many["tokens_per_second"]
+    return found
 
 
 async def come_and_go(client: httpx.AsyncClient, number: int, end: float, seen: Counter) -> None:
@@ -126,11 +226,14 @@ def resident(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
 
 
-async def soak(address: str, pid: int, clients: int, seconds: float) -> dict[str, object]:
+async def soak(server: Server, clients: int, seconds: float) -> dict[str, object]:
     """Clients that come and go, and the server's memory after a warm-up and at the end."""
+    if server.pid is None:
+        raise SystemExit("--soak measures the memory of a server that it starts itself")
+    pid = server.pid
     seen: Counter[str] = Counter()
     limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(base_url=address, timeout=600, limits=limits) as client:
+    async with httpx.AsyncClient(base_url=server.address, timeout=600, limits=limits) as client:
 
         async def load(for_seconds: float) -> int:
             end = time.monotonic() + for_seconds
@@ -151,31 +254,33 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--model", type=Path, help="a directory (default: GPT-2 small's shape, made)")
     p.add_argument("--precision", default="int8")
+    p.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     p.add_argument("--streams", type=int, default=16)
     p.add_argument("--tokens", type=int, default=64)
-    p.add_argument("--repeats", type=int, default=3)
+    p.add_argument("--repeats", type=int, default=5)
     p.add_argument("--address", help="measure this server instead, such as http://localhost:8080")
+    p.add_argument("--llama", type=Path, metavar="PROGRAM", help="llama.cpp's llama-server, too")
+    p.add_argument("--gguf", default="q8_0", choices=GGUF_TYPES, help="what it reads")
     p.add_argument("--soak", type=float, metavar="SECONDS")
     p.add_argument("--clients", type=int, default=64)
     args = p.parse_args()
     with contextlib.ExitStack() as stack:
+        servers = []
         if args.address:
-            address, pid = args.address, 0
+            servers.append(Server(args.address, args.address))
         else:
-            model = args.model
-            if model is None:
-                model = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "model"
-                make_model(NAMED_SIZES["gpt2"], model)
-            address, pid = stack.enter_context(serving(model, args.precision, args.streams))
+            workdir = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            model = args.model or make_model(NAMED_SIZES["gpt2"], workdir / "model")
+            server = laplm_server(model, args.precision, args.streams, args.threads)
+            servers.append(stack.enter_context(server))
+            if args.llama:
+                gguf = gguf_file(model, workdir, args.gguf)
+                other = llama_server(args.llama, gguf, args.streams, args.threads)
+                servers.append(stack.enter_context(other))
         if args.soak:
-            found: object = asyncio.run(soak(address, pid, args.clients, args.soak))
+            found: object = asyncio.run(soak(servers[0], args.clients, args.soak))
         else:
-            one, many = (
-                asyncio.run(measure(address, n, args.tokens, args.repeats))
-                for n in (1, args.streams)
-            )
-            ratio = many["tokens_per_second"] / one["tokens_per_second"]
-            found = {"one": one, "many": many, "many_to_one": ratio}
+            found = compare(servers, args.streams, args.tokens, args.repeats)
     print(json.dumps(found, indent=2))
 
 

@@ -329,7 +329,9 @@ def _did_you_mean(name: str) -> str:
     with contextlib.suppress(OSError):
         for folder in hub_cache_dir().glob("models--*"):
             known.append(folder.name.removeprefix("models--").replace("--", "/"))
-    close = [n for n in difflib.get_close_matches(name, known, n=3, cutoff=0.7) if n != name]
+    if name in known:
+        return ""
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.7)
     return f". Did you mean {' or '.join(close)}?" if close else ""
 
 

@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "tune": {"errors", "home", "gpt"},
     "serve": {"errors", "built_in", "home", "hub", "gpt", "run", "look", "laplm"},
     "web": set(),
+    "talk": {"errors", "home"},
     "audit": set(),
 }
 # Beyond the standard library, NumPy, which gpt, run and look compute with.
@@ -39,7 +40,7 @@ LIBRARIES = {
     "gpt": {"llvmlite", "numba", "numpy", "tokenizers", "torch"},
     "run": {"numpy"},
     "look": {"matplotlib", "numpy", "pandas"},
-    "tune": {"datasets", "gguf", "matplotlib", "numba", "numpy", "rich", "torch"},
+    "tune": {"datasets", "gguf", "matplotlib", "numba", "numpy", "pydivsufsort", "rich", "torch"},
     "serve": {
         "fastapi",
         "jinja2",
@@ -49,6 +50,7 @@ LIBRARIES = {
         "starlette",
         "uvicorn",
     },
+    "talk": {"nbclient", "nbconvert", "nbformat", "pygments"},
 }
 TORCH_OUTSIDE_TUNE = {"gpt/checkpoint.py"}  # pytorch_model.bin, through weights_only
 NEEDS_NUMBA = {"gpt/kernels.py", "gpt/simd.py", "gpt/tiles.py"}

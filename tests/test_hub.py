@@ -188,6 +188,12 @@ def test_names_on_disk_are_suggested_too(cache: Path, tiny_model_dir: Path) -> N
         locate("someone/storywriter")
 
 
+def test_a_name_that_is_right_is_not_taken_for_another(cache: Path) -> None:
+    with pytest.raises(ModelNotFoundError) as caught:
+        locate("gpt2")
+    assert "Did you mean" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     "name", ["./no/such", "../..//x", "/no/such/dir", "a/b/c", "", "gpt2\0", "~nobody9/x", "-m"]
 )

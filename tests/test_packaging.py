@@ -49,7 +49,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     """The wheel of the tree as it is, built in a copy of it and without a network."""
     tree = tmp_path_factory.mktemp("tree")
     ignore = shutil.ignore_patterns("__pycache__", "work", "results", "*.egg-info")
-    for name in ("laplm", "tests", "recipes", "benchmarks"):
+    for name in ("laplm", "tests", "recipes", "benchmarks", "notebooks"):
         shutil.copytree(ROOT / name, tree / name, ignore=ignore)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tree / name)
@@ -63,7 +63,13 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 def test_the_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> None:
     names = set(wheel.namelist())
     tops = {name.split("/")[0] for name in names}
-    assert tops == {"laplm", f"laplm-{PROJECT['version']}.dist-info"}
+    name = f"laplm-{PROJECT['version']}"
+    assert tops == {"laplm", f"{name}.dist-info", f"{name}.data"}
+    # What stands beside the package: the talk's notebooks, and nothing else.
+    beside = {each for each in names if each.startswith(f"{name}.data/")}
+    notebooks = {path.name for path in (ROOT / "notebooks").glob("*.ipynb")}
+    assert beside == {f"{name}.data/data/share/laplm/notebooks/{each}" for each in notebooks}
+    assert len(notebooks) == 6
     source = {
         path.relative_to(ROOT).as_posix()
         for path in (ROOT / "laplm").rglob("*")
@@ -109,7 +115,7 @@ def test_what_is_installed_needs_no_torch_and_weighs_little() -> None:
 
 def test_the_extras_are_those_that_messages_name() -> None:
     extras = set(PROJECT["optional-dependencies"])
-    assert extras == {"tune", "look", "export", "serve", "talk", "recipe", "test", "dev"}
+    assert extras == {"tune", "look", "export", "serve", "talk", "docs", "recipe", "test", "dev"}
     code = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "laplm").rglob("*.py"))
     named = set(re.findall(r"laplm\[(\w+)\]", code))
     named |= set(re.findall(r'MissingExtraError\([^)]*"(\w+)"\)', code))
@@ -124,7 +130,8 @@ def test_constraints_pin_everything_that_is_installed_for_the_tests() -> None:
     assert list(pinned) == sorted(pinned, key=str.lower)
     assert "+" not in CONSTRAINTS  # a build of one index cannot be had from another
     extras = PROJECT["optional-dependencies"]
-    own = ("look", "recipe", "tune", "test")  # what "test" asks for of our own extras, and itself
+    # What "test" asks for of our own extras, and itself.
+    own = ("docs", "look", "recipe", "talk", "test", "tune")
     asked = {text for extra in own for text in extras[extra] if not text.startswith("laplm")}
     needed = closure([*PROJECT["dependencies"], *sorted(asked)])
     # What a build of torch with CUDA brings is pinned by that build itself.

@@ -1,19 +1,11 @@
-"""The documents are true: commands and Python in them run, output that they show is what comes.
-
-A fenced block is run unless the line before it is ``<!-- not run in the tests: reason -->`` or
-``<!-- run by .ci/run -->``. ``python -m tests.test_readme`` writes the output of today into them.
-"""
+"""The documents are true: commands and Python in them run, output that they show is what comes."""
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
@@ -22,122 +14,19 @@ from laplm.cli import commands
 from laplm.gpt import quantize
 from laplm.gpt.config import NAMED_SIZES
 from laplm.gpt.kv_cache import KVCache
+from tests import documents
+from tests.documents import BLOCKS, BY_CI, DOCUMENTS, ROOT, name_of, runs, where
 
-ROOT = Path(__file__).parents[1]
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BY_CI = "<!-- run by .ci/run -->"
-NOT_RUN = re.compile(r"<!-- not run in the tests: \S.* -->")
-# What depends on the machine, or on whether it is the first time.
-ONCE = re.compile(r"(preparing|compiling) .*\(once\)")
-SECOND_GUARD = re.compile(r"  (guard: network namespace|no second guard|started, not watched)")
-
-
-class Block(NamedTuple):
-    document: str
-    line: int
-    language: str
-    text: str
-    note: str
-
-
-def blocks() -> Iterator[Block]:
-    """Every fenced block, with the comment before it, if there is one."""
-    for path in DOCUMENTS:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        start = 0
-        for i, line in enumerate(lines):
-            if not line.startswith("```"):
-                continue
-            if not start:
-                start = i + 1
-                continue
-            before = lines[start - 2] if start > 1 else ""
-            note = before if before.startswith("<!--") else ""
-            text = "\n".join(lines[start:i])
-            yield Block(path.name, start, lines[start - 1][3:], text, note)
-            start = 0
-        assert not start, f"{path.name}:{start}: a block without an end"
-
-
-def where(block: Block) -> str:
-    return f"{block.document}:{block.line}"
-
-
-def runs(block: Block) -> bool:
-    return block.note != BY_CI and not NOT_RUN.fullmatch(block.note)
-
-
-BLOCKS = list(blocks())
-
-
-def shell(command: str, directory: Path) -> str:
-    """What a command writes, ``laplm`` and ``python`` being those of these tests."""
-    programs = directory / "programs"
-    programs.mkdir(exist_ok=True)
-    for name, words in (("laplm", "-m laplm "), ("python", "")):
-        program = programs / name
-        program.write_text(f'#!/bin/sh\nexec "{sys.executable}" {words}"$@"\n', encoding="utf-8")
-        program.chmod(0o755)
-    path = os.pathsep.join([str(programs), os.environ["PATH"]])
-    done = subprocess.run(
-        ["sh", "-e", "-c", command],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        encoding="utf-8", cwd=directory,
-        env=os.environ | {"PATH": path, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    assert done.returncode == 0, f"{command}\n{done.stdout}"
-    return done.stdout
-
-
-def lines_of(output: str) -> list[str]:
-    """Without the lines that come only the first time, or only on some machines."""
-    return [
-        line for line in output.splitlines()
-        if not ONCE.fullmatch(line) and not SECOND_GUARD.match(line)
-    ]  # fmt: skip
-
-
-def same_but_for_figures(line: str) -> str:
-    return re.sub(r"\b# threads\b", "# thread", re.sub(r"\d[\d,.]*", "#", line))
-
-
-def console(block: Block) -> list[tuple[str, str]]:
-    """The commands of a session, and the output that is shown below each."""
-    parts = re.split(r"^\$ (.*)\n?", block.text, flags=re.MULTILINE)
-    assert not parts[0].strip(), f"{where(block)}: a session begins with a command"
-    return list(zip(parts[1::2], parts[2::2], strict=True))
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="the documents' commands are for a Unix shell")
-@pytest.mark.parametrize(
-    "block", [b for b in BLOCKS if b.language == "console" and runs(b)], ids=where
-)
-def test_sessions_show_what_comes(block: Block, tmp_path: Path) -> None:
-    for command, shown in console(block):
-        came = lines_of(shell(command, tmp_path))
-        assert [*map(same_but_for_figures, came)] == [
-            *map(same_but_for_figures, lines_of(shown))
-        ]  # fmt: skip
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="the documents' commands are for a Unix shell")
-@pytest.mark.parametrize("block", [b for b in BLOCKS if b.language == "sh" and runs(b)], ids=where)
-def test_commands_run(block: Block, tmp_path: Path) -> None:
-    shell(block.text, tmp_path)
 
 
 @pytest.mark.parametrize(
-    "block", [b for b in BLOCKS if b.language == "python" and runs(b)], ids=where
+    "document", [path for path in DOCUMENTS if documents.blocks_of(path)], ids=name_of
 )
-def test_python_runs(block: Block, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", block.text],
-        capture_output=True, encoding="utf-8", cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip()
+def test_what_a_document_shows_is_what_comes(document: Path, tmp_path: Path) -> None:
+    for block in documents.blocks_of(document):
+        if sys.platform != "win32" or block.language == "python":  # the rest is for a Unix shell
+            documents.run(block, tmp_path)
 
 
 def test_blocks_are_of_a_kind_that_is_run_or_no_command_at_all() -> None:
@@ -145,7 +34,7 @@ def test_blocks_are_of_a_kind_that_is_run_or_no_command_at_all() -> None:
         assert block.language in ("sh", "console", "python", ""), where(block)
         command = re.search(r"^\$? ?(laplm|python|pip|\.venv/bin/\w+) ", block.text, re.MULTILINE)
         assert block.language or not command, f"{where(block)}: say sh or console"
-        if block.note and runs(block):
+        if block.note and runs(block) and not documents.NOT_COMPARED.fullmatch(block.note):
             raise AssertionError(f"{where(block)}: {block.note} means nothing")
 
 
@@ -179,7 +68,7 @@ def test_every_command_has_its_line_and_every_line_its_command() -> None:
     assert set(re.findall(r"^\| `laplm (\w+)", table, re.MULTILINE)) == verbs()
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_commands_that_are_named_have_a_help_text(
     document: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -221,7 +110,7 @@ def test_the_tree_is_the_tree() -> None:
             assert (ROOT / name).is_dir() or (ROOT / "laplm" / name).is_dir(), name
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_links_lead_somewhere(document: Path) -> None:
     for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text(encoding="utf-8")):
         assert (document.parent / link).exists(), link
@@ -260,24 +149,3 @@ def test_documents_name_no_machine_and_no_one() -> None:
     for path in DOCUMENTS:
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"/(root|home|work|tmp|Users)/", text), path.name
-
-
-def update() -> None:
-    """Write the output of today into every session."""
-    os.environ["HF_HOME"] = tempfile.mkdtemp()
-    for path in DOCUMENTS:
-        text = path.read_text(encoding="utf-8")
-        for block in BLOCKS:
-            if block.document == path.name and block.language == "console" and runs(block):
-                with tempfile.TemporaryDirectory() as name:
-                    shell(console(block)[0][0], Path(name))  # the first time is another one
-                    new = [
-                        f"$ {command}\n{shell(command, Path(name))}"
-                        for command, _ in console(block)
-                    ]
-                text = text.replace(block.text + "\n```", "".join(new) + "```")
-        path.write_text(text, encoding="utf-8")
-
-
-if __name__ == "__main__":
-    update()

@@ -23,6 +23,7 @@ from laplm.cli.output import (
 )
 from laplm.cli.run import add_run
 from laplm.cli.serve import add_serve
+from laplm.cli.talk import add_talk
 from laplm.cli.tune import add_tune
 from laplm.errors import InputError, LaplmError
 
@@ -58,6 +59,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_look(verb)
     add_tune(verb)
     add_serve(verb)
+    add_talk(verb)
 
     p = verb(
         "export", _export, "Write a model as other programs read it.",

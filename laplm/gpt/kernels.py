@@ -340,8 +340,11 @@ def build(isa: Isa, spec: Spec) -> Any:
         # them ask for the next. One token only waits for memory, which is asked already.
         most = tiles.tokens_together(isa, precision)
         first_most, tile_x2 = (
-            tiles.make_tile(isa, precision, together, t, ahead=True) for t in (most, 2)
+            tiles.make_tile(isa, precision, together, t, ahead=1) for t in (most, 2)
         )
+        # Many take so long that memory would idle for most of it: the first calls share the asking.
+        sharing = 3
+        share_most = tiles.make_tile(isa, precision, together, most, ahead=sharing)
         tile_most, tile_x1 = (tiles.make_tile(isa, precision, together, t) for t in (most, 1))
         tile_1x1 = tiles.make_tile(isa, precision, 1, 1)
 
@@ -363,30 +366,37 @@ def build(isa: Isa, spec: Spec) -> Any:
                 )  # fmt: skip
                 t = 0
                 if tile + together <= end:
-                    if tokens >= most:
+                    if tokens >= sharing * most:
+                        for part in range(sharing):
+                            share_most(wt, w_stride, st, s_stride, x + t * x_stride, x_stride,
+                                       x_scale + t * g_stride, x_sum + t * g_stride, g_stride,
+                                       groups, ot + t * out_stride, out_stride, bt, how,
+                                       part)  # fmt: skip
+                            t += most
+                    elif tokens >= most:
                         first_most(wt, w_stride, st, s_stride, x, x_stride, x_scale, x_sum,
-                                   g_stride, groups, ot, out_stride, bt, how)  # fmt: skip
+                                   g_stride, groups, ot, out_stride, bt, how, 0)  # fmt: skip
                         t = most
                     while t + most <= tokens:
                         tile_most(wt, w_stride, st, s_stride, x + t * x_stride, x_stride,
                                  x_scale + t * g_stride, x_sum + t * g_stride, g_stride, groups,
-                                 ot + t * out_stride, out_stride, bt, how)  # fmt: skip
+                                 ot + t * out_stride, out_stride, bt, how, 0)  # fmt: skip
                         t += most
                     while t + 2 <= tokens:
                         tile_x2(wt, w_stride, st, s_stride, x + t * x_stride, x_stride,
                                  x_scale + t * g_stride, x_sum + t * g_stride, g_stride, groups,
-                                 ot + t * out_stride, out_stride, bt, how)  # fmt: skip
+                                 ot + t * out_stride, out_stride, bt, how, 0)  # fmt: skip
                         t += 2
                     if t < tokens:
                         tile_x1(wt, w_stride, st, s_stride, x + t * x_stride, x_stride,
                                  x_scale + t * g_stride, x_sum + t * g_stride, g_stride, groups,
-                                 ot + t * out_stride, out_stride, bt, how)  # fmt: skip
+                                 ot + t * out_stride, out_stride, bt, how, 0)  # fmt: skip
                     tile += together
                 else:
                     while t < tokens:
                         tile_1x1(wt, w_stride, st, s_stride, x + t * x_stride, x_stride,
                                  x_scale + t * g_stride, x_sum + t * g_stride, g_stride, groups,
-                                 ot + t * out_stride, out_stride, bt, how)  # fmt: skip
+                                 ot + t * out_stride, out_stride, bt, how, 0)  # fmt: skip
                         t += 1
                     tile += 1
 
@@ -491,15 +501,17 @@ def build(isa: Isa, spec: Spec) -> Any:
         groups, count = get(plan, GROUPS), get(plan, N_GROUPS)
         heads, alone = get(plan, N_HEAD), get(plan, ALONE)
         if not alone:
-            start, end = take(plan, phase, me, count, 2)
+            # By heads: the keys of neighbouring tokens share cache lines, which two threads would
+            # pull back and forth between them.
+            start, end = take(plan, phase, me, heads, 1)
             while start >= 0:
-                for g in range(start, end):
-                    group = groups + g * GROUP_SIZE * 8
-                    for t in range(get(group, COUNT)):
-                        for head in range(heads):
+                for head in range(start, end):
+                    for g in range(count):
+                        group = groups + g * GROUP_SIZE * 8
+                        for t in range(get(group, COUNT)):
                             remember(plan, layer, head, get(group, FIRST) + t,
                                      get(group, TABLE), get(group, POSITION) + t)  # fmt: skip
-                start, end = take(plan, phase, me, count, 2)
+                start, end = take(plan, phase, me, heads, 1)
             phase = wait_for_all(plan, phase)
         size = max(1, min(4, heads * count // (get(plan, N_THREADS) * 4)))
         start, end = take(plan, phase, me, heads * count, size)
@@ -682,7 +694,7 @@ def build_probe(isa: Isa, precision: str) -> Any:
         weights, x, scales, out, bias = a, a + 262144, a + 393216, a + 524288, a + 655360
         for _ in range(c):
             tile(weights, b * tile_bytes, bias, 64, x, b * 4, scales, scales + 65536, 4096,
-                 b // GROUP, out, 4096, bias, STORE)  # fmt: skip
+                 b // GROUP, out, 4096, bias, STORE, 0)  # fmt: skip
         return rows * 16 * 4 * b * c
 
     return probe

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import threading
@@ -166,16 +167,8 @@ class GPT:
             for start in range(0, len(ids), BLOCK):
                 block = ids[start : start + BLOCK]
                 is_last = start + BLOCK >= len(ids)
-                wanted = np.arange(len(block)) if not last_only else np.array([len(block) - 1])
-                if last_only and not is_last:
-                    wanted = wanted[:0]
-                positions = np.arange(cache.length, cache.length + len(block))
-                groups = [
-                    (i, min(self._together, len(block) - i), cache.table_address, cache.length + i)
-                    for i in range(0, len(block), self._together)
-                ]
-                parts.append(self._run(block, positions, groups, wanted, alone=False))
-                cache.hold(block.tolist())
+                wanted = len(block) if not last_only else int(is_last)
+                parts.append(self._pass(block, [(len(block), cache, wanted)], alone=False))
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
     def decode(self, ids: ArrayLike, kv_caches: Sequence[KVCache]) -> Array:
@@ -193,14 +186,7 @@ class GPT:
             parts = []
             for start in range(0, len(ids), BLOCK):
                 block, caches = ids[start : start + BLOCK], kv_caches[start : start + BLOCK]
-                groups = []
-                for i, cache in enumerate(caches):
-                    cache.reserve(1)
-                    groups.append((i, 1, cache.table_address, cache.length))
-                positions = np.array([group[3] for group in groups])
-                parts.append(self._run(block, positions, groups, np.arange(len(block)), alone=True))
-                for token, cache in zip(block.tolist(), caches, strict=True):
-                    cache.hold([token])
+                parts.append(self._pass(block, [(1, cache, 1) for cache in caches], alone=True))
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
     def advance(self, parts: Sequence[tuple[Sequence[int], KVCache, int]]) -> Array:
@@ -224,29 +210,8 @@ class GPT:
         if len(ids) > BLOCK or len({id(c) for c in caches}) != len(caches):
             raise InputError(f"one pass takes at most {BLOCK} ids, and each cache once")
         with self._lock:
-            groups, positions, wanted, start = [], [], [], 0
-            for part, cache, last in parts:
-                count = len(part)
-                cache.reserve(count)
-                groups += [
-                    (
-                        start + i,
-                        min(self._together, count - i),
-                        cache.table_address,
-                        cache.length + i,
-                    )
-                    for i in range(0, count, self._together)
-                ]
-                positions.append(np.arange(cache.length, cache.length + count))
-                wanted.append(np.arange(start + count - last, start + count))
-                start += count
             alone = len(ids) == len(parts)  # nothing but single tokens
-            logits = self._run(
-                ids, np.concatenate(positions), groups, np.concatenate(wanted), alone=alone
-            )
-            for part, cache, _ in parts:
-                cache.hold([int(i) for i in part])
-        return logits
+            return self._pass(ids, [(len(part), c, last) for part, c, last in parts], alone=alone)
 
     @property
     def weights(self) -> reference.Weights:
@@ -383,16 +348,45 @@ class GPT:
             self._logits = aligned(wanted * self._out_width, np.float32)
             self._plan[p.LOGITS] = self._logits.ctypes.data
 
+    def _pass(self, ids: Ids, parts: Sequence[tuple[int, KVCache, int]], *, alone: bool) -> Array:
+        """One pass over at most BLOCK ids, which are then in their caches.
+
+        Args:
+            ids: those of all parts, one after the other.
+            parts: of each sequence how many ids there are, its cache, and of how many of them,
+                counted from the last, the logits are wanted.
+            alone: every part is one id.
+        """
+        groups: list[tuple[int, int, int, int]] = []
+        positions: list[int] = []
+        wanted: list[int] = []
+        start = 0
+        for count, cache, last in parts:
+            cache.reserve(count)
+            held = cache.length
+            groups += [
+                (start + i, min(self._together, count - i), cache.table_address, held + i)
+                for i in range(0, count, self._together)
+            ]
+            positions += range(held, held + count)
+            wanted += range(start + count - last, start + count)
+            start += count
+        logits = self._run(ids, positions, groups, wanted, alone=alone)
+        tokens = iter(ids.tolist())
+        for count, cache, _ in parts:
+            cache.hold([*itertools.islice(tokens, count)])
+        return logits
+
     def _run(
         self,
         ids: Ids,
-        positions: Ids,
+        positions: list[int],
         groups: list[tuple[int, int, int, int]],
-        wanted: Ids,
+        wanted: list[int],
         *,
         alone: bool,
     ) -> Array:
-        """One pass of the engine over at most BLOCK tokens; logits of the ``wanted`` ones."""
+        """The engine, over at most BLOCK tokens; logits of the ``wanted`` ones."""
         n, n_wanted = len(ids), len(wanted)
         if os.getpid() != self._process:  # threads do not survive a fork
             self._team = Team(self._engine, self.threads)
@@ -402,7 +396,7 @@ class GPT:
             self._grow(n, n_wanted)
         plan = self._plan
         c = self.config.n_embd
-        np.add(self._embed(ids), self._position(positions), out=self._x[:n, :c])
+        np.add(self._embed(ids), self._position(np.array(positions)), out=self._x[:n, :c])
         flat = [number for group in groups for number in group]
         self._shared[p.GROUPS][: len(flat)] = flat
         self._shared[p.WANTED][:n_wanted] = wanted

@@ -78,18 +78,21 @@ def tokens_together(isa: Isa, precision: str) -> int:
     return 4
 
 
-def make_tile(isa: Isa, precision: str, n_tiles: int, n_tokens: int, *, ahead: bool = False) -> Any:
+def make_tile(isa: Isa, precision: str, n_tiles: int, n_tokens: int, *, ahead: int = 0) -> Any:
     """The Numba function for ``n_tiles`` x ``n_tokens`` outputs of one linear layer.
 
-    ``ahead`` also asks for the weights of the rows that follow, so that they come from memory while
-    these are multiplied.
+    With ``ahead`` a call also asks for the weights of the rows that follow, so that they come from
+    memory while these are multiplied: for all of them when it is 1, else for one of so many parts.
 
     Arguments (all int64, addresses or byte strides unless said otherwise): w, w_stride between
     tiles; scale, scale_stride; x, x_stride between tokens; x_scale, x_sum, group_stride between
-    tokens; count of groups; out, out_stride between tokens; bias; how (STORE or ADD).
+    tokens; count of groups; out, out_stride between tokens; bias; how (STORE or ADD); the number of
+    the part that is asked for.
     """
     cells = list(product(range(n_tiles), range(n_tokens)))
     group_bytes = {"fp32": 64, "int8": 16, "int4": 8}[precision] * GROUP  # of one tile
+    # Cache lines asked for with every group; the parts lie one after the other.
+    lines = math.ceil(n_tiles * group_bytes / 64 / ahead) if ahead else 0
 
     def fp32_step(b: Builder, g: Value, a: Args, acc: list[Value]) -> list[Value]:
         for k in range(GROUP):
@@ -163,11 +166,12 @@ def make_tile(isa: Isa, precision: str, n_tiles: int, n_tokens: int, *, ahead: b
         step = fp32_step if precision == "fp32" else byte_step
         zero = [simd.constant(F32V, 0.0)] * len(cells)
 
+        # Tiles lie one after the other, and so do the rows that follow and their parts.
+        following = _at(b, a.w, (n_tiles, a.w_stride), (b.mul(a.part, a.n_groups), lines * 64))
+
         def group(g: Value, acc: list[Value]) -> list[Value]:
-            if ahead:
-                for r, line in product(range(n_tiles), range(0, group_bytes, 64)):
-                    where = (g, group_bytes), (r + n_tiles, a.w_stride), (line, 1)
-                    simd.emit_prefetch(b, _at(b, a.w, *where))
+            for line in range(lines):
+                simd.emit_prefetch(b, _at(b, following, (g, lines * 64), (line, 64)))
             return step(b, g, a, acc)
 
         acc = _loop(b, a.n_groups, zero, group)
@@ -188,7 +192,7 @@ def make_tile(isa: Isa, precision: str, n_tiles: int, n_tokens: int, *, ahead: b
                 for i, (r, t) in enumerate(cells):
                     simd.write(b, _at(b, a.out, (r, 64), (t, a.out_stride)), acc[i], 4)
 
-    return simd.operation(simd.void, *[i64] * 14)(emit)
+    return simd.operation(simd.void, *[i64] * 15)(emit)
 
 
 class Args:
@@ -198,7 +202,7 @@ class Args:
         (
             self.w, self.w_stride, self.scale, self.scale_stride, self.x, self.x_stride,
             self.x_scale, self.x_sum, self.group_stride, self.n_groups, self.out, self.out_stride,
-            self.bias, self.how,
+            self.bias, self.how, self.part,
         ) = values  # fmt: skip
 
 

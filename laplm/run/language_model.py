@@ -71,9 +71,11 @@ class LanguageModel:
     ) -> None:
         """Open the model's files; the engine is made when it is first used. See ``load``."""
         start = time.perf_counter()
-        self.name = str(name_or_path)
+        self.name: str = str(name_or_path)
         self.path: Path = hub.locate(self.name)
         self.precision: Precision = precision
+        self.checkpoint: Checkpoint
+        self.tokenizer: Tokenizer
         self.checkpoint, self.tokenizer = _open(self.path)
         self._threads = threads
         self._progress = progress

@@ -1,10 +1,11 @@
 """Continuous batching: everything that is decoded at one time shares each reading of the weights.
 
 One engine thread a loaded model. Each of its passes takes the next token of every sample that is
-on its way and, beside them, blocks of the prompts that are still to be read, an equal share of
-each. So a long prompt stops nobody, and a sample that ends frees its place for the next pass.
-Samples of one request share their prompt's prefill; prompts that begin alike share it between
-requests. Logits do not depend on what else is in a pass, so a seed gives one text always.
+on its way and, beside them, a block of the prompts that are still to be read, one after the other
+and long ones by turns. So a long prompt stops nobody, and a sample that ends frees its place for
+the next pass. Samples of one request share their prompt's prefill; prompts that begin alike share
+it between requests. Logits do not depend on what else is in a pass, so a seed gives one text
+always.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 Array = NDArray[np.float32]
 
 BESIDE = 64  # tokens of prompts in a pass that others are waiting for: some milliseconds
-LEAST = 16  # tokens of one prompt in a pass: less is not worth a pass's fixed cost
+TURN = 256  # tokens that a prompt has read before others are: most prompts go through whole
 MAX_SLOTS = BLOCK - BESIDE
 _KEPT = 4  # prompts whose caches are kept for those that begin alike
 _RECENT = 32  # requests whose length says how long the next ones will take
@@ -112,6 +113,7 @@ class Job:
         self.cache: KVCache | None = None
         self.logits: Array | None = None  # after the prompt, for samples that have yet to begin
         self.score: Array | None = None  # after the block before, for the next prompt token
+        self.turn = 0  # tokens of the prompt that were read in this turn
         self.begun = 0  # samples that have begun
         self.going = 0  # samples on their way
         self.start = self.last = time.perf_counter()
@@ -353,22 +355,21 @@ class Scheduler:
 
     def _blocks(self, most: int) -> list[tuple[Job, int]]:
         """Prompts to read in this pass and how many tokens of each, in turn."""
-        share = max(LEAST, most // max(1, len(self._reading)))
         blocks: list[tuple[Job, int]] = []
-        for job in self._reading:
+        for job in list(self._reading):
             if most < 1:
                 break
             if job.cache is None:
                 job.cache = self._cache_for(job)
                 job.cached_tokens = job.cache.length
-            count = min(job.unread, share, most)
+            count = min(job.unread, most)
             blocks.append((job, count))
             most -= count
-        if blocks and most > 0:  # what short prompts have left goes to the first
-            job, count = blocks[0]
-            more = min(most, job.unread - count)
-            blocks[0] = (job, count + more)
-        self._reading.rotate(-len(blocks))
+            job.turn += count
+            if job.turn >= TURN:  # its turn is over: to the end of the queue
+                job.turn = 0
+                self._reading.remove(job)
+                self._reading.append(job)
         return blocks
 
     def _cache_for(self, job: Job) -> KVCache:

@@ -1,0 +1,58 @@
+"""``laplm talk``: the notebooks in JupyterLab, or as slides."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from laplm.cli.output import note, progress_bars, write
+
+_DIRECTORY = "laplm-talk"
+
+
+def add_talk(verb: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the command and its options."""
+    p = verb(
+        "talk", _talk, "Open the talk: notebooks from text to the next token, or their slides.",
+        epilog="For example: laplm talk, or laplm talk --slides -m gpt2. Notebooks that are in DIR "
+        "already stay as they are; delete one to get it afresh. In the slides, S opens the "
+        "speaker's notes.",
+    )  # fmt: skip
+    p.add_argument(
+        "directory", nargs="?", type=Path, default=Path(_DIRECTORY), metavar="DIR",
+        help=f"where your copy of the notebooks goes (default: {_DIRECTORY})",
+    )  # fmt: skip
+    p.add_argument(
+        "--slides", action="store_true",
+        help="run the notebooks and make slides of them, in DIR/slides; takes a minute or two",
+    )  # fmt: skip
+    p.add_argument("--no-open", action="store_true", help="open no browser")
+    p.add_argument(
+        "-m", "--model", metavar="NAME|DIR",
+        help="the model to talk about (default: LAPLM_MODEL, else pocket, the built-in one)",
+    )  # fmt: skip
+
+
+def _talk(args: argparse.Namespace) -> int:
+    from laplm import hub
+    from laplm.talk import notebooks, slides
+
+    # Notebooks run in their own directory, so a directory is named by its whole path.
+    model = args.model or os.environ.get("LAPLM_MODEL") or "pocket"
+    path = hub.locate(model)
+    if Path(model).is_dir():
+        model = str(path.resolve())
+    copies = notebooks.copy_to(args.directory)
+    if not args.slides:
+        note(f"the notebooks are in {args.directory}; Ctrl-C ends JupyterLab")
+        return notebooks.open_lab(args.directory, model, browser=not args.no_open)
+    with progress_bars() as progress:
+        index = slides.build(copies, args.directory / "slides", model, progress)
+    write(f"{index}\n")
+    if not args.no_open:
+        import webbrowser
+
+        webbrowser.open(index.resolve().as_uri())
+    return 0

@@ -1,0 +1,190 @@
+"""The talk's notebooks: clean in the repository, found wherever laplm is, right when they run."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from laplm.errors import InputError
+from laplm.talk import notebooks, slides
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+SECTIONS = ["introduction", "load", "core_concepts", "running", "fine_tuning", "conclusion"]
+
+
+def printed(notebook: Any) -> str:
+    """All text of all outputs."""
+    texts = []
+    for cell in notebook.cells:
+        for output in cell.get("outputs", ()):
+            texts.append(output.get("text") or output.get("data", {}).get("text/plain", ""))
+    return "\n".join(texts)
+
+
+def test_there_is_one_for_each_section_in_the_order_of_the_talk() -> None:
+    assert [p.stem for p in NOTEBOOKS] == [f"{i}_{name}" for i, name in enumerate(SECTIONS, 1)]
+    assert notebooks.originals() == NOTEBOOKS
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_are_kept_without_outputs(path: Path) -> None:
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    assert notebook["metadata"]["kernelspec"]["name"] == "python3"
+    ids = [cell["id"] for cell in notebook["cells"]]
+    assert len(set(ids)) == len(ids)
+    for cell in notebook["cells"]:
+        assert set(cell["metadata"]) <= {"slideshow"}, cell["id"]
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == [] and cell["execution_count"] is None, cell["id"]
+            assert len("".join(cell["source"]).splitlines()) <= 30, f"{cell['id']} is long"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_slide_has_words_for_the_speaker(path: Path) -> None:
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    kinds = [cell["metadata"]["slideshow"]["slide_type"] for cell in notebook["cells"]]
+    assert set(kinds) <= {"slide", "-", "notes", "skip"}
+    per_slide = "".join({"slide": "s", "notes": "n"}.get(kind, "") for kind in kinds)
+    assert re.fullmatch("(sn)+", per_slide)
+
+
+def test_every_notebook_runs_on_the_built_in_model(deck) -> None:
+    assert list(deck.ran) == [path.name for path in NOTEBOOKS]
+    for name, notebook in deck.ran.items():
+        for cell in notebook.cells:
+            if cell.cell_type == "code":
+                assert cell.execution_count, f"{name}: {cell.id}"
+            for output in cell.get("outputs", ()):
+                assert output.output_type != "error", f"{name}: {cell.id}"
+
+
+def test_what_they_print_is_right(deck) -> None:
+    texts = {name: printed(notebook) for name, notebook in deck.ran.items()}
+    assert "6,180,864 parameters" in texts["2_load.ipynb"]
+    seeds = re.findall(r"^seed (\d): (.*)$", texts["2_load.ipynb"], re.MULTILINE)
+    assert [seed for seed, _ in seeds] == ["1", "1", "2"]
+    assert seeds[0] == seeds[1] and seeds[1][1] != seeds[2][1]
+    assert "embed        (5, 256)" in texts["3_core_concepts.ipynb"]
+    assert "logits       (5, 5120)" in texts["3_core_concepts.ipynb"]
+    assert "1 text in ten samples" in texts["4_running.ipynb"]
+    assert "Zib the robot" in texts["5_fine_tuning.ipynb"]
+    assert re.search(r"connections opened\s+0$", texts["6_conclusion.ipynb"], re.MULTILINE)
+
+
+def test_tuning_teaches_the_model_what_it_did_not_know(deck) -> None:
+    (table,) = (
+        output["data"]["text/html"]
+        for cell in deck.ran["5_fine_tuning.ipynb"].cells
+        for output in cell.get("outputs", ())
+        if "perplexity before" in output.get("data", {}).get("text/html", "")
+    )
+    cells = re.findall(r"<td>(.*?)</td>", table)
+    rows = [cells[i : i + 5] for i in range(0, len(cells), 5)]
+    assert [row[0] for row in rows] == ["full", "lora"]
+    for _, _, _, before, after in rows:
+        assert float(before) > 50 and float(after) < 3
+
+
+@pytest.mark.parametrize("number", [2, 6])
+def test_the_model_of_laplm_model_is_the_one_that_is_talked_about(
+    number: int, tiny_model_dir: Path
+) -> None:
+    text = printed(slides.run(NOTEBOOKS[number - 1], str(tiny_model_dir)))
+    assert "6,180,864" not in text
+    assert str(tiny_model_dir) in text or re.search(r"parameters\s+18\d,\d{3}", text)
+
+
+def test_a_copy_that_was_changed_is_kept(tmp_path: Path) -> None:
+    copies = notebooks.copy_to(tmp_path / "mine")
+    assert [copy.read_bytes() for copy in copies] == [p.read_bytes() for p in NOTEBOOKS]
+    copies[0].write_text("changed", encoding="utf-8")
+    copies[1].unlink()
+    assert notebooks.copy_to(tmp_path / "mine") == copies
+    assert copies[0].read_text(encoding="utf-8") == "changed"
+    assert copies[1].read_bytes() == NOTEBOOKS[1].read_bytes()
+
+
+def test_a_directory_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("", encoding="utf-8")
+    with pytest.raises(InputError, match=r"cannot be written .*; name another directory"):
+        notebooks.copy_to(tmp_path / "mine")
+
+
+def test_installed_notebooks_are_found_without_the_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As the wheel lays them: tests/test_packaging.py says that it holds them.
+    place = tmp_path / "env/share/laplm/notebooks"
+    place.mkdir(parents=True)
+    for path in NOTEBOOKS:
+        (place / path.name).write_bytes(path.read_bytes())
+    packages = tmp_path / "env/lib/site-packages"
+    packages.mkdir(parents=True)
+
+    class File:
+        def __init__(self, path: Path) -> None:
+            self.path = path
+
+        def as_posix(self) -> str:
+            return Path(os.path.relpath(self.path, packages)).as_posix()
+
+        def locate(self) -> Path:
+            return packages / self.as_posix()
+
+    monkeypatch.setattr(notebooks, "__file__", str(packages / "laplm/talk/notebooks.py"))
+    found = [File(path) for path in sorted(place.iterdir())]
+    monkeypatch.setattr(importlib.metadata, "files", lambda name: found)
+    assert notebooks.originals() == sorted(place.resolve().iterdir())
+    monkeypatch.setattr(importlib.metadata, "files", lambda name: [])
+    with pytest.raises(InputError, match="did not come with this copy of laplm; install it again"):
+        notebooks.originals()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="ended by a signal")
+def test_jupyterlab_serves_the_copy_on_this_machine_alone(tmp_path: Path) -> None:
+    directory = tmp_path / "mine"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "laplm", "talk", str(directory), "--no-open", "-m", "pocket"],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env=os.environ | {"JUPYTER_CONFIG_DIR": str(tmp_path), "HOME": str(tmp_path)},
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        seen = []
+        assert process.stdout is not None
+        for line in process.stdout:
+            seen.append(line)
+            address = re.search(r"(http://127\.0\.0\.1:\d+/)lab\?token=(\w+)", line)
+            if address:
+                break
+        else:
+            raise AssertionError("".join(seen))
+        url = f"{address[1]}api/contents?token={address[2]}"
+        for _ in range(200):  # it says its address a moment before it listens
+            try:
+                with urllib.request.urlopen(url, timeout=60) as answer:
+                    names = {entry["name"] for entry in json.load(answer)["content"]}
+                break
+            except urllib.error.URLError:
+                assert process.poll() is None
+                time.sleep(0.1)
+        assert {path.name for path in NOTEBOOKS} <= names
+    finally:
+        for _ in range(3):
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGTERM)
+                time.sleep(0.5)
+        process.wait(timeout=60)
