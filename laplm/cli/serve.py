@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from laplm.cli.output import note
+from laplm.cli.output import note, progress_bars
 from laplm.errors import InputError
 
 _PORT = 8080
@@ -68,6 +68,10 @@ def add_serve(verb: Callable[..., argparse.ArgumentParser]) -> None:
     g.add_argument("--grace", type=float, default=10.0, metavar="SECONDS",
                    help="for requests on their way when it is stopped (default: 10)")  # fmt: skip
     g.add_argument("--quiet", action="store_true", help="log only what goes wrong")
+    g.add_argument(
+        "--log-prompts", action="store_true",
+        help="log requests for text and views with what they ask (default: logs hold no prompt)",
+    )  # fmt: skip
 
 
 def _serve(args: argparse.Namespace) -> int:
@@ -107,21 +111,25 @@ def _serve(args: argparse.Namespace) -> int:
             origins=frozenset(origin.rstrip("/") for origin in args.allow_origin),
         ),
         runs=args.runs,
+        log_prompts=args.log_prompts,
     )
     logs.set_up(quiet=args.quiet)
 
     def ready(address: str) -> None:
+        progress.close()
         page = f"{address}?key=..." if key else address
         note(f"the page: {page}  OpenAI's API: {address}v1  Ctrl-C stops")
 
-    serve(
-        options,
-        args.host,
-        args.port,
-        grace=args.grace,
-        open_page=_has_browser() if args.open is None else args.open,
-        ready=ready,
-    )
+    with progress_bars() as progress:
+        serve(
+            options,
+            args.host,
+            args.port,
+            grace=args.grace,
+            open_page=_has_browser() if args.open is None else args.open,
+            ready=ready,
+            progress=progress,
+        )
     return 0
 
 
@@ -145,6 +153,8 @@ def _check(args: argparse.Namespace, key: str | None) -> None:
                 f"--{name.replace('_', '-')} is {getattr(args, name)!r}, but it must be fp32, "
                 "int8 or int4"
             )
+    if args.quiet and args.log_prompts:
+        raise InputError("--quiet logs no requests, so --log-prompts would do nothing; drop one")
     if key is not None and (len(key) < 8 or not key.isascii() or not key.isprintable()):
         raise InputError("the API key must have at least 8 characters of ASCII")
     if args.host not in ("127.0.0.1", "::1", "localhost") and key is None:

@@ -45,6 +45,42 @@ _ACTIVATIONS = {
 }  # fmt: skip
 
 
+def _kv_format(precision: Precision) -> str:
+    return "fp32" if precision == "fp32" else "fp16"
+
+
+def load_kernels(
+    precision: Precision, head_dim: int, progress: Progress | None = None
+) -> jit.Engine:
+    """The compiled kernels for models of one precision and head size D.
+
+    They are compiled when they are not on disk yet, which takes some seconds.
+
+    Raises:
+        CacheError: the cache directory cannot be written.
+    """
+    isa = isas.choose()
+    spec = p.Spec(precision, head_precision(precision), _kv_format(precision), head_dim)
+
+    def build() -> Any:
+        from laplm.gpt import kernels
+
+        return kernels.build(isa, spec)
+
+    compiling = False
+
+    def announce() -> None:
+        nonlocal compiling
+        compiling = True
+        if progress:
+            progress("kernels", 0, 1)
+
+    engine = jit.load(isa, spec, build, announce)
+    if progress and compiling:
+        progress("kernels", 1, 1)
+    return engine
+
+
 class GPT:
     """A GPT-2-architecture model, ready to run.
 
@@ -84,8 +120,9 @@ class GPT:
         self._packed = prepared(checkpoint, precision, progress)
         self._embed = checkpoint.rows("wte.weight")
         self._position = checkpoint.rows("wpe.weight")
-        self._kv = "fp32" if precision == "fp32" else "fp16"
-        self._engine = self._load_engine(progress)
+        self._kv = _kv_format(precision)
+        self._together = p.attend_together(self.isa.registers)
+        self._engine = load_kernels(precision, self.config.head_dim, progress)
         self._team = Team(self._engine, self.threads)
         weakref.finalize(self, self._team.dissolve)
         self._process = os.getpid()
@@ -207,29 +244,6 @@ class GPT:
         return out
 
     # --- the compiled engine ---
-
-    def _load_engine(self, progress: Progress | None) -> jit.Engine:
-        head = head_precision(self.precision)
-        spec = p.Spec(self.precision, head, self._kv, self.config.head_dim)
-
-        def build() -> Any:
-            from laplm.gpt import kernels
-
-            return kernels.build(self.isa, spec)
-
-        compiling = False
-
-        def announce() -> None:
-            nonlocal compiling
-            compiling = True
-            if progress:
-                progress("kernels", 0, 1)
-
-        self._together = p.attend_together(self.isa.registers)
-        engine = jit.load(self.isa, spec, build, announce)
-        if progress and compiling:
-            progress("kernels", 1, 1)
-        return engine
 
     def _fill_plan(self) -> None:
         """All that stays the same from call to call."""

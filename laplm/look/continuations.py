@@ -17,7 +17,7 @@ from laplm.gpt.reference import Tap
 from laplm.look import figures, passes
 from laplm.look import target as targets
 from laplm.look.view import Column, Model, Part, Table, View
-from laplm.run.generate import generate, make_request
+from laplm.run.generate import make_request
 from laplm.run.sampler import SamplingParams
 from laplm.run.tapped import TappedGPT
 
@@ -152,11 +152,9 @@ def write_under(
     texts, rows = [], []
     for tap in taps:
         rows.append(passes.forward(model, ids, tap, last_only=True)[0])
-        engine = model.gpt if tap is None else TappedGPT(model.gpt, tap)
-        result = generate(
-            engine, model.tokenizer, ids, params, max_new_tokens=max_new_tokens
-        )[0]  # fmt: skip
-        texts.append(result.text)
+        engine = model.gpt if tap is None else TappedGPT(model.gpt, passes.watched(tap))
+        stream = passes.write(engine, model, ids, params, max_new_tokens=max_new_tokens)
+        texts.append(stream.results()[0].text)
     known = targets.probabilities(np.stack(rows))[:, : model.tokenizer.vocab_size]
     best = np.argsort(-known.max(axis=0), kind="stable")[:_SHOWN]
     return Written(texts, passes.token_labels(model, best.tolist()), known[:, best])

@@ -15,7 +15,6 @@ from laplm.gpt.tokenizer import StreamDecoder
 from laplm.look import figures, passes
 from laplm.look.next_token import entropy
 from laplm.look.view import Column, Model, Part, Passage, Span, Table, View, check_count
-from laplm.run.generate import stream_generate
 from laplm.run.sampler import SamplingParams, probabilities
 
 if TYPE_CHECKING:
@@ -169,12 +168,10 @@ def generation(
         alternatives = check_count("alternatives", alternatives, known - 1)
     params = SamplingParams(temperature, top_k, top_p, min_p, repetition_penalty, seed)
     prompt_ids = passes.encode(model, prompt)
-    stream = stream_generate(
-        model.gpt, model.tokenizer, prompt_ids, params,
+    stream = passes.write(
+        model.gpt, model, prompt_ids, params,
         max_new_tokens=max_new_tokens, stop=stop, ignore_eos=ignore_eos,
     )  # fmt: skip
-    for _ in stream:
-        pass
     (result,) = stream.results()
     ids = list(result.token_ids)
     own, drawn, ranks, bits, others, chances = [], [], [], [], [], []

@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 from laplm.errors import InputError
 from laplm.gpt import reference
 from laplm.gpt.activations import Key
-from laplm.look import figures, passes
+from laplm.look import passes
 from laplm.look.ablation import ablation_tap, parts_named
 from laplm.look.block import ACTIVATIONS, STEPS, Neuron, most_active
-from laplm.look.next_token import OFF, Effect, effect_of
+from laplm.look.next_token import OFF, Effect, effect_of, plot_effects
 from laplm.look.pca import PCA, pca
+from laplm.look.unembedding import greatest
 from laplm.look.view import Column, Grid, Model, Part, Table, View, check_count
 from laplm.run.sampler import SamplingParams
 
@@ -38,6 +39,7 @@ Ids = NDArray[np.int64]
 MOST_WORDS = 12
 _NUMBERS = 64  # of a vector, that are shown as they are
 _NEURONS, _RAISED = 6, 5
+_LENS_ROWS = 256  # logits that are held at one time: 50 MB with GPT-2's vocabulary
 _THROUGH = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
 _OPENED = (
     "ln1_normalized", "ln1", "pattern", "z", "ln2_normalized", "ln2", "mlp_pre", "mlp_post",
@@ -259,14 +261,8 @@ class Inside(View):
         if self.whole_plain is not None:
             every, names = [self.whole_plain, *every], ["with all parts", "without", names[1]]
         off = f"; switched off: {', '.join(self.without)}" if self.without else ""
-        return figures.bar_panels(
-            self.next_tokens,
-            [each.probabilities.tolist() for each in every],
-            names,
-            [f"{each.kept:,} left, {each.entropy:.2f} bits" for each in every],
-            f"The next token, as {self.model} sees it",
-            value_label="probability",
-            subtitle=f"after “{self.tokens[self.position]}”{off}",
+        return plot_effects(
+            self.model, self.next_tokens, every, names, f"after “{self.tokens[self.position]}”{off}"
         )
 
 
@@ -410,8 +406,7 @@ def _logits(model: Model, stream: Array) -> Array:
 def _best(every: Sequence[Array], k: int) -> Ids:
     """The k ids of greatest probability in any of several logits (V,), greatest first."""
     highest = np.stack([reference.softmax(logits) for logits in every]).max(axis=0)
-    out: Ids = np.argsort(-highest, kind="stable")[:k]
-    return out
+    return greatest(highest, k)
 
 
 def _settings(params: SamplingParams) -> str:
@@ -493,10 +488,16 @@ def _cosine(a: Array, b: Array) -> float:
 def _lens(model: Model, streams: Array) -> LensTable:
     """Residual streams (L + 1, W, C), each read as if it were the last."""
     known = min(model.tokenizer.vocab_size, model.config.vocab_size)
-    tokens, probabilities = [], []
-    for stream in streams:
-        chances = reference.softmax(_logits(model, stream)[:, :known])
-        tokens.append(passes.token_labels(model, chances.argmax(axis=-1).tolist()))
-        probabilities.append(chances.max(axis=-1))
+    rows = streams.reshape(-1, streams.shape[-1])
+    best: list[int] = []
+    chances: list[float] = []
+    # Many rows share each reading of the output matrix, which is what takes the time.
+    for start in range(0, len(rows), _LENS_ROWS):
+        logits = _logits(model, rows[start : start + _LENS_ROWS])[:, :known]
+        highest = logits.max(axis=-1, keepdims=True)
+        best += logits.argmax(axis=-1).tolist()
+        chances += (1 / np.exp(logits - highest).sum(axis=-1)).tolist()
+    labels = np.array(passes.token_labels(model, best), object).reshape(streams.shape[:-1])
     stages = ["embedding", *map(str, range(len(streams) - 1))]
-    return LensTable(stages, tokens, np.stack(probabilities))
+    probabilities = np.array(chances, np.float32).reshape(streams.shape[:-1])
+    return LensTable(stages, labels.tolist(), probabilities)

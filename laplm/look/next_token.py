@@ -125,15 +125,9 @@ class NextToken(View):
     def plot(self) -> Figure:
         """Probabilities as bars, before and after each setting."""
         every = [self.before, *self.effects]
-        return figures.bar_panels(
-            self.labels,
-            [e.probabilities.tolist() for e in every],
-            [e.name for e in every],
-            [f"{e.kept:,} left, {e.entropy:.2f} bits" for e in every],
-            f"The next token, as {self.model} sees it",
-            value_label="probability",
-            subtitle=f"after “{figures.ending(self.text)}”; outlined: before",
-        )
+        names = [e.name for e in every]
+        after = f"after “{figures.ending(self.text)}”; outlined: before"
+        return plot_effects(self.model, self.labels, every, names, after)
 
 
 def next_token(
@@ -220,6 +214,21 @@ def effect_of(
         entropy=bits,
         perplexity=2.0**bits,
         likeliest=passes.token_labels(model, [int(p.argmax())])[0],
+    )
+
+
+def plot_effects(
+    model: str, labels: Sequence[str], every: Sequence[Effect], names: Sequence[str], subtitle: str
+) -> Figure:
+    """The probabilities of K tokens under each of several settings, a panel each."""
+    return figures.bar_panels(
+        labels,
+        [each.probabilities.tolist() for each in every],
+        names,
+        [f"{each.kept:,} left, {each.entropy:.2f} bits" for each in every],
+        f"The next token, as {model} sees it",
+        value_label="probability",
+        subtitle=subtitle,
     )
 
 

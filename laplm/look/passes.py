@@ -6,8 +6,11 @@ nothing is compiled, so a look starts at once. In int8 and int4 it is the engine
 
 from __future__ import annotations
 
+import contextlib
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextvars import ContextVar
+from typing import Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,6 +22,8 @@ from laplm.gpt.checkpoint import Checkpoint, check_finite
 from laplm.gpt.config import GPTConfig
 from laplm.gpt.kv_cache import KVCache
 from laplm.look.view import Model, visible
+from laplm.run.generate import Engine, GenerationStream, StreamOptions, stream_generate
+from laplm.run.sampler import SamplingParams
 
 Array = NDArray[np.float32]
 Ids = NDArray[np.int64]
@@ -27,7 +32,58 @@ Past = reference.DensePast | KVCache
 
 _dense: weakref.WeakKeyDictionary[Checkpoint, reference.DenseWeights] = weakref.WeakKeyDictionary()
 
+_between: ContextVar[Callable[[], None] | None] = ContextVar("between", default=None)
+
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+
+
+@contextlib.contextmanager
+def stoppable(between: Callable[[], None]) -> Iterator[None]:
+    """Call ``between`` again and again while a view is made: what it raises ends the view.
+
+    It is called before each pass, between the sublayers of those that are not compiled, between
+    the tokens of a text, and before weights are multiplied with outside of a pass.
+    """
+    token = _between.set(between)
+    try:
+        yield
+    finally:
+        _between.reset(token)
+
+
+def _pause() -> None:
+    between = _between.get()
+    if between is not None:
+        between()
+
+
+def watched(tap: reference.Tap) -> reference.Tap:
+    """A tap that can be stopped at every activation: see ``stoppable``."""
+
+    def see(name: str, layer: int | None, x: Array) -> Array | None:
+        _pause()
+        return tap(name, layer, x)
+
+    return see
+
+
+def write(
+    gpt: Engine,
+    model: Model,
+    ids: Sequence[int],
+    params: SamplingParams,
+    **options: Unpack[StreamOptions],
+) -> GenerationStream:
+    """The text that follows ids, drawn to its end; arguments as ``stream_generate``.
+
+    Raises:
+        ContextLengthError: the new tokens do not fit in the context.
+        InputError: there are no ids, or a setting is out of range.
+    """
+    stream = stream_generate(gpt, model.tokenizer, ids, params, **options)
+    for _ in stream:
+        _pause()
+    return stream
 
 
 def forward(
@@ -52,9 +108,13 @@ def forward(
         ModelFormatError: a weight is NaN or infinite.
     """
     array = _checked(ids, model.config, 0 if past is None else past.length)
+    _pause()
+    if tap is not None:
+        tap = watched(tap)
     if model.precision == "fp32":
         assert past is None or isinstance(past, reference.DensePast)
-        return reference.forward(array, dense_weights(model), model.config, past, tap, last_only)
+        see = watched(lambda name, layer, x: None) if tap is None else tap
+        return reference.forward(array, dense_weights(model), model.config, past, see, last_only)
     assert past is None or isinstance(past, KVCache)
     return model.gpt.forward(array, past, tap, last_only=last_only)
 
@@ -93,6 +153,7 @@ def dense_weights(model: Model) -> reference.DenseWeights:
     Raises:
         ModelFormatError: a weight is NaN or infinite.
     """
+    _pause()
     weights = _dense.get(model.checkpoint)
     if weights is None:
         tensors = {name: model.checkpoint.tensor(name) for name in model.checkpoint.names}
@@ -108,7 +169,10 @@ def weights(model: Model) -> reference.Weights:
     Raises:
         ModelFormatError: a weight is NaN or infinite.
     """
-    return dense_weights(model) if model.precision == "fp32" else model.gpt.weights
+    if model.precision == "fp32":
+        return dense_weights(model)
+    _pause()
+    return model.gpt.weights
 
 
 def encode(model: Model, text: Text) -> list[int]:

@@ -7,6 +7,8 @@ Transformer Circuits", section "Logit attribution".
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -39,7 +41,14 @@ def strongest(model: Model, vectors: Array, count: int) -> tuple[list[list[str]]
     """The tokens whose logits each of the vectors (N, C) raises most, and lowers most."""
     known = min(model.tokenizer.vocab_size, model.config.vocab_size)
     scores = direct_logits(model, vectors)[:, :known]
-    order = np.argsort(-scores, axis=-1, kind="stable")
-    raised = [passes.token_labels(model, row[:count].tolist()) for row in order]
-    lowered = [passes.token_labels(model, row[::-1][:count].tolist()) for row in order]
+    raised = [passes.token_labels(model, greatest(row, count).tolist()) for row in scores]
+    lowered = [passes.token_labels(model, greatest(-row, count).tolist()) for row in scores]
     return raised, lowered
+
+
+def greatest(values: NDArray[Any], count: int) -> NDArray[np.int64]:
+    """Where the greatest of many values (V,) are, greatest first; of equal ones the first first."""
+    count = min(count, len(values))
+    some = np.flatnonzero(values >= np.partition(values, -count)[-count])
+    out: NDArray[np.int64] = some[np.argsort(-values[some], kind="stable")][:count]
+    return out

@@ -26,6 +26,8 @@ from laplm.serve.problems import (
     answer_error,
     answer_http_exception,
     answer_invalid,
+    answers,
+    given,
 )
 from laplm.serve.security import Guard, Observed, Secured
 
@@ -43,6 +45,7 @@ class Options:
         settings: how models are loaded and served.
         guard: what is let through.
         runs: where tunings are kept.
+        log_prompts: requests are logged with what they ask.
     """
 
     given: dict[str, str]
@@ -50,6 +53,7 @@ class Options:
     settings: Settings = field(default_factory=Settings)
     guard: Guard = field(default_factory=Guard)
     runs: Path | None = None
+    log_prompts: bool = False
 
 
 @dataclass
@@ -84,6 +88,7 @@ def make_app(options: Options) -> tuple[ASGIApp, Parts]:
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        tunings.begin()
         yield
         parts.stop_soon()
         parts.end_streams()
@@ -98,11 +103,13 @@ def make_app(options: Options) -> tuple[ASGIApp, Parts]:
         docs_url=None,  # its page loads scripts from outside
         redoc_url=None,
         lifespan=lifespan,
+        responses=answers(401, 403, 503),
         exception_handlers={
             HTTPException: answer_http_exception,
             RequestValidationError: answer_invalid,
             ApiError: answer_error,
             LaplmError: answer_error,
+            Exception: answer_error,
         },
     )
     app.include_router(openai.router(registry))
@@ -116,7 +123,8 @@ def make_app(options: Options) -> tuple[ASGIApp, Parts]:
         route = scope.get("route")
         return getattr(route, "path", "other")
 
-    return Observed(Secured(app, options.guard), metrics, route_of), parts
+    secured = Secured(app, options.guard, log_prompts=options.log_prompts)
+    return Observed(secured, metrics, route_of), parts
 
 
 def _add_health(app: FastAPI, metrics: Metrics) -> None:
@@ -125,7 +133,7 @@ def _add_health(app: FastAPI, metrics: Metrics) -> None:
         """Whether the server answers."""
         return Json({"status": "ok"})
 
-    @app.get("/metrics", tags=["health"])
+    @app.get("/metrics", tags=["health"], response_class=Response, responses=given("text/plain"))
     async def prometheus() -> Response:
         """Counters in Prometheus's text format."""
         return Response(metrics.text(), media_type=CONTENT_TYPE)
@@ -144,10 +152,10 @@ def _add_page(app: FastAPI) -> None:
 
     @app.get("/assets/{name:path}", include_in_schema=False)
     async def asset(name: str) -> Response:
-        path = (WEB / "assets" / name if name else WEB / "index.html").resolve()
-        inside = (
-            path.is_relative_to(WEB.resolve()) and path.is_file() if "\0" not in name else False
-        )
-        if not inside:
-            raise ApiError(404, "no such file of the page")
-        return await asyncio.to_thread(answer, path)
+        try:
+            path = (WEB / "assets" / name if name else WEB / "index.html").resolve()
+            if path.is_relative_to(WEB.resolve()) and path.is_file():
+                return await asyncio.to_thread(answer, path)
+        except (OSError, ValueError):  # a name that no file can have
+            pass
+        raise ApiError(404, "no such file of the page")

@@ -1,7 +1,8 @@
 """``/api/look``: every view of ``laplm look`` over HTTP.
 
 A view's parameters are those of its function, so a view is added by one line in ``views``. One
-thread works on views; who comes while too many wait is told to come again.
+thread works on views; who comes while too many wait is told to come again. A view whose client has
+gone, as a page's does with the next key that is pressed, is given up between two layers.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from laplm.look import (
     inside,
     lens,
     next_token,
+    passes,
     patching,
     positions,
     stats,
@@ -44,7 +46,7 @@ from laplm.look import (
 from laplm.look.view import Grid, Maps, Model, Part, Passage, Table, View, plain
 from laplm.run.language_model import LanguageModel
 from laplm.serve.models import Registry
-from laplm.serve.problems import ApiError, Json, to_json
+from laplm.serve.problems import BODY, CLIENT_GONE, ApiError, Json, answers, to_json
 from laplm.serve.streams import unless_gone
 
 T = TypeVar("T")
@@ -238,7 +240,7 @@ class Worker:
 
         Args:
             most: requests at one time, the one that is worked on included.
-            seconds: that one may take, where its view tells of its progress.
+            seconds: that one may take.
         """
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="laplm-look")
         self._most = most
@@ -250,7 +252,7 @@ class Worker:
         """What ``make`` gives; it is handed what to call with its progress.
 
         Raises:
-            ApiError: too many wait already (429), or it takes too long.
+            ApiError: too many wait already (429), it takes too long, or nobody waits for it.
         """
         if self._waiting >= self._most:
             seconds = max(1, min(60, round(self._last * self._waiting)))
@@ -263,32 +265,51 @@ class Worker:
         gone = threading.Event()
         end = time.perf_counter() + self._seconds
 
-        def progress(what: str, done: int, total: int) -> None:
+        def between() -> None:
             if gone.is_set():
-                raise ApiError(503, "nobody waits for this view any more")
+                raise _left()
             if time.perf_counter() > end:
-                raise ApiError(503, f"this view took longer than {self._seconds:g} s; ask for less")
+                raise ApiError(
+                    408,
+                    f"this view took longer than {self._seconds:g} s; ask for less",
+                    code="time_limit",
+                )
 
         def work() -> T:
-            progress("", 0, 1)  # not begun for nobody
             start = time.perf_counter()
             try:
-                return make(progress)
+                with passes.stoppable(between):
+                    return make(lambda *_: between())
             finally:
                 self._last = time.perf_counter() - start
 
+        future = self._pool.submit(work)
+
+        def leave() -> None:
+            gone.set()
+            future.cancel()  # if it only waits: it frees its place at once
+
         async def made() -> T:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+            try:
+                return await asyncio.wrap_future(future)
+            except asyncio.CancelledError:
+                if gone.is_set():
+                    raise _left() from None
+                raise
 
         self._waiting += 1
         try:
-            return await unless_gone(request, made(), gone.set)
+            return await unless_gone(request, made(), leave)
         finally:
             self._waiting -= 1
 
     def stop(self) -> None:
         """Begin nothing more."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _left() -> ApiError:
+    return ApiError(CLIENT_GONE, "nobody waits for this view any more")
 
 
 def part_json(part: Part) -> dict[str, Any]:
@@ -341,4 +362,5 @@ def _add(api: APIRouter, view: Shown, registry: Registry, worker: Worker) -> Non
 
     look.__annotations__["body"] = view.body
     look.__doc__ = view.summary
-    api.post(f"/{view.name}", name=view.name, summary=view.title)(look)
+    responses = answers(*BODY, 404, 429)
+    api.post(f"/{view.name}", name=view.name, summary=view.title, responses=responses)(look)

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,12 +24,12 @@ from laplm import built_in, hub
 from laplm.errors import InputError, LaplmError
 from laplm.gpt.adapter import is_adapter, read_adapter_config
 from laplm.gpt.checkpoint import read_config
-from laplm.serve.problems import ApiError, Json
+from laplm.serve.problems import BODY, ApiError, Json, answers
 from laplm.serve.scheduler import Scheduler, Watcher
 
 if TYPE_CHECKING:
     from laplm.gpt.config import GPTConfig
-    from laplm.gpt.quantize import Precision
+    from laplm.gpt.quantize import Precision, Progress
     from laplm.run.language_model import LanguageModel
 
 _SCAN_SECONDS = 2.0  # how long a list of what is on disk is good for
@@ -72,14 +72,20 @@ class Served:
         self.lm = lm
         self.scheduler = scheduler
         self.look: LanguageModel | None = None
+        self.opening = asyncio.Lock()
         self.users = 0
         self.last_used = time.monotonic()
 
     @property
     def memory_bytes(self) -> int:
         """Bytes of the weights as they lie in memory, those for looking included."""
-        models = {id(lm): lm for lm in (self.lm, self.look) if lm is not None}
-        return sum(lm.gpt.weights_span()[1] for lm in models.values())
+        out = self.lm.gpt.weights_span()[1]
+        if self.look is not None and self.look is not self.lm:
+            if "gpt" in vars(self.look):  # made when a view first writes text
+                out += self.look.gpt.weights_span()[1]
+            if self.look.precision == "fp32":  # the checkpoint's own tensors
+                out += 4 * self.look.config.n_parameters
+        return out
 
 
 class Registry:
@@ -191,12 +197,13 @@ class Registry:
 
     async def look_model(self, served: Served) -> LanguageModel:
         """The model in the precision that views use. Call while ``use`` is held."""
-        if served.look is None:
-            if self.settings.look_precision == self.settings.precision:
-                served.look = served.lm
-            else:
+        precision = self.settings.look_precision
+        if served.look is None and precision == self.settings.precision:
+            served.look = served.lm
+        async with served.opening:  # whoever comes meanwhile waits for the same
+            if served.look is None:
                 served.look = await asyncio.to_thread(
-                    self._open, served.name, str(served.lm.path), self.settings.look_precision
+                    self._open, served.name, str(served.lm.path), precision
                 )
         return served.look
 
@@ -215,6 +222,7 @@ class Registry:
 
     async def _load(self, name: str, target: str) -> Served:
         lm = await asyncio.to_thread(self._open, name, target, self.settings.precision)
+        await asyncio.to_thread(lambda: lm.gpt)
         settings = self.settings
         scheduler = Scheduler(
             lm,
@@ -233,7 +241,6 @@ class Registry:
         from laplm.run.language_model import LanguageModel
 
         lm = LanguageModel(target, precision, self.settings.threads)
-        _ = lm.gpt
         lm.name = name  # views and answers name it so, and not by its path
         return lm
 
@@ -292,8 +299,27 @@ class Registry:
         return self._described[name] | {
             "loaded": served is not None,
             "precision": self.settings.precision,
+            "look_precision": (
+                None if served is None or served.look is None else self.settings.look_precision
+            ),
             "memory_bytes": None if served is None else served.memory_bytes,
         }
+
+
+def warm_up(targets: Iterable[str], precision: Precision, progress: Progress | None = None) -> None:
+    """Open every model that was named, and have the kernels for its text compiled.
+
+    So nobody's first request waits for the compiler, and a model that cannot be opened is known
+    before the server listens. Weights stay on disk until they are asked for.
+
+    Raises:
+        LaplmError: one cannot be opened.
+    """
+    from laplm.gpt.model import load_kernels
+    from laplm.run.language_model import LanguageModel
+
+    for target in dict.fromkeys(targets):
+        load_kernels(precision, LanguageModel(target, precision).config.head_dim, progress)
 
 
 def given_models(words: list[str]) -> dict[str, str]:
@@ -392,13 +418,13 @@ def router(registry: Registry) -> APIRouter:
         """All models, with their sizes."""
         return Json({"default": registry.default, "models": await registry.entries()})
 
-    @api.post("/load")
+    @api.post("/load", responses=answers(*BODY, 404))
     async def load(body: ModelName) -> Response:
         """Bring a model into memory."""
         await registry.load(body.model)
         return Json(await registry.entry(body.model))
 
-    @api.post("/unload")
+    @api.post("/unload", responses=answers(*BODY, 404, 409))
     async def unload(body: ModelName) -> Response:
         """Take a model out of memory."""
         await registry.unload(body.model)

@@ -12,8 +12,8 @@ import contextlib
 import math
 import secrets
 import time
-from collections.abc import AsyncGenerator, Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
@@ -25,7 +25,7 @@ from laplm.run.generate import GenerationStep, encode_prompt, seeded
 from laplm.run.sampler import Nudges, SamplingParams
 from laplm.serve.chat import ChatTemplate, Message
 from laplm.serve.models import Registry, Served, chat_template
-from laplm.serve.problems import ApiError, Json
+from laplm.serve.problems import BODY, ApiError, Json, answers, given
 from laplm.serve.scheduler import Item, Job, Order, PromptToken
 from laplm.serve.streams import DONE, EventStream, event, unless_gone
 
@@ -33,6 +33,9 @@ MOST_SAMPLES = 128
 MOST_PROMPTS = 64
 MOST_STOPS = 4
 MOST_LOGPROBS = 20
+_LONG = 8000  # bytes of a request whose text takes a thousandth of a second to cut into tokens
+
+T = TypeVar("T")
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
@@ -323,35 +326,39 @@ def _prompts(body: CompletionRequest) -> list[str | list[int]]:
 
 def _check_room(n_prompt: int, new: int, n_ctx: int) -> None:
     if n_prompt + new > n_ctx:
+        fewer = f", or set max_tokens to at most {n_ctx - n_prompt:,}" if n_prompt < n_ctx else ""
         raise ContextLengthError(
             f"this model holds {n_ctx:,} tokens, but {n_prompt:,} in the prompt and {new:,} to "
-            f"write were asked for; shorten the prompt, or set max_tokens to at most "
-            f"{max(0, n_ctx - n_prompt):,}"
+            f"write were asked for; shorten the prompt{fewer}"
         )
 
 
 def router(registry: Registry) -> APIRouter:
     """The routes."""
     api = APIRouter(prefix="/v1", tags=["OpenAI"])
+    written = given("text/event-stream") | answers(*BODY, 404, 429)
 
     @api.get("/models")
     async def models() -> Response:
         """The models that can be asked for."""
         return Json({"object": "list", "data": [_model(name) for name in await registry.names()]})
 
-    @api.get("/models/{name:path}")
+    @api.get("/models/{name:path}", responses=answers(404))
     async def model(name: str) -> Response:
         """One of them."""
         await registry.entry(name)
         return Json(_model(name))
 
-    @api.post("/completions")
+    @api.post("/completions", responses=written)
     async def completions(body: CompletionRequest, request: Request) -> Response:
         """Continue a prompt."""
         _check_completion(body)
         async with contextlib.AsyncExitStack() as stack:
             served = await stack.enter_async_context(registry.use(body.model))
-            orders = [_completion_order(served, body, prompt) for prompt in _prompts(body)]
+            prompts = _prompts(body)
+            orders = await _made(
+                request, lambda: [_completion_order(served, body, prompt) for prompt in prompts]
+            )
             batch = _Batch(served, request, body, "text", _submit(served, orders))
             stack.callback(batch.cancel)
             if body.stream:
@@ -359,12 +366,12 @@ def router(registry: Registry) -> APIRouter:
             return Json(await unless_gone(request, _completion(batch, body), batch.cancel))
         raise AssertionError  # for the type checker: the stack swallows nothing
 
-    @api.post("/chat/completions")
+    @api.post("/chat/completions", responses=written)
     async def chat(body: ChatRequest, request: Request) -> Response:
         """Answer a conversation."""
         async with contextlib.AsyncExitStack() as stack:
             served = await stack.enter_async_context(registry.use(body.model))
-            order = _chat_order(served, body)
+            order = await _made(request, lambda: _chat_order(served, body))
             batch = _Batch(served, request, body, "chat", _submit(served, [order]))
             stack.callback(batch.cancel)
             if body.stream:
@@ -373,6 +380,11 @@ def router(registry: Registry) -> APIRouter:
         raise AssertionError
 
     return api
+
+
+async def _made(request: Request, make: Callable[[], T]) -> T:
+    """What ``make`` gives; a long text is cut into tokens beside the streams of others."""
+    return make() if len(await request.body()) < _LONG else await asyncio.to_thread(make)
 
 
 def _model(name: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -26,6 +27,59 @@ _TYPES = {
     500: "server_error",
     503: "server_error",
 }
+
+
+# When each can come, for the OpenAPI description.
+_MEANS = {
+    400: "The body is no JSON, or a value in it cannot be used; the message says which and why.",
+    401: "The server wants its API key.",
+    403: "The Host or the Origin is not one that may use this server.",
+    404: "There is nothing of this name.",
+    408: "The request came too slowly, or took longer than --time-limit.",
+    409: "Not now: the message says what must end first.",
+    413: "The body is too large.",
+    415: "The body is not application/json.",
+    429: "Too many are waiting; come again after so many seconds.",
+    503: "The server is stopping, or a model is damaged or does not fit.",
+}
+_WAIT = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
+
+
+class Problem(BaseModel):
+    """What went wrong, and what to do."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(BaseModel):
+    """Every answer that is an error has this body, as in OpenAI's API."""
+
+    error: Problem
+
+
+CLIENT_GONE = 499  # as nginx counts requests whose client did not wait for an answer
+BODY = (400, 408, 413, 415)  # where a request has a body
+
+
+def answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What else a route may answer, for the OpenAPI description: statuses with their meaning.
+
+    Whatever is not among them has the same body, which keeps FastAPI from describing its own.
+    """
+    out: dict[int | str, dict[str, Any]] = {
+        status: {"model": ErrorBody, "description": _MEANS[status]} for status in statuses
+    }
+    if 429 in out:
+        out[429]["headers"] = _WAIT
+    return {"default": {"model": ErrorBody, "description": "Anything else that fails."}, **out}
+
+
+def given(media_type: str) -> dict[int | str, dict[str, Any]]:
+    """A kind of answer besides what the route's class says, for the OpenAPI description."""
+    return {200: {"content": {media_type: {"schema": {"type": "string"}}}}}
 
 
 class Json(Response):
@@ -96,6 +150,7 @@ async def answer_http_exception(_: Request, error: Exception) -> Response:
     """No such route, or not with this method."""
     assert isinstance(error, HTTPException)
     message = {
+        400: "the body cannot be read as JSON; send one JSON object in UTF-8, not nested deeply",
         404: "no such address; GET /openapi.json lists those that there are",
         405: "this address does not take this method; GET /openapi.json says which it takes",
     }.get(error.status_code, str(error.detail))
@@ -105,14 +160,31 @@ async def answer_http_exception(_: Request, error: Exception) -> Response:
 async def answer_invalid(_: Request, error: Exception) -> Response:
     """A body that is not what the route takes: the first thing that is wrong with it."""
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    where = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
+    first, *others = error.errors()
+    where = _where(first, error.body)
     if first["type"] == "json_invalid":
         reason = (first.get("ctx") or {}).get("error", "not JSON")
         return ApiError(400, f"the body is not JSON ({reason}); send one JSON object").response()
     param = ".".join(where) or None
-    said = f"{param}: {first['msg']}" if param else f"the body: {first['msg']}"
+    # Of what may be one thing or another, each says what it would have to be.
+    reasons = [first["msg"], *(e["msg"] for e in others if _where(e, error.body) == where)]
+    said = f"{param or 'the body'}: {', or: '.join(dict.fromkeys(reasons))}"
     return ApiError(400, said, param=param, code=first["type"]).response()
+
+
+def _where(error: Mapping[str, Any], body: Any) -> list[str]:
+    """The way to a wrong value, without the names of the types that it might have had."""
+    where = []
+    for part in error["loc"][1:]:
+        there = isinstance(part, int) and isinstance(body, list) and part < len(body)
+        if there or (isinstance(body, dict) and part in body):
+            body = body[part]
+            where.append(str(part))
+        elif error["type"] == "missing":
+            where.append(str(part))
+        else:
+            break
+    return where
 
 
 async def answer_error(_: Request, error: Exception) -> Response:

@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from laplm.serve.logs import log, log_exception
 from laplm.serve.metrics import Metrics
-from laplm.serve.problems import ApiError, problem_of
+from laplm.serve.problems import CLIENT_GONE, ApiError, problem_of
 
 COOKIE = "laplm_key"
 PAGE_POLICY = (
@@ -38,6 +38,9 @@ _HEADERS = {
     b"cache-control": b"no-store",
     b"content-security-policy": PAGE_POLICY.encode(),
 }
+_PROMPTS = ("/v1/", "/api/look/")  # where bodies hold prompts
+_MOST_LOGGED = 100_000  # characters of a body
+_MOST_DROPPED = 1 << 30  # bytes of a body that is too large
 _OPEN = ("/healthz", "/", "/favicon.ico")  # answered without a key; and the page's own files
 
 
@@ -70,6 +73,8 @@ class Guard:
 
     def host_is_ours(self, host: str) -> bool:
         """Whether a Host header names this server."""
+        if "@" in host:
+            return False
         name = urlsplit(f"//{host}").hostname or ""
         if name == "localhost" or name in self.names:
             return True
@@ -84,9 +89,11 @@ class Guard:
 class Secured:
     """The checks, around the application."""
 
-    def __init__(self, app: ASGIApp, guard: Guard) -> None:
+    def __init__(self, app: ASGIApp, guard: Guard, *, log_prompts: bool = False) -> None:
+        """Stand before ``app``; with ``log_prompts`` what it is asked goes into the log."""
         self._app = app
         self._guard = guard
+        self._log_prompts = log_prompts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check one request, and hand it on with its whole body."""
@@ -113,6 +120,9 @@ class Secured:
             if self._guard.stopping.is_set():
                 raise ApiError(503, "the server is stopping", headers={"Connection": "close"})
             body = await self._body(scope, headers, receive)
+            if self._log_prompts and body and scope["path"].startswith(_PROMPTS):
+                asked = body.decode("utf-8", errors="replace")[:_MOST_LOGGED]
+                scope.setdefault("laplm", {})["body"] = asked
         except ApiError as error:
             await error.response()(scope, receive, sending)
             return
@@ -137,8 +147,8 @@ class Secured:
             if headers.get(b"sec-fetch-site") in ("cross-site", "same-site") and not reads_page:
                 raise _foreign("a page of another site")
         elif origin not in self._guard.origins:
-            parts = urlsplit(origin)
-            if parts.netloc.lower() != host.lower() or parts.scheme not in ("http", "https"):
+            scheme, _, address = origin.partition("://")
+            if scheme not in ("http", "https") or address.lower() != host.lower():
                 raise _foreign(f"Origin {origin!r}")
 
     def _check_key(self, scope: Scope, headers: dict[bytes, str]) -> None:
@@ -185,9 +195,11 @@ class Secured:
             headers={"Connection": "close"},
         )
         length = headers.get(b"content-length", "0")
-        if length.isdigit() and int(length) > most:
+        announced = length.isdigit() and int(length) > most
+        # Who waits to be told to send need not send it.
+        if announced and headers.get(b"expect", "").lower() == "100-continue":
             raise too_large
-        body = bytearray()
+        body, count = bytearray(), 0
         try:
             async with asyncio.timeout(guard.body_seconds):
                 more = True
@@ -195,8 +207,12 @@ class Secured:
                     message = await receive()
                     if message["type"] == "http.disconnect":
                         raise ApiError(400, "the request ended before its body")
-                    body += message.get("body", b"")
-                    if len(body) > most:
+                    piece = message.get("body", b"")
+                    count += len(piece)
+                    # The rest is read and dropped: a client that still sends would not read why.
+                    if count <= most and not announced:
+                        body += piece
+                    if count > _MOST_DROPPED:
                         raise too_large
                     more = message.get("more_body", False)
         except TimeoutError:
@@ -205,6 +221,8 @@ class Secured:
                 f"the body did not come within {guard.body_seconds:g} s; send it faster",
                 headers={"Connection": "close"},
             ) from None
+        if announced or count > most:
+            raise too_large
         kind = headers.get(b"content-type", "").partition(";")[0].strip().lower()
         if body and kind != "application/json":
             # Other kinds could be sent by a form of any site, with no check by the browser.
@@ -295,8 +313,9 @@ class Observed:
         finally:
             seconds = time.perf_counter() - start
             route = self._route_of(scope)
-            self._metrics.request(route, scope["method"], status or 499, seconds)
+            status = status or CLIENT_GONE
+            self._metrics.request(route, scope["method"], status, seconds)
             if scope["path"] not in ("/healthz", "/metrics"):
                 client = (scope.get("client") or ("", 0))[0]
-                log("request", method=scope["method"], path=scope["path"], status=status or 499,
+                log("request", method=scope["method"], path=scope["path"], status=status,
                     seconds=round(seconds, 4), client=client, **scope.get("laplm", {}))  # fmt: skip

@@ -16,6 +16,7 @@ import webbrowser
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -23,6 +24,11 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from laplm.errors import InputError
 from laplm.serve.app import Options, Parts, make_app
 from laplm.serve.logs import log
+from laplm.serve.models import warm_up
+from laplm.serve.problems import ApiError
+
+if TYPE_CHECKING:
+    from laplm.gpt.quantize import Progress
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _HEADERS_SECONDS = 10.0  # a connection on which no request comes is closed
@@ -37,6 +43,7 @@ def serve(
     grace: float = 10.0,
     open_page: bool = False,
     ready: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
 ) -> None:
     """Listen until told to stop.
 
@@ -47,11 +54,14 @@ def serve(
         grace: seconds that requests may go on after a signal to stop.
         open_page: open a browser when it listens.
         ready: called with the address once it listens.
+        progress: called with (what, done, total) while kernels are compiled, before that.
 
     Raises:
         InputError: the address or the port cannot be used.
+        LaplmError: a model that was named cannot be opened.
     """
     listener = listen(host, port)
+    warm_up(options.given.values(), options.settings.precision, progress)
     app, parts = make_app(options)
     shown = host if host in LOOPBACK or ":" not in host else f"[{host}]"
     shown = "[::1]" if host == "::1" else "localhost" if host in ("0.0.0.0", "::") else shown
@@ -59,6 +69,7 @@ def serve(
     config = uvicorn.Config(
         app,
         http=_Impatient,
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
@@ -96,6 +107,19 @@ class _Impatient(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._let_be()
         super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        """What cannot be read as HTTP is answered as everything else is."""
+        said = f"{msg.rstrip('.')}; send HTTP/1.1, to http:// and not to https://"
+        body = bytes(ApiError(400, said).response().body)
+        head = (
+            b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\n"
+            b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(body)
+        )
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete or not cycle.response_started:
+            self.transport.write(head + body)
+        self.transport.close()
 
     def _watch(self) -> None:
         # The time is counted from the connection, or from a request's first byte after others.

@@ -15,6 +15,7 @@ from laplm.serve.problems import problem_of, to_json
 
 T = TypeVar("T")
 
+STALLED_SECONDS = 60.0  # a client may take to read what it has been sent
 DONE = b"data: [DONE]\n\n"
 
 
@@ -51,7 +52,12 @@ class EventStream(Response):
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         try:
             async for chunk in self._events:
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                # Who reads nothing for so long holds what others could use.
+                async with asyncio.timeout(STALLED_SECONDS):
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        except TimeoutError:
+            scope.setdefault("laplm", {})["error"] = "the client reads nothing"
+            return
         except Exception as error:  # the status has been sent: the stream itself must tell
             scope.setdefault("laplm", {})["error"] = repr(error)
             last = event(problem_of(error).body())

@@ -1,8 +1,10 @@
 """``/api/tune``: runs of ``laplm tune`` as processes, watched, stopped, gone on with, kept.
 
 A run lives in a directory of its own: ``entry.json`` (what was asked for, and how it stands), its
-data, and ``model/``, which is what ``laplm tune --out`` makes. All else is read from there, so a
-server that was ended knows its runs when it is back.
+data, ``log`` (what its process complained of), and ``model/``, which is what ``laplm tune --out``
+makes. All else is read from there, so a server that was ended knows its runs when it is back: one
+that was being planned is planned again, one that was stopped can go on, and one that trained when
+the server was killed has failed, and can go on too.
 """
 
 from __future__ import annotations
@@ -10,13 +12,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import re
 import secrets
 import shutil
+import signal
 import sys
 import time
-from collections import deque
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,7 +31,7 @@ from laplm import home
 from laplm.home import write_whole
 from laplm.serve.logs import log, log_exception
 from laplm.serve.models import Registry
-from laplm.serve.problems import ApiError, Json
+from laplm.serve.problems import BODY, ApiError, Json, answers, given
 from laplm.serve.streams import EventStream, event
 
 _BUSY = ("planning", "running", "stopping")
@@ -36,7 +39,8 @@ _FINAL = ("done", "failed", "stopped")
 _INTERRUPTED = 130  # of a run that was asked to stop, and has kept everything
 _POINTS = 2000  # of a curve, at most; beyond that every other one is dropped
 _MOST_PLANS = 8
-_ENDED = "the server ended while this run was on its way"
+_ENDED = "the server was ended while this run was training; it can go on"
+_LAST = 8 << 10  # bytes in which the last line of a log must lie
 _LINE = 8 << 20  # bytes of a line that a run tells: its plan has a whole window of text in it
 _REPORT_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'none'; "
@@ -119,6 +123,39 @@ class Run:
     def model_directory(self) -> Path:
         """Where ``laplm tune`` writes."""
         return self.directory / "model"
+
+    @property
+    def log(self) -> Path:
+        """What its process wrote to standard error."""
+        return self.directory / "log"
+
+    def last_words(self) -> str:
+        """The last line that its process complained; empty when there is none."""
+        try:
+            with self.log.open("rb") as log:
+                log.seek(max(0, log.seek(0, os.SEEK_END) - _LAST))
+                lines = log.read().decode("utf-8", errors="replace").split("\n")
+        except OSError:
+            return ""
+        said = [line.strip() for line in lines if line.strip()]
+        return said[-1].removeprefix("laplm: ") if said else ""
+
+    def with_last_words(self, message: str) -> str:
+        """A message, and what its process said before it was ended."""
+        said = self.last_words()
+        return f"{message}. The last that it said: {said}" if said else message
+
+    def end_leftover(self) -> None:
+        """End a process that has outlived a killed server, lest two write to one directory.
+
+        It ends by itself at the next thing that it tells, for nobody listens any more; but an
+        update of a large model takes its time. Only Linux tells whose process it is.
+        """
+        with contextlib.suppress(OSError, KeyError, TypeError, ValueError):
+            pid = int(self.kept["pid"])
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if any(word.endswith(os.fsencode(self.model_directory)) for word in words):
+                os.kill(pid, signal.SIGTERM)
 
     def entry(self) -> dict[str, Any]:
         """All of it, as ``GET /api/tune/{id}`` tells it."""
@@ -218,10 +255,12 @@ class Tunings:
                 kept = json.loads((path / "entry.json").read_bytes())
                 run = Run(path, kept)
                 run.read_back()
-                if run.state in _BUSY:  # the server ended before its run did
-                    begun = run.state != "planning"
-                    run.kept["state"] = "stopped" if begun else "failed"
-                    run.kept["message"] = _ENDED
+                if run.state in _BUSY:
+                    run.end_leftover()
+                if run.state == "running":  # the server was killed
+                    run.kept |= {"state": "failed", "message": run.with_last_words(_ENDED)}
+                elif run.state == "stopping":
+                    run.kept["state"] = "stopped"
                 run.entry()  # nothing is missing
                 self._runs[run.id] = run
 
@@ -247,6 +286,12 @@ class Tunings:
         return run
 
     # --- what is done with them ---
+
+    def begin(self) -> None:
+        """Plan what an earlier server was planning when it ended. In the event loop."""
+        for run in self._runs.values():
+            if run.state == "planning":
+                self._spawn(self._plan(run))
 
     async def create(self, body: TuneRequest, target: str, model: str) -> Run:
         """Keep the data, and begin to plan.
@@ -373,6 +418,8 @@ class Tunings:
     async def _plan(self, run: Run) -> None:
         async with self._planning:
             code, said = await self._call(run, [*self._new(run), "--dry-run"])
+        if self._ended:  # it is planned when the server is back
+            return
         if code == 0 and run.kept["plan"] is not None:
             self._set(run, "planned")
         else:
@@ -399,23 +446,23 @@ class Tunings:
     async def _call(self, run: Run, words: list[str]) -> tuple[int, str]:
         """Run ``laplm tune`` to its end: its exit status, and the last line that it complained."""
         command = [sys.executable, "-m", "laplm", "tune", *words, "--json"]
-        last: deque[str] = deque(maxlen=1)
         if self._ended:
             return 1, _ENDED
         try:
-            # In a session of its own: a Ctrl-C at the terminal is the server's to hand on.
-            run.process = process = await asyncio.create_subprocess_exec(
-                *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE, limit=_LINE, start_new_session=True,
-            )  # fmt: skip
+            # What it complains of goes to a file, which outlives both. In a session of its own: a
+            # Ctrl-C at the terminal is the server's to hand on.
+            with run.log.open("wb") as complaints:
+                run.process = process = await asyncio.create_subprocess_exec(
+                    *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
+                    stderr=complaints, limit=_LINE, start_new_session=True,
+                )  # fmt: skip
+            run.kept["pid"] = process.pid
+            self._write_entry(run)
             if run.state == "stopping":  # while it was being started
                 _terminate(run)
             assert process.stdout is not None
-            assert process.stderr is not None
-            await asyncio.gather(
-                _each_line(process.stdout, lambda line: self._heard(run, line)),
-                _each_line(process.stderr, last.append),
-            )
+            while line := await process.stdout.readline():
+                self._heard(run, line)
             code = await process.wait()
         except OSError as error:
             return 1, f"the tuning could not be started ({error})"
@@ -426,20 +473,19 @@ class Tunings:
             return 1, "the tuning was ended by an internal error; the server's log says more"
         finally:
             run.process = None
-        if self._ended and run.state == "planning":
-            return 1, _ENDED
         if code < 0:  # what it wrote last is no reason
-            said = f"the tuning was ended from outside (signal {-code}); it can go on"
-        elif last:
-            said = last[0].removeprefix("laplm: ")
+            said = run.with_last_words(
+                f"the tuning was ended from outside (signal {-code}); it can go on"
+            )
         else:
-            said = f"the tuning ended with status {code}"
+            said = run.last_words() or f"the tuning ended with status {code}"
         log("tuning ended", run=run.id, status=code)
-        return code, said
+        # By the name that its owner gave it, and not by that of our own copy.
+        return code, said.replace(str(run.directory / run.kept["data"]), run.kept["name"])
 
-    def _heard(self, run: Run, text: str) -> None:
+    def _heard(self, run: Run, told: bytes) -> None:
         try:
-            line = json.loads(text)
+            line = json.loads(told)
             kind = line.pop("event")
         except (ValueError, KeyError, AttributeError):
             return
@@ -483,12 +529,6 @@ def _terminate(run: Run) -> None:
             run.process.terminate()
 
 
-async def _each_line(stream: asyncio.StreamReader, take: Callable[[str], None]) -> None:
-    while line := await stream.readline():
-        if text := line.decode("utf-8", errors="replace").strip():
-            take(text)
-
-
 def router(registry: Registry, tunings: Tunings) -> APIRouter:
     """The routes."""
     api = APIRouter(prefix="/api/tune", tags=["teaching"])
@@ -498,19 +538,19 @@ def router(registry: Registry, tunings: Tunings) -> APIRouter:
         """All runs, the last one first."""
         return Json({"runs": tunings.entries()})
 
-    @api.post("", status_code=201)
+    @api.post("", status_code=201, responses=answers(*BODY, 404, 429))
     async def create(body: TuneRequest) -> Response:
         """Keep the data and plan a run."""
         name = body.model or registry.default
         run = await tunings.create(body, await registry.target(name), name)
         return Json(run.entry(), 201)
 
-    @api.get("/{id}")
+    @api.get("/{id}", responses=answers(404))
     async def one(id: str) -> Response:
         """One run."""
         return Json(tunings.get(id).entry())
 
-    @api.delete("/{id}")
+    @api.delete("/{id}", responses=answers(404, 409))
     async def delete(id: str) -> Response:
         """Take a run away, with the model that it made."""
         run = tunings.get(id)
@@ -518,33 +558,28 @@ def router(registry: Registry, tunings: Tunings) -> APIRouter:
         registry.forget(f"run:{id}")
         return Json({"id": id, "deleted": True})
 
-    @api.post("/{id}/start")
+    @api.post("/{id}/start", responses=answers(404, 409))
     async def start(id: str) -> Response:
-        """Train."""
+        """Train; one that was stopped or has failed goes on from its last checkpoint."""
         run = tunings.get(id)
         tunings.start(run)
         return Json(run.entry())
 
-    @api.post("/{id}/stop")
+    @api.post("/{id}/stop", responses=answers(404, 409))
     async def stop(id: str) -> Response:
         """Stop at the next update; everything is kept."""
         run = tunings.get(id)
         tunings.stop(run)
         return Json(run.entry())
 
-    @api.post("/{id}/resume")
-    async def resume(id: str) -> Response:
-        """Go on where a run was stopped."""
-        run = tunings.get(id)
-        tunings.start(run)
-        return Json(run.entry())
-
-    @api.get("/{id}/events")
+    @api.get(
+        "/{id}/events", response_class=Response, responses=given("text/event-stream") | answers(404)
+    )
     async def events(id: str) -> Response:
         """What happens, as server-sent events: state, step, eval."""
         return EventStream(tunings.events(tunings.get(id)), contextlib.AsyncExitStack())
 
-    @api.get("/{id}/report")
+    @api.get("/{id}/report", response_class=Response, responses=given("text/html") | answers(404))
     async def report(id: str) -> Response:
         """What the tuning changed, as a page."""
         path = tunings.get(id).model_directory / "report.html"

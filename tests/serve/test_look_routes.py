@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -12,11 +13,14 @@ import pytest
 from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
 
+from laplm.gpt import reference
+from laplm.gpt.quantize import Precision
+from laplm.look import passes
 from laplm.look.attention import attention
-from laplm.look.next_token import next_token
+from laplm.look.next_token import NextToken, next_token
 from laplm.run.language_model import LanguageModel
 from laplm.serve.app import Options, make_app
-from laplm.serve.look import VIEWS, Worker
+from laplm.serve.look import VIEWS, Worker, views
 from laplm.serve.problems import ApiError, answer_error
 
 TEXT = "The capital of Spain is"
@@ -102,6 +106,90 @@ def test_what_cannot_be_shown_says_why(
     if param is not None:
         assert error["param"].split(".")[0] == param
     assert error["message"]
+
+
+@pytest.mark.parametrize("name", VIEWS)
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_every_view_can_be_stopped_on_its_way(
+    client: TestClient, tiny_model_dir: Path, name: str, precision: Precision
+) -> None:
+    class StoppedError(Exception):
+        pass
+
+    (view,) = [view for view in views() if view.name == name]
+    lm = LanguageModel(tiny_model_dir, precision)
+    given = body_for(client, name)
+    body = view.body.model_validate(given | ({"other": "twin"} if name == "compare" else {}))
+    arguments = {key: getattr(body, key) for key in body.model_fields_set}
+    if name == "compare":
+        arguments["other"] = LanguageModel(tiny_model_dir, precision)
+    calls = 0
+
+    def between() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == stop_at:
+            raise StoppedError
+
+    stop_at = 0
+    with passes.stoppable(between):
+        view.make(lm, **arguments)
+    # Each of these passes nothing through the model, and is done at once.
+    if name in ("stats", "scale", "tokens", "embeddings", "nearest", "positions"):
+        return
+    assert calls > 0
+    for stop_at in {1, calls // 2 + 1, calls}:
+        calls = 0
+        with passes.stoppable(between), pytest.raises(StoppedError):
+            view.make(lm, **arguments)
+        assert calls == stop_at
+
+
+def test_a_client_that_goes_away_stops_the_work_between_two_layers(
+    tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm = LanguageModel(tiny_model_dir, "fp32")
+    layers: list[int] = []
+    begun, go_on = threading.Event(), threading.Event()
+    attention_of = reference.attention
+
+    def slow(x: Any, layer: int, *more: Any) -> Any:
+        layers.append(layer)
+        begun.set()
+        assert go_on.wait(30)
+        return attention_of(x, layer, *more)
+
+    monkeypatch.setattr(reference, "attention", slow)
+
+    async def scenario() -> list[Any]:
+        leave = asyncio.Event()
+        worker = Worker()
+
+        async def left() -> dict[str, str]:
+            await leave.wait()
+            return {"type": "http.disconnect"}
+
+        async def stays() -> dict[str, str]:
+            await asyncio.Event().wait()
+            return {}
+
+        def ask(receive: Any) -> asyncio.Task[Any]:
+            request = Request({"type": "http"}, receive)
+            return asyncio.create_task(worker.run(request, lambda _: next_token(lm, TEXT)))
+
+        # A text is looked at, a key is pressed, and another one: two of three do not stay.
+        asked = [ask(left), ask(left), ask(stays)]
+        await asyncio.to_thread(begun.wait, 30)
+        leave.set()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        go_on.set()
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    first, second, third = asyncio.run(scenario())
+    assert [first.status, second.status] == [499, 499]
+    assert isinstance(third, NextToken)
+    assert layers == [0, *range(lm.config.n_layer)]
 
 
 def test_more_views_than_can_wait_are_told_to_come_again() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import socket
@@ -134,6 +135,8 @@ def test_a_port_that_is_taken_is_said_with_what_to_do() -> None:
     assert ended.returncode != 0
     assert f"port {port} is taken" in ended.stderr
     assert f"--port {port + 1}" in ended.stderr
+    if sys.platform == "linux":
+        assert f"(process {os.getpid()})" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 
@@ -144,6 +147,7 @@ def test_a_port_that_is_taken_is_said_with_what_to_do() -> None:
         (("--port", "70000"), "65535"),
         (("--keep", "0"), "--keep"),
         (("--api-key", "short"), "8 characters"),
+        (("--quiet", "--log-prompts"), "--log-prompts"),
     ],
 )
 def test_what_cannot_be_served_says_why(words: tuple[str, ...], said: str) -> None:
@@ -152,6 +156,26 @@ def test_what_cannot_be_served_says_why(words: tuple[str, ...], said: str) -> No
     assert ended.returncode != 0
     assert said in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_kernels_are_there_before_the_address_is_told(tmp_path: Path) -> None:
+    with started("pocket", "--runs", str(tmp_path / "runs"), LAPLM_HOME=str(tmp_path)) as server:
+        assert len(list((tmp_path / "kernels").glob("*.o"))) == 1
+        assert not list(tmp_path.glob("prepared/*"))  # a model is loaded when it is first used
+        body = {"prompt": "Once", "max_tokens": 2}
+        answer = httpx.post(f"{server.address}/v1/completions", json=body, timeout=60)
+        assert answer.status_code == 200
+        assert len(list((tmp_path / "kernels").glob("*.o"))) == 1
+
+
+def test_a_model_that_cannot_be_opened_is_said_before_it_listens(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    for word in ("nobody-has-this", f"mine={tmp_path}"):
+        command = [sys.executable, "-m", "laplm", "serve", word, "--port", "0"]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert ended.returncode == 2
+        assert "the page" not in ended.stderr
+        assert "Traceback" not in ended.stderr
 
 
 def test_many_clients_that_come_and_go_leave_nothing_behind(tiny_model_dir: Path) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,7 +106,7 @@ def test_a_run_is_stopped_outlives_the_server_and_goes_on(
         assert again["state"] == "stopped"
         assert again["plan"] == stopped["plan"]
         assert again["step"] <= stopped["step"]
-        client.post(f"/api/tune/{id_}/resume")
+        client.post(f"/api/tune/{id_}/start")
         while client.get(f"/api/tune/{id_}").json()["step"] <= stopped["step"]:
             time.sleep(0.05)
     # The server's end has stopped it as well.
@@ -111,10 +114,76 @@ def test_a_run_is_stopped_outlives_the_server_and_goes_on(
         assert client.get(f"/api/tune/{id_}").json()["state"] == "stopped"
 
 
+@pytest.mark.parametrize(
+    ("left", "found"),
+    [("planning", "planned"), ("planned", "planned"), ("running", "failed"),
+     ("stopping", "stopped"), ("stopped", "stopped"), ("done", "done"), ("failed", "failed")],
+)  # fmt: skip
+def test_a_run_is_found_as_the_servers_end_left_it(
+    tiny_model_dir: Path, tmp_path: Path, left: str, found: str
+) -> None:
+    directory = tmp_path / "runs" / "20260101-000000-abcd"
+    directory.mkdir(parents=True)
+    (directory / "data.txt").write_text(TEXT)
+    (directory / "log").write_text("half of it is read\nlaplm: the disk is full\n\n")
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in QUICK.items()]
+    kept = {
+        "name": "notes.txt", "model": "tiny", "target": str(tiny_model_dir), "data": "data.txt",
+        "settings": QUICK, "words": [w.replace("positions", "window") for w in words],
+        "created": 1.0, "state": left, "message": "", "plan": None,
+    }  # fmt: skip
+    (directory / "entry.json").write_text(json.dumps(kept))
+    with make_client(tiny_model_dir, tmp_path / "runs") as client:
+        entry = until(client, directory.name, found)
+    if left == "planning":
+        assert entry["plan"]["documents"] == 40
+    if left == "running":
+        assert "it can go on" in entry["message"]
+        assert entry["message"].endswith("the disk is full")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no other system tells whose process it is")
+def test_what_a_killed_server_left_running_is_ended_and_nothing_else(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    sleep = [sys.executable, "-c", "import time; time.sleep(300)"]
+    directory = tmp_path / "runs" / "20260101-000000-abcd"
+    directory.mkdir(parents=True)
+    for word, ended in ((f"--out={directory / 'model'}", True), ("--out=/elsewhere", False)):
+        with subprocess.Popen([*sleep, word]) as process:
+            kept = {
+                "name": "notes.txt", "model": "tiny", "target": "tiny", "data": "data.txt",
+                "settings": {}, "words": [], "created": 1.0, "state": "running", "plan": None,
+                "pid": process.pid,
+            }  # fmt: skip
+            (directory / "entry.json").write_text(json.dumps(kept))
+            with make_client(tiny_model_dir, tmp_path / "runs") as client:
+                assert client.get(f"/api/tune/{directory.name}").json()["state"] == "failed"
+            if ended:
+                assert process.wait(60) == -signal.SIGTERM
+            else:
+                assert process.poll() is None
+                process.kill()
+
+
+def test_a_run_that_is_being_planned_is_planned_by_the_next_server(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    with make_client(tiny_model_dir, tmp_path / "runs") as client:
+        id_ = create(client)
+    with make_client(tiny_model_dir, tmp_path / "runs") as client:
+        assert until(client, id_, "planned", "failed")["state"] == "planned"
+        client.post(f"/api/tune/{id_}/start")
+        assert until(client, id_, "done", "failed")["state"] == "done"
+
+
 def test_data_that_cannot_be_learned_says_why(client: TestClient) -> None:
     entry = until(client, create(client, content="one"), "planned", "failed")
     assert entry["state"] == "failed"
     assert "too little" in entry["message"]
+    assert client.post(f"/api/tune/{entry['id']}/start").status_code == 409
+    entry = until(client, create(client, content="a\0b"), "planned", "failed")
+    assert entry["message"].startswith("notes.txt, line 1: a NUL byte")
     assert "Traceback" not in entry["message"]
     assert client.post(f"/api/tune/{entry['id']}/start").status_code == 409
 
@@ -155,13 +224,15 @@ def test_a_run_that_dies_is_told_and_can_go_on(tiny_model_dir: Path, tmp_path: P
         client.post(f"/api/tune/{id_}/start")
         while not client.get(f"/api/tune/{id_}").json()["step"]:
             time.sleep(0.05)
-        process = parts.tunings.get(id_).process
-        assert process is not None
-        process.kill()
+        run = parts.tunings.get(id_)
+        assert run.process is not None
+        run.log.write_text("laplm: no room\n")
+        run.process.kill()
         entry = until(client, id_, "failed", "stopped", "done")
         assert entry["state"] == "failed"
         assert "from outside" in entry["message"]
+        assert entry["message"].endswith("no room")
         assert client.get("/healthz").status_code == 200
-        assert client.post(f"/api/tune/{id_}/resume").json()["state"] == "running"
+        assert client.post(f"/api/tune/{id_}/start").json()["state"] == "running"
         client.post(f"/api/tune/{id_}/stop")
         assert until(client, id_, "failed", "stopped", "done")["state"] == "stopped"

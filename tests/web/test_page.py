@@ -121,6 +121,7 @@ def test_what_the_server_refuses_is_said_next_to_the_form(watched: Any) -> None:
     alert = page.locator("#write form [role=alert]")
     expect(alert).to_be_visible()
     expect(alert).to_contain_text("512")
+    assert page.locator("#write .sample").count() == 0
     # The browser itself notes the refused request; that is all.
     assert [c for c in watched.complaints if "status of 400" not in c] == []
     watched.complaints.clear()
@@ -214,6 +215,47 @@ def test_the_walk_goes_through_all_stages_in_order_with_arrow_keys(watched: Any)
     expect(page.locator(".walk")).to_be_hidden()
 
 
+def test_a_text_that_does_not_fit_is_told_and_what_is_shown_is_marked_as_old(watched: Any) -> None:
+    page = watched.open("look")
+    look(page)
+    field = page.get_by_label("Text", exact=True)
+    field.fill("word " * 600)
+    expect(page.locator("#look [role=alert]")).to_contain_text("512")
+    expect(page.locator("#look.stale")).to_have_count(1)
+    field.fill("word " * 300)
+    expect(page.locator("#look.stale")).to_have_count(0)
+    # The token that is followed is in sight, though there are many before it.
+    here = page.locator("[data-stage=tokens] .chip.here")
+    box, around = here.bounding_box(), page.locator("[data-stage=tokens] .chips").bounding_box()
+    assert box and around
+    assert around["y"] <= box["y"] <= around["y"] + around["height"]
+    watched.complaints[:] = [c for c in watched.complaints if "status of 400" not in c]
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_the_next_token_is_in_sight_while_a_head_is_switched_off(watched: Any, width: int) -> None:
+    watched.page.set_viewport_size({"width": width, "height": 740})
+    page = watched.open("look")
+    look(page)
+    page.locator("#look .head").nth(3).scroll_into_view_if_needed()
+    page.locator("#look .head").nth(3).click()
+    place = page.locator("#look .glance" if width < 1000 else "#look .side .bars li").first
+    expect(place).to_be_in_viewport()
+    if width < 1000:
+        expect(place).to_contain_text("was")
+
+
+def test_no_word_is_broken_at_the_end_of_a_line(watched: Any) -> None:
+    watched.page.set_viewport_size({"width": 360, "height": 740})
+    page = watched.open("write")
+    write(page, tokens=120)
+    words = page.locator("#write .whole")
+    assert words.count() < page.locator("#write .token").count()
+    for box in (words.nth(i).bounding_box() for i in range(words.count())):
+        assert box is not None
+        assert box["height"] < 45  # one line
+
+
 # --- teach ------------------------------------------------------------------------------------
 
 
@@ -237,6 +279,41 @@ def test_a_tiny_tuning_is_planned_started_watched_and_compared(watched: Any) -> 
     expect(page.locator("#teach iframe.report")).to_be_visible()
     assert page.locator("#teach iframe.report").get_attribute("sandbox") == ""
     assert any(n.startswith("run:") for n in page.locator("#model option").all_inner_texts())
+
+
+def test_a_tuning_is_stopped_gone_on_with_and_compared(watched: Any) -> None:
+    pytest.importorskip("torch")
+    page = watched.open("teach")
+    stories = "".join(STORY.replace("red", f"boat of {i} sails, a") for i in range(400))
+    page.locator("#teach input[type=file]").set_input_files(
+        {"name": "lake.txt", "mimeType": "text/plain", "buffer": stories.encode()}
+    )
+    page.get_by_label("Passes over the text").fill("3")
+    page.get_by_role("button", name="Show the plan").click()
+    page.get_by_role("button", name="Start", exact=True).click(timeout=180_000)
+    updates = page.locator("#teach .updates")
+    expect(updates).to_contain_text(re.compile(r"update [1-9]"), timeout=120_000)
+    page.reload()  # what is on its way is seen at once
+    expect(updates).to_contain_text(re.compile(r"update [1-9]"))
+    page.get_by_role("button", name="Stop", exact=True).last.click()
+    resume = page.get_by_role("button", name="Resume")
+    resume.wait_for(timeout=120_000)
+    expect(page.locator("#teach .state")).to_contain_text("it can go on from here")
+    step, of = map(int, re.findall(r"update (\d+) of (\d+)", updates.inner_text())[0])
+    assert 0 < step < of
+    assert page.locator("#teach .two").count() == 0
+    # It is found again by somebody who comes back later, and goes on from where it was.
+    page.reload()
+    page.get_by_role("button", name="Show the run lake.txt").first.click()
+    expect(updates).to_contain_text(f"update {step} of {of}")
+    resume.click()
+    expect(page.locator("#teach .state")).to_have_text("done", timeout=180_000)
+    expect(updates).to_contain_text(f"update {of} of {of}")
+    texts = page.locator("#teach .two .sample-text")
+    for text in (texts.first, texts.last):
+        expect(text).to_contain_text("Once upon a time", timeout=60_000)
+    assert texts.first.inner_text() != texts.last.inner_text()
+    expect(page.locator("#teach iframe.report")).to_be_visible()
 
 
 def test_no_file_and_an_unusable_one_are_told_next_to_the_form(watched: Any) -> None:
@@ -289,7 +366,21 @@ def test_keys_alone_are_enough(watched: Any) -> None:
     page.keyboard.press("Home")
     page.get_by_label("Prompt", exact=True).focus()
     page.keyboard.press("Control+Enter")
-    page.locator("#write .token").first.wait_for()
+    expect(page.locator("#write .status").first).to_contain_text("tokens in")
+    # One stop for all tokens of a text, arrow keys inside; then what else a token could have been.
+    tokens = page.locator("#write .token")
+    page.get_by_role("button", name="Copy the text").focus()
+    page.keyboard.press("Tab")
+    expect(tokens.first).to_be_focused()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    expect(tokens.nth(2)).to_be_focused()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    expect(page.locator("#write .alternative").first).to_be_focused()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(page.locator("#write .sample h3")).to_have_text("with another token")
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

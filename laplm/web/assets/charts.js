@@ -15,13 +15,17 @@ const ticks = (low, high, count) => {
   return out;
 };
 
+// A picture is scaled to its place, and its letters with it: on a phone it is drawn smaller, so that
+// they stay as large as they are.
+const narrow = () => innerWidth < 600;
+
 /**
  * Curves over steps.
  * @param {{title: string, series: {name: string, points: [number, number][], dots?: boolean}[]}} of
  * @returns {SVGElement}
  */
 export function curves({ title, xLabel, series }) {
-  const [width, height, left, right, top, bottom] = [640, 260, 48, 12, 12, 36];
+  const [width, height, left, right, top, bottom] = [narrow() ? 340 : 640, 260, 48, 12, 12, 36];
   const points = series.flatMap((each) => each.points);
   const picture = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": title, class: "chart" });
   if (!points.length) return picture;
@@ -51,25 +55,26 @@ export function curves({ title, xLabel, series }) {
 
 /** Words as points of a plane. @param {{label: string, x: number, y: number, own: boolean}[]} points */
 export function scatter(points, title) {
-  const [width, height, edge] = [560, 320, 26];
+  const [width, height, edge] = [narrow() ? 330 : 560, 320, 26];
   const picture = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": title, class: "chart" });
   const [xs, ys] = [points.map((p) => p.x), points.map((p) => p.y)];
   const scale = (v, all, size) => edge + ((v - Math.min(...all)) / (Math.max(...all) - Math.min(...all) || 1)) * (size - 2 * edge);
-  const taken = [];
+  // Letters of points lie on nothing either.
+  const taken = points.map((p) => [scale(p.x, xs, width) - 6, height - scale(p.y, ys, height) + 4, 12]);
   for (const point of points) {
     const cx = scale(point.x, xs, width);
     const cy = height - scale(point.y, ys, height);
     const w = 8 * point.label.length;
-    // Names go to the right of their point, and to the left of those at the right edge; one that
-    // would lie on another moves down a line.
-    const toLeft = cx + w + 10 > width;
-    let ty = cy + 4;
-    const tx = toLeft ? cx - 9 - w : cx + 9;
-    while (taken.some(([a, b, c]) => Math.abs(b - ty) < 14 && tx < a + c && a < tx + w) && ty < height - 6) ty += 7;
+    // A name goes to the right of its point, else to the left, above or below: where nothing lies yet.
+    const places = [[cx + 9, cy + 4], [cx - 9 - w, cy + 4], [cx - w / 2, cy - 9], [cx - w / 2, cy + 18],
+      [cx + 9, cy + 18], [cx - 9 - w, cy + 18], [cx + 9, cy - 9], [cx - 9 - w, cy - 9], [cx - w / 2, cy - 24], [cx - w / 2, cy + 33]]
+      .filter(([a, b]) => a >= 0 && a + w <= width && b > 10 && b < height - 2);
+    const free = places.find(([a, b]) => !taken.some(([c, d, e]) => Math.abs(d - b) < 14 && a < c + e && c < a + w));
+    const [tx, ty] = free ?? places[0] ?? [Math.max(0, width - w), cy + 4];
     taken.push([tx, ty, w]);
     picture.append(
       svg("circle", { class: point.own ? "dot c1" : "dot c0", cx, cy, r: 5 }),
-      svg("text", { class: "name", x: toLeft ? cx - 9 : cx + 9, y: ty, "text-anchor": toLeft ? "end" : "start", text: point.label }));
+      svg("text", { class: "name", x: tx, y: ty, text: point.label }));
   }
   return picture;
 }

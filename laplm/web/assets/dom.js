@@ -48,6 +48,28 @@ export function keepFocus(root, draw) {
   if (key) [...root.querySelectorAll("[data-key]")].find((e) => e.dataset.key === key)?.focus();
 }
 
+/**
+ * One stop of the Tab key for many buttons; the arrow keys, Home and End move among them.
+ * @param {HTMLElement} group @param {string} selector of the buttons in it
+ */
+export function arrowKeys(group, selector) {
+  const stop = (button) => group.querySelectorAll(selector).forEach((each) => { each.tabIndex = each === button ? 0 : -1; });
+  group.addEventListener("focusin", (event) => {
+    const button = event.target.closest(selector);
+    if (button) stop(button);
+  });
+  group.addEventListener("keydown", (event) => {
+    const all = [...group.querySelectorAll(selector)];
+    const at = all.indexOf(event.target.closest(selector));
+    const to = { ArrowRight: at + 1, ArrowDown: at + 1, ArrowLeft: at - 1, ArrowUp: at - 1, Home: 0, End: all.length - 1 }[event.key];
+    if (at < 0 || to === undefined) return;
+    event.preventDefault();
+    event.stopPropagation(); // the walk has arrow keys too
+    all[Math.max(0, Math.min(to, all.length - 1))].focus();
+  });
+  return stop;
+}
+
 /** Call `run` once, `wait` ms after the last call. */
 export function debounce(run, wait) {
   let timer = 0;

@@ -7,6 +7,10 @@ import { allModels, chooseModel, chosenModel, onModels, refreshModels } from "./
 /** Text in which `backquotes` mark what is typed. */
 const withCode = (text) => text.split("`").map((piece, i) => (i % 2 ? h("code", { text: piece }) : piece));
 
+/** In which precisions a model is in memory, and what for. */
+const held = ({ precision, look_precision: look }) =>
+  !look || look === precision ? precision : `${precision} to write, ${look} to look inside`;
+
 /** @param {HTMLElement} root */
 export function startModels(root) {
   const cards = h("div", { class: "cards" });
@@ -52,7 +56,7 @@ export function startModels(root) {
     const facts = [
       ...sizes,
       ["on disk", bytes(model.bytes_on_disk)],
-      ["in memory", model.loaded ? `${bytes(model.memory_bytes)}, ${model.precision}` : "not loaded"],
+      ["in memory", model.loaded ? `${bytes(model.memory_bytes)}: ${held(model)}` : "not loaded"],
     ];
     const verb = model.loaded ? "unload" : "load";
     const button = h("button", {

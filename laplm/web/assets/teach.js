@@ -18,7 +18,7 @@ const PLAN = [
   ["Memory", (p) => p.memory_bytes && `about ${bytes(p.memory_bytes)} at the peak${p.machine_bytes ? ` of ${bytes(p.machine_bytes)} that this machine has free` : ""}`],
   ["Read", (p) => p.documents && `${count(p.documents)} documents, ${count(p.tokens)} tokens`],
   ["Learned from", (p) => p.train_documents && `${count(p.train_documents)} documents in windows of ${count(p.window)} tokens, ${Math.round(100 * p.filled)} % filled`],
-  ["Held out", (p) => p.heldout_documents !== undefined && `${count(p.heldout_documents)} documents, only measured on`],
+  ["Held out", (p) => p.heldout_documents !== undefined && `${count(p.heldout_documents)} ${p.heldout_documents === 1 ? "document" : "documents"}, only measured on`],
   ["Trained", (p) => p.trained && `${count(p.trained)} numbers${p.method === "lora" ? ", beside the model’s own" : ""}`],
   ["Left out", (p) => p.skipped?.length && p.skipped.join("; ")],
 ];
@@ -38,8 +38,8 @@ export function startTeach(root) {
     h("p", { class: "note", text: ".txt (documents separated by a line <|endoftext|>), .jsonl or .csv. It stays on this machine." }));
   const methodId = freshId();
   const method = h("select", { id: methodId },
-    h("option", { value: "full", text: "the whole model" }), h("option", { value: "lora", text: "small matrices beside it (LoRA)" }));
-  const epochs = numberField({ label: "Passes over the text", min: 1, max: 100, value: 3 });
+    h("option", { value: "full", text: "the whole model" }), h("option", { value: "lora", text: "LoRA: small matrices beside it" }));
+  const epochs = numberField({ label: "Passes over the text", min: 1, max: 100, value: 3, placeholder: "default" });
   const rate = numberField({ label: "Learning rate", min: 0, step: "any", placeholder: "default" });
   const plan = h("button", { type: "submit", class: "main", text: "Show the plan" });
   const error = h("p", { class: "problem", role: "alert", hidden: true });
@@ -53,7 +53,7 @@ export function startTeach(root) {
       h("p", { text: "Give the model a text of yours. First you see a plan: how long it takes and how much memory it needs. Nothing starts until you say so." })),
     h("form", { class: "card form", onsubmit: (event) => { event.preventDefault(); makePlan(); } }, drop,
       h("div", { class: "controls" },
-        h("div", { class: "field" }, h("label", { for: methodId, text: "What is trained" }), method), epochs.element, rate.element),
+        h("div", { class: "field choose" }, h("label", { for: methodId, text: "What is trained" }), method), epochs.element, rate.element),
       h("div", { class: "row" }, plan), error),
     card, runsCard);
 
@@ -90,7 +90,8 @@ export function startTeach(root) {
     }
     plan.disabled = true;
     try {
-      const settings = { method: method.value, epochs: Number(epochs.input.value) };
+      const settings = { method: method.value };
+      if (epochs.input.value !== "") settings.epochs = Number(epochs.input.value);
       if (rate.input.value !== "") settings.learning_rate = Number(rate.input.value);
       open(await post("/api/tune", { name: file.name, content: await file.text(), model: chosenModel(), settings }));
     } catch (problem) {
@@ -144,6 +145,12 @@ export function startTeach(root) {
       return; // the tab works without the list
     }
     runsCard.hidden = !all.length;
+    // Who comes back, or reloads the page, sees what is on its way.
+    const going = all.find((entry) => !ENDED.includes(entry.state));
+    if (!run && going) {
+      open(going);
+      return;
+    }
     replace(runs, all.map((entry) => h("li", { class: "row" },
       h("button", { type: "button", text: entry.name, onclick: () => open(entry), "aria-label": `Show the run ${entry.name}` }),
       h("span", { class: "note", text: `${entry.model}; ${SAID[entry.state] ?? entry.state}` }),
@@ -170,12 +177,18 @@ export function startTeach(root) {
   return { shown: list };
 }
 
+/** Add a point to a curve; after a run was stopped, steps may come again. */
+function put(curve, step, value) {
+  while (curve.length && curve.at(-1)[0] >= step) curve.pop();
+  if (value !== null && value !== undefined) curve.push([step, value]);
+}
+
 /** The card of one run: its plan, its curve, its samples, what it changed. */
 class RunCard {
   constructor(root, entry, act) {
     this.entry = entry;
     this.act = act;
-    this.state = h("p", { role: "status" });
+    this.state = h("p", { class: "state", role: "status" });
     this.problem = h("p", { class: "problem", role: "alert", hidden: true });
     this.buttons = h("div", { class: "row" });
     this.plan = h("div");
@@ -195,9 +208,9 @@ class RunCard {
     if (event === "state") this.entry = data;
     else if (event === "step") {
       Object.assign(this.entry, data);
-      (this.entry.losses ??= []).push([data.step, data.train_loss]);
+      put(this.entry.losses, data.step, data.train_loss);
     } else if (event === "eval") {
-      (this.entry.heldout_losses ??= []).push([data.step, data.heldout_loss]);
+      put(this.entry.heldout_losses, data.step, data.heldout_loss);
       this.entry.heldout_loss = data.heldout_loss;
       if (data.text) (this.entry.samples ??= []).push(data);
     }
@@ -214,9 +227,9 @@ class RunCard {
     if (this.buttonsFor !== entry.state) {
       this.buttonsFor = entry.state;
       replace(this.buttons, {
-        planned: [button("start", "Start", true)], running: [button("stop", "Stop", false)], stopped: [button("resume", "Resume", true)],
+        planned: [button("start", "Start", true)], running: [button("stop", "Stop", false)], stopped: [button("start", "Resume", true)],
         // What was planned can be tried again; what could not be planned needs other data.
-        failed: entry.plan ? [button("resume", "Try again", true)] : [],
+        failed: entry.plan ? [button("start", "Try again", true)] : [],
       }[entry.state] ?? []);
     }
     this.drawLive();
@@ -242,7 +255,7 @@ class RunCard {
     const last = entry.samples?.at(-1);
     const left = entry.tokens_per_second && entry.max_steps ? ((entry.max_steps - entry.step) * entry.seconds) / Math.max(1, entry.step) : null;
     replace(this.live,
-      h("p", { class: "row" }, [
+      h("p", { class: "row updates" }, [
         `update ${entry.step ?? 0} of ${entry.max_steps ?? "…"}`,
         entry.train_loss && `loss ${entry.train_loss.toFixed(3)}`,
         entry.heldout_loss && `held out ${entry.heldout_loss.toFixed(3)}`,
@@ -284,7 +297,7 @@ class RunCard {
     };
     replace(this.after, h("h4", { text: "Before and after" }),
       h("form", { class: "form", onsubmit: (event) => { event.preventDefault(); write(); } },
-        h("div", { class: "controls" }, h("div", { class: "field" }, h("label", { for: id, text: "Prompt" }), prompt), seed.element),
+        h("div", { class: "controls" }, h("div", { class: "field choose" }, h("label", { for: id, text: "Prompt" }), prompt), seed.element),
         h("div", { class: "row" }, go), error),
       h("div", { class: "two" }, h("div", {}, h("h4", { text: `before: ${entry.model}` }), before), h("div", {}, h("h4", { text: `after: ${taught}` }), after)));
     write();

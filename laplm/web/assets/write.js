@@ -1,10 +1,12 @@
 // The Write tab: a prompt goes on, token by token; every token can be questioned and replaced.
 
 import { aborted, events } from "./api.js";
-import { freshId, h, numberField, percent, replace, slider, visible } from "./dom.js";
+import { arrowKeys, freshId, h, numberField, percent, replace, slider, visible } from "./dom.js";
 import { chosenModel } from "./models-list.js";
 
 const ALTERNATIVES = 8;
+const SHOWN_PROMPT = 400; // characters, the last ones, that stand before what is written
+const LONGEST_WORD = 18; // characters that a line of a phone holds
 const LEVELS = [[0.5, "over 50 %"], [0.2, "20 to 50 %"], [0.05, "5 to 20 %"], [0, "under 5 %"]];
 const level = (p) => LEVELS.findIndex(([least]) => p >= least);
 
@@ -23,7 +25,7 @@ export function startWrite(root) {
   const topP = slider({ label: "Top-p", min: 0.05, max: 1, step: 0.01, value: 1,
     say: (v) => (v === 1 ? "off" : v.toFixed(2)), help: "Only the likeliest tokens that together hold this probability." });
   const length = numberField({ label: "Tokens", min: 1, max: 1000, value: 60 });
-  const seed = numberField({ label: "Seed", min: 0, placeholder: "random", help: "The same seed gives the same text" });
+  const seed = numberField({ label: "Seed", min: 0, max: Number.MAX_SAFE_INTEGER, placeholder: "random", help: "The same seed gives the same text" });
   const samplesId = freshId();
   const samples = h("select", { id: samplesId }, [1, 2, 3, 4, 5, 10].map((n) => h("option", { value: n, text: String(n) })));
   const go = h("button", { class: "main", type: "submit", text: "Write" });
@@ -33,7 +35,7 @@ export function startWrite(root) {
   const result = h("div", { class: "samples" });
   const legend = h("p", { class: "legend" }, "How likely each token was:",
     LEVELS.map(([, text], i) => h("span", { class: `key level${i}`, text })),
-    "Choose a token to see what else it could have been.");
+    "Choose a token to see what else it could have been; arrow keys move among them.");
   legend.hidden = true;
   // Tokens fly by; what is read out is the whole text, once it is there.
   const spoken = h("p", { class: "unseen", "aria-live": "polite" });
@@ -84,6 +86,7 @@ export function startWrite(root) {
     let count = 0;
     let promptIds = null;
     let ended = "";
+    let failed = false;
     try {
       const body = {
         model, prompt: from ? from.ids : prompt.value, max_tokens: Number(length.input.value), n,
@@ -112,12 +115,19 @@ export function startWrite(root) {
       else {
         error.textContent = problem.message;
         error.hidden = false;
+        failed = true;
       }
     }
     if (running !== control) return; // another one has begun
     running = null;
     stop.disabled = true;
     result.removeAttribute("aria-busy");
+    if (failed && !count) { // there is nothing to show but the reason
+      replace(status);
+      replace(result);
+      legend.hidden = true;
+      return;
+    }
     const seconds = (performance.now() - start) / 1000;
     replace(status, `${count} tokens in ${seconds.toFixed(1)} s, ${Math.round(count / seconds)} tokens/s; ${model}, seed `,
       h("button", { class: "link", type: "button", text: String(used), title: "Keep this seed",
@@ -136,7 +146,12 @@ class Sample {
     this.goOn = goOn;
     this.tokens = [];
     this.promptIds = null;
-    this.passage = h("p", { class: "passage" }, h("span", { class: "prompt", text: prompt }));
+    this.word = null;
+    const from = prompt.length - SHOWN_PROMPT;
+    this.passage = h("p", { class: "passage" }, h("span", {
+      class: "prompt", text: from > 0 ? `…${prompt.slice(prompt.indexOf(" ", from) + 1 || from)}` : prompt,
+    }));
+    arrowKeys(this.passage, ".token");
     this.choice = h("div", { class: "choice", hidden: true });
     const copy = h("button", { class: "quiet", type: "button", text: "Copy", "aria-label": `Copy the text${title ? ` of ${title}` : ""}` });
     copy.addEventListener("click", async () => {
@@ -163,12 +178,20 @@ class Sample {
     const button = h("button", {
       type: "button", class: `token level${level(p)}${token.chosen ? " chosen" : ""}`,
       text: token.text.replaceAll("\n", "↵"),
-      title: said, "aria-label": `token ${said}`, "aria-expanded": "false",
+      title: said, "aria-label": `token ${said}`, "aria-expanded": "false", tabindex: at ? -1 : 0,
     });
     button.addEventListener("click", () => this.ask(at, button));
-    // A line may end between two words and after a line break, but not inside a word.
-    if (!/^\s/.test(token.text)) this.passage.append("\u2060");
-    this.passage.append(button, token.text.includes("\n") ? "\n" : "");
+    // A line may end between two words and after a line break, but not inside a word: its tokens
+    // stand in one span. What is too long for a line is no word.
+    if (!this.word || /^\s/.test(token.text) || this.word.textContent.length + token.text.length > LONGEST_WORD) {
+      this.word = h("span", { class: "whole" });
+      this.passage.append(this.word);
+    }
+    this.word.append(button);
+    if (token.text.includes("\n")) {
+      this.passage.append("\n");
+      this.word = null;
+    }
   }
 
   /** Show what could have stood in a token's place. */

@@ -21,9 +21,9 @@ export function drawLens(root, seen) {
       title: `${tokens[s][c]}: ${percent(probabilities[s][c])}`,
     }, h("span", { text: tokens[s][c] })))));
   replace(root,
+    h("p", { class: "note", text: "What each block would say comes next. Darker: more sure; bold: already the final answer." }),
     h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Logit lens" },
       h("table", { class: "lens" },
-        h("caption", { text: "What each block would say comes next. Darker: more sure; bold: already the final answer." }),
         h("thead", {}, h("tr", {}, h("th", { scope: "col", text: "after" }),
           columns.map((c) => h("th", { scope: "col", text: seen.tokens[seen.first + c] })))),
         h("tbody", {}, rows))));

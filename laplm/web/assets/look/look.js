@@ -3,10 +3,10 @@
 
 import { aborted, post } from "../api.js";
 import { scatter } from "../charts.js";
-import { debounce, freshId, h, keepFocus, replace, slider } from "../dom.js";
+import { arrowKeys, debounce, freshId, h, keepFocus, replace, slider } from "../dom.js";
 import { chosenModel, onModels } from "../models-list.js";
 import { drawLens } from "./lens.js";
-import { drawLogits, drawNext } from "./next.js";
+import { drawGlance, drawLogits, drawNext } from "./next.js";
 import { STAGES } from "./stages.js";
 import { makeTower, vectorRow } from "./tower.js";
 import { makeWalk } from "./walk.js";
@@ -44,6 +44,7 @@ export function startLook(root) {
       h("h3", { text: title }), h("p", { class: "sentence", text: sentence }), ...extra, bodies[name]);
   };
   const lens = h("div", { class: "stage-body" });
+  const glance = h("p", { class: "glance", "aria-hidden": "true" }); // the bars themselves are read out
   const logits = section("logits");
   logits.append(lens);
   const walk = makeWalk(
@@ -60,7 +61,7 @@ export function startLook(root) {
         section("tokens"),
         section("embeddings", h("div", { class: "field" }, h("label", { for: wordsId, text: "Words to compare with (at most 12)" }), words)),
         section("positions"),
-        section("block"), section("final"), logits),
+        section("block"), section("final"), logits, glance),
       h("aside", { class: "side", "aria-label": "The next token" },
         section("sampling", h("div", { class: "controls narrow" }, temperature.element, topK.element, topP.element)))),
     walk.bar);
@@ -94,6 +95,7 @@ export function startLook(root) {
       }, control.signal);
       if (running !== control) return;
       error.hidden = true;
+      root.classList.remove("stale");
       use(answer.result);
       timing.textContent = `${answer.result.ids.length} tokens, ${answer.result.model}: computed in ${Math.round(1000 * answer.seconds)} ms, shown after ${Math.round(performance.now() - start)} ms`;
       root.dataset.took = String(Math.round(performance.now() - start));
@@ -101,6 +103,7 @@ export function startLook(root) {
       if (aborted(problem)) return;
       error.textContent = problem.message;
       error.hidden = false;
+      root.classList.add("stale"); // what is still shown is of the text before
     }
   }
 
@@ -113,7 +116,12 @@ export function startLook(root) {
   // A slider changes nothing before the logits: the rest need not be computed or drawn again.
   function askForNext() {
     if (!shown || !seen) return;
-    request({ lens: false }, (result) => drawNext(bodies.sampling, result));
+    request({ lens: false }, drawBars);
+  }
+
+  function drawBars(result) {
+    drawNext(bodies.sampling, result);
+    drawGlance(glance, result);
   }
 
   function draw(result) {
@@ -125,6 +133,9 @@ export function startLook(root) {
         onclick: () => { state.position = i === seen.tokens.length - 1 ? null : i; ask(); },
       }, token, h("small", { text: String(seen.ids[i]) })))),
         h("p", { class: "note" }, "Followed below: ", h("b", { class: "mono", text: seen.tokens[seen.position] }), `, position ${seen.position}. Choose another to follow it.`));
+      const chips = bodies.tokens.firstChild;
+      arrowKeys(chips, ".chip")(chips.querySelector(".here"));
+      chips.scrollTop = chips.querySelector(".here").offsetTop - chips.offsetTop - chips.clientHeight / 2;
       drawEmbeddings(bodies.embeddings, seen);
       const [token, position, sum] = seen.embedding;
       replace(bodies.positions, vectorRow(token, `“${seen.tokens[seen.position]}”`), vectorRow(position, `+ position ${seen.position}`), vectorRow(sum, "= X, into block 1"));
@@ -133,7 +144,7 @@ export function startLook(root) {
       replace(bodies.final, vectorRow(end, "X after the last block", "moments"), vectorRow(normed, "normalised", "moments"), vectorRow(last, "with gain and shift", "moments"));
       drawLogits(bodies.logits, seen);
       drawLens(lens, seen);
-      drawNext(bodies.sampling, seen);
+      drawBars(seen);
       drawOffs();
     });
     walk.drawn();

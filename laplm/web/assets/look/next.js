@@ -27,6 +27,15 @@ export function drawNext(root, seen) {
       h("span", { class: "swatch fill" }), ` with ${seen.without.length} switched off`) : null);
 }
 
+/** The likeliest tokens in one line, for screens on which the bars are far below. */
+export function drawGlance(root, seen) {
+  const before = seen.whole_drawn?.probabilities;
+  const best = seen.next_tokens.map((token, i) => ({ token, i, p: seen.drawn.probabilities[i] }))
+    .sort((a, b) => b.p - a.p).slice(0, 3);
+  replace(root, h("b", { text: "Next: " }), best.map(({ token, i, p }) => h("span", {},
+    h("span", { class: "mono", text: token }), ` ${percent(p)}`, before ? h("small", { text: ` was ${percent(before[i])}` }) : null)));
+}
+
 /** Scores as the model gives them, before they are probabilities. */
 export function drawLogits(root, seen) {
   const [low, high] = [Math.min(...seen.logits), Math.max(...seen.logits)];

@@ -2,7 +2,7 @@
 // drawn in full, so a model of 48 blocks is as quick to draw as one of 6.
 
 import { paintPattern, strip } from "../charts.js";
-import { h, percent } from "../dom.js";
+import { arrowKeys, h, percent } from "../dom.js";
 import { STAGES } from "./stages.js";
 
 const sentence = (name) => STAGES.find((stage) => stage.name === name).sentence;
@@ -134,7 +134,11 @@ function heads(seen, act) {
   // Colours of a canvas do not follow the theme by themselves.
   const again = () => (canvases[0].isConnected ? draw() : document.removeEventListener("themechange", again));
   document.addEventListener("themechange", again);
-  return h("div", {}, h("div", { class: "heads" }, cards), about, h("div", { class: "chips", role: "group", "aria-label": "Tokens that look" }, tokens));
+  const maps = h("div", { class: "heads", role: "group", "aria-label": "Heads" }, cards);
+  const chips = h("div", { class: "chips", role: "group", "aria-label": "Tokens that look" }, tokens);
+  arrowKeys(maps, ".head")(cards[0]);
+  arrowKeys(chips, ".chip")(tokens[asking]);
+  return h("div", {}, maps, about, chips);
 }
 
 function neurons(block, act) {
