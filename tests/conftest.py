@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +23,13 @@ TEXT = """The capital of Spain is Madrid. The capital of France is Paris. Once u
 was a little girl named Sue. She had a regular day at her play school. Grüße, naïve café, 北京, 🙂.
 def f(x): return x**2 + 3*x - 1  # don't, we'll, I'm, they've, 1234 567
 """
+
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+BROWSER_ARGUMENTS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update",
+]  # fmt: skip
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -115,3 +123,27 @@ def laplm_(capsys, monkeypatch) -> Callable[..., SimpleNamespace]:
         return SimpleNamespace(code=code, out=captured.out, err=captured.err)
 
     return call
+
+
+def chromium() -> str:
+    """The browser, or a skip that says what to install."""
+    named = os.environ.get("LAPLM_CHROMIUM")
+    found = named or next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    if found is None:
+        pytest.skip("there is no Chromium: install it, or name it in LAPLM_CHROMIUM")
+    return found
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium without a window.
+
+    Not for longer than a module: beside it nothing else can have an event loop.
+    """
+    path = chromium()
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=path, args=BROWSER_ARGUMENTS)
+        yield launched
+        launched.close()

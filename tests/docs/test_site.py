@@ -17,7 +17,6 @@ import pytest
 import laplm
 from laplm.cli import commands
 from tests.docs import reference
-from tests.web.browsing import browser  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -72,7 +71,7 @@ def test_pages_load_nothing_from_outside(site: Path) -> None:
         assert not re.search(r"url\(['\"]?https?:", style.read_text(encoding="utf-8")), style.name
 
 
-def test_a_browser_searches_from_the_disk_and_asks_nobody(site: Path, browser: Any) -> None:  # noqa: F811
+def test_a_browser_searches_from_the_disk_and_asks_nobody(site: Path, browser: Any) -> None:
     tab = browser.new_page(viewport={"width": 1280, "height": 900})
     asked: list[str] = []
     complaints: list[str] = []

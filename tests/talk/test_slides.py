@@ -6,8 +6,6 @@ import base64
 import io
 import re
 import shlex
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,11 +20,6 @@ from laplm.talk import slides
 pytest_plugins = ("made_deck",)  # its fixture; a second conftest would hide the first one
 
 ROOT = Path(__file__).parents[2]
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
-QUIET = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update",
-]  # fmt: skip
 
 
 class Row(NamedTuple):
@@ -193,18 +186,6 @@ def test_without_reveal_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(MissingExtraError, match=r'pip install "laplm\[talk\]"'):
         slides.build([], tmp_path / "slides", "pocket")
     assert not list(tmp_path.iterdir())
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("no Chromium here")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        yield browser
-        browser.close()
 
 
 # Every visible part of the current slide that reaches beyond the slide, or beyond its own box.
