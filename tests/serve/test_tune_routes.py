@@ -146,23 +146,27 @@ def test_a_run_is_found_as_the_servers_end_left_it(
 def test_what_a_killed_server_left_running_is_ended_and_nothing_else(
     tiny_model_dir: Path, tmp_path: Path
 ) -> None:
-    sleep = [sys.executable, "-c", "import time; time.sleep(300)"]
+    sleep = [sys.executable, "-c", "import time; print(flush=True); time.sleep(300)"]
     directory = tmp_path / "runs" / "20260101-000000-abcd"
     directory.mkdir(parents=True)
     for word, ended in ((f"--out={directory / 'model'}", True), ("--out=/elsewhere", False)):
-        with subprocess.Popen([*sleep, word]) as process:
-            kept = {
-                "name": "notes.txt", "model": "tiny", "target": "tiny", "data": "data.txt",
-                "settings": {}, "words": [], "created": 1.0, "state": "running", "plan": None,
-                "pid": process.pid,
-            }  # fmt: skip
-            (directory / "entry.json").write_text(json.dumps(kept))
-            with make_client(tiny_model_dir, tmp_path / "runs") as client:
-                assert client.get(f"/api/tune/{directory.name}").json()["state"] == "failed"
-            if ended:
-                assert process.wait(60) == -signal.SIGTERM
-            else:
-                assert process.poll() is None
+        with subprocess.Popen([*sleep, word], stdout=subprocess.PIPE) as process:
+            try:
+                assert process.stdout is not None
+                process.stdout.readline()  # before it has begun, nothing says whose process it is
+                kept = {
+                    "name": "notes.txt", "model": "tiny", "target": "tiny", "data": "data.txt",
+                    "settings": {}, "words": [], "created": 1.0, "state": "running", "plan": None,
+                    "pid": process.pid,
+                }  # fmt: skip
+                (directory / "entry.json").write_text(json.dumps(kept))
+                with make_client(tiny_model_dir, tmp_path / "runs") as client:
+                    assert client.get(f"/api/tune/{directory.name}").json()["state"] == "failed"
+                if ended:
+                    assert process.wait(60) == -signal.SIGTERM
+                else:
+                    assert process.poll() is None
+            finally:
                 process.kill()
 
 
