@@ -39,7 +39,7 @@ from laplm.gpt.config import NAMED_SIZES
 PROMPTS = 16  # different ones, so that nothing is shared between streams
 PROMPT_TOKENS = 32
 LLAMA_CONTEXT = 256  # of each of llama.cpp's slots; laplm takes memory as it is needed
-WORDS = ("the", "cat", "dog", "sat", "ran", "and", "on", "mat", "in", "sun", "was", "red")
+IDS = range(300, 5000)  # whole words and pieces of words, in every vocabulary
 
 
 @dataclass(frozen=True)
@@ -112,10 +112,10 @@ def llama_server(program: Path, gguf: Path, slots: int, threads: int) -> Iterato
         yield Server(f"llama.cpp {gguf.stem}", address, running.pid)
 
 
-def prompt(number: int, length: int = PROMPT_TOKENS) -> str:
-    """Words that no other prompt begins with."""
+def prompt(number: int, length: int = PROMPT_TOKENS) -> list[int]:
+    """Tokens that no other prompt begins with."""
     draw = random.Random(number)
-    return " ".join(draw.choice(WORDS) for _ in range(length))
+    return [draw.choice(IDS) for _ in range(length)]
 
 
 async def stream(server: Server, number: int, tokens: int) -> list[float]:
