@@ -24,7 +24,7 @@ from laplm.errors import CheckpointError, InputError
 from laplm.tune.data import TokenData
 from laplm.tune.packing import Documents, EncodedDocument
 from laplm.tune.torch_model import TorchGPT
-from laplm.tune.trainer import TrainConfig, Trainer, best_precision
+from laplm.tune.trainer import TrainConfig, Trainer, best_precision, length
 
 CONFIG = TrainConfig(
     max_steps=24, learning_rate=1e-2, batch_size=4, grad_accum_steps=2, n_positions=16,
@@ -191,6 +191,16 @@ def test_accumulated_steps_are_the_step_of_one_large_batch(tmp_path: Path) -> No
         loss_one, loss_two = one._update()[0], two._update()[0]
         assert loss_one == pytest.approx(loss_two, rel=1e-4)
         one.step, two.step = one.step + 1, two.step + 1
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("shape", [(3,), (3000, 1001)])
+def test_length_of_a_large_gradient_loses_no_digits(
+    dtype: torch.dtype, shape: tuple[int, ...]
+) -> None:
+    gradient = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    exact = torch.linalg.vector_norm(gradient, dtype=torch.float64).item()
+    assert length(gradient).item() == pytest.approx(exact, rel=1e-5)
 
 
 def test_update_is_torchs_adamw_with_clipping_and_decay_for_matrices_only(tmp_path: Path) -> None:
