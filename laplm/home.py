@@ -49,6 +49,12 @@ def cannot_write(path: Path, error: OSError) -> CacheError:
     )
 
 
+def reason_of(error: OSError | CacheError) -> str:
+    """What the system says of a failed write: the error's own words, or those of its cause."""
+    cause = error if isinstance(error, OSError) else error.__cause__
+    return getattr(cause, "strerror", None) or "unknown reason"
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file under a temporary name and move it into place, so it is whole or not there.
 

@@ -95,10 +95,7 @@ def add_look(verb: Callable[..., argparse.ArgumentParser]) -> None:
     p = view("block", _block, "One block followed in numbers, or the residual stream through all.")
     _add_text(p)
     _add_layer(p, "which block (default: 0)")
-    p.add_argument(
-        "--position", type=int, default=-1, metavar="N",
-        help="the token to follow closely; negative ones count from the end (default: -1)",
-    )  # fmt: skip
+    _add_position(p, "the token to follow closely")
     p.add_argument("--all", action="store_true", help="the residual stream through all layers")
 
     p = view("attention", _attention, "Where heads look, and what kinds of heads they are.")
@@ -121,10 +118,7 @@ def add_look(verb: Callable[..., argparse.ArgumentParser]) -> None:
     )  # fmt: skip
     _add_text(p)
     _add_layer(p, "open this block (default: none)")
-    p.add_argument(
-        "--position", type=int, default=-1, metavar="N",
-        help="the token to follow; negative ones count from the end (default: -1)",
-    )  # fmt: skip
+    _add_position(p, "the token to follow")
     p.add_argument(
         "--without", action="append", default=[], metavar="PART",
         help="switch off head:LAYER.HEAD, attention:LAYER, feed-forward:LAYER or "
@@ -142,10 +136,7 @@ def add_look(verb: Callable[..., argparse.ArgumentParser]) -> None:
     p = view("attribution", _attribution, "A logit, split among the parts that wrote it.")
     _add_text(p)
     _add_target(p)
-    p.add_argument(
-        "--position", type=int, default=-1, metavar="N",
-        help="after which token; negative ones count from the end (default: -1)",
-    )  # fmt: skip
+    _add_position(p, "after which token")
 
     p = view(
         "ablate", _ablate, "What changes when heads, layers or neurons are taken out.",
@@ -255,6 +246,13 @@ def _add_text(p: argparse.ArgumentParser) -> None:
 
 def _add_layer(p: argparse.ArgumentParser, what: str) -> None:
     p.add_argument("--layer", type=int, metavar="L", help=what)
+
+
+def _add_position(p: argparse.ArgumentParser, what: str) -> None:
+    p.add_argument(
+        "--position", type=int, default=-1, metavar="N",
+        help=f"{what}; negative ones count from the end (default: -1)",
+    )  # fmt: skip
 
 
 def _add_count(p: argparse.ArgumentParser, what: str) -> None:

@@ -23,7 +23,7 @@ from laplm.gpt.config import GPTConfig
 from laplm.gpt.model import GPT
 from laplm.gpt.quantize import Precision
 from laplm.gpt.tokenizer import Tokenizer
-from laplm.home import write_whole
+from laplm.home import reason_of, write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -278,8 +278,7 @@ def write_out(path: Path, content: bytes) -> None:
     try:
         write_whole(path, content)
     except CacheError as error:
-        reason = getattr(error.__cause__, "strerror", None) or "unknown reason"
-        raise InputError(f"{path} cannot be written ({reason})") from None
+        raise InputError(f"{path} cannot be written ({reason_of(error)})") from None
 
 
 def plain(value: Any) -> Any:

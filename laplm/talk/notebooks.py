@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from laplm.errors import CacheError, InputError, MissingExtraError
-from laplm.home import write_whole
+from laplm.home import reason_of, write_whole
 
 _PLACE = "share/laplm/notebooks"  # below the environment, where the wheel puts them
 
@@ -56,10 +56,9 @@ def copy_to(directory: Path) -> list[Path]:
             directory.mkdir(parents=True, exist_ok=True)
             write_whole(copy, original.read_bytes())
         except (OSError, CacheError) as error:
-            cause = error if isinstance(error, OSError) else error.__cause__
-            reason = getattr(cause, "strerror", None) or "unknown reason"
             raise InputError(
-                f"{copy} cannot be written ({reason}); name another directory: laplm talk DIR"
+                f"{copy} cannot be written ({reason_of(error)}); name another directory: "
+                "laplm talk DIR"
             ) from None
     return copies
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from laplm.errors import CacheError, InputError, MissingExtraError
-from laplm.home import write_whole
+from laplm.home import reason_of, write_whole
 from laplm.talk.notebooks import environment
 
 Progress = Callable[[str, int, int], None]
@@ -247,9 +247,9 @@ def build(
             write_whole(out / "reveal" / name, content)
         write_whole(index, page(slides).encode())
     except (OSError, CacheError) as error:
-        cause = error if isinstance(error, OSError) else error.__cause__
-        reason = getattr(cause, "strerror", None) or "unknown reason"
-        raise InputError(f"{out} cannot be written ({reason}); name another directory") from None
+        raise InputError(
+            f"{out} cannot be written ({reason_of(error)}); name another directory"
+        ) from None
     return index
 
 

@@ -55,9 +55,10 @@ def longest_copied_spans(texts: Sequence[str], train: Iterable[str]) -> list[Spa
         begins.append(len(ours))
         ours += [numbers.setdefault(_fold(word.group()), len(numbers) + 1) for word in words]
         ours.append(_NO_WORD)
-    lengths = np.zeros(len(ours), dtype=np.int64)
+    places = np.array(ours)
+    lengths = np.zeros(len(places), dtype=np.int64)
     for theirs in _portions(train, numbers):
-        lengths = np.maximum(lengths, _longest_runs(np.array(ours), theirs))
+        lengths = np.maximum(lengths, _longest_runs(places, theirs))
     spans = []
     for text, words, begin in zip(texts, matches, begins, strict=True):
         if not words:

@@ -137,9 +137,7 @@ def _activation_bytes(model: TorchGPT, batch_size: int, n_positions: int) -> int
 
 def _kept(model: TorchGPT, n_tokens: int) -> int:
     """Bytes that autograd keeps for one window of so many tokens, weights left out."""
-    own = {
-        t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())
-    }  # fmt: skip
+    own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
     seen: dict[int, int] = {}
 
     def count(tensor: torch.Tensor) -> torch.Tensor:

@@ -47,19 +47,22 @@ class Processes:
         """Whether this process writes and speaks."""
         return self.rank == 0
 
-    def share(self, batch: Batch) -> Batch:
-        """This process's windows of a batch.
+    def windows_each(self, batch_size: int) -> int:
+        """How many windows of a batch each process takes.
 
         Raises:
             InputError: they cannot be divided evenly.
         """
-        n = len(batch.inputs)
-        if n % self.size:
+        if batch_size % self.size:
             raise InputError(
-                f"{n} windows cannot be divided among {self.size} processes: choose a batch size "
-                f"that is a multiple of {self.size}"
+                f"batch_size is {batch_size}, but {self.size} processes share each batch: choose "
+                f"a multiple of {self.size}"
             )
-        each = n // self.size
+        return batch_size // self.size
+
+    def share(self, batch: Batch) -> Batch:
+        """This process's windows of a batch; raises as ``windows_each``."""
+        each = self.windows_each(len(batch.inputs))
         return batch.rows(self.rank * each, (self.rank + 1) * each)
 
     def total(self, number: float) -> float:

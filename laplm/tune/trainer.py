@@ -279,11 +279,7 @@ class Trainer:
         self.config = config
         self.directory = directory
         self.processes = processes or Processes(device=next(model.parameters()).device)
-        if config.batch_size % self.processes.size:
-            raise InputError(
-                f"batch_size is {config.batch_size}, but {self.processes.size} processes share "
-                f"each batch: choose a multiple of {self.processes.size}"
-            )
+        self.processes.windows_each(config.batch_size)  # before anything is written
         self.console = Console(stderr=True) if console is None else console
         if not self.processes.leads:
             self.console = Console(quiet=True)
@@ -807,8 +803,8 @@ def length(gradient: Tensor) -> Tensor:
     """The Euclidean norm of a gradient, in fp32.
 
     Over tens of millions of numbers torch's sum loses digits (8e-4 of the norm for GPT-2's output
-    matrix), and of a gradient in bfloat16 it makes a whole copy in fp32 first. By pieces the sum is
-    exact, the copy stays in the cache, and it takes a quarter of the time.
+    matrix), and of a gradient in bfloat16 it makes a whole copy in fp32 first. By pieces the sum
+    keeps them, the copy stays in the cache, and it takes a quarter of the time.
     """
     if local(gradient) is not gradient:
         return _norm(gradient)

@@ -2,46 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import re
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.serve.serving import started
 
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory, browser: Any) -> Iterator[str]:
     """Where a real ``laplm serve pocket`` listens."""
-    place = tmp_path_factory.mktemp("serve")
-    log = place / "log"
-    command = [
-        sys.executable, "-m", "laplm", "serve", "pocket", "--port", "0", "--runs",
-        str(place / "runs"), "--threads", "1", "--no-open",
-    ]  # fmt: skip
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            command, stdout=out, stderr=out, env={**os.environ, "OMP_NUM_THREADS": "1"}
-        )
-    try:
-        yield _address(process, log)
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def _address(process: subprocess.Popen[bytes], log: Path) -> str:
-    for _ in range(600):
-        told = re.search(r"the page: (http://\S+)", log.read_text(encoding="utf-8"))
-        if told:
-            return told[1]
-        assert process.poll() is None, log.read_text(encoding="utf-8")
-        time.sleep(0.1)
-    raise AssertionError(log.read_text(encoding="utf-8"))
+    runs = str(tmp_path_factory.mktemp("serve") / "runs")
+    words = ("pocket", "--runs", runs, "--threads", "1", "--no-open")
+    with started(*words, OMP_NUM_THREADS="1") as server:
+        yield f"{server.address}/"
 
 
 class Watched:
