@@ -54,6 +54,10 @@ def _key(isa: Isa, spec: object) -> str:
 def _compile(isa: Isa, function: Any) -> bytes:
     from numba import njit, types
 
+    # Numba makes code of each function before it puts it into its callers and optimises again.
+    # The first writes some addresses as offsets from zero, which the second may take for
+    # impossible, and leaves out what is stored there: seen with the loops of tune/attention.py.
+    llvm.set_option("laplm", "-addr-sink-using-gep=false")
     signature = types.int64(*[types.int64] * 4)
     options: dict[str, Any] = {"_nrt": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
     compiled = njit(signature, error_model="numpy", **options)(function)

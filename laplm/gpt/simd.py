@@ -31,6 +31,7 @@ BYTES = {I8: 1, I16: 2, I32: 4, I64: 8, HALF: 2, FLOAT: 4}
 
 Builder = Any  # llvmlite's IRBuilder carries no types
 Value = Any
+Body = Callable[[Value, list[Value]], list[Value]]
 
 
 class VectorType(types.Type):
@@ -101,6 +102,34 @@ def fold(b: Builder, vector: Value, combine: Callable[[Value, Value], Value]) ->
         half = vector.type.count // 2
         vector = combine(part(b, vector, 0, half), part(b, vector, half, half))
     return b.extract_element(vector, ir.Constant(I32, 0))
+
+
+def loop(b: Builder, count: Value, carried: list[Value], body: Body) -> list[Value]:
+    """Emit ``for i in range(count): carried = body(i, carried)``; ``count`` is at least 1."""
+    before, inside = b.block, b.append_basic_block("loop")
+    b.branch(inside)
+    b.position_at_end(inside)
+    i = b.phi(I64)
+    values = [b.phi(value.type) for value in carried]
+    results = body(i, list(values))
+    following = b.add(i, ir.Constant(I64, 1))
+    i.add_incoming(ir.Constant(I64, 0), before)
+    i.add_incoming(following, b.block)
+    for phi, start, result in zip(values, carried, results, strict=True):
+        phi.add_incoming(start, before)
+        phi.add_incoming(result, b.block)
+    after = b.append_basic_block("loop_end")
+    b.cbranch(b.icmp_signed("<", following, count), inside, after)
+    b.position_at_end(after)
+    return results
+
+
+def place(b: Builder, base: Value, *terms: tuple[Value | int, Value | int]) -> Value:
+    """``base`` plus the sum of products, in bytes."""
+    for x, y in terms:
+        x, y = (ir.Constant(I64, v) if isinstance(v, int) else v for v in (x, y))
+        base = b.add(base, b.mul(x, y))
+    return base
 
 
 def half_to_float(b: Builder, bits: Value, isa: Isa) -> Value:

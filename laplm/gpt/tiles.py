@@ -18,7 +18,6 @@ Layouts (see ``quantize.py``, which writes them); a group is 32 inputs:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from itertools import product
 from typing import Any
 
@@ -27,37 +26,21 @@ from llvmlite import ir
 from laplm.gpt import simd
 from laplm.gpt.isa import Isa
 from laplm.gpt.plan import ADD, GROUP, PAGE
-from laplm.gpt.simd import F32V, FLOAT, I8, I16, I32, I32V, I64, LANES, Builder, Value, i64
-
-Body = Callable[[Value, list[Value]], list[Value]]
-
-
-def _loop(b: Builder, count: Value, carried: list[Value], body: Body) -> list[Value]:
-    """Emit ``for i in range(count): carried = body(i, carried)``; ``count`` is at least 1."""
-    before, inside = b.block, b.append_basic_block("tile")
-    b.branch(inside)
-    b.position_at_end(inside)
-    i = b.phi(I64)
-    values = [b.phi(value.type) for value in carried]
-    results = body(i, list(values))
-    following = b.add(i, ir.Constant(I64, 1))
-    i.add_incoming(ir.Constant(I64, 0), before)
-    i.add_incoming(following, b.block)
-    for phi, start, result in zip(values, carried, results, strict=True):
-        phi.add_incoming(start, before)
-        phi.add_incoming(result, b.block)
-    after = b.append_basic_block("tile_end")
-    b.cbranch(b.icmp_signed("<", following, count), inside, after)
-    b.position_at_end(after)
-    return results
-
-
-def _at(b: Builder, base: Value, *terms: tuple[Value | int, Value | int]) -> Value:
-    """``base`` plus the sum of products, in bytes."""
-    for x, y in terms:
-        x, y = (ir.Constant(I64, v) if isinstance(v, int) else v for v in (x, y))
-        base = b.add(base, b.mul(x, y))
-    return base
+from laplm.gpt.simd import (
+    F32V,
+    FLOAT,
+    I8,
+    I16,
+    I32,
+    I32V,
+    I64,
+    LANES,
+    Builder,
+    Value,
+    i64,
+    loop,
+    place,
+)
 
 
 def _fma(b: Builder, x: Value, y: Value, z: Value) -> Value:
@@ -97,11 +80,11 @@ def make_tile(isa: Isa, precision: str, n_tiles: int, n_tokens: int, *, ahead: i
     def fp32_step(b: Builder, g: Value, a: Args, acc: list[Value]) -> list[Value]:
         for k in range(GROUP):
             ws = [
-                simd.read(b, _at(b, a.w, (g, GROUP * 64), (r, a.w_stride), (k, 64)), F32V, 4)
+                simd.read(b, place(b, a.w, (g, GROUP * 64), (r, a.w_stride), (k, 64)), F32V, 4)
                 for r in range(n_tiles)
             ]
             xs = [
-                simd.read(b, _at(b, a.x, (g, GROUP * 4), (t, a.x_stride), (k, 4)), FLOAT, 4)
+                simd.read(b, place(b, a.x, (g, GROUP * 4), (t, a.x_stride), (k, 4)), FLOAT, 4)
                 for t in range(n_tokens)
             ]
             xs = [simd.broadcast(b, x, F32V) for x in xs]
@@ -115,22 +98,24 @@ def make_tile(isa: Isa, precision: str, n_tiles: int, n_tokens: int, *, ahead: i
         for t in range(n_tokens):
             start = ir.Constant(I32, 0)
             if not isa.signed_dot:  # take out of the sum what the weights' offset puts into it
-                start = simd.read(b, _at(b, a.x_sum, (g, 4), (t, a.group_stride)), I32, 4)
+                start = simd.read(b, place(b, a.x_sum, (g, 4), (t, a.group_stride)), I32, 4)
                 start = b.mul(start, ir.Constant(I32, -offset))
             starts.append(simd.broadcast(b, start, I32V))
-            x_scale = simd.read(b, _at(b, a.x_scale, (g, 4), (t, a.group_stride)), FLOAT, 4)
+            x_scale = simd.read(b, place(b, a.x_scale, (g, 4), (t, a.group_stride)), FLOAT, 4)
             x_scales.append(simd.broadcast(b, x_scale, F32V))
         totals = [starts[t] for _, t in cells]
         packed: list[Value] = []
         for step in range(GROUP // 4):
             if precision == "int8":
                 ws = [
-                    simd.read(b, _at(b, a.w, (g, GROUP * 16), (r, a.w_stride), (step, 64)), bytes64)
+                    simd.read(
+                        b, place(b, a.w, (g, GROUP * 16), (r, a.w_stride), (step, 64)), bytes64
+                    )
                     for r in range(n_tiles)
                 ]
             elif step < 4:
                 packed_now = [
-                    simd.read(b, _at(b, a.w, (g, GROUP * 8), (r, a.w_stride), (step, 64)), I32V)
+                    simd.read(b, place(b, a.w, (g, GROUP * 8), (r, a.w_stride), (step, 64)), I32V)
                     for r in range(n_tiles)
                 ]
                 packed.extend(packed_now)
@@ -143,7 +128,7 @@ def make_tile(isa: Isa, precision: str, n_tiles: int, n_tokens: int, *, ahead: i
             if isa.signed_dot:
                 ws = [b.sub(w, simd.constant(bytes64, offset)) for w in ws]
             xs = [
-                simd.read(b, _at(b, a.x, (g, GROUP), (t, a.x_stride), (step, 4)), I32, 4)
+                simd.read(b, place(b, a.x, (g, GROUP), (t, a.x_stride), (step, 4)), I32, 4)
                 for t in range(n_tokens)
             ]
             totals = [simd.dot4(b, isa, totals[i], ws[r], xs[t]) for i, (r, t) in enumerate(cells)]
@@ -153,7 +138,7 @@ def make_tile(isa: Isa, precision: str, n_tiles: int, n_tokens: int, *, ahead: i
         w_scales = []
         for r in range(n_tiles):
             bits = simd.read(
-                b, _at(b, a.scale, (g, 32), (r, a.scale_stride)), ir.VectorType(I16, LANES), 2
+                b, place(b, a.scale, (g, 32), (r, a.scale_stride)), ir.VectorType(I16, LANES), 2
             )
             w_scales.append(simd.half_to_float(b, bits, isa))
         return [
@@ -167,18 +152,18 @@ def make_tile(isa: Isa, precision: str, n_tiles: int, n_tokens: int, *, ahead: i
         zero = [simd.constant(F32V, 0.0)] * len(cells)
 
         # Tiles lie one after the other, and so do the rows that follow and their parts.
-        following = _at(b, a.w, (n_tiles, a.w_stride), (b.mul(a.part, a.n_groups), lines * 64))
+        following = place(b, a.w, (n_tiles, a.w_stride), (b.mul(a.part, a.n_groups), lines * 64))
 
         def group(g: Value, acc: list[Value]) -> list[Value]:
             for line in range(lines):
-                simd.emit_prefetch(b, _at(b, following, (g, lines * 64), (line, 64)))
+                simd.emit_prefetch(b, place(b, following, (g, lines * 64), (line, 64)))
             return step(b, g, a, acc)
 
-        acc = _loop(b, a.n_groups, zero, group)
+        acc = loop(b, a.n_groups, zero, group)
         for i, (r, _) in enumerate(cells):
-            bias = simd.read(b, _at(b, a.bias, (r, 64)), F32V, 4)
+            bias = simd.read(b, place(b, a.bias, (r, 64)), F32V, 4)
             if precision == "int8":
-                scale = simd.read(b, _at(b, a.scale, (r, a.scale_stride)), F32V, 4)
+                scale = simd.read(b, place(b, a.scale, (r, a.scale_stride)), F32V, 4)
                 acc[i] = _fma(b, acc[i], scale, bias)
             else:
                 acc[i] = b.fadd(acc[i], bias)
@@ -186,11 +171,11 @@ def make_tile(isa: Isa, precision: str, n_tiles: int, n_tokens: int, *, ahead: i
         with b.if_else(add) as (then, otherwise):
             with then:
                 for i, (r, t) in enumerate(cells):
-                    out = _at(b, a.out, (r, 64), (t, a.out_stride))
+                    out = place(b, a.out, (r, 64), (t, a.out_stride))
                     simd.write(b, out, b.fadd(simd.read(b, out, F32V, 4), acc[i]), 4)
             with otherwise:
                 for i, (r, t) in enumerate(cells):
-                    simd.write(b, _at(b, a.out, (r, 64), (t, a.out_stride)), acc[i], 4)
+                    simd.write(b, place(b, a.out, (r, 64), (t, a.out_stride)), acc[i], 4)
 
     return simd.operation(simd.void, *[i64] * 15)(emit)
 
@@ -224,7 +209,7 @@ def _page_ahead(b: Builder, table: Value, i: Value, n_pages: Value, offset: Valu
     following = b.add(i, ir.Constant(I64, AHEAD_PAGES))
     last = b.sub(n_pages, ir.Constant(I64, 1))
     which = b.select(b.icmp_signed("<", following, last), following, last)
-    return b.add(simd.read(b, _at(b, table, (which, 8)), I64, 8), offset)
+    return b.add(simd.read(b, place(b, table, (which, 8)), I64, 8), offset)
 
 
 def _read_key(b: Builder, isa: Isa, kv: str, address: Value) -> Value:
@@ -254,37 +239,37 @@ def make_scores(isa: Isa, kv: str, n_tokens: int, head_dim: int) -> Any:
         scales = simd.broadcast(b, scale, F32V)
 
         def page(i: Value, _: list[Value]) -> list[Value]:
-            keys = b.add(simd.read(b, _at(b, table, (i, 8)), I64, 8), offset)
+            keys = b.add(simd.read(b, place(b, table, (i, 8)), I64, 8), offset)
             ahead = _page_ahead(b, table, i, n_pages, offset)
 
             def components(step: Value, acc: list[Value]) -> list[Value]:
-                row = _at(b, keys, (step, unrolled * PAGE * width))
-                row_ahead = _at(b, ahead, (step, unrolled * PAGE * width))
-                first_x = _at(b, q, (step, unrolled * 4))
+                row = place(b, keys, (step, unrolled * PAGE * width))
+                row_ahead = place(b, ahead, (step, unrolled * PAGE * width))
+                first_x = place(b, q, (step, unrolled * 4))
                 for d in range(unrolled):
                     at = d * PAGE * width
                     for line in range(0, PAGE * width, 64):
-                        simd.emit_prefetch(b, _at(b, row_ahead, (at + line, 1)))
+                        simd.emit_prefetch(b, place(b, row_ahead, (at + line, 1)))
                     k = [
-                        _read_key(b, isa, kv, _at(b, row, (at + half * LANES * width, 1)))
+                        _read_key(b, isa, kv, place(b, row, (at + half * LANES * width, 1)))
                         for half in (0, 1)
                     ]
                     for t in range(n_tokens):
-                        x = simd.read(b, _at(b, first_x, (t, q_stride), (d, 4)), FLOAT, 4)
+                        x = simd.read(b, place(b, first_x, (t, q_stride), (d, 4)), FLOAT, 4)
                         x = simd.broadcast(b, x, F32V)
                         for half in (0, 1):
                             acc[2 * t + half] = _fma(b, k[half], x, acc[2 * t + half])
                 return acc
 
             zeros = [simd.constant(F32V, 0.0)] * (2 * n_tokens)
-            acc = _loop(b, ir.Constant(I64, head_dim // unrolled), zeros, components)
+            acc = loop(b, ir.Constant(I64, head_dim // unrolled), zeros, components)
             for t in range(n_tokens):
                 for half in (0, 1):
-                    to = _at(b, out, (t, out_stride), (i, PAGE * 4), (half, 64))
+                    to = place(b, out, (t, out_stride), (i, PAGE * 4), (half, 64))
                     simd.write(b, to, b.fmul(acc[2 * t + half], scales), 4)
             return []
 
-        _loop(b, n_pages, [], page)
+        loop(b, n_pages, [], page)
 
     return simd.operation(simd.void, *[i64] * 7, simd.f32)(emit)
 
@@ -304,38 +289,38 @@ def make_mix(kv: str, n_tokens: int, head_dim: int) -> Any:
         table, n_pages, offset, pattern, pattern_stride, out, out_stride = values
 
         def page(i: Value, acc: list[Value]) -> list[Value]:
-            rows = b.add(simd.read(b, _at(b, table, (i, 8)), I64, 8), offset)
+            rows = b.add(simd.read(b, place(b, table, (i, 8)), I64, 8), offset)
             ahead = _page_ahead(b, table, i, n_pages, offset)
 
             if kv != "fp32":  # give the pattern the values' scales, sixteen at a time
                 for half, t in product((0, 1), range(n_tokens)):
-                    at = _at(b, pattern, (t, pattern_stride), (i, PAGE * 4), (half, 64))
-                    scale = simd.read(b, _at(b, rows, (PAGE, row_bytes), (half, 64)), F32V, 4)
+                    at = place(b, pattern, (t, pattern_stride), (i, PAGE * 4), (half, 64))
+                    scale = simd.read(b, place(b, rows, (PAGE, row_bytes), (half, 64)), F32V, 4)
                     simd.write(b, at, b.fmul(simd.read(b, at, F32V, 4), scale), 4)
 
             def positions(step: Value, acc: list[Value]) -> list[Value]:
-                row = _at(b, rows, (step, UNROLLED * row_bytes))
-                row_ahead = _at(b, ahead, (step, UNROLLED * row_bytes))
-                weights = _at(b, pattern, (i, PAGE * 4), (step, UNROLLED * 4))
+                row = place(b, rows, (step, UNROLLED * row_bytes))
+                row_ahead = place(b, ahead, (step, UNROLLED * row_bytes))
+                weights = place(b, pattern, (i, PAGE * 4), (step, UNROLLED * 4))
                 for line in range(0, UNROLLED * row_bytes, 64):
-                    simd.emit_prefetch(b, _at(b, row_ahead, (line, 1)))
+                    simd.emit_prefetch(b, place(b, row_ahead, (line, 1)))
                 for j in range(UNROLLED):
                     at = [j * row_bytes + s * LANES * width for s in range(slices)]
-                    v = [_read_value(b, kv, _at(b, row, (x, 1))) for x in at]
+                    v = [_read_value(b, kv, place(b, row, (x, 1))) for x in at]
                     for t in range(n_tokens):
-                        p = simd.read(b, _at(b, weights, (t, pattern_stride), (j, 4)), FLOAT, 4)
+                        p = simd.read(b, place(b, weights, (t, pattern_stride), (j, 4)), FLOAT, 4)
                         p = simd.broadcast(b, p, F32V)
                         for s in range(slices):
                             acc[t * slices + s] = _fma(b, v[s], p, acc[t * slices + s])
                 return acc
 
-            return _loop(b, ir.Constant(I64, PAGE // UNROLLED), acc, positions)
+            return loop(b, ir.Constant(I64, PAGE // UNROLLED), acc, positions)
 
         zeros = [simd.constant(F32V, 0.0)] * (n_tokens * slices)
-        acc = _loop(b, n_pages, zeros, page)
+        acc = loop(b, n_pages, zeros, page)
         for t in range(n_tokens):
             for s in range(slices):
-                simd.write(b, _at(b, out, (t, out_stride), (s, 64)), acc[t * slices + s], 4)
+                simd.write(b, place(b, out, (t, out_stride), (s, 64)), acc[t * slices + s], 4)
 
     return simd.operation(simd.void, *[i64] * 7)(emit)
 
@@ -352,23 +337,23 @@ def make_keep(isa: Isa, kv: str, head_dim: int) -> Any:
     def emit(b: Builder, *values: Value) -> None:
         k, v, keys, rows, slot = values
         for s in range(slices):
-            x = simd.read(b, _at(b, k, (s, 64)), F32V, 4)
+            x = simd.read(b, place(b, k, (s, 64)), F32V, 4)
             x = x if kv == "fp32" else simd.float_to_half(b, x, isa)
             for lane in range(LANES):
-                to = _at(b, keys, (s * LANES + lane, PAGE * key_width), (slot, key_width))
+                to = place(b, keys, (s * LANES + lane, PAGE * key_width), (slot, key_width))
                 simd.write(b, to, b.extract_element(x, ir.Constant(I32, lane)), key_width)
-        parts = [simd.read(b, _at(b, v, (s, 64)), F32V, 4) for s in range(slices)]
+        parts = [simd.read(b, place(b, v, (s, 64)), F32V, 4) for s in range(slices)]
         if head_dim % LANES:  # beyond the head lies the next one's value
             inside = [int(lane < head_dim % LANES) for lane in range(LANES)]
             mask = ir.Constant(ir.VectorType(ir.IntType(1), LANES), inside)
             parts[-1] = b.select(mask, parts[-1], simd.constant(F32V, 0.0))
         if kv != "fp32":
             parts, scale = _to_bytes(b, parts)
-            to = _at(b, rows, (PAGE, slices * LANES), (slot, 4))
+            to = place(b, rows, (PAGE, slices * LANES), (slot, 4))
             simd.write(b, to, scale, 4)
             parts = [b.trunc(part, ir.VectorType(I8, LANES)) for part in parts]
         for s in range(slices):
-            to = _at(b, rows, (slot, slices * LANES * value_width), (s, LANES * value_width))
+            to = place(b, rows, (slot, slices * LANES * value_width), (s, LANES * value_width))
             simd.write(b, to, parts[s], value_width)
 
     return simd.operation(simd.void, *[i64] * 5)(emit)
@@ -404,11 +389,11 @@ def make_quantise() -> Any:
 
     def emit(b: Builder, *values: Value) -> None:
         x, out, scale, total = values
-        parts = [simd.read(b, _at(b, x, (half, 64)), F32V, 4) for half in (0, 1)]
+        parts = [simd.read(b, place(b, x, (half, 64)), F32V, 4) for half in (0, 1)]
         whole, shared = _to_bytes(b, parts)
         for half in (0, 1):
             small = b.trunc(whole[half], ir.VectorType(I8, LANES))
-            simd.write(b, _at(b, out, (half, LANES)), small)
+            simd.write(b, place(b, out, (half, LANES)), small)
         simd.write(b, scale, shared, 4)
         simd.write(b, total, simd.fold(b, b.add(*whole), b.add), 4)
 

@@ -14,7 +14,6 @@ import functools
 import hashlib
 import math
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from laplm.errors import MissingExtraError
 from laplm.gpt import isa, jit
 from laplm.tune.halves import join, split
 from laplm.tune.processes import local
+from laplm.tune.threads import run_together
 
 try:
     import torch
@@ -183,17 +183,10 @@ def _update_on_cpu(arrays: tuple[Tensor, ...], numbers: tuple[float, ...]) -> No
         places = np.array([a.data_ptr() + begin * a.element_size() for a in arrays], np.int64)
         update(end - begin, places.ctypes.data, floats.ctypes.data, 0)
 
-    if n <= _ALONE or threads == 1:
+    if n <= _ALONE:
         part(0, n)
         return
-    ends = [n * i // threads for i in range(threads + 1)]
-    for _ in _pool(threads).map(part, ends[:-1], ends[1:]):
-        pass
-
-
-@functools.lru_cache(maxsize=1)
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="adamw")
+    run_together(lambda i: part(n * i // threads, n * (i + 1) // threads), threads)
 
 
 @functools.cache

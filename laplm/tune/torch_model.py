@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from laplm.errors import ContextLengthError, MissingExtraError, ModelFormatError
 from laplm.gpt.checkpoint import Checkpoint
 from laplm.gpt.config import GPTConfig, tensor_shapes
+from laplm.tune.attention import Texts, causal_attention
 from laplm.tune.halves import split
 from laplm.tune.int8_base import Int8Conv1D
 
@@ -54,17 +55,9 @@ class Attention(nn.Module):
         self.c_attn = Conv1D(config.n_embd, 3 * config.n_embd)
         self.c_proj = Conv1D(config.n_embd, config.n_embd)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B, T, C) -> (B, T, C); ``mask`` (B, 1, T, T) is true where a token may look."""
-        b, t, c = x.shape
-        q, k, v = (
-            part.view(b, t, self.n_head, c // self.n_head).transpose(1, 2)  # (B, H, T, D)
-            for part in self.c_attn(x).split(c, dim=2)
-        )
-        z = functional.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=mask is None, scale=self.scale
-        )
-        out: Tensor = self.c_proj(z.transpose(1, 2).reshape(b, t, c))
+    def forward(self, x: Tensor, texts: Texts | None = None) -> Tensor:
+        """(B, T, C) -> (B, T, C); no token looks into another of ``texts``."""
+        out: Tensor = self.c_proj(causal_attention(self.c_attn(x), self.n_head, self.scale, texts))
         return out
 
 
@@ -118,10 +111,10 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B, T, C) -> (B, T, C); ``mask`` as for ``Attention``."""
+    def forward(self, x: Tensor, texts: Texts | None = None) -> Tensor:
+        """(B, T, C) -> (B, T, C); ``texts`` as for ``Attention``."""
         share = self.dropout if self.training else 0.0
-        x = add_dropped(x, self.attn(self.ln_1(x), mask), share)
+        x = add_dropped(x, self.attn(self.ln_1(x), texts), share)
         return add_dropped(x, self.mlp(self.ln_2(x)), share)
 
 
@@ -220,22 +213,16 @@ class TorchGPT(nn.Module):
                 f"a training window of {t} tokens does not fit the model's {self.config.n_ctx} "
                 "positions; use shorter windows"
             )
-        places = torch.arange(t, device=ids.device)
-        mask = None
-        if segments is not None:
-            begins = torch.ones_like(segments, dtype=torch.bool)
-            begins[:, 1:] = segments[:, 1:] != segments[:, :-1]
-            places = places - torch.where(begins, places, 0).cummax(dim=1).values
-            same = segments[:, :, None] == segments[:, None, :]
-            mask = (same & torch.ones_like(same[0]).tril()).unsqueeze(1)
+        texts = None if segments is None else Texts(segments)
+        places = torch.arange(t, device=ids.device) if texts is None else texts.places
         x = self.wte(ids) + self.wpe(places)
         for block in self.h:
             assert isinstance(block, Block)
             block.mlp.keep_less = not self.checkpointing
             if self.checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, mask, use_reentrant=False)
+                x = checkpoint(block, x, texts, use_reentrant=False)
             else:
-                x = block(x, mask)
+                x = block(x, texts)
         out: Tensor = self.ln_f(x)
         return out
 
