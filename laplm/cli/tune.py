@@ -37,7 +37,7 @@ def add_tune(verb: Callable[..., argparse.ArgumentParser]) -> None:
     )  # fmt: skip
     p.add_argument(
         "data", nargs="?", type=Path, metavar="DATA",
-        help=".txt (documents separated by a line <|endoftext|>), .jsonl, .csv, or a directory",
+        help=".txt (documents separated by <|endoftext|>), .jsonl, .csv, or a directory",
     )  # fmt: skip
     p.add_argument("--out", type=Path, metavar="DIR", help="where the tuned model goes")
     p.add_argument("--resume", type=Path, metavar="DIR", help="go on with the run in DIR")

@@ -75,6 +75,12 @@ class Processes:
         torch.distributed.all_reduce(value)
         return float(value)
 
+    def first(self, tensor: Tensor) -> Tensor:
+        """What the first process has, for all."""
+        if self.size > 1:
+            torch.distributed.broadcast(tensor, 0)
+        return tensor
+
     def any(self, flag: bool) -> bool:
         """Whether it is so in any process; all of them get the same answer."""
         return self.total(float(flag)) > 0
@@ -134,16 +140,25 @@ def _device(name: str | None) -> torch.device:
 
 
 class Learner(nn.Module):
-    """The model and its loss in one forward pass, which is what DDP and FSDP2 stand around."""
+    """The model and its loss in one forward pass, which is what DDP and FSDP2 stand around.
+
+    Without targets it gives the logits after the last token instead.
+    """
 
     def __init__(self, model: TorchGPT) -> None:
         super().__init__()
         self.model = model
 
     def forward(
-        self, inputs: Tensor, targets: Tensor, segments: Tensor | None, count: int
+        self,
+        inputs: Tensor,
+        targets: Tensor | None = None,
+        segments: Tensor | None = None,
+        count: int = 1,
     ) -> Tensor:
         """Sum of the losses of a batch over ``count``, in nats. Ids, targets, segments (B, T)."""
+        if targets is None:
+            return self.model.last_logits(inputs)
         hidden = self.model.hidden(inputs, segments)
         return chunked_cross_entropy(hidden, self.model.output_weight, targets, count=count)
 

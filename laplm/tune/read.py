@@ -118,7 +118,7 @@ def read_examples(
 ) -> Reading:
     """Examples from a file, a directory of files, or one that ``datasets`` has saved.
 
-    - ``.txt``, ``.md``: documents parted by lines of ``<|endoftext|>``, or one document.
+    - ``.txt``, ``.md``: documents parted by ``<|endoftext|>``, on a line of its own or not, or one.
     - ``.jsonl``: a row on each line; ``.json``: a list of rows.
     - ``.csv``, ``.tsv``: the first line names the columns, which are the keys of the rows.
     - a directory that ``Dataset.save_to_disk`` wrote: its rows, of a dict those of ``train``.
@@ -316,12 +316,13 @@ def _text_lines(path: Path) -> Iterator[str]:
 def _documents(path: Path) -> Iterator[str]:
     buffer = io.StringIO()  # a list of lines would take three times the memory
     for line in _text_lines(path):
-        if line.strip() != END_OF_DOCUMENT:
-            buffer.write(line)
-            continue
-        if text := buffer.getvalue().strip():
-            yield text
-        buffer = io.StringIO()
+        first, *others = line.split(END_OF_DOCUMENT)
+        buffer.write(first)
+        for other in others:
+            if text := buffer.getvalue().strip():
+                yield text
+            buffer = io.StringIO()
+            buffer.write(other)
     if text := buffer.getvalue().strip():
         yield text
 

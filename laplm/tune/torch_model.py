@@ -9,7 +9,7 @@ so ``state_dict()`` is a checkpoint as it stands and nothing is ever transposed.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -230,6 +230,10 @@ class TorchGPT(nn.Module):
         """Token ids (B, T) to logits (B, T, V); ``segments`` as for ``hidden``."""
         return functional.linear(self.hidden(ids, segments), self.output_weight)
 
+    def last_logits(self, ids: Tensor) -> Tensor:
+        """Token ids (1, T) to the logits after the last of them, (V,)."""
+        return functional.linear(self.hidden(ids)[0, -1], self.output_weight)
+
     def tensors(self) -> dict[str, NDArray[np.float32]]:
         """The checkpoint: copies of all weights by GPT-2 name, fp32."""
         return {
@@ -300,11 +304,22 @@ def continue_ids(
     *,
     temperature: float = 0.8,
     seed: int = 0,
+    last_logits: Callable[[Tensor], Tensor] | None = None,
 ) -> list[int]:
     """Draw tokens after ``ids``: slow and plain, only to watch a training by.
 
     Ends at the end of the text. Everything else samples with ``laplm.run``.
+
+    Args:
+        model: what draws.
+        ids: the text so far.
+        max_new_tokens: when to end at the latest.
+        temperature: divides the logits.
+        seed: of the draws.
+        last_logits: a window (1, T) to the logits after its last token (V,), where more than
+            ``model`` is needed for them.
     """
+    last_logits = last_logits or model.last_logits
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
     text, new = list(ids), []
@@ -313,8 +328,7 @@ def continue_ids(
     with torch.no_grad():
         for _ in range(max_new_tokens):
             window = torch.tensor([text[-model.config.n_ctx :]], device=device)
-            last = functional.linear(model.hidden(window)[0, -1], model.output_weight)
-            probabilities = torch.softmax(last.float().cpu() / temperature, dim=0)
+            probabilities = torch.softmax(last_logits(window).float().cpu() / temperature, dim=0)
             token = int(torch.multinomial(probabilities, 1, generator=generator))
             if token == model.config.eos_token_id:
                 break

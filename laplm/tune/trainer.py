@@ -18,7 +18,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -42,9 +42,10 @@ from laplm.tune.memory import resident_bytes
 from laplm.tune.muon import Muon
 from laplm.tune.processes import Processes, divided_as, local, spread, whole
 from laplm.tune.rounding import rounded_matrices
-from laplm.tune.torch_model import TorchGPT
+from laplm.tune.torch_model import TorchGPT, continue_ids
 
-Sample = Callable[[TorchGPT, int], str]  # (model, step) -> text for the log
+Write = Callable[[Sequence[int], int, int], list[int]]  # (ids, how many new ones, seed) -> new ids
+Sample = Callable[[Write, int], str]  # (write, step) -> text for the log
 _PIECE = 1 << 18  # numbers of a gradient that are in the cache together
 _LOW = ".low"
 
@@ -502,6 +503,14 @@ class Trainer:
         loss: Tensor = self._learner(inputs, targets, segments, count)
         return loss
 
+    def _write_on(self, ids: Sequence[int], max_new_tokens: int, seed: int) -> list[int]:
+        """Tokens after ``ids``; all processes draw the same, for each may hold but a part."""
+
+        def last_logits(window: Tensor) -> Tensor:
+            return self.processes.first(self._learner(window).float())
+
+        return continue_ids(self.model, ids, max_new_tokens, seed=seed, last_logits=last_logits)
+
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.config.precision != "autocast":
             return contextlib.nullcontext()
@@ -729,8 +738,8 @@ class Trainer:
         values: dict[str, Any] = {
             "heldout_loss": round(loss, 5), "heldout_bits_per_byte": round(bits, 5),
         }  # fmt: skip
-        if self._sample is not None and not self.processes.shard:
-            values["sample"] = self._sample(self.model, self.step)
+        if self._sample is not None:
+            values["sample"] = self._sample(self._write_on, self.step)
         self._write_metrics(**values)
         console.print(
             f"step {self.step}/{self.config.max_steps}: held-out loss {loss:.4f} nats/token, "

@@ -29,8 +29,8 @@ from laplm.tune.memory import MemoryPlan, machine_bytes, peak_bytes, plan_memory
 from laplm.tune.packing import Documents, encode_example
 from laplm.tune.processes import Processes, join_processes
 from laplm.tune.read import Example, Reading, read_examples
-from laplm.tune.torch_model import TorchGPT, continue_ids
-from laplm.tune.trainer import Progressed, TrainConfig, Trainer, best_precision
+from laplm.tune.torch_model import TorchGPT
+from laplm.tune.trainer import Progressed, TrainConfig, Trainer, Write, best_precision
 
 try:
     import torch
@@ -321,9 +321,8 @@ def _tune_together(
         _check_resumed(directory, digest)
     prompt = _sample_prompt(heldout)
 
-    def sample(now: TorchGPT, step: int) -> str:
-        new = continue_ids(now, prompt, _SAMPLE_TOKENS, seed=config.seed)
-        return model.tokenizer.decode(prompt + new)
+    def sample(write: Write, step: int) -> str:
+        return model.tokenizer.decode(prompt + write(prompt, _SAMPLE_TOKENS, config.seed))
 
     trainer = Trainer(
         gpt,

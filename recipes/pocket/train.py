@@ -12,8 +12,8 @@ from tokenizers import Tokenizer
 from laplm.errors import InputError
 from laplm.gpt.config import GPTConfig
 from laplm.tune.data import TokenData
-from laplm.tune.torch_model import TorchGPT, continue_ids
-from laplm.tune.trainer import TrainConfig, Trainer, TrainResult, best_precision
+from laplm.tune.torch_model import TorchGPT
+from laplm.tune.trainer import TrainConfig, Trainer, TrainResult, Write, best_precision
 from recipes.pocket.make_corpus import END_OF_TEXT, write_text
 
 VOCAB_SIZE = 5120
@@ -80,8 +80,8 @@ def train(
     gpt.to("cuda" if torch.cuda.is_available() else "cpu")
     prompt = tokenizer.encode(SAMPLE_PROMPT).ids
 
-    def sample(now: TorchGPT, step: int) -> str:
-        return str(tokenizer.decode(prompt + continue_ids(now, prompt, 60, seed=step)))
+    def sample(write: Write, step: int) -> str:
+        return str(tokenizer.decode(prompt + write(prompt, 60, step)))
 
     trainer = Trainer(
         gpt,

@@ -33,6 +33,11 @@ def losses(directory: Path) -> dict[int, float]:
     return {m["step"]: m["train_loss"] for m in map(json.loads, lines) if "train_loss" in m}
 
 
+def samples(directory: Path) -> list[str]:
+    lines = (directory / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [m["sample"] for m in map(json.loads, lines) if "sample" in m]
+
+
 @pytest.fixture
 def text(tmp_path: Path) -> Path:
     file = tmp_path / "text.txt"
@@ -60,6 +65,8 @@ def test_two_processes_learn_as_one_does(
     assert done.stdout.count("tuning pocket") == 1 and "shared by 2 processes" in done.stdout
     assert losses(out).keys() == losses(alone).keys()
     assert losses(out) == pytest.approx(losses(alone), rel=1e-3)
+    assert len(samples(out)) == len(samples(alone)) > 0
+    assert samples(out)[-1].startswith("The ")
     one, two = (safetensors.numpy.load_file(d / "model.safetensors") for d in (alone, out))
     before = max(abs(one[name]).max() for name in one)
     assert max(abs(one[name] - two[name]).max() for name in one) < 1e-2 * before

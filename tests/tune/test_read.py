@@ -62,9 +62,9 @@ def test_a_text_file_is_one_document_that_is_learned_whole(tmp_path: Path) -> No
     assert (reading.skipped, reading.chat_template) == ((), None)
 
 
-def test_lines_of_end_of_text_part_documents_and_empty_ones_are_dropped(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.md", f"{END}\none\n {END} \n\n{END}\ntwo {END} here\n\n3\n{END}")
-    assert texts(read_examples(path)) == ["one", f"two {END} here\n\n3"]
+def test_end_of_text_parts_documents_and_empty_ones_are_dropped(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.md", f"{END}\none\n {END} \n\n{END}\ntwo{END}{END} 3\n\n4{END}5\n")
+    assert texts(read_examples(path)) == ["one", "two", "3\n\n4", "5"]
 
 
 def test_windows_line_ends_and_a_byte_order_mark_leave_no_trace(tmp_path: Path) -> None:

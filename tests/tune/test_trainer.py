@@ -23,7 +23,7 @@ from tuning_examples import VOCAB, counting_data, tiny_model
 from laplm.errors import CheckpointError, InputError
 from laplm.tune.data import TokenData
 from laplm.tune.packing import Documents, EncodedDocument
-from laplm.tune.torch_model import TorchGPT
+from laplm.tune.torch_model import TorchGPT, continue_ids
 from laplm.tune.trainer import TrainConfig, Trainer, best_precision, length
 
 CONFIG = TrainConfig(
@@ -236,7 +236,7 @@ def test_learning_rate_rises_straight_and_falls_as_a_cosine() -> None:
 
 
 def test_metrics_and_samples_are_written(tmp_path: Path) -> None:
-    trainer = make_trainer(tmp_path, sample=lambda model, step: f"at {step}")
+    trainer = make_trainer(tmp_path, sample=lambda write, step: f"at {step}")
     result = trainer.run()
     lines = metrics(tmp_path)
     assert [m["step"] for m in lines if "train_loss" in m] == list(range(2, 25, 2))
@@ -247,6 +247,17 @@ def test_metrics_and_samples_are_written(tmp_path: Path) -> None:
     assert evaluations[-1]["heldout_loss"] == pytest.approx(result.heldout_loss, abs=1e-5)
     bits = result.heldout_loss / math.log(2) / counting_data(12, seed=2).bytes_per_token
     assert result.heldout_bits_per_byte == pytest.approx(bits)
+
+
+def test_samples_are_drawn_from_the_model_as_it_is_then(tmp_path: Path) -> None:
+    drawn = []
+    trainer = make_trainer(
+        tmp_path, sample=lambda write, _: drawn.append(write([5, 6], 9, 3)) or ""
+    )
+    trainer.run()
+    assert len(drawn) == 3
+    assert drawn[-1] == continue_ids(trainer.model, [5, 6], 9, seed=3)
+    assert drawn[0] != drawn[-1]
 
 
 def test_finished_run_called_again_only_measures(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ export function startTeach(root) {
   const named = h("p", { class: "note", role: "status" });
   const drop = h("div", { class: "drop" },
     h("p", {}, h("label", { for: fileId, text: "Drop a text file here, or choose one" })), input, named,
-    h("p", { class: "note", text: ".txt (documents separated by a line <|endoftext|>), .jsonl or .csv. It stays on this machine." }));
+    h("p", { class: "note", text: ".txt (documents separated by <|endoftext|>), .jsonl or .csv. It stays on this machine." }));
   const methodId = freshId();
   const method = h("select", { id: methodId },
     h("option", { value: "full", text: "the whole model" }), h("option", { value: "lora", text: "LoRA: small matrices beside it" }));
