@@ -22,8 +22,8 @@ import numpy as np
 from laplm.errors import MissingExtraError
 from laplm.gpt import isa, jit
 from laplm.tune.halves import join, split
+from laplm.tune.loops import run_together
 from laplm.tune.processes import local
-from laplm.tune.threads import run_together
 
 try:
     import torch

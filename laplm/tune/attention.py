@@ -11,17 +11,14 @@ Shapes: B batch, T positions, C = n_embd, H heads, D = head_dim.
 from __future__ import annotations
 
 import functools
-import hashlib
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from laplm.errors import MissingExtraError
-from laplm.gpt import isa, jit
-from laplm.tune.threads import run_together
+from laplm.tune.loops import compiled, has_loops, run_together
 
 try:
     import torch
@@ -116,6 +113,8 @@ BLOCK = 64
 ROWS = 32
 """Queries that meet all their keys at a time, forwards."""
 
+_ALONE = 1 << 22  # products that one thread is done with before another would have begun
+
 FORWARD, BACKWARD = 0, 1
 
 # Places in the plan of a call, an array of int64; arrays are given by their addresses.
@@ -164,7 +163,7 @@ class Spec:
 def prepare(head_dim: int, dtype: torch.dtype) -> None:
     """Compile now, so that the time and the memory it takes are not an update's."""
     if is_supported(head_dim, dtype):
-        _compiled(Spec(head_dim, dtype == torch.bfloat16))
+        compiled("attention_kernel", Spec(head_dim, dtype == torch.bfloat16))
 
 
 def _can_compile(qkv: Tensor, n_head: int) -> bool:
@@ -173,19 +172,15 @@ def _can_compile(qkv: Tensor, n_head: int) -> bool:
 
 @functools.cache
 def is_supported(head_dim: int, dtype: torch.dtype) -> bool:
-    """Whether there are compiled loops: for whole vectors of numbers that the CPU multiplies.
+    """Whether there are compiled loops: for whole vectors, and not where torch has more.
 
-    Left to torch are CPUs with units for whole matrices (Intel's AMX, Apple's), which it uses.
+    That is for bfloat16 on CPUs with units for whole matrices (Intel's AMX), which torch uses.
     """
     import llvmlite.binding as llvm
 
-    if head_dim % 16 or head_dim > BLOCK:
+    if dtype == torch.bfloat16 and llvm.get_host_cpu_features().get("amx-bf16"):
         return False
-    has, chosen = llvm.get_host_cpu_features(), isa.choose()
-    if dtype == torch.bfloat16:
-        wide = chosen.dot == "vnni512"
-        return bool(wide and has.get("avx512bf16") and not has.get("amx-bf16"))
-    return dtype == torch.float32 and chosen.family == "x86" and chosen.dot != "generic"
+    return head_dim % 16 == 0 and head_dim <= BLOCK and has_loops(dtype)
 
 
 def _run(
@@ -201,7 +196,7 @@ def _run(
 ) -> None:
     b, t, c = out.shape
     spec = Spec(c // n_head, qkv.dtype == torch.bfloat16)
-    engine = _compiled(spec)
+    engine = compiled("attention_kernel", spec)
     scales = np.array([scale * np.log2(np.e), scale], np.float32)
     plan = np.zeros(PLAN_SIZE, np.int64)
     plan[[HEADS, N_HEAD, TOKENS, WIDTH]] = b * n_head, n_head, t, c
@@ -217,19 +212,5 @@ def _run(
         address = -(-scratch.ctypes.data // 64) * 64
         engine(what, plan.ctypes.data, address, 0)
 
-    run_together(work, min(torch.get_num_threads(), b * n_head))
-
-
-@functools.cache
-def _compiled(spec: Spec) -> jit.Engine:
-    """The loops, from the cache of ``gpt/jit.py``."""
-    chosen = isa.choose()
-
-    def build() -> Any:
-        from laplm.tune import attention_kernel  # only now: it imports Numba
-
-        return attention_kernel.build(chosen, spec)
-
-    sources = (Path(__file__), Path(__file__).with_name("attention_kernel.py"))
-    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sources]
-    return jit.load(chosen, ("attention", spec, *digests), build, lambda: None)
+    threads = min(torch.get_num_threads(), b * n_head, 1 + b * t * t * c // _ALONE)
+    run_together(work, threads)

@@ -27,7 +27,8 @@ from llvmlite import ir
 
 from laplm.gpt import simd
 from laplm.gpt.isa import Isa
-from laplm.gpt.simd import F32V, FLOAT, I16, I32, I32V, I64, LANES, Builder, Value, loop, place
+from laplm.gpt.simd import F32V, FLOAT, I32, I32V, I64, LANES, Builder, Value, loop, place
+from laplm.tune import numbers
 from laplm.tune.attention import (
     BEGINS,
     BLOCK,
@@ -46,6 +47,7 @@ from laplm.tune.attention import (
     WIDTH,
     Spec,
 )
+from laplm.tune.numbers import I16V, rounded
 
 UNROLLED = 8  # words for each turn of the inner loop
 
@@ -53,34 +55,15 @@ UNROLLED = 8  # words for each turn of the inner loop
 # --- operations on words -------------------------------------------------------------------------
 
 
-def _rounded(b: Builder, x: Value) -> Value:
-    """Sixteen floats as bfloat16, to nearest even: the upper halves of 32 bits, as i16."""
-    kind = ir.VectorType(I16, LANES)
-    return simd.call(b, "llvm.x86.avx512bf16.cvtneps2bf16.512", kind, [x])
-
-
-def _make_operations(spec: Spec) -> tuple[Any, ...]:
-    """Reading and writing of sixteen numbers: load, save, save_across, join_across."""
-    size = spec.number_bytes
-    i16x16 = ir.VectorType(I16, LANES)
+def _make_across(spec: Spec) -> tuple[Any, Any]:
+    """Writing two rows across: of floats, and of numbers that lie elsewhere."""
     i64, void, f32x16 = simd.i64, simd.void, simd.f32x16
-
-    @simd.operation(f32x16, i64)
-    def load_numbers(b: Builder, address: Value) -> Value:
-        if not spec.bfloat16:
-            return simd.read(b, address, F32V, 4)
-        bits = b.zext(simd.read(b, address, i16x16, 2), I32V)
-        return b.bitcast(b.shl(bits, simd.constant(I32V, 16)), F32V)
-
-    @simd.operation(void, i64, f32x16)
-    def save_numbers(b: Builder, address: Value, x: Value) -> None:
-        simd.write(b, address, _rounded(b, x) if spec.bfloat16 else x, size)
 
     # ``across`` is the address of an even row, or of the row of words that has it.
     @simd.operation(void, i64, i64, f32x16, f32x16)
     def save_across(b: Builder, across: Value, row_bytes: Value, x: Value, y: Value) -> None:
         if spec.bfloat16:
-            low, high = (b.zext(_rounded(b, each), I32V) for each in (x, y))
+            low, high = (b.zext(rounded(b, each), I32V) for each in (x, y))
             simd.write(b, across, b.or_(low, b.shl(high, simd.constant(I32V, 16))), 4)
         else:
             simd.write(b, across, x, 4)
@@ -91,35 +74,19 @@ def _make_operations(spec: Spec) -> tuple[Any, ...]:
         b: Builder, across: Value, row_bytes: Value, first: Value, second: Value
     ) -> None:
         if spec.bfloat16:
-            low, high = (b.zext(simd.read(b, at, i16x16, 2), I32V) for at in (first, second))
+            low, high = (b.zext(simd.read(b, at, I16V, 2), I32V) for at in (first, second))
             simd.write(b, across, b.or_(low, b.shl(high, simd.constant(I32V, 16))), 4)
         else:
             simd.write(b, across, simd.read(b, first, F32V, 4), 4)
             simd.write(b, b.add(across, row_bytes), simd.read(b, second, F32V, 4), 4)
 
-    return load_numbers, save_numbers, save_across, join_across
+    return save_across, join_across
 
 
 @simd.operation(simd.void, simd.i64, simd.i64)
 def copy_word(b: Builder, to: Value, source: Value) -> None:
     """Copy 32 bits."""
     simd.write(b, to, simd.read(b, source, I32, 2), 4)
-
-
-@simd.operation(simd.f32x16, simd.f32x16, simd.i64, simd.i64, simd.f32)
-def keep_between(b: Builder, x: Value, low: Value, high: Value, other: Value) -> Value:
-    """Lanes ``low`` to ``high`` of ``x``, the last one not; ``other`` in the rest."""
-    lanes = ir.Constant(I32V, list(range(LANES)))
-    edges = [simd.broadcast(b, b.trunc(edge, I32), I32V) for edge in (low, high)]
-    inside = b.and_(b.icmp_signed(">=", lanes, edges[0]), b.icmp_signed("<", lanes, edges[1]))
-    return b.select(inside, x, simd.broadcast(b, other, F32V))
-
-
-@simd.operation(simd.f32x16, simd.f32x16, simd.f32)
-def at_least(b: Builder, x: Value, floor: Value) -> Value:
-    """The larger of ``x`` and ``floor``; what is not a number stays so, unlike in ``maximum``."""
-    floors = simd.broadcast(b, floor, F32V)
-    return b.select(b.fcmp_ordered(">", floors, x), floors, x)
 
 
 def _make_tile(spec: Spec, n_rows: int, n_vectors: int, b_row: int, *, add: bool = False) -> Any:
@@ -213,24 +180,14 @@ def build(isa: Isa, spec: Spec) -> Any:
     fma, splat, maximum, max_lanes, sum_lanes = (
         simd.fma, simd.splat, simd.maximum, simd.max_lanes, simd.sum_lanes,
     )  # fmt: skip
-    round_even, two_to_the, atomic_add = simd.round_even, simd.two_to_the, simd.atomic_add
-    load_numbers, save_numbers, save_across, join_across = _make_operations(spec)
+    atomic_add = simd.atomic_add
+    load_numbers = numbers.make_load(bfloat16=spec.bfloat16)
+    save_numbers = numbers.make_save(bfloat16=spec.bfloat16)
+    save_across, join_across = _make_across(spec)
+    keep_between, exp2 = numbers.keep_between, numbers.make_exp2(inlined)
     score_tile = _make_tile(spec, tile_rows, score_vectors, block_row)
     mix_tile = _make_tile(spec, tile_rows, mix_vectors, word_row)
     add_tile = _make_tile(spec, tile_rows, mix_vectors, word_row, add=True)
-
-    @inlined
-    def exp2(x: Any) -> Any:
-        """2**x for x <= 0, not below 2**-126, by the Cephes polynomial."""
-        x = at_least(x, -126.0)
-        n = round_even(x)
-        f = x - n
-        p = fma(splat(1.535336188319500e-4), f, splat(1.339887440266574e-3))
-        p = fma(p, f, splat(9.618437357674640e-3))
-        p = fma(p, f, splat(5.550332471162809e-2))
-        p = fma(p, f, splat(2.402264791363012e-1))
-        p = fma(p, f, splat(6.931472028550421e-1))
-        return two_to_the(n, fma(p, f, splat(1.0)))
 
     # --- products ---
 

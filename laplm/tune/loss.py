@@ -13,16 +13,13 @@ from typing import Any
 
 from laplm.errors import MissingExtraError
 from laplm.tune.data import IGNORE
+from laplm.tune.pointwise import to_slopes
 
 try:
     import torch
     from torch import Tensor
 except ModuleNotFoundError as error:
     raise MissingExtraError("Training a model", "tune") from error
-
-
-LOGITS_IN_FP32 = 1 << 22
-"""Logits that are in fp32 at one time, so that all steps from them to a gradient stay in cache."""
 
 
 def chunked_cross_entropy(
@@ -83,7 +80,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             part = slice(begin, begin + chunk_size)
             inputs = hidden[part].to(dtype)
             logits = inputs @ matrix.t()
-            total += _to_slopes(logits, targets[part], 1 / count, any(wanted))
+            total += to_slopes(logits, targets[part], 1 / count, with_slopes=any(wanted))
             if hidden_grad is not None:
                 hidden_grad[part] = logits @ matrix
             if wanted[1]:
@@ -113,22 +110,3 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 None if grad is None else grad * upstream for grad in (hidden_grad, weight_grad)
             )
         return hidden_grad, weight_grad, None, None, None, None
-
-
-def _to_slopes(logits: Tensor, targets: Tensor, scale: float, with_gradients: bool) -> Tensor:
-    """Logits (N, V) to their part in the loss; in their place comes d loss / d logits.
-
-    That is (softmax - one-hot) * scale.
-    """
-    total = torch.zeros((), dtype=torch.float32, device=logits.device)
-    rows = max(1, LOGITS_IN_FP32 // logits.shape[1])
-    for begin in range(0, len(logits), rows):
-        part = logits[begin : begin + rows]
-        wanted = targets[begin : begin + rows].unsqueeze(1)
-        log_probs = torch.log_softmax(part.float(), dim=1)
-        total -= log_probs.gather(1, wanted).sum() * scale
-        if with_gradients:
-            slope = log_probs.exp_()
-            slope.scatter_add_(1, wanted, torch.full_like(wanted, -1, dtype=slope.dtype))
-            part.copy_(slope.mul_(scale))
-    return total

@@ -14,7 +14,7 @@ import numpy as np
 
 from laplm.errors import MissingExtraError
 from laplm.tune.data import Batch
-from laplm.tune.loss import LOGITS_IN_FP32
+from laplm.tune.pointwise import slopes_bytes
 from laplm.tune.torch_model import TorchGPT
 
 try:
@@ -121,8 +121,8 @@ def plan_memory(
         gradients=n_trained * (size + (4 if size == 2 and grad_accum_steps > 1 else 0)),
         optimizer=n_trained * (8 if size == 4 else 6),
         activations=_activation_bytes(model, batch_size, n_positions),
-        # One chunk in the format of the weights, and a part of it in fp32 at a time.
-        logits=chunk * vocab * output.element_size() + 3 * 4 * LOGITS_IN_FP32 + output_gradients,
+        # One chunk in the format of the weights, whose place its slopes take.
+        logits=chunk * vocab * output.element_size() + slopes_bytes(output) + output_gradients,
     )
 
 

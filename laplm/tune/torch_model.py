@@ -20,6 +20,7 @@ from laplm.gpt.config import GPTConfig, tensor_shapes
 from laplm.tune.attention import Texts, causal_attention
 from laplm.tune.halves import split
 from laplm.tune.int8_base import Int8Conv1D
+from laplm.tune.pointwise import gelu
 
 try:
     import torch
@@ -95,7 +96,7 @@ class MLP(nn.Module):
 
     def _activate(self, hidden: Tensor) -> Tensor:
         if self.activation_function in ("gelu_new", "gelu_pytorch_tanh"):
-            return functional.gelu(hidden, approximate="tanh")
+            return gelu(hidden)
         out: Tensor = getattr(functional, self.activation_function)(hidden)
         return out
 

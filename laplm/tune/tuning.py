@@ -21,7 +21,7 @@ from laplm.gpt.adapter import is_adapter
 from laplm.gpt.checkpoint import Checkpoint, save_checkpoint
 from laplm.gpt.tokenizer import Tokenizer
 from laplm.home import write_whole
-from laplm.tune import adamw, attention
+from laplm.tune import adamw, attention, pointwise
 from laplm.tune.curve import draw_loss_curve
 from laplm.tune.export import write_chat_template
 from laplm.tune.lora import LoRAConfig, add_lora, save_adapter
@@ -469,9 +469,9 @@ def model_to_train(checkpoint: Checkpoint, config: TuneConfig, precision: str) -
     if precision == "bf16":
         gpt.round_weights()
         adamw.prepare()
-    attention.prepare(
-        checkpoint.config.head_dim, torch.bfloat16 if precision == "bf16" else torch.float32
-    )
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    attention.prepare(checkpoint.config.head_dim, dtype)
+    pointwise.prepare(dtype)
     return gpt
 
 

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -170,19 +168,9 @@ def test_other_shapes_and_formats_are_torchs() -> None:
     )
 
 
-@pytest.fixture
-def forgotten() -> Iterator[None]:
-    """What was found out about the CPU, found out anew."""
-    for cached in (attention.is_supported, attention._compiled):
-        cached.cache_clear()
-    yield
-    for cached in (attention.is_supported, attention._compiled):
-        cached.cache_clear()
-
-
 @pytest.mark.parametrize("isa", isas.available(), ids=lambda isa: isa.name)
 def test_every_variant_of_the_loops_is_torchs(
-    isa: isas.Isa, monkeypatch: pytest.MonkeyPatch, forgotten: None
+    isa: isas.Isa, monkeypatch: pytest.MonkeyPatch, forgotten_loops: None
 ) -> None:
     monkeypatch.setenv("LAPLM_ISA", isa.name)
     for dim in (48, 64):

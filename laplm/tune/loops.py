@@ -1,0 +1,125 @@
+"""Compiled loops for training on a CPU: where there are some, how they are loaded and run.
+
+What they compute is in ``…_kernel.py`` beside the module that uses them, which also has the same in
+torch, for every other device.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import importlib
+import itertools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from laplm.errors import MissingExtraError
+from laplm.gpt import isa, jit
+
+try:
+    import torch
+except ModuleNotFoundError as error:
+    raise MissingExtraError("Training a model", "tune") from error
+
+
+@functools.cache
+def has_loops(dtype: torch.dtype) -> bool:
+    """Whether this CPU multiplies vectors of such numbers: fp32, or bfloat16 by AVX-512.
+
+    On ARM torch has Apple's and ARM's own libraries, and ours were never measured beside them.
+    """
+    import llvmlite.binding as llvm
+
+    chosen = isa.choose()
+    if chosen.family != "x86":
+        return False
+    if dtype == torch.bfloat16:
+        return chosen.dot == "vnni512" and bool(llvm.get_host_cpu_features().get("avx512bf16"))
+    return dtype == torch.float32 and chosen.dot != "generic"
+
+
+@functools.cache
+def compiled(kernel: str, spec: object) -> jit.Engine:
+    """What ``build(isa, spec)`` of a module of this folder gives, from the cache of ``gpt/jit.py``.
+
+    Raises:
+        CacheError: the cache directory cannot be written.
+    """
+    chosen = isa.choose()
+
+    def build() -> object:
+        # Only now, for it imports Numba.
+        return importlib.import_module(f"laplm.tune.{kernel}").build(chosen, spec)
+
+    here = Path(__file__).parent
+    sources = (here / f"{kernel}.py", here / "numbers.py")
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sources]
+    return jit.load(chosen, (kernel, spec, *digests), build, lambda: None)
+
+
+def run_together(work: Callable[[int], None], threads: int) -> None:
+    """Call ``work`` with 0 to ``threads - 1`` at the same time, some on this thread; wait for all.
+
+    Torch's own threads do it where they are GNU's OpenMP: between two pieces of work they spin for
+    a while, and others would have to share the cores with them.
+
+    Raises:
+        Exception: what ``work`` raised.
+    """
+    if threads <= 1:
+        work(0)
+        return
+    numbers = itertools.count()
+    errors: list[BaseException] = []
+
+    def take(_: object) -> None:
+        try:
+            while (number := next(numbers)) < threads:  # there may be fewer of us
+                work(number)
+        except BaseException as error:  # OpenMP's threads have nowhere to raise it
+            errors.append(error)
+
+    # Always as many as torch has: OpenMP ends threads that are too many, and begins them anew.
+    count = torch.get_num_threads()
+    if (parallel := _openmp()) is not None:
+        parallel(_WORK(take), None, count, 0)
+    else:
+        others = [_pool(count).submit(take, None) for _ in range(count - 1)]
+        take(None)
+        for other in others:
+            other.result()
+    if errors:
+        raise errors[0]
+
+
+_WORK = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
+
+@functools.cache
+def _openmp() -> Any:
+    """GNU's OpenMP's way to run a function on its threads, of the library that torch has loaded.
+
+    None where torch has another one, or there are several.
+    """
+    try:
+        maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    files = {line.split(maxsplit=5)[-1] for line in maps.splitlines() if "libgomp" in line}
+    if len(files) != 1:
+        return None
+    try:
+        parallel = ctypes.CDLL(files.pop()).GOMP_parallel
+    except (OSError, AttributeError):
+        return None
+    parallel.argtypes = [_WORK, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+    parallel.restype = None
+    return parallel
+
+
+@functools.lru_cache(maxsize=1)
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="laplm-tune")
