@@ -167,7 +167,10 @@ def _tune_until(args: argparse.Namespace, at_the_end: contextlib.ExitStack) -> i
 
     speaks = os.environ.get("RANK", "0") == "0"  # as torchrun numbers processes
 
+    progress = at_the_end.enter_context(progress_bars())
+
     def planned(plan: Plan) -> bool:
+        progress.close()  # the trainer has a bar of its own
         if args.json and speaks:
             _tell("plan", **_plan_json(plan, config, lm.name))
         elif speaks:
@@ -180,7 +183,7 @@ def _tune_until(args: argparse.Namespace, at_the_end: contextlib.ExitStack) -> i
             reading, lm, args.out, config,
             resume=args.resume is not None, planned=planned, threads=args.threads,
             device=args.device, shard=args.shard, tensorboard=args.tensorboard,
-            request=request | {"data": str(args.data.resolve())},
+            request=request | {"data": str(args.data.resolve())}, progress=progress,
             on_step=_tell_step if args.json and speaks else None,
             on_eval=(lambda now: _tell_eval(now, args.out)) if args.json and speaks else None,
         )  # fmt: skip

@@ -11,18 +11,16 @@ On a CPU one compiled loop does all of it, while a weight's numbers are in the c
 from __future__ import annotations
 
 import functools
-import hashlib
 import math
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from laplm.errors import MissingExtraError
-from laplm.gpt import isa, jit
+from laplm.gpt.isa import Isa
 from laplm.tune.halves import join, split
-from laplm.tune.loops import run_together
+from laplm.tune.loops import compiled, run_together
 from laplm.tune.processes import local
 
 try:
@@ -168,13 +166,13 @@ def update_plainly(
 _ALONE = 1 << 16  # numbers that are not worth waking other threads for
 
 
-def prepare() -> None:
+def prepare(announce: Callable[[], None] | None = None) -> None:
     """Compile now, so that the time and the memory it takes are not an update's."""
-    _compiled((torch.bfloat16,) * 3)
+    compiled("adamw", (torch.bfloat16,) * 3, announce)
 
 
 def _update_on_cpu(arrays: tuple[Tensor, ...], numbers: tuple[float, ...]) -> None:
-    update = _compiled(tuple(array.dtype for array in arrays[2:]))
+    update = compiled("adamw", tuple(array.dtype for array in arrays[2:]))
     n, threads = arrays[0].numel(), torch.get_num_threads()
     beta1, beta2, *rest = numbers
     floats = np.array([1 - beta1, beta2, 1 - beta2, *rest], np.float32)
@@ -189,15 +187,8 @@ def _update_on_cpu(arrays: tuple[Tensor, ...], numbers: tuple[float, ...]) -> No
     run_together(lambda i: part(n * i // threads, n * (i + 1) // threads), threads)
 
 
-@functools.cache
-def _compiled(formats: tuple[torch.dtype, ...]) -> jit.Engine:
-    """The loop for the formats of gradient and moments, from the cache of ``gpt/jit.py``."""
-    source = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
-    spec = ("adamw", *map(str, formats), source)
-    return jit.load(isa.choose(), spec, lambda: _build(formats), lambda: None)
-
-
-def _build(formats: tuple[torch.dtype, ...]) -> Callable[[int, int, int, int], int]:
+def build(isa: Isa, formats: tuple[torch.dtype, ...]) -> Callable[[int, int, int, int], int]:
+    """The loop to compile, for the formats of gradient and moments."""
     import numba
     from numba.core import types
     from numba.core.extending import intrinsic

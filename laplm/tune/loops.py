@@ -41,13 +41,19 @@ def has_loops(dtype: torch.dtype) -> bool:
     return dtype == torch.float32 and chosen.dot != "generic"
 
 
-@functools.cache
-def compiled(kernel: str, spec: object) -> jit.Engine:
+_engines: dict[tuple[str, object], jit.Engine] = {}
+
+
+def compiled(kernel: str, spec: object, announce: Callable[[], None] | None = None) -> jit.Engine:
     """What ``build(isa, spec)`` of a module of this folder gives, from the cache of ``gpt/jit.py``.
+
+    ``announce`` is called before something is compiled, which takes seconds.
 
     Raises:
         CacheError: the cache directory cannot be written.
     """
+    if (kernel, spec) in _engines:
+        return _engines[kernel, spec]
     chosen = isa.choose()
 
     def build() -> object:
@@ -57,7 +63,9 @@ def compiled(kernel: str, spec: object) -> jit.Engine:
     here = Path(__file__).parent
     sources = (here / f"{kernel}.py", here / "numbers.py")
     digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sources]
-    return jit.load(chosen, (kernel, spec, *digests), build, lambda: None)
+    engine = jit.load(chosen, (kernel, spec, *digests), build, announce or (lambda: None))
+    _engines[kernel, spec] = engine
+    return engine
 
 
 def run_together(work: Callable[[int], None], threads: int) -> None:

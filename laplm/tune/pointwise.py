@@ -6,6 +6,7 @@ gradient goes through the logits six times. They are a tenth of an update betwee
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,10 +132,10 @@ def _loops_take(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu" and has_loops(tensor.dtype)
 
 
-def prepare(dtype: torch.dtype) -> None:
+def prepare(dtype: torch.dtype, announce: Callable[[], None] | None = None) -> None:
     """Compile now, so that the time and the memory it takes are not an update's."""
     if has_loops(dtype):
-        compiled("pointwise_kernel", Spec(dtype == torch.bfloat16))
+        compiled("pointwise_kernel", Spec(dtype == torch.bfloat16), announce)
 
 
 def _run(

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from laplm.errors import ContextLengthError, MissingExtraError, ModelFormatError
 from laplm.gpt.checkpoint import Checkpoint
 from laplm.gpt.config import GPTConfig, tensor_shapes
+from laplm.gpt.quantize import Progress
 from laplm.tune.attention import Texts, causal_attention
 from laplm.tune.halves import split
 from laplm.tune.int8_base import Int8Conv1D
@@ -243,20 +244,28 @@ class TorchGPT(nn.Module):
         }
 
     @classmethod
-    def from_checkpoint(cls, checkpoint: Checkpoint, base_precision: str = "fp32") -> TorchGPT:
+    def from_checkpoint(
+        cls,
+        checkpoint: Checkpoint,
+        base_precision: str = "fp32",
+        progress: Progress | None = None,
+    ) -> TorchGPT:
         """The model of a checkpoint; one tensor at a time is read.
 
         Args:
             checkpoint: the model's files.
             base_precision: fp32, or int8 for the linear layers of one whose weights stay as they
                 are (``int8_base.py``).
+            progress: told how many tensors of how many are read.
 
         Raises:
             ModelFormatError: the file changed since it was opened.
         """
         with torch.device("meta"):
             model = cls(checkpoint.config)
-        for name in checkpoint.names:
+        for number, name in enumerate(checkpoint.names):
+            if progress:
+                progress("reading the model", number, len(checkpoint.names))
             layer, _, part = name.rpartition(".")
             parent, _, child = layer.rpartition(".")
             values = torch.tensor(checkpoint.tensor(name))
@@ -268,6 +277,8 @@ class TorchGPT(nn.Module):
             if isinstance(model.get_submodule(layer), Int8Conv1D):
                 continue  # the bias came with the weight
             setattr(model.get_submodule(layer), part, nn.Parameter(values))
+        if progress:
+            progress("reading the model", len(checkpoint.names), len(checkpoint.names))
         return model
 
     def round_weights(self) -> None:

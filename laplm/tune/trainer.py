@@ -44,6 +44,7 @@ from laplm.tune.processes import Processes, divided_as, local, spread, whole
 from laplm.tune.rounding import rounded_matrices
 from laplm.tune.torch_model import TorchGPT, continue_ids
 
+Tell = Callable[[str, int, int], None]  # what is done, how many, of how many
 Write = Callable[[Sequence[int], int, int], list[int]]  # (ids, how many new ones, seed) -> new ids
 Sample = Callable[[Write, int], str]  # (write, step) -> text for the log
 _PIECE = 1 << 18  # numbers of a gradient that are in the cache together
@@ -387,17 +388,22 @@ class Trainer:
             if not name.endswith(_LOW)
         }
 
-    def time_updates(self, count: int = 2) -> float:
+    def time_updates(self, count: int = 2, tell: Tell | None = None) -> float:
         """Seconds of an update, the last of ``count``; nothing is learned and nothing changes.
 
-        Memory is then used as it will be. To be called before ``run``.
+        Memory is then used as it will be. To be called before ``run``. ``tell`` is told how many
+        of how many are done.
         """
         seconds = 0.0
         self.model.train()
-        for _ in range(count):
+        for number in range(count):
+            if tell:
+                tell("timing updates", number, count)
             started = time.monotonic()
             self._update(rate=0.0)
             seconds = time.monotonic() - started
+        if tell:
+            tell("timing updates", count, count)
         for parameter in self.model.parameters():
             parameter.grad = None
         self._optimizers = self._new_optimizers()

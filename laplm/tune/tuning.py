@@ -19,6 +19,7 @@ from typing import Any, Literal, Protocol
 from laplm.errors import InputError, MissingExtraError
 from laplm.gpt.adapter import is_adapter
 from laplm.gpt.checkpoint import Checkpoint, save_checkpoint
+from laplm.gpt.quantize import Progress
 from laplm.gpt.tokenizer import Tokenizer
 from laplm.home import write_whole
 from laplm.tune import adamw, attention, pointwise
@@ -238,6 +239,7 @@ def tune(
     shard: bool = False,
     tensorboard: bool = False,
     request: dict[str, Any] | None = None,
+    progress: Progress | None = None,
 ) -> TuneResult | None:
     """Tune a model on data; the model as it was stays as it is.
 
@@ -255,6 +257,7 @@ def tune(
         shard: divide the weights among those processes, for models that one could not hold.
         tensorboard: write TensorBoard's files to ``run/tensorboard`` too.
         request: kept in ``run.json`` besides, for who goes on with the run.
+        progress: told what goes on before ``planned`` is called: what, done, total.
 
     Returns:
         What came of it; None when ``planned`` said no.
@@ -282,6 +285,7 @@ def tune(
             processes, reading, model, directory, config,
             resume=resume, planned=planned, on_step=on_step, on_eval=on_eval,
             tensorboard=tensorboard, request=request or {},
+            progress=progress if processes.leads else None,
         )  # fmt: skip
 
 
@@ -298,6 +302,7 @@ def _tune_together(
     on_eval: Callable[[Progressed], None] | None,
     tensorboard: bool,
     request: dict[str, Any],
+    progress: Progress | None,
 ) -> TuneResult | None:
     """What every process of a run does; the first one writes."""
     end = _end_of_text(model)
@@ -307,7 +312,7 @@ def _tune_together(
     ]
     train, heldout = parts
     precision = config.precision or best_precision(processes.device)
-    gpt = model_to_train(model.checkpoint, config, precision)
+    gpt = model_to_train(model.checkpoint, config, precision, progress)
     plan = _plan(reading, train, heldout, model, gpt, config, precision, processes)
     if not plan.fits and not gpt.checkpointing:
         gpt.checkpointing = True
@@ -338,7 +343,7 @@ def _tune_together(
         tensorboard=directory / "run" / "tensorboard" if tensorboard else None,
     )
     if trainer.step == 0:
-        seconds = trainer.time_updates()
+        seconds = trainer.time_updates(tell=progress)
         plan = dataclasses.replace(plan, seconds_per_step=seconds, measured_peak=peak_bytes())
     if planned is not None and not planned(plan):
         if trainer.step == 0 and processes.leads:
@@ -450,29 +455,47 @@ def _end_of_text(model: Model) -> int:
     )
 
 
-def model_to_train(checkpoint: Checkpoint, config: TuneConfig, precision: str) -> TorchGPT:
+def model_to_train(
+    checkpoint: Checkpoint, config: TuneConfig, precision: str, progress: Progress | None = None
+) -> TorchGPT:
     """The model as it is trained: with adapters or without, its weights in the format they have.
 
     Args:
         checkpoint: the model's files.
         config: settings.
         precision: fp32 or bf16.
+        progress: told what is read and compiled.
 
     Raises:
         InputError: the rank is higher than a layer's.
         ModelFormatError: the file changed since it was opened.
     """
-    gpt = TorchGPT.from_checkpoint(checkpoint, config.base_precision)
+    gpt = TorchGPT.from_checkpoint(checkpoint, config.base_precision, progress)
     gpt.checkpointing = config.checkpointing
     if config.method == "lora":
         add_lora(gpt, config.lora, config.seed)
     if precision == "bf16":
         gpt.round_weights()
-        adamw.prepare()
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    attention.prepare(checkpoint.config.head_dim, dtype)
-    pointwise.prepare(dtype)
+    _prepare_loops(checkpoint.config.head_dim, precision, progress)
     return gpt
+
+
+def _prepare_loops(head_dim: int, precision: str, progress: Progress | None) -> None:
+    compiling = False
+
+    def announce() -> None:
+        nonlocal compiling
+        compiling = True
+        if progress:
+            progress("kernels", 0, 1)
+
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    if precision == "bf16":
+        adamw.prepare(announce)
+    attention.prepare(head_dim, dtype, announce)
+    pointwise.prepare(dtype, announce)
+    if progress and compiling:
+        progress("kernels", 1, 1)
 
 
 def _plan(

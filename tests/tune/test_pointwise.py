@@ -11,7 +11,7 @@ from laplm.gpt import isa as isas
 from laplm.tune.loops import has_loops
 from laplm.tune.pointwise import gelu, to_slopes, to_slopes_plainly
 
-pytest_plugins = ["forgetting"]
+pytest_plugins = ("forgetting",)  # its fixture; a second conftest would hide the first one
 
 FORMATS = [dtype for dtype in (torch.float32, torch.bfloat16) if has_loops(dtype)]
 

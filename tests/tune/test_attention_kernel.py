@@ -1,3 +1,5 @@
+"""Attention of training, compiled and in torch."""
+
 from __future__ import annotations
 
 import pytest
@@ -9,6 +11,8 @@ from torch import Tensor
 from laplm.gpt import isa as isas
 from laplm.tune import attention
 from laplm.tune.attention import Texts, attend_plainly, causal_attention
+
+pytest_plugins = ("forgetting",)  # its fixture; a second conftest would hide the first one
 
 FORMATS = [
     dtype
