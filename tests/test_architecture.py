@@ -40,7 +40,17 @@ LIBRARIES = {
     "gpt": {"llvmlite", "numba", "numpy", "tokenizers", "torch"},
     "run": {"numpy"},
     "look": {"matplotlib", "numpy", "pandas"},
-    "tune": {"datasets", "gguf", "matplotlib", "numba", "numpy", "pydivsufsort", "rich", "torch"},
+    "tune": {
+        "datasets",
+        "gguf",
+        "llvmlite",
+        "matplotlib",
+        "numba",
+        "numpy",
+        "pydivsufsort",
+        "rich",
+        "torch",
+    },
     "serve": {
         "fastapi",
         "jinja2",

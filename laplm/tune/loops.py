@@ -110,13 +110,15 @@ _WORK = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 def _openmp() -> Any:
     """GNU's OpenMP's way to run a function on its threads, of the library that torch has loaded.
 
-    None where torch has another one, or there are several.
+    None where torch has another one, or nobody can tell which.
     """
     try:
         maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
     files = {line.split(maxsplit=5)[-1] for line in maps.splitlines() if "libgomp" in line}
+    # Other packages bring one of their own. If torch's is not loaded, another was, in its place.
+    files = {file for file in files if file.startswith(str(Path(torch.__file__).parent))} or files
     if len(files) != 1:
         return None
     try:
