@@ -19,6 +19,7 @@ import llvmlite.binding as llvm
 
 from laplm import home
 from laplm.gpt.isa import Isa
+from laplm.gpt.quantize import Progress
 
 Engine = Callable[[int, int, int, int], int]
 
@@ -56,7 +57,7 @@ def _compile(isa: Isa, function: Any) -> bytes:
 
     # Numba makes code of each function before it puts it into its callers and optimises again.
     # The first writes some addresses as offsets from zero, which the second may take for
-    # impossible, and leaves out what is stored there: seen with the loops of tune/attention.py.
+    # impossible, and leaves out what is stored there: seen with tune/attention_kernel.py.
     llvm.set_option("laplm", "-addr-sink-using-gep=false")
     signature = types.int64(*[types.int64] * 4)
     options: dict[str, Any] = {"_nrt": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
@@ -93,10 +94,12 @@ def _offer_c_functions() -> None:
                 break
 
 
-def load(isa: Isa, spec: object, build: Callable[[], Any], announce: Callable[[], None]) -> Engine:
+def load(
+    isa: Isa, spec: object, build: Callable[[], Any], progress: Progress | None = None
+) -> Engine:
     """The compiled form of the function that ``build`` returns, from the cache when it is there.
 
-    ``announce`` is called before compiling, which takes some seconds. The engine takes four and
+    ``progress`` is told of compiling, which takes some seconds. The engine takes four and
     returns one int64, and releases Python's lock while it runs.
 
     Raises:
@@ -114,9 +117,12 @@ def load(isa: Isa, spec: object, build: Callable[[], Any], announce: Callable[[]
     except OSError:
         pass
     if code is None:
-        announce()
+        if progress:
+            progress("kernels", 0, 1)
         code = _compile(isa, build())
         home.write_whole(file, hashlib.sha256(code).digest() + code)
+        if progress:
+            progress("kernels", 1, 1)
     _offer_c_functions()
     jit = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target_machine(isa))
     jit.add_object_file(llvm.ObjectFileRef.from_data(code))

@@ -10,7 +10,6 @@ Numba compiles the functions below from this source; ``tiles.py`` gives the inne
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from laplm.gpt import simd, tiles
@@ -118,7 +117,7 @@ def build(isa: Isa, spec: Spec) -> Any:
     ``FOLLOW`` (a control, b thread, c generation): what every other thread of a team runs;
     ``LOG_SUM_EXP`` (a logits, b count, c address of two floats): see ``GPT.log_normaliser``.
     """
-    from numba import njit, types
+    from numba import types
 
     padded_dim = -(-spec.head_dim // 16) * 16
     head_dim = spec.head_dim
@@ -129,20 +128,12 @@ def build(isa: Isa, spec: Spec) -> Any:
     bytes_a_weight = {"fp32": 4, "int8": 1, "int4": 0.5}
     weight_bytes, head_bytes = bytes_a_weight[spec.precision], bytes_a_weight[spec.head]
 
-    options = {"error_model": "numpy", "_nrt": False, "no_cpython_wrapper": True}
-    inlined: Callable[[Any], Any] = njit(
-        **options
-    )  # for functions of vectors, small enough for LLVM to inline
-
-    def returns(result: Any) -> Callable[[Any], Any]:
-        """Numba, told that all arguments are int64: else it makes a copy for each constant."""
-        return lambda f: njit(result(*[simd.i64] * f.__code__.co_argcount), **options)(f)
-
+    inlined, returns = simd.inlined, simd.returns
     compiled, procedure = returns(simd.i64), returns(simd.void)
 
     get, get_f32, set_f32 = simd.get_i64, simd.get_f32, simd.set_f32
     load, store = simd.load, simd.store
-    fma, splat, keep_first = simd.fma, simd.splat, simd.keep_first
+    fma, splat, keep_between = simd.fma, simd.splat, simd.keep_between
     sum_lanes, max_lanes, maximum, minimum = (
         simd.sum_lanes, simd.max_lanes, simd.maximum, simd.minimum,
     )  # fmt: skip
@@ -251,7 +242,7 @@ def build(isa: Isa, spec: Spec) -> Any:
         mean = splat(sum_lanes(total)) / n
         total = splat(0.0)
         for i in range(0, width, 16):
-            centred = keep_first(load(row, i) - mean, c - i, 0.0)
+            centred = keep_between(load(row, i) - mean, 0, c - i, 0.0)
             total = fma(centred, centred, total)
         variance = splat(sum_lanes(total)) / n
         inverse = inverse_root(variance + splat(get_f32(get(plan, EPSILON), 0)))
@@ -263,11 +254,11 @@ def build(isa: Isa, spec: Spec) -> Any:
         """Scores to e**(score - largest), zero from ``length`` on; returns their sum."""
         largest = splat(-3.0e38)
         for i in range(0, padded, 16):
-            largest = maximum(largest, keep_first(load(row, i), length - i, -3.0e38))
+            largest = maximum(largest, keep_between(load(row, i), 0, length - i, -3.0e38))
         largest = splat(max_lanes(largest))
         total = splat(0.0)
         for i in range(0, padded, 16):
-            e = keep_first(exp(load(row, i) - largest), length - i, 0.0)
+            e = keep_between(exp(load(row, i) - largest), 0, length - i, 0.0)
             store(row, i, e)
             total = total + e
         return sum_lanes(total)
@@ -599,7 +590,7 @@ def build(isa: Isa, spec: Spec) -> Any:
         for i in range(0, whole, 16):
             total = total + exp(load(logits, i) - largest)
         for i in range(whole, count):
-            total = total + keep_first(exp(splat(get_f32(logits, i)) - largest), 1, 0.0)
+            total = total + keep_between(exp(splat(get_f32(logits, i)) - largest), 0, 1, 0.0)
         set_f32(out, 0, max_lanes(largest))
         set_f32(out, 1, sum_lanes(total))
 
@@ -671,16 +662,12 @@ def build_probe(isa: Isa, precision: str) -> Any:
     ``MULTIPLY`` (a address of 1 MiB, b inputs, c repeats): the inner loop of linear layers, on
     2 x 16 rows and 4 tokens that stay in the fastest cache; returns how many numbers it multiplied.
     """
-    from numba import njit
-
     load, splat, sum_lanes = simd.load, simd.splat, simd.sum_lanes
     rows = tiles.rows_together(isa, precision)
     tile = tiles.make_tile(isa, precision, rows, 4)
     tile_bytes = {"fp32": 64, "int8": 16, "int4": 8}[precision]
-    options: dict[str, Any] = {"_nrt": False, "no_cpython_wrapper": True}
-    signature = simd.i64(simd.i64, simd.i64)
 
-    @njit(signature, error_model="numpy", **options)  # type: ignore[untyped-decorator]
+    @simd.returns(simd.i64)
     def read(base: int, size: int) -> int:
         a, b, c, d = splat(0.0), splat(0.0), splat(0.0), splat(0.0)
         for i in range(0, size // 4 - 63, 64):

@@ -67,18 +67,7 @@ def load_kernels(
 
         return kernels.build(isa, spec)
 
-    compiling = False
-
-    def announce() -> None:
-        nonlocal compiling
-        compiling = True
-        if progress:
-            progress("kernels", 0, 1)
-
-    engine = jit.load(isa, spec, build, announce)
-    if progress and compiling:
-        progress("kernels", 1, 1)
-    return engine
+    return jit.load(isa, spec, build, progress)
 
 
 class GPT:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
+from numba import njit
 from numba.core import cgutils, types
 from numba.core.datamodel import models
 from numba.core.extending import intrinsic, overload, register_model
@@ -205,6 +206,19 @@ def dot4(b: Builder, isa: Isa, total: Value, weights: Value, x: Value) -> Value:
     return total
 
 
+# --- functions for kernels ---------------------------------------------------------------------
+
+_OPTIONS = {"error_model": "numpy", "_nrt": False, "no_cpython_wrapper": True}
+
+inlined: Callable[[Any], Any] = njit(**_OPTIONS)
+"""For functions of vectors, small enough for LLVM to inline."""
+
+
+def returns(result: Any) -> Callable[[Any], Any]:
+    """Numba, told that all arguments are int64: else it makes a copy for each constant."""
+    return lambda f: njit(result(*[i64] * f.__code__.co_argcount), **_OPTIONS)(f)
+
+
 # --- operations for kernels ---------------------------------------------------------------------
 
 
@@ -263,10 +277,12 @@ def splat(b: Builder, x: Value) -> Value:
     return broadcast(b, x, F32V)
 
 
-@operation(f32x16, f32x16, f32x16, f32x16)
-def fma(b: Builder, x: Value, y: Value, z: Value) -> Value:
+def emit_fma(b: Builder, x: Value, y: Value, z: Value) -> Value:
     """``x * y + z`` with one rounding."""
     return call(b, "llvm.fma.v16f32", F32V, [x, y, z])
+
+
+fma = operation(f32x16, f32x16, f32x16, f32x16)(emit_fma)
 
 
 @operation(f32x16, f32x16, f32x16)
@@ -305,12 +321,13 @@ def max_lanes(b: Builder, x: Value) -> Value:
     return fold(b, x, lambda p, q: call(b, f"llvm.maxnum.v{p.type.count}f32", p.type, [p, q]))
 
 
-@operation(f32x16, f32x16, i64, f32)
-def keep_first(b: Builder, x: Value, count: Value, other: Value) -> Value:
-    """The first ``count`` lanes of ``x``; ``other`` in the rest."""
+@operation(f32x16, f32x16, i64, i64, f32)
+def keep_between(b: Builder, x: Value, low: Value, high: Value, other: Value) -> Value:
+    """Lanes ``low`` to ``high`` of ``x``, the last one not; ``other`` in the rest."""
     lanes = ir.Constant(I32V, list(range(LANES)))
-    limit = broadcast(b, b.trunc(count, I32), I32V)
-    return b.select(b.icmp_signed("<", lanes, limit), x, broadcast(b, other, F32V))
+    edges = [broadcast(b, b.trunc(edge, I32), I32V) for edge in (low, high)]
+    inside = b.and_(b.icmp_signed(">=", lanes, edges[0]), b.icmp_signed("<", lanes, edges[1]))
+    return b.select(inside, x, broadcast(b, other, F32V))
 
 
 @operation(f32x16, f32x16, f32x16)

@@ -37,14 +37,11 @@ from laplm.gpt.simd import (
     LANES,
     Builder,
     Value,
+    emit_fma,
     i64,
     loop,
     place,
 )
-
-
-def _fma(b: Builder, x: Value, y: Value, z: Value) -> Value:
-    return simd.call(b, "llvm.fma.v16f32", F32V, [x, y, z])
 
 
 def rows_together(isa: Isa, precision: str) -> int:
@@ -88,7 +85,7 @@ def make_tile(isa: Isa, precision: str, n_tiles: int, n_tokens: int, *, ahead: i
                 for t in range(n_tokens)
             ]
             xs = [simd.broadcast(b, x, F32V) for x in xs]
-            acc = [_fma(b, ws[r], xs[t], acc[i]) for i, (r, t) in enumerate(cells)]
+            acc = [emit_fma(b, ws[r], xs[t], acc[i]) for i, (r, t) in enumerate(cells)]
         return acc
 
     def byte_step(b: Builder, g: Value, a: Args, acc: list[Value]) -> list[Value]:
@@ -134,7 +131,7 @@ def make_tile(isa: Isa, precision: str, n_tiles: int, n_tokens: int, *, ahead: i
             totals = [simd.dot4(b, isa, totals[i], ws[r], xs[t]) for i, (r, t) in enumerate(cells)]
         sums = [b.sitofp(total, F32V) for total in totals]
         if precision == "int8":
-            return [_fma(b, sums[i], x_scales[t], acc[i]) for i, (_, t) in enumerate(cells)]
+            return [emit_fma(b, sums[i], x_scales[t], acc[i]) for i, (_, t) in enumerate(cells)]
         w_scales = []
         for r in range(n_tiles):
             bits = simd.read(
@@ -142,7 +139,7 @@ def make_tile(isa: Isa, precision: str, n_tiles: int, n_tokens: int, *, ahead: i
             )
             w_scales.append(simd.half_to_float(b, bits, isa))
         return [
-            _fma(b, sums[i], b.fmul(w_scales[r], x_scales[t]), acc[i])
+            emit_fma(b, sums[i], b.fmul(w_scales[r], x_scales[t]), acc[i])
             for i, (r, t) in enumerate(cells)
         ]
 
@@ -164,7 +161,7 @@ def make_tile(isa: Isa, precision: str, n_tiles: int, n_tokens: int, *, ahead: i
             bias = simd.read(b, place(b, a.bias, (r, 64)), F32V, 4)
             if precision == "int8":
                 scale = simd.read(b, place(b, a.scale, (r, a.scale_stride)), F32V, 4)
-                acc[i] = _fma(b, acc[i], scale, bias)
+                acc[i] = emit_fma(b, acc[i], scale, bias)
             else:
                 acc[i] = b.fadd(acc[i], bias)
         add = b.icmp_signed("==", a.how, ir.Constant(I64, ADD))
@@ -258,7 +255,7 @@ def make_scores(isa: Isa, kv: str, n_tokens: int, head_dim: int) -> Any:
                         x = simd.read(b, place(b, first_x, (t, q_stride), (d, 4)), FLOAT, 4)
                         x = simd.broadcast(b, x, F32V)
                         for half in (0, 1):
-                            acc[2 * t + half] = _fma(b, k[half], x, acc[2 * t + half])
+                            acc[2 * t + half] = emit_fma(b, k[half], x, acc[2 * t + half])
                 return acc
 
             zeros = [simd.constant(F32V, 0.0)] * (2 * n_tokens)
@@ -311,7 +308,7 @@ def make_mix(kv: str, n_tokens: int, head_dim: int) -> Any:
                         p = simd.read(b, place(b, weights, (t, pattern_stride), (j, 4)), FLOAT, 4)
                         p = simd.broadcast(b, p, F32V)
                         for s in range(slices):
-                            acc[t * slices + s] = _fma(b, v[s], p, acc[t * slices + s])
+                            acc[t * slices + s] = emit_fma(b, v[s], p, acc[t * slices + s])
                 return acc
 
             return loop(b, ir.Constant(I64, PAGE // UNROLLED), acc, positions)

@@ -111,7 +111,7 @@ class Limits:
             return kernels.build_probe(gpt.isa, gpt.precision)
 
         self._threads = gpt.threads
-        self._probe = jit.load(gpt.isa, f"probe {gpt.precision}", build, lambda: None)
+        self._probe = jit.load(gpt.isa, f"probe {gpt.precision}", build)
         self._scratch = aligned(gpt.threads << 20, np.uint8)
         self._inputs = 768 // plan.GROUP * plan.GROUP
 

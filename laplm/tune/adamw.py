@@ -19,6 +19,7 @@ import numpy as np
 
 from laplm.errors import MissingExtraError
 from laplm.gpt.isa import Isa
+from laplm.gpt.quantize import Progress
 from laplm.tune.halves import join, split
 from laplm.tune.loops import compiled, run_together
 from laplm.tune.processes import local
@@ -166,9 +167,9 @@ def update_plainly(
 _ALONE = 1 << 16  # numbers that are not worth waking other threads for
 
 
-def prepare(announce: Callable[[], None] | None = None) -> None:
+def prepare(progress: Progress | None = None) -> None:
     """Compile now, so that the time and the memory it takes are not an update's."""
-    compiled("adamw", (torch.bfloat16,) * 3, announce)
+    compiled("adamw", (torch.bfloat16,) * 3, progress)
 
 
 def _update_on_cpu(arrays: tuple[Tensor, ...], numbers: tuple[float, ...]) -> None:

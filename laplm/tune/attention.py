@@ -11,7 +11,6 @@ Shapes: B batch, T positions, C = n_embd, H heads, D = head_dim.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from laplm.errors import MissingExtraError
+from laplm.gpt.quantize import Progress
 from laplm.tune.loops import compiled, has_loops, run_together
 
 try:
@@ -161,10 +161,10 @@ class Spec:
         return max(forward, backward)
 
 
-def prepare(head_dim: int, dtype: torch.dtype, announce: Callable[[], None] | None = None) -> None:
+def prepare(head_dim: int, dtype: torch.dtype, progress: Progress | None = None) -> None:
     """Compile now, so that the time and the memory it takes are not an update's."""
     if is_supported(head_dim, dtype):
-        compiled("attention_kernel", Spec(head_dim, dtype == torch.bfloat16), announce)
+        compiled("attention_kernel", Spec(head_dim, dtype == torch.bfloat16), progress)
 
 
 def _can_compile(qkv: Tensor, n_head: int) -> bool:

@@ -20,7 +20,6 @@ Layouts: T tokens, padded with zeros to a multiple of BLOCK; D numbers a head; W
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -59,26 +58,27 @@ def _make_across(spec: Spec) -> tuple[Any, Any]:
     """Writing two rows across: of floats, and of numbers that lie elsewhere."""
     i64, void, f32x16 = simd.i64, simd.void, simd.f32x16
 
-    # ``across`` is the address of an even row, or of the row of words that has it.
-    @simd.operation(void, i64, i64, f32x16, f32x16)
-    def save_across(b: Builder, across: Value, row_bytes: Value, x: Value, y: Value) -> None:
+    def put(b: Builder, across: Value, row_bytes: Value, x: Value, y: Value) -> None:
+        """At the address of an even row, or of the row of words that has it."""
         if spec.bfloat16:
-            low, high = (b.zext(rounded(b, each), I32V) for each in (x, y))
+            low, high = b.zext(x, I32V), b.zext(y, I32V)
             simd.write(b, across, b.or_(low, b.shl(high, simd.constant(I32V, 16))), 4)
         else:
             simd.write(b, across, x, 4)
             simd.write(b, b.add(across, row_bytes), y, 4)
 
+    @simd.operation(void, i64, i64, f32x16, f32x16)
+    def save_across(b: Builder, across: Value, row_bytes: Value, x: Value, y: Value) -> None:
+        if spec.bfloat16:
+            x, y = rounded(b, x), rounded(b, y)
+        put(b, across, row_bytes, x, y)
+
     @simd.operation(void, i64, i64, i64, i64)
     def join_across(
         b: Builder, across: Value, row_bytes: Value, first: Value, second: Value
     ) -> None:
-        if spec.bfloat16:
-            low, high = (b.zext(simd.read(b, at, I16V, 2), I32V) for at in (first, second))
-            simd.write(b, across, b.or_(low, b.shl(high, simd.constant(I32V, 16))), 4)
-        else:
-            simd.write(b, across, simd.read(b, first, F32V, 4), 4)
-            simd.write(b, b.add(across, row_bytes), simd.read(b, second, F32V, 4), 4)
+        kind = I16V if spec.bfloat16 else F32V
+        put(b, across, row_bytes, *(simd.read(b, at, kind, 2) for at in (first, second)))
 
     return save_across, join_across
 
@@ -96,48 +96,45 @@ def _make_tile(spec: Spec, n_rows: int, n_vectors: int, b_row: int, *, add: bool
     ``b_row`` bytes; count of words, a multiple of UNROLLED; out, bytes between its rows. With
     ``add`` the results are added to what is there.
     """
-    pairs = ir.VectorType(I32, LANES)
 
     def step(b: Builder, total: Value, left: Value, right: Value) -> Value:
         if not spec.bfloat16:
-            return simd.call(b, "llvm.fma.v16f32", F32V, [left, right, total])
+            return simd.emit_fma(b, left, right, total)
         name = "llvm.x86.avx512bf16.dpbf16ps.512"
         return simd.call(b, name, F32V, [total, left, right])
 
     def emit(b: Builder, *values: Value) -> None:
         a, a_row, a_word, right, count, out, out_row = values
         cells = [(r, v) for r in range(n_rows) for v in range(n_vectors)]
-        outs = {
-            (r, v): b.add(b.add(out, b.mul(out_row, ir.Constant(I64, r))), ir.Constant(I64, 64 * v))
-            for r, v in cells
-        }
+        outs = [place(b, out, (r, out_row), (v, 64)) for r, v in cells]
         if add:
-            start = [simd.read(b, outs[cell], F32V, 4) for cell in cells]
+            start = [simd.read(b, to, F32V, 4) for to in outs]
         else:
             start = [simd.constant(F32V, 0.0)] * len(cells)
-        vector, scalar = (pairs, I32) if spec.bfloat16 else (F32V, FLOAT)
-        rows = [b.add(a, b.mul(a_row, ir.Constant(I64, r))) for r in range(n_rows)]
+        vector, kind = (I32V, I32) if spec.bfloat16 else (F32V, FLOAT)
+        rows = [place(b, a, (r, a_row)) for r in range(n_rows)]
 
         def words(i: Value, totals: list[Value]) -> list[Value]:
             first = b.mul(i, ir.Constant(I64, UNROLLED))
             for u in range(UNROLLED):
                 word = b.add(first, ir.Constant(I64, u))
-                line = place(b, right, (word, b_row))
                 rights = [
-                    simd.read(b, place(b, line, (v, 64)), vector, 4) for v in range(n_vectors)
+                    simd.read(b, place(b, right, (word, b_row), (v, 64)), vector, 4)
+                    for v in range(n_vectors)
                 ]
-                offset = b.mul(word, a_word)
-                for r in range(n_rows):
-                    left = simd.read(b, b.add(rows[r], offset), scalar, 2)
-                    left = simd.broadcast(b, left, vector)
-                    for v in range(n_vectors):
-                        cell = r * n_vectors + v
-                        totals[cell] = step(b, totals[cell], left, rights[v])
+                lefts = [
+                    simd.broadcast(b, simd.read(b, place(b, row, (word, a_word)), kind, 2), vector)
+                    for row in rows
+                ]
+                totals = [
+                    step(b, total, lefts[r], rights[v])
+                    for total, (r, v) in zip(totals, cells, strict=True)
+                ]
             return totals
 
         totals = loop(b, b.sdiv(count, ir.Constant(I64, UNROLLED)), start, words)
-        for cell, total in zip(cells, totals, strict=True):
-            simd.write(b, outs[cell], total, 4)
+        for to, total in zip(outs, totals, strict=True):
+            simd.write(b, to, total, 4)
 
     return simd.operation(simd.void, *[simd.i64] * 7)(emit)
 
@@ -152,28 +149,17 @@ def build(isa: Isa, spec: Spec) -> Any:
     calls it, with scratch memory of its own (``scratch_bytes``, at a multiple of 64), and takes
     heads until there are none.
     """
-    from numba import njit
+    from numba import types
 
     dim, size = spec.head_dim, spec.number_bytes
     word_numbers = 4 // size
     dim_words, block_words = dim // word_numbers, BLOCK // word_numbers
     dim_bytes, word_row = dim * size, dim * 4  # of a natural row; of a row of words
-    n_vectors, block_row = dim // LANES, BLOCK * 4
-    # Sums in registers: rows x vectors; on the machines with few of them a row's in two halves.
-    wide = isa.registers >= 32
-    tile_rows = 4 if wide else 2
-    score_vectors = 4 if wide else 2
-    mix_vectors = n_vectors if wide else min(2, n_vectors)
-    if n_vectors % mix_vectors:
-        mix_vectors = 1
-    score_panels, mix_panels = 4 // score_vectors, n_vectors // mix_vectors
+    block_row = BLOCK * 4
+    # Sums that registers hold: rows x vectors.
+    tile_rows = most_vectors = 4 if isa.registers >= 32 else 2
 
-    options = {"error_model": "numpy", "_nrt": False, "no_cpython_wrapper": True}
-    inlined: Callable[[Any], Any] = njit(**options)
-
-    def procedure(f: Any) -> Any:
-        return njit(simd.void(*[simd.i64] * f.__code__.co_argcount), **options)(f)
-
+    procedure = simd.returns(simd.void)
     get, get_f32, set_f32, load, store = (
         simd.get_i64, simd.get_f32, simd.set_f32, simd.load, simd.store,
     )  # fmt: skip
@@ -184,44 +170,50 @@ def build(isa: Isa, spec: Spec) -> Any:
     load_numbers = numbers.make_load(bfloat16=spec.bfloat16)
     save_numbers = numbers.make_save(bfloat16=spec.bfloat16)
     save_across, join_across = _make_across(spec)
-    keep_between, exp2 = numbers.keep_between, numbers.make_exp2(inlined)
-    score_tile = _make_tile(spec, tile_rows, score_vectors, block_row)
-    mix_tile = _make_tile(spec, tile_rows, mix_vectors, word_row)
-    add_tile = _make_tile(spec, tile_rows, mix_vectors, word_row, add=True)
+    keep_between, exp2 = simd.keep_between, numbers.exp2
+
+    @simd.returns(types.UniTuple(simd.i64, 7))
+    def head_of(plan: int, unit: int) -> tuple[int, ...]:
+        """What forwards and backwards know of a head.
+
+        Tokens; bytes of a row that goes in, and of one that comes out; where the head is in
+        either; the addresses of its stats, and of where texts begin or 0.
+        """
+        n_head, tokens = get(plan, N_HEAD), get(plan, TOKENS)
+        window, head = unit // n_head, unit % n_head
+        out_row = get(plan, WIDTH) * size
+        source = window * tokens * 3 * out_row + head * dim_bytes
+        out = window * tokens * out_row + head * dim_bytes
+        stats = get(plan, STATS) + unit * tokens * 8
+        begins = get(plan, BEGINS)
+        if begins:
+            begins += window * tokens * 8
+        return tokens, 3 * out_row, out_row, source, out, stats, begins
 
     # --- products ---
 
-    @procedure
-    def score(a: int, transposed: int, rows: int, out: int, out_row: int) -> None:
-        """``rows`` natural rows times one block that is packed transposed: (rows, BLOCK)."""
-        for r in range(0, rows, tile_rows):
-            for v in range(score_panels):
-                at = v * score_vectors * 64
-                score_tile(
-                    a + r * dim_bytes, dim_bytes, 4, transposed + at, dim_words,
-                    out + r * out_row + at, out_row,
-                )  # fmt: skip
+    def make_product(columns: int, *, add: bool = False) -> Any:
+        """Rows of words by ``columns`` packed columns, as many at a time as registers hold."""
+        vectors = columns // LANES
+        together = max(n for n in range(1, most_vectors + 1) if vectors % n == 0)
+        tile = _make_tile(spec, tile_rows, together, 4 * columns, add=add)
 
-    @procedure
-    def mix(a: int, a_row: int, across: int, words: int, rows: int, out: int) -> None:
-        """(rows, words) times ``words`` rows that are packed across: (rows, D) floats."""
-        for r in range(0, rows, tile_rows):
-            for v in range(mix_panels):
-                at = v * mix_vectors * 64
-                mix_tile(
-                    a + r * a_row, a_row, 4, across + at, words, out + r * word_row + at, word_row
-                )
+        @procedure
+        def product(
+            a: int, a_row: int, a_word: int, right: int, words: int, rows: int, out: int,
+            out_row: int,
+        ) -> None:  # fmt: skip
+            for r in range(0, rows, tile_rows):
+                for at in range(0, 4 * columns, 64 * together):
+                    tile(
+                        a + r * a_row, a_row, a_word, right + at, words, out + r * out_row + at,
+                        out_row,
+                    )  # fmt: skip
 
-    @procedure
-    def add_mix(a: int, a_row: int, a_word: int, across: int, out: int) -> None:
-        """``mix`` of a block by a block, added to what is there; words of ``a`` lie anywhere."""
-        for r in range(0, BLOCK, tile_rows):
-            for v in range(mix_panels):
-                at = v * mix_vectors * 64
-                add_tile(
-                    a + r * a_row, a_row, a_word, across + at, block_words,
-                    out + r * word_row + at, word_row,
-                )  # fmt: skip
+        return product
+
+    score, mix = make_product(BLOCK), make_product(dim)
+    add_mix = make_product(dim, add=True)
 
     # --- packing ---
 
@@ -294,15 +286,10 @@ def build(isa: Isa, spec: Spec) -> Any:
     @procedure
     def forward(plan: int, scratch: int, unit: int) -> None:
         """One head: what its queries find in the values."""
-        n_head, tokens, width = get(plan, N_HEAD), get(plan, TOKENS), get(plan, WIDTH)
-        window, head = unit // n_head, unit % n_head
-        source_row, out_row = 3 * width * size, width * size
-        queries = get(plan, PROJECTED) + window * tokens * source_row + head * dim_bytes
-        keys, values = queries + width * size, queries + 2 * width * size
-        mixed = get(plan, MIXED) + window * tokens * out_row + head * dim_bytes
-        stats = get(plan, STATS) + unit * tokens * 8
-        begins = get(plan, BEGINS)
-        begins += window * tokens * 8 if begins else 0
+        tokens, source_row, out_row, source, out, stats, begins = head_of(plan, unit)
+        queries = get(plan, PROJECTED) + source
+        keys, values = queries + out_row, queries + 2 * out_row
+        mixed = get(plan, MIXED) + out
         padded = (tokens + BLOCK - 1) // BLOCK * BLOCK
 
         keys_packed = scratch
@@ -325,7 +312,10 @@ def build(isa: Isa, spec: Spec) -> Any:
             end = (q + present + BLOCK - 1) // BLOCK * BLOCK
             score_row = (end - first) * 4
             for k in range(first, end, BLOCK):
-                score(query, keys_packed + k * dim_bytes, ROWS, scores + (k - first) * 4, score_row)
+                score(
+                    query, dim_bytes, 4, keys_packed + k * dim_bytes, dim_words, ROWS,
+                    scores + (k - first) * 4, score_row,
+                )  # fmt: skip
             pattern_row = (end - first) * size
             for r in range(present):
                 low = get(begins, q + r) - first if begins else 0
@@ -337,8 +327,8 @@ def build(isa: Isa, spec: Spec) -> Any:
                 for i in range(0, end - first, 16):
                     save_numbers(pattern + r * pattern_row + i * size, splat(0.0))
             mix(
-                pattern, pattern_row, values_packed + first * dim_bytes,
-                (end - first) // word_numbers, ROWS, sums,
+                pattern, pattern_row, 4, values_packed + first * dim_bytes,
+                (end - first) // word_numbers, ROWS, sums, word_row,
             )  # fmt: skip
             for r in range(present):
                 inverse = splat(get_f32(stats, 2 * (q + r) + 1))
@@ -383,18 +373,11 @@ def build(isa: Isa, spec: Spec) -> Any:
     @procedure
     def backward(plan: int, scratch: int, unit: int) -> None:
         """One head: the gradient of its queries, keys and values."""
-        n_head, tokens, width = get(plan, N_HEAD), get(plan, TOKENS), get(plan, WIDTH)
-        window, head = unit // n_head, unit % n_head
-        source_row, out_row = 3 * width * size, width * size
-        begin = window * tokens * source_row + head * dim_bytes
-        queries = get(plan, PROJECTED) + begin
-        keys, values = queries + width * size, queries + 2 * width * size
-        query_grads = get(plan, PROJECTED_GRAD) + begin
-        begin = window * tokens * out_row + head * dim_bytes
-        mixed, mixed_grads = get(plan, MIXED) + begin, get(plan, MIXED_GRAD) + begin
-        stats = get(plan, STATS) + unit * tokens * 8
-        begins = get(plan, BEGINS)
-        begins += window * tokens * 8 if begins else 0
+        tokens, source_row, out_row, source, out, stats, begins = head_of(plan, unit)
+        queries = get(plan, PROJECTED) + source
+        keys, values = queries + out_row, queries + 2 * out_row
+        query_grads = get(plan, PROJECTED_GRAD) + source
+        mixed, mixed_grads = get(plan, MIXED) + out, get(plan, MIXED_GRAD) + out
         padded = (tokens + BLOCK - 1) // BLOCK * BLOCK
 
         query = scratch
@@ -446,8 +429,14 @@ def build(isa: Isa, spec: Spec) -> Any:
             for q in range(k, tokens, BLOCK):
                 if begins and get(begins, q) >= k + BLOCK:
                     break  # these queries, and those after them, belong to later texts
-                score(query + q * dim_bytes, key_transposed, BLOCK, scores, block_row)
-                score(slope + q * dim_bytes, value_transposed, BLOCK, toward, block_row)
+                score(
+                    query + q * dim_bytes, dim_bytes, 4, key_transposed, dim_words, BLOCK,
+                    scores, block_row,
+                )  # fmt: skip
+                score(
+                    slope + q * dim_bytes, dim_bytes, 4, value_transposed, dim_words, BLOCK,
+                    toward, block_row,
+                )  # fmt: skip
                 for r in range(0, BLOCK, 2):
                     low0 = low1 = 0
                     if begins:
@@ -458,14 +447,23 @@ def build(isa: Isa, spec: Spec) -> Any:
                         own_stats + (q + r) * 8, deltas + (q + r) * 4,
                         low0, q + r + 1 - k, low1, q + r + 2 - k, get(plan, SCALE),
                     )  # fmt: skip
-                add_mix(pattern, 4, block_row, slope_across + q * dim_bytes, value_sums)
-                add_mix(score_slope_across, 4, block_row, query_across + q * dim_bytes, key_sums)
-                add_mix(score_slope, BLOCK * size, 4, key_across, query_sums + q * word_row)
+                add_mix(
+                    pattern, 4, block_row, slope_across + q * dim_bytes, block_words, BLOCK,
+                    value_sums, word_row,
+                )  # fmt: skip
+                add_mix(
+                    score_slope_across, 4, block_row, query_across + q * dim_bytes, block_words,
+                    BLOCK, key_sums, word_row,
+                )  # fmt: skip
+                add_mix(
+                    score_slope, BLOCK * size, 4, key_across, block_words, BLOCK,
+                    query_sums + q * word_row, word_row,
+                )  # fmt: skip
             for r in range(present):
-                to = query_grads + (k + r) * source_row + width * size
+                to = query_grads + (k + r) * source_row + out_row
                 for d in range(0, dim, 16):
                     save_numbers(to + d * size, load(key_sums + r * word_row, d))
-                    save_numbers(to + width * size + d * size, load(value_sums + r * word_row, d))
+                    save_numbers(to + out_row + d * size, load(value_sums + r * word_row, d))
         for r in range(tokens):
             for d in range(0, dim, 16):
                 to = query_grads + r * source_row + d * size

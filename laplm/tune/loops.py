@@ -18,6 +18,7 @@ from typing import Any
 
 from laplm.errors import MissingExtraError
 from laplm.gpt import isa, jit
+from laplm.gpt.quantize import Progress
 
 try:
     import torch
@@ -44,10 +45,10 @@ def has_loops(dtype: torch.dtype) -> bool:
 _engines: dict[tuple[str, object], jit.Engine] = {}
 
 
-def compiled(kernel: str, spec: object, announce: Callable[[], None] | None = None) -> jit.Engine:
+def compiled(kernel: str, spec: object, progress: Progress | None = None) -> jit.Engine:
     """What ``build(isa, spec)`` of a module of this folder gives, from the cache of ``gpt/jit.py``.
 
-    ``announce`` is called before something is compiled, which takes seconds.
+    ``progress`` is told when something is compiled, which takes seconds.
 
     Raises:
         CacheError: the cache directory cannot be written.
@@ -63,7 +64,7 @@ def compiled(kernel: str, spec: object, announce: Callable[[], None] | None = No
     here = Path(__file__).parent
     sources = (here / f"{kernel}.py", here / "numbers.py")
     digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sources]
-    engine = jit.load(chosen, (kernel, spec, *digests), build, announce or (lambda: None))
+    engine = jit.load(chosen, (kernel, spec, *digests), build, progress)
     _engines[kernel, spec] = engine
     return engine
 

@@ -5,7 +5,6 @@ They compute in fp32, with the operations of ``gpt/simd.py``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -70,15 +69,6 @@ def make_set(*, bfloat16: bool) -> Any:
     return set_number
 
 
-@simd.operation(simd.f32x16, simd.f32x16, simd.i64, simd.i64, simd.f32)
-def keep_between(b: Builder, x: Value, low: Value, high: Value, other: Value) -> Value:
-    """Lanes ``low`` to ``high`` of ``x``, the last one not; ``other`` in the rest."""
-    lanes = ir.Constant(I32V, list(range(LANES)))
-    edges = [simd.broadcast(b, b.trunc(edge, I32), I32V) for edge in (low, high)]
-    inside = b.and_(b.icmp_signed(">=", lanes, edges[0]), b.icmp_signed("<", lanes, edges[1]))
-    return b.select(inside, x, simd.broadcast(b, other, F32V))
-
-
 @simd.operation(simd.f32x16, simd.f32x16, simd.f32, simd.f32)
 def clamp(b: Builder, x: Value, low: Value, high: Value) -> Value:
     """``x`` between two numbers; what is not a number stays so."""
@@ -88,21 +78,18 @@ def clamp(b: Builder, x: Value, low: Value, high: Value) -> Value:
     return x
 
 
-def make_exp2(inlined: Callable[[Any], Any]) -> Any:
-    """2**x, from 2**-126 to 2**126, by the Cephes polynomial; ``inlined`` is Numba's decorator."""
-    fma, splat = simd.fma, simd.splat
-    round_even, two_to_the = simd.round_even, simd.two_to_the
+fma, splat, round_even, two_to_the = simd.fma, simd.splat, simd.round_even, simd.two_to_the
 
-    @inlined
-    def exp2(x: Any) -> Any:
-        x = clamp(x, -126.0, 126.0)
-        n = round_even(x)
-        f = x - n
-        p = fma(splat(1.535336188319500e-4), f, splat(1.339887440266574e-3))
-        p = fma(p, f, splat(9.618437357674640e-3))
-        p = fma(p, f, splat(5.550332471162809e-2))
-        p = fma(p, f, splat(2.402264791363012e-1))
-        p = fma(p, f, splat(6.931472028550421e-1))
-        return two_to_the(n, fma(p, f, splat(1.0)))
 
-    return exp2
+@simd.inlined
+def exp2(x: Any) -> Any:
+    """2**x, from 2**-126 to 2**126, by the Cephes polynomial."""
+    x = clamp(x, -126.0, 126.0)
+    n = round_even(x)
+    f = x - n
+    p = fma(splat(1.535336188319500e-4), f, splat(1.339887440266574e-3))
+    p = fma(p, f, splat(9.618437357674640e-3))
+    p = fma(p, f, splat(5.550332471162809e-2))
+    p = fma(p, f, splat(2.402264791363012e-1))
+    p = fma(p, f, splat(6.931472028550421e-1))
+    return two_to_the(n, fma(p, f, splat(1.0)))

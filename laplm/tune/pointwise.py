@@ -6,13 +6,13 @@ gradient goes through the logits six times. They are a tenth of an update betwee
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from laplm.errors import MissingExtraError
+from laplm.gpt.quantize import Progress
 from laplm.tune.loops import compiled, has_loops, run_together
 
 try:
@@ -132,10 +132,10 @@ def _loops_take(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu" and has_loops(tensor.dtype)
 
 
-def prepare(dtype: torch.dtype, announce: Callable[[], None] | None = None) -> None:
+def prepare(dtype: torch.dtype, progress: Progress | None = None) -> None:
     """Compile now, so that the time and the memory it takes are not an update's."""
     if has_loops(dtype):
-        compiled("pointwise_kernel", Spec(dtype == torch.bfloat16), announce)
+        compiled("pointwise_kernel", Spec(dtype == torch.bfloat16), progress)
 
 
 def _run(

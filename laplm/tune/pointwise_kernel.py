@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from laplm.gpt import simd
@@ -31,15 +30,8 @@ def build(isa: Isa, spec: Spec) -> Any:
     ``what`` is one of four; ``plan`` is an address; ``begin`` to ``end`` are vectors of 16 numbers,
     or rows of logits.
     """
-    from numba import njit
-
     size = 2 if spec.bfloat16 else 4
-    options = {"error_model": "numpy", "_nrt": False, "no_cpython_wrapper": True}
-    inlined: Callable[[Any], Any] = njit(**options)
-
-    def procedure(f: Any) -> Any:
-        return njit(simd.void(*[simd.i64] * f.__code__.co_argcount), **options)(f)
-
+    inlined, procedure = simd.inlined, simd.returns(simd.void)
     get, get_f32, set_f32 = simd.get_i64, simd.get_f32, simd.set_f32
     fma, splat, maximum = simd.fma, simd.splat, simd.maximum
     max_lanes, sum_lanes = simd.max_lanes, simd.sum_lanes
@@ -47,7 +39,7 @@ def build(isa: Isa, spec: Spec) -> Any:
     save = numbers.make_save(bfloat16=spec.bfloat16)
     get_one = numbers.make_get(bfloat16=spec.bfloat16)
     set_one = numbers.make_set(bfloat16=spec.bfloat16)
-    keep_between, exp2 = numbers.keep_between, numbers.make_exp2(inlined)
+    keep_between, exp2 = simd.keep_between, numbers.exp2
 
     @inlined
     def gate(x: Any) -> Any:

@@ -476,26 +476,17 @@ def model_to_train(
         add_lora(gpt, config.lora, config.seed)
     if precision == "bf16":
         gpt.round_weights()
-    _prepare_loops(checkpoint.config.head_dim, precision, progress)
+    prepare_loops(checkpoint.config.head_dim, precision, progress)
     return gpt
 
 
-def _prepare_loops(head_dim: int, precision: str, progress: Progress | None) -> None:
-    compiling = False
-
-    def announce() -> None:
-        nonlocal compiling
-        compiling = True
-        if progress:
-            progress("kernels", 0, 1)
-
+def prepare_loops(head_dim: int, precision: str, progress: Progress | None = None) -> None:
+    """Compile now, so that the time and the memory it takes are not an update's."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     if precision == "bf16":
-        adamw.prepare(announce)
-    attention.prepare(head_dim, dtype, announce)
-    pointwise.prepare(dtype, announce)
-    if progress and compiling:
-        progress("kernels", 1, 1)
+        adamw.prepare(progress)
+    attention.prepare(head_dim, dtype, progress)
+    pointwise.prepare(dtype, progress)
 
 
 def _plan(

@@ -14,11 +14,7 @@ from laplm.tune.attention import Texts, attend_plainly, causal_attention
 
 pytest_plugins = ("forgetting",)  # its fixture; a second conftest would hide the first one
 
-FORMATS = [
-    dtype
-    for dtype in (torch.float32, torch.bfloat16)
-    if attention.is_supported(64, dtype)
-]  # fmt: skip
+FORMATS = [d for d in (torch.float32, torch.bfloat16) if attention.is_supported(64, d)]
 
 
 def random_inputs(b: int, t: int, heads: int, dim: int, seed: int = 0) -> tuple[Tensor, Tensor]:

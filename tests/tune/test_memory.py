@@ -81,18 +81,14 @@ from pathlib import Path
 sys.path.insert(0, "tests/tune")
 from rich.console import Console
 from tuning_examples import counting_data, tiny_model
-import torch
-from laplm.tune import adamw, attention, pointwise
 from laplm.tune.memory import peak_bytes, plan_memory
 from laplm.tune.trainer import TrainConfig, Trainer
+from laplm.tune.tuning import prepare_loops
 model = tiny_model(n_embd=256, n_layer=6, n_head=4, n_ctx=256)
 config = TrainConfig(max_steps=5, batch_size=8, n_positions=256, precision=precision)
 if precision == "bf16":
     model.round_weights()
-    adamw.prepare()
-dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-attention.prepare(model.config.head_dim, dtype)
-pointwise.prepare(dtype)
+prepare_loops(model.config.head_dim, precision)
 plan = plan_memory(model, batch_size=8, n_positions=256)
 data = counting_data(200, seed=1)
 with tempfile.TemporaryDirectory() as place:
