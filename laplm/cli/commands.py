@@ -31,6 +31,17 @@ if TYPE_CHECKING:
     from laplm.hub import InstalledModel
 
 
+class _Version(argparse.Action):
+    """Print the version, then the kernels' variant for this machine and why there is no better."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        print(f"laplm {__version__}", flush=True)
+        from laplm.gpt import isa
+
+        print(f"kernels: {isa.choose().name} on {isa.cpu_name()} ({isa.why()})")
+        parser.exit()
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Every verb and option. A verb's function is ``call``: parsed arguments in, exit code out."""
     parser = Parser(
@@ -38,7 +49,10 @@ def make_parser() -> argparse.ArgumentParser:
         description="Run a GPT-2-family language model on your own CPU, look inside it, teach it.",
         epilog="Exit codes: 0 fine, 1 our fault, 2 bad usage or input, 130 ended by Ctrl-C.",
     )
-    parser.add_argument("--version", action="version", version=f"laplm {__version__}")
+    parser.add_argument(
+        "--version", action=_Version, nargs=0,
+        help="show the version, and which machine instructions are used here",
+    )  # fmt: skip
     verbs = parser.add_subparsers(title="commands", dest="verb", metavar="COMMAND")
 
     def verb(

@@ -1,16 +1,19 @@
-"""Which machine instructions the kernels may use: read from the CPU, or forced for a test.
+"""Which machine instructions the kernels use: the best that the CPU has, or forced for a test.
 
-``LAPLM_ISA`` forces one of ``ISAS`` (all but the host's own are subsets it can also run).
+``LAPLM_ISA`` forces one of ``available()``: they all give the same bits.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from laplm.errors import InputError
+from laplm.gpt import cpu_features
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,7 @@ class Isa:
     dot: str  # how four byte products are added: "vnni512" "vnni256" "avx2" "neon" "generic"
     native_half: bool  # the CPU converts half precision itself
     registers: int  # vector registers of 16 lanes' worth that inner loops may fill
+    needs: tuple[str, ...] = ()  # CPU features, by LLVM's names
     cpu: str = ""  # LLVM's name for the CPU to tune for; "" is the host
 
     @property
@@ -30,36 +34,41 @@ class Isa:
 
     @property
     def family(self) -> str:
-        """Whose instructions the variant is made of: "x86" or "arm"."""
-        return "arm" if platform.machine().lower() in ("aarch64", "arm64") else "x86"
+        """Whose instructions the variant is made of: "x86", "arm", or "" for others."""
+        return cpu_features.family()
 
 
-# name -> (CPU features it needs, the Isa), best first.
-_X86 = (
-    (
-        ("avx512vnni", "avx512bw", "avx512vl", "f16c"),
-        Isa("avx512-vnni", "vnni512", True, 32),
+_AVX512 = ("avx512vnni", "avx512bw", "avx512vl", "f16c")
+
+# Best first.
+_VARIANTS = {
+    "x86": (
+        Isa("avx512-vnni", "vnni512", True, 32, _AVX512),
+        Isa("avx-vnni", "vnni256", True, 8, ("avxvnni", "avx2", "fma", "f16c"), "alderlake"),
+        Isa("avx2", "avx2", True, 8, ("avx2", "fma", "f16c"), "haswell"),
+        Isa("generic", "generic", False, 8, (), "x86-64"),
     ),
-    (
-        ("avxvnni", "avx2", "fma", "f16c"),
-        Isa("avx-vnni", "vnni256", True, 8, "alderlake"),
+    "arm": (
+        Isa("neon-dotprod", "neon", True, 8, ("dotprod", "neon")),
+        Isa("generic", "generic", False, 8),
     ),
-    (("avx2", "fma", "f16c"), Isa("avx2", "avx2", True, 8, "haswell")),
-    (("sse2",), Isa("generic", "generic", False, 8, "x86-64")),
-)
-_ARM = (
-    (("dotprod", "neon"), Isa("neon-dotprod", "neon", True, 8)),
-    ((), Isa("generic", "generic", False, 8)),
-)
+    "": (Isa("generic", "generic", False, 8),),
+}
+
+
+def variants() -> tuple[Isa, ...]:
+    """What is written for CPUs of this family, best first, whether this one can run it or not."""
+    return _VARIANTS[cpu_features.family()]
+
+
+def missing(isa: Isa) -> list[str]:
+    """The features that this machine lacks for a variant."""
+    return [feature for feature in isa.needs if feature not in cpu_features.cpu_features()]
 
 
 def available() -> list[Isa]:
     """The variants this machine can run, best first."""
-    import llvmlite.binding as llvm
-
-    has = llvm.get_host_cpu_features()
-    table = _ARM if platform.machine().lower() in ("aarch64", "arm64") else _X86
-    return [isa for needs, isa in table if all(has.get(feature) for feature in needs)]
+    return [isa for isa in variants() if not missing(isa)]
 
 
 def choose() -> Isa:
@@ -79,12 +88,47 @@ def choose() -> Isa:
     raise InputError(f"LAPLM_ISA={wanted}: this machine can run {names}; unset it or choose one")
 
 
+def why() -> str:
+    """Why ``choose()`` gives no better variant: what the CPU lacks for each, or who forced it."""
+    chosen = choose()
+    if os.environ.get("LAPLM_ISA"):
+        best = available()[0].name
+        return "forced by LAPLM_ISA" + ("" if best == chosen.name else f"; {best} would be chosen")
+    better = variants()[: variants().index(chosen)]
+    if not better:
+        reasons = ["the best there is for this kind of CPU"]
+    else:
+        lacks = [(isa.name, " and no ".join(missing(isa))) for isa in better]
+        reasons = [f"no {name}: the CPU has no {features}" for name, features in lacks]
+    if cpu_features.is_translated():
+        reasons.append("this is an x86 Python on an ARM machine: one made for ARM is much faster")
+    return "; ".join(reasons)
+
+
 def cpu_name() -> str:
     """The CPU as people know it, or as LLVM does."""
+    if sys.platform == "darwin":
+        name = cpu_features.sysctl_text("machdep.cpu.brand_string")
+    elif sys.platform == "win32":
+        name = str(cpu_features.processor_key("ProcessorNameString") or "").strip()
+    else:
+        name = _linux_cpu_name(lambda path: Path(path).read_bytes().decode(errors="replace"))
+    return name or _llvm_cpu_name() or platform.processor() or platform.machine()
+
+
+def _linux_cpu_name(read: Callable[[str], str]) -> str:
+    """The CPU's name in ``/proc/cpuinfo``, else the board's: ARM's CPUs have numbers only."""
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in read("/proc/cpuinfo").splitlines():
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
+        return read("/sys/firmware/devicetree/base/model").strip("\0\n ")
     except OSError:
-        pass
-    return platform.processor() or platform.machine()
+        return ""
+
+
+def _llvm_cpu_name() -> str:
+    import llvmlite.binding as llvm
+
+    name: str = llvm.get_host_cpu_name()
+    return "" if name == "generic" else name

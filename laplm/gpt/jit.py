@@ -34,10 +34,15 @@ def _target_machine(isa: Isa) -> Any:
     llvm.initialize_native_asmprinter()
     target = llvm.Target.from_default_triple()
     cpu = isa.cpu or llvm.get_host_cpu_name()
-    features = "" if isa.cpu else llvm.get_host_cpu_features().flatten()
     return target.create_target_machine(
-        cpu=cpu, features=features, opt=3, reloc="default", codemodel="jitdefault", jit=True
+        cpu=cpu, features=_features(isa), opt=3, reloc="default", codemodel="jitdefault", jit=True
     )
+
+
+def _features(isa: Isa) -> str:
+    """What LLVM is told of the CPU beside its name: what it lists itself lacks ``dotprod``."""
+    host = "" if isa.cpu else llvm.get_host_cpu_features().flatten()
+    return ",".join(filter(None, [host, *(f"+{feature}" for feature in isa.needs)]))
 
 
 def _key(isa: Isa, spec: object) -> str:
@@ -48,7 +53,7 @@ def _key(isa: Isa, spec: object) -> str:
     for package in ("numba", "llvmlite"):
         digest.update(importlib.metadata.version(package).encode())
     digest.update(f"{isa} {spec} {llvm.get_default_triple()} {llvm.get_host_cpu_name()}".encode())
-    digest.update(llvm.get_host_cpu_features().flatten().encode())
+    digest.update(_features(isa).encode())
     return digest.hexdigest()[:32]
 
 

@@ -91,6 +91,7 @@ class BenchResult:
     precision: str
     threads: int
     isa: str
+    isa_reason: str  # why no better variant of the kernels runs
     cpu: str
     rows: list[BenchRow] = field(default_factory=list)
 
@@ -247,7 +248,9 @@ def bench(
         rows.append(BenchRow("cold start to first token", seconds, "s"))
     if progress:
         progress("timing", total, total)
-    return BenchResult(model, gpt.precision, gpt.threads, gpt.isa.name, isas.cpu_name(), rows)
+    return BenchResult(
+        model, gpt.precision, gpt.threads, gpt.isa.name, isas.why(), isas.cpu_name(), rows
+    )
 
 
 def _in_turn(
@@ -279,7 +282,8 @@ def _cold_start(model: str, gpt: GPT) -> float:
 def report(result: BenchResult) -> str:
     """The result as text for a person, with a table of what, how fast, and share of the limit."""
     out = [
-        f"{result.model}, {result.precision}, {result.threads} threads, {result.isa}, {result.cpu}"
+        f"{result.model}, {result.precision}, {result.threads} threads, {result.isa}, {result.cpu}",
+        f"{result.isa}: {result.isa_reason}",
     ]
     for row in result.rows:
         digits = 2 if row.unit == "s" else 1

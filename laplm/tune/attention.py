@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from laplm.errors import MissingExtraError
+from laplm.gpt.cpu_features import cpu_features
 from laplm.gpt.quantize import Progress
 from laplm.tune.loops import compiled, has_loops, run_together
 
@@ -177,9 +178,7 @@ def is_supported(head_dim: int, dtype: torch.dtype) -> bool:
 
     That is for bfloat16 on CPUs with units for whole matrices (Intel's AMX), which torch uses.
     """
-    import llvmlite.binding as llvm
-
-    if dtype == torch.bfloat16 and llvm.get_host_cpu_features().get("amx-bf16"):
+    if dtype == torch.bfloat16 and "amx-bf16" in cpu_features():
         return False
     return head_dim % 16 == 0 and head_dim <= BLOCK and has_loops(dtype)
 

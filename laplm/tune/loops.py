@@ -18,6 +18,7 @@ from typing import Any
 
 from laplm.errors import MissingExtraError
 from laplm.gpt import isa, jit
+from laplm.gpt.cpu_features import cpu_features
 from laplm.gpt.quantize import Progress
 
 try:
@@ -32,13 +33,11 @@ def has_loops(dtype: torch.dtype) -> bool:
 
     On ARM torch has Apple's and ARM's own libraries, and ours were never measured beside them.
     """
-    import llvmlite.binding as llvm
-
     chosen = isa.choose()
     if chosen.family != "x86":
         return False
     if dtype == torch.bfloat16:
-        return chosen.dot == "vnni512" and bool(llvm.get_host_cpu_features().get("avx512bf16"))
+        return chosen.dot == "vnni512" and "avx512bf16" in cpu_features()
     return dtype == torch.float32 and chosen.dot != "generic"
 
 

@@ -22,7 +22,7 @@ import laplm
 from laplm import built_in, home, hub
 from laplm.cli import commands, output
 from laplm.errors import DownloadError
-from laplm.gpt import jit
+from laplm.gpt import isa, jit
 from laplm.gpt.model import GPT
 from laplm.run.language_model import LanguageModel, default_model
 from laplm.run.sampler import SamplingParams
@@ -569,7 +569,9 @@ def test_help_and_version(laplm_) -> None:
         assert re.search(rf"^    {verb} ", asked.out, re.MULTILINE)
         shown = laplm_(verb, "--help")
         assert shown.code == 0 and shown.out.startswith(f"usage: laplm {verb}")
-    assert laplm_("--version").out == f"laplm {laplm.__version__}\n"
+    version, kernels = laplm_("--version").out.splitlines()
+    assert version == f"laplm {laplm.__version__}"
+    assert kernels == f"kernels: {isa.choose().name} on {isa.cpu_name()} ({isa.why()})"
     refused(laplm_("walk"), "'walk'", "laplm --help")
     refused(laplm_("--walk"), "no such option: --walk")
 

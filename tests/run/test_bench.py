@@ -10,6 +10,7 @@ import pytest
 
 from laplm import cli
 from laplm.errors import InputError
+from laplm.gpt import isa
 from laplm.gpt.checkpoint import open_checkpoint
 from laplm.gpt.config import NAMED_SIZES, tensor_shapes
 from laplm.gpt.model import GPT
@@ -28,6 +29,7 @@ def test_every_measurement_is_there_once_and_positive(tiny_model_dir: Path) -> N
     assert {row.limit for row in result.rows if row.share} == {"memory", "arithmetic"}
     assert told[-1][1] == told[-1][2]
     assert "decode at position 64" in report(result)
+    assert f"\n{result.isa}: {isa.why()}\n" in report(result)
     assert result.cpu
     assert result.threads == 2
 
