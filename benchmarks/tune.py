@@ -75,9 +75,9 @@ def train_laplm(args: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from laplm.gpt.checkpoint import open_checkpoint
+    from laplm.machine import peak_bytes
     from laplm.tune.data import TokenData
     from laplm.tune.lora import LoRAConfig
-    from laplm.tune.memory import peak_bytes
     from laplm.tune.trainer import TrainConfig, Trainer, best_precision
     from laplm.tune.tuning import TuneConfig, model_to_train
 
@@ -123,7 +123,7 @@ def train_transformers(args: argparse.Namespace) -> dict[str, Any]:
     import torch
     from transformers import GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
 
-    from laplm.tune.memory import peak_bytes
+    from laplm.machine import peak_bytes
 
     torch.set_num_threads(args.threads)
     dropouts = {f"{name}_pdrop": args.dropout for name in ("embd", "resid", "attn")}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
+
+from laplm.machine import resident_bytes
 
 if TYPE_CHECKING:
     from laplm.serve.models import Served
@@ -91,18 +90,3 @@ class _Now:
             families["laplm_samples"].add_metric([served.name], served.scheduler.running)
             families["laplm_model_bytes"].add_metric([served.name], served.memory_bytes)
         yield from families.values()
-
-
-def resident_bytes() -> int:
-    """Memory that this process holds; the most it ever held where the system tells no more."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, AttributeError):
-        pass
-    try:
-        import resource
-    except ModuleNotFoundError:  # Windows
-        return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -7,14 +7,12 @@ ends what is left with an error that says so, and stops a tuning at its next upd
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import os
 import socket
 import threading
 import webbrowser
 from collections.abc import Callable
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -22,6 +20,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from laplm.errors import InputError
+from laplm.machine import process_on
 from laplm.serve.app import Options, Parts, make_app
 from laplm.serve.logs import log
 from laplm.serve.models import warm_up
@@ -195,22 +194,3 @@ def listen(host: str, port: int) -> socket.socket:
             ) from None
         raise InputError(f"cannot listen on {host} port {port} ({error.strerror})") from None
     return listener
-
-
-def process_on(port: int) -> str | None:
-    """Which process listens on a port: "laplm (process 123)"; None where nobody tells."""
-    nodes = set()
-    for table in ("tcp", "tcp6"):
-        with contextlib.suppress(OSError):
-            for line in Path(f"/proc/net/{table}").read_text(encoding="ascii").splitlines()[1:]:
-                words = line.split()
-                if words[3] == "0A" and int(words[1].rpartition(":")[2], 16) == port:
-                    nodes.add(f"socket:[{words[9]}]")
-    if not nodes:
-        return None
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if any(str(link.readlink()) in nodes for link in (process / "fd").iterdir()):
-                name = (process / "comm").read_text(encoding="utf-8", errors="replace").strip()
-                return f"{name} (process {process.name})"
-    return None

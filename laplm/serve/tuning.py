@@ -16,7 +16,6 @@ import os
 import re
 import secrets
 import shutil
-import signal
 import sys
 import time
 from collections.abc import AsyncGenerator, Mapping
@@ -29,6 +28,7 @@ from starlette.responses import Response
 
 from laplm import home
 from laplm.home import write_whole
+from laplm.machine import end_process
 from laplm.serve.logs import log, log_exception
 from laplm.serve.models import Registry
 from laplm.serve.problems import BODY, ApiError, Json, answers, given
@@ -149,13 +149,10 @@ class Run:
         """End a process that has outlived a killed server, lest two write to one directory.
 
         It ends by itself at the next thing that it tells, for nobody listens any more; but an
-        update of a large model takes its time. Only Linux tells whose process it is.
+        update of a large model takes its time.
         """
-        with contextlib.suppress(OSError, KeyError, TypeError, ValueError):
-            pid = int(self.kept["pid"])
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            if any(word.endswith(os.fsencode(self.model_directory)) for word in words):
-                os.kill(pid, signal.SIGTERM)
+        with contextlib.suppress(KeyError, TypeError, ValueError):
+            end_process(int(self.kept["pid"]), naming=str(self.model_directory))
 
     def entry(self) -> dict[str, Any]:
         """All of it, as ``GET /api/tune/{id}`` tells it."""

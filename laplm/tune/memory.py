@@ -6,13 +6,12 @@ backward pass needs of the forward pass is counted on a small batch, and grows w
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from laplm.errors import MissingExtraError
+from laplm.machine import resident_bytes
 from laplm.tune.data import Batch
 from laplm.tune.pointwise import slopes_bytes
 from laplm.tune.torch_model import TorchGPT
@@ -51,47 +50,6 @@ class MemoryPlan:
         """All together."""
         made = self.weights + self.gradients + self.optimizer + self.activations + self.logits
         return self.process + round(_ALLOCATOR * made)
-
-
-def resident_bytes() -> int:
-    """Memory that this process holds now; 0 where the system does not tell."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError):
-        return 0
-
-
-def peak_bytes() -> int:
-    """The most memory that this process has held; 0 where the system does not tell."""
-    try:
-        # Unlike getrusage's number, this one does not count what a parent process held.
-        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
-    except (OSError, ValueError, IndexError, StopIteration):
-        pass
-    try:
-        import resource
-    except ModuleNotFoundError:
-        return 0
-    import sys
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(peak if sys.platform == "darwin" else peak * 1024)
-
-
-def machine_bytes() -> int:
-    """Memory that could be had now, what this process holds included; 0 where nobody tells."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        found = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
-        return found["MemAvailable"] + resident_bytes()
-    except (OSError, ValueError, IndexError, KeyError):
-        pass
-    try:
-        return int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    except (OSError, ValueError, AttributeError):
-        return 0
 
 
 def plan_memory(

@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from laplm.errors import CheckpointError, InputError, MissingExtraError
+from laplm.machine import resident_bytes
 from laplm.tune.data import IGNORE, Batch, Corpus
 
 try:
@@ -38,7 +39,6 @@ except ModuleNotFoundError as error:
 
 from laplm.tune.adamw import SplitAdamW
 from laplm.tune.halves import join
-from laplm.tune.memory import resident_bytes
 from laplm.tune.muon import Muon
 from laplm.tune.processes import Processes, divided_as, local, spread, whole
 from laplm.tune.rounding import rounded_matrices

@@ -22,11 +22,12 @@ from laplm.gpt.checkpoint import Checkpoint, save_checkpoint
 from laplm.gpt.quantize import Progress
 from laplm.gpt.tokenizer import Tokenizer
 from laplm.home import write_whole
+from laplm.machine import available_bytes, peak_bytes
 from laplm.tune import adamw, attention, pointwise
 from laplm.tune.curve import draw_loss_curve
 from laplm.tune.export import write_chat_template
 from laplm.tune.lora import LoRAConfig, add_lora, save_adapter
-from laplm.tune.memory import MemoryPlan, machine_bytes, peak_bytes, plan_memory
+from laplm.tune.memory import MemoryPlan, plan_memory
 from laplm.tune.packing import Documents, encode_example
 from laplm.tune.processes import Processes, join_processes
 from laplm.tune.read import Example, Reading, read_examples
@@ -201,7 +202,7 @@ class TuneResult:
         bits_before: the same before, in bits per byte.
         bits_after: and after.
         seconds: spent in updates.
-        peak_bytes: the most memory that the process held; 0 where the system does not tell.
+        peak_bytes: the most memory that the process held.
     """
 
     directory: Path
@@ -537,7 +538,7 @@ def _plan(
             n_positions=n_positions,
             grad_accum_steps=config.grad_accum_steps,
         ),
-        machine=machine_bytes(),
+        machine=available_bytes(),
         settings=settings,
         checkpointing=gpt.checkpointing,
         processes=processes.size,

@@ -8,7 +8,7 @@ import torch
 from tuning_examples import tiny_model
 
 from laplm.tune.lora import LoRAConfig, add_lora
-from laplm.tune.memory import machine_bytes, peak_bytes, plan_memory, resident_bytes
+from laplm.tune.memory import plan_memory
 
 
 def test_weights_gradients_and_moments_follow_from_the_number_of_parameters() -> None:
@@ -81,7 +81,8 @@ from pathlib import Path
 sys.path.insert(0, "tests/tune")
 from rich.console import Console
 from tuning_examples import counting_data, tiny_model
-from laplm.tune.memory import peak_bytes, plan_memory
+from laplm.machine import peak_bytes
+from laplm.tune.memory import plan_memory
 from laplm.tune.trainer import TrainConfig, Trainer
 from laplm.tune.tuning import prepare_loops
 model = tiny_model(n_embd=256, n_layer=6, n_head=4, n_ctx=256)
@@ -98,7 +99,6 @@ print(plan.total, peak_bytes())
 """
 
 
-@pytest.mark.skipif(not peak_bytes(), reason="this system does not tell how much memory is used")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_plan_is_near_what_a_training_takes(precision: str) -> None:
     done = subprocess.run(
@@ -110,9 +110,3 @@ def test_the_plan_is_near_what_a_training_takes(precision: str) -> None:
     )
     planned, peak = map(int, done.stdout.split())
     assert 0.75 < planned / peak < 1.35
-
-
-def test_the_machine_tells_what_there_is() -> None:
-    # The kernel counts the two at slightly different moments.
-    assert 0 <= resident_bytes() <= 1.05 * peak_bytes() or not peak_bytes()
-    assert machine_bytes() == 0 or machine_bytes() > resident_bytes()

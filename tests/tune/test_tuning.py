@@ -164,18 +164,18 @@ def test_what_does_not_fit_is_refused_with_settings_that_do(
     tune(text, model, tmp_path / "a", big, planned=lambda p: bool(plans.append(p)))
     # A little less: activations are computed twice, and it fits.
     enough = plans[0].memory.total - plans[0].memory.activations // 4
-    monkeypatch.setattr(tuning, "machine_bytes", lambda: enough)
+    monkeypatch.setattr(tuning, "available_bytes", lambda: enough)
     tune(text, model, tmp_path / "a", big, planned=lambda p: bool(plans.append(p)))
     assert not plans[0].checkpointing and plans[1].checkpointing
     assert plans[1].memory.activations < plans[0].memory.activations / 2
     enough = plans[1].memory.total - plans[1].memory.activations // 4
-    monkeypatch.setattr(tuning, "machine_bytes", lambda: enough)
+    monkeypatch.setattr(tuning, "available_bytes", lambda: enough)
     said = r"needs about .* GB.*--batch-size \d+ --grad-accum-steps \d+"
     with pytest.raises(InputError, match=said) as refused:
         tune(text, model, tmp_path / "b", big)
     size, parts = (int(w) for w in str(refused.value).split() if w.isdigit())
     assert size * parts == 64
-    monkeypatch.setattr(tuning, "machine_bytes", lambda: 1000)
+    monkeypatch.setattr(tuning, "available_bytes", lambda: 1000)
     with pytest.raises(InputError, match="--method lora, a shorter --window"):
         tune(text, model, tmp_path / "c", big)
 
