@@ -124,9 +124,15 @@ def _export_directory(model: Model, path: Path, precision: str) -> Exported:
         written = open_checkpoint(temporary)
         found = {name: written.tensor(name) for name in written.names}
         deviation = _deviation(model.checkpoint, found, written.config, precision)
-        if path.is_dir():  # and empty, as was checked
-            path.rmdir()
-        temporary.rename(path)
+        try:
+            if path.is_dir():  # and empty, as was checked
+                path.rmdir()
+            temporary.rename(path)
+        except OSError as error:  # a tuning or another export was quicker
+            raise InputError(
+                f"{path} was written to by someone else meanwhile ({error.strerror}); choose "
+                "another directory"
+            ) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return Exported(path, written.size_bytes, deviation)

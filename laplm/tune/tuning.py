@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -26,6 +26,7 @@ from laplm.machine import available_bytes, peak_bytes
 from laplm.tune import adamw, attention, pointwise
 from laplm.tune.curve import draw_loss_curve
 from laplm.tune.export import write_chat_template
+from laplm.tune.lock import check_unlocked, lock_directory
 from laplm.tune.lora import LoRAConfig, add_lora, save_adapter
 from laplm.tune.memory import MemoryPlan, plan_memory
 from laplm.tune.packing import Documents, encode_example
@@ -41,6 +42,7 @@ except ModuleNotFoundError as error:
 
 METHODS = ("full", "lora")
 RUN = "run.json"
+RUN_FILES = "run"
 SUMMARY = "summary.json"
 _SAMPLE_TOKENS = 40
 _PROMPT_TOKENS = 8
@@ -265,7 +267,8 @@ def tune(
 
     Raises:
         CheckpointError: a checkpoint cannot be written; the one before it is kept.
-        InputError: the data, a setting or ``out`` cannot be used, or memory will not do.
+        InputError: the data, a setting or ``out`` cannot be used, another process trains there, or
+            memory will not do.
         KeyboardInterrupt: Ctrl-C; everything is kept, and ``resume`` goes on.
     """
     config = config or TuneConfig()
@@ -278,9 +281,9 @@ def tune(
     if threads is not None:
         torch.set_num_threads(threads)
     reading = data if isinstance(data, Reading) else read_examples(Path(data))
-    with join_processes(device, shard=shard) as processes:
+    with contextlib.ExitStack() as held, join_processes(device, shard=shard) as processes:
         if processes.leads:
-            _check_directory(directory, resume)
+            held.enter_context(_claim(directory, resume))
         processes.wait()
         return _tune_together(
             processes, reading, model, directory, config,
@@ -335,20 +338,18 @@ def _tune_together(
         train,
         heldout,
         plan.settings,
-        directory / "run",
+        directory / RUN_FILES,
         sample=sample,
         settings=_json(dataclasses.asdict(config.lora)) if config.method == "lora" else {},
         on_step=on_step,
         on_eval=on_eval,
         processes=processes,
-        tensorboard=directory / "run" / "tensorboard" if tensorboard else None,
+        tensorboard=directory / RUN_FILES / "tensorboard" if tensorboard else None,
     )
     if trainer.step == 0:
         seconds = trainer.time_updates(tell=progress)
         plan = dataclasses.replace(plan, seconds_per_step=seconds, measured_peak=peak_bytes())
     if planned is not None and not planned(plan):
-        if trainer.step == 0 and processes.leads:
-            _remove_if_empty(directory)
         return None
     before = _loss_before(directory, trainer)
     record = {
@@ -379,7 +380,9 @@ def _tune_together(
         write_whole(directory / SUMMARY, (json.dumps(summary, indent=2) + "\n").encode())
         with contextlib.suppress(MissingExtraError):  # a picture is not worth a failed run
             draw_loss_curve(
-                directory / "run" / "metrics.jsonl", [directory / "loss_curve.png"], directory.name
+                directory / RUN_FILES / "metrics.jsonl",
+                [directory / "loss_curve.png"],
+                directory.name,
             )
     processes.wait()
     return done
@@ -594,6 +597,31 @@ def _digest(plan: Plan) -> str:
     return hashlib.sha256(f"{plan.train.digest()} {plan.heldout.digest()}".encode()).hexdigest()
 
 
+@contextlib.contextmanager
+def _claim(directory: Path, resume: bool) -> Iterator[None]:
+    """Check the run's directory and hold it; if it is made here and stays empty, take it away.
+
+    Under torchrun the first process holds it for all.
+    """
+    run = directory / RUN_FILES
+    was_there = directory.exists()
+    check_unlocked(run)  # what another one has written there until now says nothing
+    _check_directory(directory, resume)
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{directory} cannot be made ({error.strerror})") from None
+    try:
+        with lock_directory(run):
+            _check_directory(directory, resume)  # another one may have been quicker
+            yield
+    finally:
+        with contextlib.suppress(OSError):  # it is not empty
+            run.rmdir()
+            if not was_there:
+                directory.rmdir()
+
+
 def _check_directory(directory: Path, resume: bool) -> None:
     if resume:
         read_run(directory)
@@ -606,13 +634,9 @@ def _check_directory(directory: Path, resume: bool) -> None:
     if directory.exists() and not directory.is_dir():
         raise InputError(f"{directory} is a file; choose a directory")
     if directory.is_dir() and any(
-        not p.name.startswith(".") and p.name != "run" for p in directory.iterdir()
+        not p.name.startswith(".") and p.name != RUN_FILES for p in directory.iterdir()
     ):
         raise InputError(f"{directory} is not empty; choose another directory")
-    try:
-        (directory / "run").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{directory} cannot be made ({error.strerror})") from None
 
 
 def _check_resumed(directory: Path, digest: str) -> None:
@@ -621,12 +645,6 @@ def _check_resumed(directory: Path, digest: str) -> None:
             f"the data is no longer what the run in {directory} began with; give it the same "
             "data, or start another run"
         )
-
-
-def _remove_if_empty(directory: Path) -> None:
-    for path in (directory / "run", directory):
-        if path.is_dir() and not any(path.iterdir()):
-            path.rmdir()
 
 
 def _loss_before(directory: Path, trainer: Trainer) -> float:

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 import laplm
 from laplm.errors import InputError
 from laplm.run.language_model import LanguageModel
+from laplm.tune import export as export_module
 from laplm.tune.export import _TOLERANCE, export
 
 IDS = [[5, 60, 200, 31, 7, 7, 150, 90]]
@@ -156,6 +157,21 @@ def test_a_chat_template_goes_along(
     done = export(chat, tmp_path / "a.gguf", "gguf", "f16")
     fields = gguf.GGUFReader(str(done.path)).fields
     assert fields["tokenizer.chat_template"].contents() == "{{ 1 }}"
+
+
+def test_a_directory_that_someone_else_fills_meanwhile_is_left_to_him(
+    model: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deviation = export_module._deviation
+
+    def intrude(*arguments: Any) -> float:
+        (tmp_path / "out" / "run").mkdir(parents=True)
+        return deviation(*arguments)
+
+    monkeypatch.setattr(export_module, "_deviation", intrude)
+    with pytest.raises(InputError, match="out was written to by someone else meanwhile"):
+        export(model, tmp_path / "out")
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "run"]
 
 
 def test_what_was_written_wrongly_is_noticed_and_taken_away(

@@ -314,6 +314,47 @@ def test_directories_that_hold_something_are_refused(
         tune(text, model, tmp_path / "run", CONFIG, resume=True)
 
 
+def test_a_second_run_in_a_directory_is_refused_while_the_first_one_trains(
+    model: LanguageModel, text: Path, tmp_path: Path
+) -> None:
+    out, said = tmp_path / "out", []
+
+    def intrude(progress: Progressed) -> None:
+        # Without run.json, with it, and as one that goes on: none may write there.
+        for resume in (False, True):
+            with pytest.raises(InputError, match=f"is in use by process {os.getpid()} on") as error:
+                tune(text, model, out, CONFIG, resume=resume)
+            said.append(str(error.value))
+        assert (out / "run" / "lock").exists()
+
+    def planned(plan: tuning.Plan) -> bool:
+        intrude(Progressed(**dict.fromkeys(Progressed.__annotations__, 0)))
+        return True
+
+    tune(
+        text, model, out, dataclasses.replace(CONFIG, max_steps=2), planned=planned, on_step=intrude
+    )
+    assert len(said) == 6
+    lines = (out / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [m["step"] for m in map(json.loads, lines) if "train_loss" in m] == [1, 2]
+    assert not (out / "run" / "lock").exists()
+    # What a killed process left behind refuses nobody.
+    (out / "run" / "lock").touch()
+    (out / "run" / "lock.json").write_text('{"pid": 1, "host": "elsewhere"}', encoding="utf-8")
+    tune(text, model, out, dataclasses.replace(CONFIG, max_steps=2), resume=True)
+
+
+def test_a_run_that_is_refused_leaves_the_directories_as_they_were(
+    model: LanguageModel, text: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    for name in ("new", "empty"):
+        with pytest.raises(InputError, match="n_positions is 999"):
+            tune(text, model, tmp_path / name, dataclasses.replace(CONFIG, n_positions=999))
+    assert not (tmp_path / "new").exists()
+    assert not list((tmp_path / "empty").iterdir())
+
+
 def test_an_adapter_on_an_adapter_is_refused_before_anything_is_trained(
     model: LanguageModel, text: Path, tmp_path: Path
 ) -> None:
