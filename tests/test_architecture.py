@@ -44,11 +44,13 @@ LIBRARIES = {
     "look": {"matplotlib", "numpy", "pandas"},
     "tune": {
         "datasets",
+        "filelock",
         "gguf",
         "llvmlite",
         "matplotlib",
         "numba",
         "numpy",
+        "pyarrow",
         "pydivsufsort",
         "rich",
         "torch",

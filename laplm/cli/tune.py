@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _READING = ("column", "train_on_prompt", "skip_bad")
 # Where a run is computed may change when it goes on.
 _MACHINE = ("device", "shard", "tensorboard", "threads")
+_MOST_NOTES = 10  # of a directory with many tables
 
 
 def add_tune(verb: Callable[..., argparse.ArgumentParser]) -> None:
@@ -37,7 +38,7 @@ def add_tune(verb: Callable[..., argparse.ArgumentParser]) -> None:
     )  # fmt: skip
     p.add_argument(
         "data", nargs="?", type=Path, metavar="DATA",
-        help=".txt (documents separated by <|endoftext|>), .jsonl, .csv, or a directory",
+        help=".txt (documents separated by <|endoftext|>), .jsonl, .csv, .parquet, or a directory",
     )  # fmt: skip
     p.add_argument("--out", type=Path, metavar="DIR", help="where the tuned model goes")
     p.add_argument("--resume", type=Path, metavar="DIR", help="go on with the run in DIR")
@@ -155,8 +156,7 @@ def _tune_until(args: argparse.Namespace, at_the_end: contextlib.ExitStack) -> i
     if args.threads is not None and args.threads < 1:
         raise InputError(f"--threads is {args.threads}, but it must be at least 1")
     reading = read_examples(args.data, **{name: getattr(args, name) for name in _READING})
-    for line in reading.skipped:
-        note(f"left out: {line}")
+    _note_reading(reading)
     with progress_bars() as progress:
         lm = open_model(args.model, "fp32", args.threads, progress)
 
@@ -200,6 +200,15 @@ def _tune_until(args: argparse.Namespace, at_the_end: contextlib.ExitStack) -> i
         else:
             write(f"before and after: {' '.join(map(str, paths))}\n")
     return 0
+
+
+def _note_reading(reading: Reading) -> None:
+    for line in reading.notes[:_MOST_NOTES]:
+        note(line)
+    if (more := len(reading.notes) - _MOST_NOTES) > 0:
+        note(f"and {more:,} more")
+    for line in reading.skipped:
+        note(f"left out: {line}")
 
 
 def _report(directory: Path, reading: Reading, before: LanguageModel) -> list[Path]:
@@ -289,6 +298,7 @@ def _plan_json(plan: Plan, config: TuneConfig, model: str) -> dict[str, Any]:
         "tokens": train.n_tokens + heldout.n_tokens,
         "learned_tokens": train.n_learned + heldout.n_learned,
         "skipped": list(plan.reading.skipped),
+        "notes": list(plan.reading.notes),
         "train_documents": len(train.documents),
         "heldout_documents": len(heldout.documents),
         "heldout_tokens": heldout.n_tokens,

@@ -64,7 +64,12 @@ def test_a_dry_run_shows_the_plan_and_leaves_nothing(
     assert result.code == 0
     assert "time" in result.out and "before" not in result.out
     assert not list(place.glob("laplm-plan-*"))
-    assert tune(text, "--dry-run", "--out", tmp_path / "out", *QUICK).code == 0
+    table = tmp_path / "table.csv"
+    table.write_text("n;text\n" + "".join(f"{i};The dog {i}.\n" for i in range(40)))
+    result = tune(table, "--dry-run", "--out", tmp_path / "out", *QUICK)
+    assert result.code == 0 and "read          40 documents" in result.out
+    said = f"read {table}: columns separated by semicolons: 'n', 'text'; 40 rows; taken: 'text'\n"
+    assert result.err.startswith(said)
     assert not (tmp_path / "out").exists()
 
 

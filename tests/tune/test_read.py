@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import bz2
 import csv
 import dataclasses
+import gzip
 import io
 import json
+import lzma
 import sys
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import datasets
@@ -19,7 +23,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from transformers import AutoTokenizer
 
 from laplm.errors import InputError
-from laplm.tune.read import CHAT_TEMPLATE, Reading, read_examples
+from laplm.tune.read import ALPACA_PROMPT, CHAT_TEMPLATE, Reading, read_examples
 
 END = "<|endoftext|>"
 
@@ -302,6 +306,326 @@ def test_a_field_may_be_long_and_the_limit_is_put_back(tmp_path: Path) -> None:
     assert csv.field_size_limit() == before
 
 
+def table(path: Path, *rows: list[str], separator: str = ";", before: str = "") -> Path:
+    buffer = io.StringIO(before)
+    buffer.seek(0, io.SEEK_END)
+    csv.writer(buffer, delimiter=separator).writerows(rows)
+    return write(path, buffer.getvalue())
+
+
+QA = [
+    ["prompt", "completion"],
+    *([f"What is {n}, plus one; {n}?", f"It is {n + 1}, |"] for n in range(20)),
+]
+
+
+@pytest.mark.parametrize(
+    ("separator", "named"),
+    [(",", "commas"), (";", "semicolons"), ("\t", "tabs"), ("|", "vertical bars")],
+)
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_what_separates_columns_is_found_out_and_said(
+    tmp_path: Path, name: str, separator: str, named: str
+) -> None:
+    path = table(tmp_path / name, *QA, separator=separator)
+    reading = read_examples(path)
+    assert [e.pieces for e in reading.examples] == [
+        ((prompt, False), (f" {completion}", True)) for prompt, completion in QA[1:]
+    ]
+    assert reading.notes == (
+        f"read {path}: columns separated by {named}: 'prompt', 'completion'; 20 rows",
+    )
+    # Names that nobody knows: what the rows say decides.
+    odd = [["frage", "antwort"], *QA[1:]]
+    path = table(tmp_path / f"b{name}", *odd, separator=separator)
+    assert texts(read_examples(path, column="antwort")) == [row[1] for row in QA[1:]]
+    assert "the columns are 'frage', 'antwort'; name the one" in refusal(path)
+
+
+@pytest.mark.parametrize("separator", [";", ",", "\t", "|", "^", "~"])
+def test_a_first_line_that_names_the_separator_is_obeyed(tmp_path: Path, separator: str) -> None:
+    rows = [["text", "label"], *([f"The dog {n}, it ran; away", "1"] for n in range(3))]
+    before = f"sep={separator}\r\n"
+    path = table(tmp_path / "a.csv", *rows, separator=separator, before=before)
+    reading = read_examples(path)
+    assert texts(reading) == [row[0] for row in rows[1:]]
+    assert reading.notes[0].endswith("'text', 'label'; 3 rows; taken: 'text'")
+    bad = table(tmp_path / "b.csv", *rows, ["x"], separator=separator, before="\ufeff" + before)
+    assert "b.csv, line 6: 1 field, but the first line names 2" in refusal(bad)
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        # One column is never cut, whatever its text has in it.
+        ("text\nHello, world.\nOne, two, three.\n", ["Hello, world.", "One, two, three."]),
+        ("text\nHello; world.\n\"One, two\"\n", ["Hello; world.", "One, two"]),
+        # The header has commas, though more rows have semicolons.
+        ("id,text\n1,a;b\n2,c;d\n3,e;f\n", ["a;b", "c;d", "e;f"]),
+        # A name that has a comma in it.
+        ("text;\"when, roughly\"\na, b, c;1\nd;2\n", ["a, b, c", "d"]),
+        # Two separators are in the header: rows decide.
+        ("text;when,where\na;1,2\nb;3\n", ["a", "b"]),
+        # Whoever puts spaces behind separators does not mean them, nor marks within them.
+        ('id, text\n1, "one, two"\n2, three\n', ["one, two", "three"]),
+        ("Text;Label\na, b;1\nc;0\n", ["a, b", "c"]),
+        ("text;label\n", None),
+        # A quoted text over many lines is longer than what is looked at.
+        ('n;text\n1;"' + "a, b;\n" * 20_000 + 'c"\n', ["a, b;\n" * 20_000 + "c"]),
+    ],
+)  # fmt: skip
+def test_separators_that_are_hard_to_tell(
+    tmp_path: Path, content: str, found: list[str] | None
+) -> None:
+    path = write(tmp_path / "a.csv", content)
+    if found is None:
+        assert "has no text in it" in refusal(path)
+    else:
+        assert texts(read_examples(path)) == found
+
+
+def test_columns_that_something_else_separates_are_not_learned_as_one(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "prompt~completion\nQ~A\n")
+    assert "are separated by '~'; put a line sep=~ before them" in refusal(path)
+
+
+# Marks that end documents
+
+
+def test_a_text_in_a_row_may_hold_several_documents_as_a_file_does(tmp_path: Path) -> None:
+    text = f"{END} one {END}\n\n{END}two\n2 {END}"
+    whole = texts(read_examples(write(tmp_path / "a.txt", text)))
+    assert whole == ["one", "two\n2"]
+    table(tmp_path / "a.csv", ["text"], [text], ["three"])
+    jsonl(tmp_path / "a.jsonl", {"text": text}, {"text": "three"})
+    jsonl(tmp_path / "b.jsonl", text, "three")
+    write(tmp_path / "a.json", json.dumps([{"text": text}, {"text": "three"}]))
+    datasets.Dataset.from_list([{"text": text}, {"text": "three"}]).save_to_disk(tmp_path / "d")
+    for name in ("a.csv", "a.jsonl", "b.jsonl", "a.json", "d"):
+        assert texts(read_examples(tmp_path / name)) == [*whole, "three"], name
+    jsonl(tmp_path / "c.jsonl", {"body": text})
+    assert texts(read_examples(tmp_path / "c.jsonl", column="body")) == whole
+
+
+@pytest.mark.parametrize(
+    ("row", "found"),
+    [
+        ({"prompt": f"{END}Q:", "completion": f" A{END}\n{END}"}, "Q: A"),
+        ({"question": "Q:", "answer": f"A\n{END}\n"}, "Q: A"),
+        ({"messages": [turn("user", f"{END}Hi"), turn("assistant", f"Hello{END}")]},
+         "### User:\nHi\n\n### Assistant:\nHello"),
+        ({"instruction": "a", "output": f"b{END}"}, f"{ALPACA_PROMPT.format(instruction='a')}b"),
+    ],
+)  # fmt: skip
+def test_the_end_behind_an_answer_is_the_one_that_comes_anyway(
+    tmp_path: Path, row: dict, found: str
+) -> None:
+    assert texts(read_examples(jsonl(tmp_path / "a.jsonl", row))) == [found]
+
+
+@pytest.mark.parametrize(
+    ("row", "where"),
+    [
+        ({"prompt": f"a{END}b", "completion": "c"}, "prompt"),
+        ({"prompt": f"a{END}", "completion": "c"}, "prompt"),
+        ({"question": "a", "response": f"b{END}c"}, "response"),
+        ({"instruction": f"a{END}", "output": "c"}, "instruction"),
+        ({"instruction": "a", "input": f"x{END}", "output": "c"}, "input"),
+        ({"messages": [turn("user", f"a{END}b"), turn("assistant", "c")]}, "content"),
+        ({"conversations": [{"from": "gpt", "value": f"a{END}b"}]}, "value"),
+    ],
+)
+def test_an_end_within_a_prompt_or_an_answer_is_refused(
+    tmp_path: Path, row: dict, where: str
+) -> None:
+    assert f'"{where}" holds {END}, which ends a document' in refusal(
+        jsonl(tmp_path / "a.jsonl", row)
+    )
+
+
+def test_an_answer_that_is_only_an_end_teaches_nothing(tmp_path: Path) -> None:
+    row = {"prompt": "a", "completion": f" {END} "}
+    assert '"completion" is empty' in refusal(jsonl(tmp_path / "a.jsonl", row))
+
+
+def test_gpt2_simples_mark_is_learned_as_text_and_said(tmp_path: Path) -> None:
+    path = table(tmp_path / "a.csv", ["text"], *([f"<|startoftext|>{n}{END}"] for n in range(3)))
+    reading = read_examples(path)
+    assert texts(reading) == [f"<|startoftext|>{n}" for n in range(3)]
+    assert reading.notes[1].startswith("3 of 3 documents begin with <|startoftext|>")
+
+
+# Rows as others have them
+
+
+def test_conversations_of_sharegpt_are_read_as_the_same_messages(tmp_path: Path) -> None:
+    names = {"system": "system", "user": "human", "assistant": "gpt"}
+    messages = [
+        turn("system", "Be brief."), turn("user", "Hi"), turn("assistant", "Hello"),
+        turn("user", "2+2?"), turn("assistant", "4"),
+    ]  # fmt: skip
+    sharegpt = [{"from": names[m["role"]], "value": m["content"]} for m in messages]
+    expected = read_examples(jsonl(tmp_path / "a.jsonl", {"messages": messages}))
+    for row in (
+        {"id": "x", "conversations": sharegpt}, {"conversation": sharegpt},
+        {"conversations": messages}, {"messages": sharegpt},
+    ):  # fmt: skip
+        reading = read_examples(jsonl(tmp_path / "b.jsonl", row))
+        assert reading.examples == expected.examples
+        assert (reading.kind, reading.chat_template) == ("conversations", CHAT_TEMPLATE)
+    for bad, said in (
+        ({"from": "human"}, 'message 1: no "value"'),
+        ({"from": "function_call", "value": "x"}, "message 1: the role is 'function_call'"),
+        ({"from": "gpt", "value": 3}, 'message 1: "value" is a number'),
+    ):
+        assert said in refusal(jsonl(tmp_path / "c.jsonl", {"conversations": [bad]}))
+
+
+def test_prompts_and_completions_of_trl_may_be_messages(tmp_path: Path) -> None:
+    row = {
+        "prompt": [turn("user", "Hi"), turn("assistant", "Yes?"), turn("user", "2+2?")],
+        "completion": [turn("assistant", "4")],
+    }
+    reading = read_examples(jsonl(tmp_path / "a.jsonl", row))
+    assert reading.examples[0].pieces == (
+        ("### User:\nHi\n\n### Assistant:\nYes?\n\n### User:\n2+2?\n\n### Assistant:\n", False),
+        ("4", True),
+    )
+    assert (reading.kind, reading.chat_template) == ("conversations", CHAT_TEMPLATE)
+    mixed = jsonl(tmp_path / "b.jsonl", row, {"prompt": "Q", "completion": "A"})
+    assert "line 2: one of the prompts and completions, but" in refusal(mixed)
+    half = jsonl(tmp_path / "c.jsonl", row | {"completion": "4"})
+    assert '"prompt" is a list, but it must be a string' in refusal(half)
+    nothing = jsonl(tmp_path / "d.jsonl", row | {"completion": []})
+    assert "no message has the role assistant" in refusal(nothing)
+
+
+@pytest.mark.parametrize(
+    ("row", "same"),
+    [
+        ({"question": "Q", "answer": "A"}, {"prompt": "Q", "completion": "A"}),
+        ({"input": "Q", "output": "A"}, {"prompt": "Q", "completion": "A"}),
+        ({"query": "Q", "response": "A", "id": 3}, {"prompt": "Q", "completion": "A"}),
+        ({"Prompt": "Q", "Response": "A"}, {"prompt": "Q", "completion": "A"}),
+        ({"Text": "A"}, {"text": "A"}),
+        ({"prompt": "Q", "completion": "A", "label": True}, {"prompt": "Q", "completion": "A"}),
+        (
+            {"instruction": "I", "context": "C", "response": "A", "category": "qa"},
+            {"instruction": "I", "input": "C", "output": "A"},
+        ),
+        ({"instruction": "I", "completion": "A"}, {"instruction": "I", "output": "A"}),
+        ({"instruction": "I", "output": "A", "history": []}, {"instruction": "I", "output": "A"}),
+        (
+            {"system_prompt": "S", "question": "Q", "response": "A"},
+            {"messages": [turn("system", "S"), turn("user", "Q"), turn("assistant", "A")]},
+        ),
+        (
+            {"system": "", "prompt": "Q", "completion": "A"},
+            {"messages": [turn("user", "Q"), turn("assistant", "A")]},
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"},
+                                                       {"type": "text", "text": "b"}]},
+                          turn("assistant", "c")]},
+            {"messages": [turn("user", "ab"), turn("assistant", "c")]},
+        ),
+        (
+            {"messages": [turn("developer", "S"), turn("user", "Q"), turn("assistant", "A")]},
+            {"messages": [turn("system", "S"), turn("user", "Q"), turn("assistant", "A")]},
+        ),
+    ],
+)  # fmt: skip
+def test_other_names_of_the_same_are_known(tmp_path: Path, row: dict, same: dict) -> None:
+    reading = read_examples(jsonl(tmp_path / "a.jsonl", row))
+    expected = read_examples(jsonl(tmp_path / "b.jsonl", same))
+    assert (reading.examples, reading.kind) == (expected.examples, expected.kind)
+
+
+def test_an_answer_without_weight_is_only_context(tmp_path: Path) -> None:
+    first = turn("assistant", "one") | {"weight": 0}
+    row = {"messages": [first, turn("assistant", "two") | {"weight": 1}]}
+    pieces = read_examples(jsonl(tmp_path / "a.jsonl", row)).examples[0].pieces
+    assert [text for text, learned in pieces if learned] == ["two"]
+    assert "no message" in refusal(jsonl(tmp_path / "b.jsonl", {"messages": [first]}))
+    odd = turn("assistant", "two") | {"weight": 0.5}
+    assert '"weight" must be 0 or 1' in refusal(jsonl(tmp_path / "c.jsonl", {"messages": [odd]}))
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"question": "Q", "answer": "A", "context": "C"}, '"context" would be left out'),
+        ({"instruction": "I", "output": "A", "history": [["a", "b"]]}, '"history" would be left'),
+        ({"instruction": "I", "output": "A", "system": "S"}, '"system" would be left out'),
+        ({"messages": [turn("assistant", "A")], "system": "S"}, '"system" would be left out'),
+        ({"prompt": "Q", "completion": "A", "label": False}, '"label" is false: an answer that'),
+        ({"prompt": "Q", "completion": "A", "rejected": "B"}, '"rejected" would be left out'),
+        ({"prompt": "Q", "chosen": "A", "rejected": "B"}, "the keys are 'prompt', 'chosen'"),
+    ],
+)
+def test_what_would_mean_something_else_without_its_other_half_is_refused(
+    tmp_path: Path, row: dict, said: str
+) -> None:
+    assert said in refusal(jsonl(tmp_path / "a.jsonl", row))
+
+
+def test_parquet_files_are_read_as_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    messages = [turn("user", "Hi"), turn("assistant", "Hello")]
+    for rows in (
+        [{"text": "one", "n": 1}, {"text": f"two{END}three", "n": 2}],
+        [ALPACA, ALPACA | {"input": None}],
+        [{"messages": messages}],
+        [{"prompt": messages, "completion": [turn("assistant", "again")]}],
+        [{"question": "Q", "answer": "A", "label": True}],
+    ):
+        datasets.Dataset.from_list(rows).to_parquet(path := tmp_path / "a.parquet")
+        expected = read_examples(jsonl(tmp_path / "a.jsonl", *rows))
+        reading = read_examples(path)
+        assert (reading.examples, reading.kind) == (expected.examples, expected.kind)
+        assert reading.notes[0].startswith(f"read {path}: {len(rows)} row")
+    assert texts(read_examples(path, column="answer")) == ["A"]
+    (tmp_path / "d").mkdir()
+    path.rename(tmp_path / "d" / "x.parquet")
+    assert texts(read_examples(tmp_path / "d")) == ["Q A"]
+    assert "the keys are 'n'" in refusal_of_parquet(tmp_path, [{"n": 1}])
+    assert '"text" is a number' in refusal_of_parquet(tmp_path, [{"text": 1}])
+    assert "no parquet file that can be read" in refusal(write(tmp_path / "b.parquet", b"PAR1" * 9))
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert "not installed: pip install pyarrow" in refusal(tmp_path / "b.parquet")
+
+
+def refusal_of_parquet(directory: Path, rows: list[dict]) -> str:
+    datasets.Dataset.from_list(rows).to_parquet(directory / "bad.parquet")
+    return refusal(directory / "bad.parquet")
+
+
+@pytest.mark.parametrize(
+    ("extension", "pack"), [("gz", gzip.compress), ("bz2", bz2.compress), ("xz", lzma.compress)]
+)
+def test_compressed_files_are_read_as_what_is_in_them(
+    tmp_path: Path, extension: str, pack: Callable[[bytes], bytes]
+) -> None:
+    for name, content in (
+        ("a.txt", f"one{END}two"), ("a.jsonl", '{"text": "one"}\n"two"\n'),
+        ("a.ndjson", '"one"\n"two"'), ("a.json", '["one", "two"]'),
+        ("a.csv", "n;text\n1;one\n2;two"),
+    ):  # fmt: skip
+        path = write(tmp_path / f"{name}.{extension}", pack(content.encode()))
+        assert texts(read_examples(path)) == ["one", "two"], name
+        assert "cannot be unpacked" in refusal(write(path, path.read_bytes()[:20])), name
+        assert "cannot be unpacked" in refusal(write(path, b"x" * 40)), name
+        path.unlink()
+    write(tmp_path / f"b.txt.{extension}", pack(b"three"))
+    assert texts(read_examples(tmp_path)) == ["three"]
+
+
+def test_json_files_may_have_an_object_a_line(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.json", '{"text": "a"}\n{"text": "b"}\n')
+    assert texts(read_examples(path)) == ["a", "b"]
+    path = write(tmp_path / "b.json", '{"text": "a"}\n{"txt": "b"}\n')
+    assert "row 2: the keys are 'txt'" in refusal(path)
+
+
 # Directories
 
 
@@ -417,7 +741,7 @@ def test_saved_datasets_that_cannot_be_read_are_refused(
             "give each kind its own file",
         ),
         ("a.json", b'{"text": "a"}', "a.json, line 1: an object, where a list must be"),
-        ("a.json", b'{"text": "a"}\n{"text": "b"}', "line 2: not JSON (Extra data at character 1)"),
+        ("a.json", b'[]\n{"text": "b"}', "line 2: not JSON (Extra data at character 1)"),
         ("a.json", b"[" * 100_000, "a.json is JSON that cannot be read"),
         ("a.json", b'[{"text": "a"}, 3]', "a.json, row 2: a number, where an object"),
         ("a.csv", b"\na,b\n1,2\n", "line 2: the columns are 'a', 'b'; name the one that holds"),
