@@ -47,6 +47,7 @@ _SMALL = (
     "merges.txt",
     "added_tokens.json",
     "special_tokens_map.json",
+    "chat_template.jinja",
 )
 
 Progress = Callable[[str, int, int], None]

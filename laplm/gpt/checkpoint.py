@@ -180,13 +180,18 @@ def open_checkpoint(directory: Path) -> Checkpoint:
 def read_config(directory: Path) -> GPTConfig:
     """The sizes in ``config.json`` of a model directory, or ``hparams.json`` of OpenAI's release.
 
+    Tokens that begin and end texts are those of ``generation_config.json`` too, where there is one.
+
     Raises:
         ModelFormatError: there is none, it is not JSON, or it is not a GPT-2 model's.
     """
     openai = not (directory / "config.json").is_file() and is_openai_release(directory)
     values = read_json(directory / ("hparams.json" if openai else "config.json"))
+    generation = directory / "generation_config.json"
     try:
-        return read_hparams(values) if openai else GPTConfig.from_dict(values)
+        if openai:
+            return read_hparams(values)
+        return GPTConfig.from_dict(values, read_json(generation) if generation.is_file() else None)
     except ModelFormatError as error:
         raise ModelFormatError(f"{directory}: {error}") from None
 

@@ -20,6 +20,9 @@ ACTIVATIONS = ("gelu_new", "gelu_pytorch_tanh", "gelu", "relu", "silu")
 class GPTConfig:
     """Sizes of one model, in GPT-2's own names; refused when they cannot be a model.
 
+    ``bos_token_id`` begins a text of which nothing is given, and each of ``eos_token_ids`` ends
+    one; ``pad_token_id`` fills batches in other programs.
+
     Raises:
         ModelFormatError: a size is not positive, heads do not divide the width, or a setting
             asks for an architecture this engine does not run.
@@ -36,7 +39,9 @@ class GPTConfig:
     scale_attn_weights: bool = True
     scale_attn_by_inverse_layer_idx: bool = False
     tie_word_embeddings: bool = True
-    eos_token_id: int | None = 50256
+    bos_token_id: int | None = 50256
+    eos_token_ids: tuple[int, ...] = (50256,)
+    pad_token_id: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "n_ctx", "n_embd", "n_layer", "n_head", "n_inner"):
@@ -72,6 +77,11 @@ class GPTConfig:
             )
 
     @property
+    def eos_token_id(self) -> int | None:
+        """The first of the tokens that end a text, which is written after one in training."""
+        return self.eos_token_ids[0] if self.eos_token_ids else None
+
+    @property
     def head_dim(self) -> int:
         """Width of one attention head, D = C / H."""
         return self.n_embd // self.n_head
@@ -87,8 +97,15 @@ class GPTConfig:
         return self.n_layer * (4 * self.n_embd**2 + 2 * self.n_embd * self.n_inner)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> GPTConfig:
+    def from_dict(
+        cls, values: Mapping[str, Any], generation: Mapping[str, Any] | None = None
+    ) -> GPTConfig:
         """Read the contents of a Hugging Face ``config.json``.
+
+        Args:
+            values: the contents.
+            generation: those of the ``generation_config.json`` beside it. It comes before the
+                other where the two name another bos or pad, and ends of either end a text.
 
         Raises:
             ModelFormatError: it describes another kind of model, or its sizes are impossible.
@@ -111,26 +128,45 @@ class GPTConfig:
         known = {field.name for field in dataclasses.fields(cls)}
         kept = {k: v for k, v in values.items() if k in known and v is not None}
         kept["n_ctx"] = values.get("n_positions", values.get("n_ctx", cls.n_ctx))
-        eos = values.get("eos_token_id", cls.eos_token_id)
-        kept["eos_token_id"] = eos[0] if isinstance(eos, list) and eos else eos
+        named = (values, generation or {})
+        kept["eos_token_ids"] = tuple(
+            token for each in named for token in _ids(each.get("eos_token_id"))
+        )
+        if "eos_token_id" not in values:
+            kept["eos_token_ids"] = (*cls.eos_token_ids, *kept["eos_token_ids"])
+        for key in ("bos_token_id", "pad_token_id"):
+            default = _ids(values.get(key, getattr(cls, key)))
+            kept[key] = next(iter(_ids((generation or {}).get(key)) or default), None)
         config = cls(**kept)
+
         # Models with a vocabulary of their own often keep GPT-2's 50256, which they do not have.
-        if config.eos_token_id is not None and not (
-            type(config.eos_token_id) is int and 0 <= config.eos_token_id < config.vocab_size
-        ):
-            config = dataclasses.replace(config, eos_token_id=None)
-        return config
+        def there(token: int | None) -> bool:
+            return token is not None and 0 <= token < config.vocab_size
+
+        return dataclasses.replace(
+            config,
+            eos_token_ids=tuple(dict.fromkeys(filter(there, config.eos_token_ids))),
+            bos_token_id=config.bos_token_id if there(config.bos_token_id) else None,
+            pad_token_id=config.pad_token_id if there(config.pad_token_id) else None,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The Hugging Face ``config.json`` of this model."""
         values = dataclasses.asdict(self)
+        ends = values.pop("eos_token_ids")
         return {
             "architectures": ["GPT2LMHeadModel"],
             "model_type": "gpt2",
             **values,
             "n_positions": self.n_ctx,
-            "bos_token_id": self.eos_token_id,
+            "eos_token_id": list(ends) if len(ends) > 1 else self.eos_token_id,
         }
+
+
+def _ids(value: object) -> tuple[int, ...]:
+    """Token ids as files have them: one, or a list; whatever else stands there is none."""
+    values = value if isinstance(value, list) else [value]
+    return tuple(v for v in values if type(v) is int)
 
 
 def tensor_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:

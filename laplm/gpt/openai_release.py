@@ -45,7 +45,7 @@ def read_hparams(values: Mapping[str, Any]) -> GPTConfig:
     # <|endoftext|> is the last token of the release's vocabulary.
     sizes = {name: values[theirs] for name, theirs in names.items()}
     last = sizes["vocab_size"] - 1 if isinstance(sizes["vocab_size"], int) else None
-    return GPTConfig(**sizes, eos_token_id=last)
+    return GPTConfig(**sizes, bos_token_id=last, eos_token_ids=() if last is None else (last,))
 
 
 def read_release(directory: Path) -> dict[str, StoredTensor]:

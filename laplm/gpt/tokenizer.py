@@ -14,16 +14,22 @@ import functools
 import json
 import operator
 import re
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers
+from tokenizers import pre_tokenizers
 
 from laplm.errors import InputError, TokenizerError
-
-_END_OF_TEXT = "<|endoftext|>"
+from laplm.gpt.tokenizer_file import (
+    END_OF_TEXT,
+    from_vocab_and_merges,
+    guarded,
+    has_unknown_patterns,
+    is_panic,
+    read_tokenizer_files,
+)
 
 
 def _byte_alphabet() -> dict[str, int]:
@@ -47,6 +53,9 @@ _ESCAPED = re.compile("[\udc80-\udcff]+")
 _CUT = re.compile(r"(?<=\S)[ \n]")
 _CHUNK = 1 << 14
 _CHUNKS_AT_ONCE = 64
+# How long patterns that come with a model may take; sound ones read a million characters a second.
+_PATTERN_SECONDS = 5
+_PATTERN_CHARACTERS_A_SECOND = 50_000
 
 
 class Tokenizer:
@@ -54,22 +63,39 @@ class Tokenizer:
 
     Attributes:
         vocab_size: Number of tokens, special ones included.
-        eos_token_id: The id that ends a text, or None.
+        special_tokens: Its special tokens by name, such as ``eos_token``.
         special_token_ids: Ids of control tokens such as ``<|endoftext|>``.
+        added_tokens: Ids of all tokens that are found in a text before anything is merged,
+            control tokens or not, by their content.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer, eos_token: str | None = None) -> None:
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        special_tokens: Mapping[str, str] | None = None,
+        name: str = "the tokenizer",
+    ) -> None:
+        """See ``from_directory``.
+
+        Raises:
+            TokenizerError: it cannot encode a text.
+        """
         self._backend = backend
+        self._name = name
         backend.no_truncation()
         backend.no_padding()
-        self.eos_token_id: int | None = backend.token_to_id(eos_token or _END_OF_TEXT)
-        if self.eos_token_id is not None:
-            backend.add_special_tokens([eos_token or _END_OF_TEXT])
+        if special_tokens is None:
+            special_tokens = {"eos_token": END_OF_TEXT}
+        self.special_tokens: Mapping[str, str] = dict(special_tokens)
         # Control tokens written out in a text stay text; _special() reads them as what they are.
         backend.encode_special_tokens = True
         self._special_backend: tokenizers.Tokenizer | None = None
+        self._without_added_tokens: tokenizers.Tokenizer | None = None
         added = backend.get_added_tokens_decoder()
         self._added = {id_: token.content.encode() for id_, token in added.items()}
+        self.added_tokens: Mapping[str, int] = {
+            token.content: id_ for id_, token in sorted(added.items())
+        }
         self.special_token_ids: tuple[int, ...] = tuple(
             sorted(id_ for id_, token in added.items() if token.special)
         )
@@ -89,6 +115,46 @@ class Tokenizer:
                 for token in added.values()
             )
         )
+        self._must_hurry = has_unknown_patterns(backend)
+        self._given_up = False
+        self._prefix, self._suffix = self._post_processor()
+
+    @property
+    def eos_token_id(self) -> int | None:
+        """The id that ends a text, or None."""
+        return self._id_of("eos_token")
+
+    @property
+    def bos_token_id(self) -> int | None:
+        """The id that begins a text, or None."""
+        return self._id_of("bos_token")
+
+    @property
+    def pad_token_id(self) -> int | None:
+        """The id that fills up batches, or None."""
+        return self._id_of("pad_token")
+
+    def _id_of(self, name: str) -> int | None:
+        token = self.special_tokens.get(name)
+        return None if token is None else self._backend.token_to_id(token)
+
+    def _post_processor(self) -> tuple[list[int], list[int]]:
+        """What the post-processor puts before and behind every text."""
+        if self._backend.post_processor is None:
+            return [], []
+        text = next((_CHARACTER_OF[b] for b in b"a1." if b in self._byte_ids), None)
+        if text is None:
+            return [], []
+        plain = guarded(self._name, lambda: self._backend.encode(text, add_special_tokens=False))
+        whole = guarded(self._name, lambda: self._backend.encode(text, add_special_tokens=True))
+        for n in range(len(whole.ids)):
+            if whole.ids[n : n + len(plain.ids)] == plain.ids and not any(
+                whole.special_tokens_mask[n : n + len(plain.ids)]
+            ):
+                return whole.ids[:n], whole.ids[n + len(plain.ids) :]
+        raise TokenizerError(
+            f"{self._name}: its post-processor does not keep the text; fetch or copy it again"
+        )
 
     def __repr__(self) -> str:
         return f"Tokenizer({self.vocab_size:,} tokens)"
@@ -98,44 +164,16 @@ class Tokenizer:
         """The tokenizer of a model directory.
 
         Read from ``tokenizer.json``, or from ``vocab.json`` with ``merges.txt`` (OpenAI's release
-        calls them ``encoder.json`` and ``vocab.bpe``). ``tokenizer_config.json`` may name another
-        token than ``<|endoftext|>`` as the one that ends a text.
+        calls them ``encoder.json`` and ``vocab.bpe``). Added and special tokens of
+        ``tokenizer_config.json``, ``special_tokens_map.json`` and ``added_tokens.json`` are those
+        that transformers finds there.
 
         Raises:
             TokenizerError: neither is there, or the files are not a byte-level BPE.
         """
         path = Path(path)
-        settings = _settings(path / "tokenizer_config.json")
-        eos = _token(settings, "eos_token")
-        file = path / "tokenizer.json"
-        if file.is_file():
-            try:
-                backend = tokenizers.Tokenizer.from_file(str(file))
-            except Exception as error:  # the library raises bare Exception
-                raise TokenizerError(_damaged(str(file), error)) from None
-            if not isinstance(backend.model, models.BPE) or not isinstance(
-                backend.decoder, decoders.ByteLevel
-            ):
-                raise TokenizerError(
-                    f"{file}: not a byte-level BPE, the tokenizer of the GPT-2 family; check that "
-                    "it belongs to this model"
-                )
-            return cls(backend, eos)
-        for vocab, merges in (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe")):
-            if (path / vocab).is_file() and (path / merges).is_file():
-                backend = _from_files(
-                    path / vocab, path / merges, prefix_space=settings.get("add_prefix_space")
-                )
-                # The order in which GPT2Tokenizer adds those that the vocabulary lacks.
-                keys = ("bos_token", "eos_token", "unk_token")
-                control = [_token(settings, key) or _END_OF_TEXT for key in keys]
-                pad = _token(settings, "pad_token")
-                backend.add_special_tokens(list(dict.fromkeys([*control, *([pad] if pad else [])])))
-                return cls(backend, eos)
-        raise TokenizerError(
-            f"{path}: no tokenizer (looked for tokenizer.json, and for vocab.json with "
-            "merges.txt); copy the model's own tokenizer files into this directory"
-        )
+        files = read_tokenizer_files(path)
+        return cls(files.backend, files.special_tokens, str(path))
 
     @classmethod
     def from_files(cls, vocab: Path, merges: Path) -> Tokenizer:
@@ -144,9 +182,9 @@ class Tokenizer:
         Raises:
             TokenizerError: a file is missing or damaged.
         """
-        backend = _from_files(Path(vocab), Path(merges))
-        backend.add_special_tokens([_END_OF_TEXT])
-        return cls(backend)
+        backend = from_vocab_and_merges(Path(vocab), Path(merges))
+        backend.add_special_tokens([END_OF_TEXT])
+        return cls(backend, name=str(vocab))
 
     def to_json(self) -> str:
         """The contents of a ``tokenizer.json`` that is read back as this tokenizer."""
@@ -168,6 +206,34 @@ class Tokenizer:
             ids += self._encode(part, allow_special) if isinstance(part, str) else part
         return ids
 
+    def build_inputs_with_special_tokens(self, ids: list[int]) -> list[int]:
+        """The ids of a text with what the post-processor puts around every text: often a BOS.
+
+        They are those that transformers' tokenizers give for the text, and none for most models.
+        """
+        return [*self._prefix, *ids, *self._suffix]
+
+    def encode_without_added_tokens(self, text: str) -> list[int]:
+        """Token ids of a text in which not even added tokens that are no control tokens are read.
+
+        Raises:
+            TokenizerError: as ``encode``.
+        """
+        return [
+            i
+            for part in self._parts(text)
+            for i in (self._plain(part) if isinstance(part, str) else part)
+        ]
+
+    def _plain(self, text: str) -> list[int]:
+        if self._without_added_tokens is None:
+            values = json.loads(self._backend.to_str()) | {
+                "added_tokens": [],
+                "post_processor": None,
+            }
+            self._without_added_tokens = tokenizers.Tokenizer.from_str(json.dumps(values))
+        return self._encode_batch(self._without_added_tokens, [text])[0].ids if text else []
+
     def encode_words(self, text: str | bytes) -> list[list[int]]:
         """The ids of ``encode``, grouped by the words that a text is cut into before merging.
 
@@ -182,7 +248,7 @@ class Tokenizer:
             if not isinstance(part, str):
                 words += [[id_] for id_ in part]
                 continue
-            encoding = self._backend.encode(part, add_special_tokens=False)
+            (encoding,) = self._encode_batch(self._backend, [part])
             before = None
             for id_, word in zip(encoding.ids, encoding.word_ids, strict=True):
                 if word is None or word != before:
@@ -231,15 +297,57 @@ class Tokenizer:
             return []
         backend = self._special() if allow_special else self._backend
         if not self._can_cut or len(text) < 2 * _CHUNK:
-            ids: list[int] = backend.encode(text, add_special_tokens=False).ids
-            return ids
+            (encoding,) = self._encode_batch(backend, [text])
+            whole: list[int] = encoding.ids
+            return whole
         ids = []
         chunks = list(_chunks(text))
         for i in range(0, len(chunks), _CHUNKS_AT_ONCE):
-            batch = chunks[i : i + _CHUNKS_AT_ONCE]
-            for encoding in backend.encode_batch_fast(batch, add_special_tokens=False):
+            for encoding in backend.encode_batch_fast(
+                chunks[i : i + _CHUNKS_AT_ONCE], add_special_tokens=False
+            ):
                 ids += encoding.ids
         return ids
+
+    def _encode_batch(
+        self, backend: tokenizers.Tokenizer, texts: list[str]
+    ) -> list[tokenizers.Encoding]:
+        """Encode texts; with patterns that a file brings, for so long as is reasonable.
+
+        A pattern may backtrack for ever, and nothing can stop it: the thread that it runs in is
+        left behind, and nothing is encoded with it any more.
+        """
+        if not self._must_hurry:
+            try:
+                return [backend.encode(text, add_special_tokens=False) for text in texts]
+            except BaseException as error:
+                if not (isinstance(error, Exception) or is_panic(error)):
+                    raise
+                raise TokenizerError(f"{self._name} cannot encode this text ({error})") from None
+        return guarded(self._name, lambda: self._encode_in_time(backend, texts))
+
+    def _encode_in_time(
+        self, backend: tokenizers.Tokenizer, texts: list[str]
+    ) -> list[tokenizers.Encoding]:
+        results: list[list[tokenizers.Encoding] | BaseException] = []
+
+        def encode() -> None:
+            try:  # unlike ``encode``, this lets other threads of Python run meanwhile
+                results.append(backend.encode_batch(texts, add_special_tokens=False))
+            except BaseException as error:
+                results.append(error)
+
+        if not self._given_up:
+            thread = threading.Thread(target=encode, name="laplm-tokenizer", daemon=True)
+            thread.start()
+            thread.join(_PATTERN_SECONDS + sum(map(len, texts)) / _PATTERN_CHARACTERS_A_SECOND)
+        if not results:
+            self._given_up = True
+            raise TimeoutError("a pattern of its pre-tokenizer does not come to an end")
+        (result,) = results
+        if isinstance(result, BaseException):
+            raise result
+        return result
 
     def _special(self) -> tokenizers.Tokenizer:
         if self._special_backend is None:
@@ -325,41 +433,3 @@ def _chunks(text: str) -> Iterator[str]:
         end = cut.start() if cut else len(text)
         yield text[start:end]
         start = end
-
-
-def _from_files(vocab: Path, merges: Path, prefix_space: Any = False) -> tokenizers.Tokenizer:
-    for file in (vocab, merges):
-        if not file.is_file():
-            raise TokenizerError(f"{file}: no such file; it is half of the tokenizer")
-    try:
-        model = models.BPE.from_file(str(vocab), str(merges))
-    except Exception as error:  # the library raises bare Exception
-        raise TokenizerError(_damaged(f"{vocab} with {merges}", error)) from None
-    backend = tokenizers.Tokenizer(model)
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=bool(prefix_space))
-    backend.decoder = decoders.ByteLevel()
-    return backend
-
-
-def _damaged(what: str, error: Exception) -> str:
-    cause = " ".join(str(error).split())
-    return f"{what}: not readable as a tokenizer ({cause}); fetch or copy it again"
-
-
-def _settings(path: Path) -> dict[str, Any]:
-    """``tokenizer_config.json``, which a tokenizer may do without."""
-    if not path.is_file():
-        return {}
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise TokenizerError(_damaged(str(path), error)) from None
-    return values if isinstance(values, dict) else {}
-
-
-def _token(settings: dict[str, Any], key: str) -> str | None:
-    """A control token of ``tokenizer_config.json``, which writes it as a text or an object."""
-    token = settings.get(key)
-    if isinstance(token, dict):
-        token = token.get("content")
-    return token if isinstance(token, str) and token else None

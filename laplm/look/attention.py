@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from laplm.errors import InputError
 from laplm.look import figures, passes
 from laplm.look.view import Column, Grid, Maps, Model, Part, Table, View
-from laplm.run.generate import end_of_text
+from laplm.run.generate import begin_of_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -292,7 +292,7 @@ def repeated_tokens(
     config = model.config
     if length < 2 or repeats < 2:
         raise InputError(f"length {length} and repeats {repeats} must both be 2 or more")
-    begin = end_of_text(model.tokenizer, config)
+    begin = begin_of_text(model.tokenizer, config)
     ids = [] if begin is None else [begin]
     # A BPE numbers its tokens about in the order of frequency; like Olsson et al., the most and
     # the least frequent are left out.

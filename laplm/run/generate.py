@@ -10,7 +10,7 @@ import dataclasses
 import math
 import secrets
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, TypedDict, Unpack
 
@@ -215,7 +215,7 @@ class Row:
         *,
         max_new_tokens: int,
         known: int,
-        eos_token_id: int | None = None,
+        eos_token_ids: Collection[int] = (),
         logprobs: int | None = 0,
         ended: Callable[[int, int], bool] | None = None,
         nudges: Nudges | None = None,
@@ -233,7 +233,7 @@ class Row:
         self._n_prompt = len(self.ids)
         self._end = self._n_prompt + max_new_tokens
         self._known = known
-        self._eos_token_id = eos_token_id
+        self._eos_token_ids = eos_token_ids
         self._logprobs = logprobs
         self._ended = ended
         self._nudges = nudges
@@ -245,7 +245,7 @@ class Row:
         token = sample(chosen, self._params, self._rng, self.ids)
         self.ids.append(token)
         reason: FinishReason | None = None
-        if token == self._eos_token_id:
+        if token in self._eos_token_ids:
             reason = "eos"
         elif self._ended is not None and self._ended(self.index, token):
             reason = "stop"
@@ -265,7 +265,7 @@ def generate_tokens(
     *,
     max_new_tokens: int = DEFAULT_NEW_TOKENS,
     samples: int = 1,
-    eos_token_id: int | None = None,
+    eos_token_id: int | Collection[int] | None = None,
     logprobs: int = 0,
     slide: bool = False,
     kv_cache: KVCache | None = None,
@@ -283,7 +283,7 @@ def generate_tokens(
         params: how tokens are chosen.
         max_new_tokens: tokens drawn per sample, at most.
         samples: how many continuations.
-        eos_token_id: the token that ends a sample; None for none.
+        eos_token_id: the token that ends a sample, or several of which each does; None for none.
         logprobs: how many alternatives to report with each token.
         slide: go on beyond the model's context by dropping its oldest half when it is full.
         kv_cache: a cache to work in. What it shares with the prompt is not computed again; with
@@ -317,12 +317,18 @@ def generate_tokens(
         params,
         max_new_tokens,
         samples,
-        eos_token_id,
+        _as_ids(eos_token_id),
         logprobs,
         cache,
         ended,
         known,
     )
+
+
+def _as_ids(eos_token_id: int | Collection[int] | None) -> frozenset[int]:
+    if eos_token_id is None:
+        return frozenset()
+    return frozenset((eos_token_id,) if isinstance(eos_token_id, int) else eos_token_id)
 
 
 def _draw_tokens(
@@ -331,7 +337,7 @@ def _draw_tokens(
     params: SamplingParams,
     max_new_tokens: int,
     samples: int,
-    eos_token_id: int | None,
+    eos_token_ids: Collection[int],
     logprobs: int,
     cache: KVCache,
     ended: Callable[[int, int], bool] | None,
@@ -347,7 +353,7 @@ def _draw_tokens(
             caches[i],
             max_new_tokens=max_new_tokens,
             known=known,
-            eos_token_id=eos_token_id,
+            eos_token_ids=eos_token_ids,
             logprobs=logprobs,
             ended=ended,
         )
@@ -453,7 +459,8 @@ def encode_prompt(
 ) -> list[int]:
     """Token ids of a prompt: text, bytes (UTF-8 or not), or ids as they are.
 
-    An empty prompt becomes the token that stands between texts, as in transformers. A prompt of
+    Text gets what the tokenizer's post-processor puts around it (a BOS, in some models), and an
+    empty prompt becomes the token that begins texts, both as in transformers. A prompt of
     megabytes is refused after looking at a part of it.
 
     Raises:
@@ -466,26 +473,41 @@ def encode_prompt(
             share = len(tokenizer.encode(prompt[:_COUNT_SAMPLE])) / _COUNT_SAMPLE
             if share * len(prompt) > 2 * config.n_ctx:
                 raise _too_long(f"about {share * len(prompt):,.0f}", config)
-        ids = tokenizer.encode(prompt)
+        ids = tokenizer.build_inputs_with_special_tokens(tokenizer.encode(prompt))
     else:
         ids = [int(i) for i in prompt]
     if not ids:
-        eos = end_of_text(tokenizer, config)
-        if eos is None:
+        begin = begin_of_text(tokenizer, config)
+        if begin is None:
             raise InputError("the prompt is empty; write the beginning of a text")
-        ids = [eos]
+        ids = [begin]
     _check_ids(ids, config)
     if not slide and len(ids) >= config.n_ctx:
         raise _too_long(f"{len(ids):,}", config)
     return ids
 
 
-def end_of_text(tokenizer: Tokenizer, config: GPTConfig) -> int | None:
-    """The id that ends a text, by the model's config or else its tokenizer; None without one."""
-    for eos in (config.eos_token_id, tokenizer.eos_token_id):
-        if eos is not None and 0 <= eos < config.vocab_size:
-            return eos
-    return None
+def end_tokens(tokenizer: Tokenizer, config: GPTConfig) -> frozenset[int]:
+    """The ids of which each ends a text: those of the model's config, and its tokenizer's."""
+    own = {tokenizer.eos_token_id} - {None}
+    return frozenset(
+        i for i in {*config.eos_token_ids, *own} if i is not None and i < config.vocab_size
+    )
+
+
+def begin_of_text(tokenizer: Tokenizer, config: GPTConfig) -> int | None:
+    """The id that a text of which nothing is given begins with; None without one.
+
+    That of the model's config, or else its tokenizer's; a model without one is given the token
+    that ends its texts, after which another one begins.
+    """
+    named = (
+        config.bos_token_id,
+        tokenizer.bos_token_id,
+        *config.eos_token_ids,
+        tokenizer.eos_token_id,
+    )
+    return next((i for i in named if i is not None and 0 <= i < config.vocab_size), None)
 
 
 class StopMatcher:
@@ -668,7 +690,7 @@ class GenerationStream(Iterator[GenerationStep]):
             self.params,
             max_new_tokens=request.max_new_tokens,
             samples=request.samples,
-            eos_token_id=None if request.ignore_eos else end_of_text(tokenizer, gpt.config),
+            eos_token_id=None if request.ignore_eos else end_tokens(tokenizer, gpt.config),
             logprobs=request.logprobs,
             slide=request.slide,
             kv_cache=self._cache,

@@ -13,6 +13,7 @@ from laplm import hub
 from laplm.errors import ContextLengthError, ModelFormatError, ModelNotFoundError
 from laplm.gpt.activations import MAX_BYTES, ActivationCache, check_bytes, run_with_cache
 from laplm.gpt.adapter import is_adapter, open_adapter, read_adapter_config
+from laplm.gpt.chat import ChatTemplate
 from laplm.gpt.checkpoint import Checkpoint, open_checkpoint
 from laplm.gpt.config import GPTConfig
 from laplm.gpt.kv_cache import KVCache
@@ -76,7 +77,7 @@ class LanguageModel:
         self.precision: Precision = precision
         self.checkpoint: Checkpoint
         self.tokenizer: Tokenizer
-        self.checkpoint, self.tokenizer = _open(self.path)
+        self.checkpoint, self.tokenizer, self._base_path = _open(self.path)
         self._threads = threads
         self._progress = progress
         self._kv_cache: KVCache | None = None
@@ -98,6 +99,18 @@ class LanguageModel:
         gpt = GPT(self.checkpoint, self.precision, threads=self._threads, progress=self._progress)
         self._engine_seconds = time.perf_counter() - start
         return gpt
+
+    @cached_property
+    def chat_template(self) -> ChatTemplate | None:
+        """What makes token ids of a conversation; None for a model that knows none.
+
+        An adapter without one of its own has that of its base model.
+
+        Raises:
+            ChatTemplateError: its files cannot be read.
+        """
+        own = ChatTemplate.from_directory(self.path, self.tokenizer)
+        return own or ChatTemplate.from_directory(self._base_path, self.tokenizer)
 
     @property
     def load_seconds(self) -> float:
@@ -226,10 +239,13 @@ class LanguageModel:
         self._kv_cache = kv_cache
 
 
-def _open(path: Path) -> tuple[Checkpoint, Tokenizer]:
-    """The weights and the tokenizer of a model directory, or of an adapter and its base model."""
+def _open(path: Path) -> tuple[Checkpoint, Tokenizer, Path]:
+    """The weights and the tokenizer of a model directory, or of an adapter and its base model.
+
+    The directory of the base model comes last; of a model that is none, its own.
+    """
     if not is_adapter(path):
-        return open_checkpoint(path), Tokenizer.from_directory(path)
+        return open_checkpoint(path), Tokenizer.from_directory(path), path
     base = hub.locate_base(path, read_adapter_config(path).base_model_name_or_path)
     if is_adapter(base):
         raise ModelFormatError(
@@ -237,7 +253,7 @@ def _open(path: Path) -> tuple[Checkpoint, Tokenizer]:
             "that one into its own model first, with peft's merge_and_unload()"
         )
     checkpoint = open_adapter(path, open_checkpoint(base))
-    return checkpoint, Tokenizer.from_directory(path if hub.has_tokenizer(path) else base)
+    return checkpoint, Tokenizer.from_directory(path if hub.has_tokenizer(path) else base), base
 
 
 def load(

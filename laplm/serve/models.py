@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from starlette.responses import Response
 from laplm import built_in, hub
 from laplm.errors import InputError, LaplmError
 from laplm.gpt.adapter import is_adapter, read_adapter_config
+from laplm.gpt.chat import read_chat_templates
 from laplm.gpt.checkpoint import read_config
 from laplm.serve.problems import BODY, ApiError, Json, answers
 from laplm.serve.scheduler import Scheduler, Watcher
@@ -343,17 +343,6 @@ def given_models(words: list[str]) -> dict[str, str]:
     return given
 
 
-def chat_template(path: Path) -> str | None:
-    """The chat template of a model directory, when it was tuned on conversations."""
-    with contextlib.suppress(OSError, ValueError):
-        return (path / "chat_template.jinja").read_text(encoding="utf-8")
-    with contextlib.suppress(OSError, ValueError):
-        values = json.loads((path / "tokenizer_config.json").read_text(encoding="utf-8"))
-        template = values.get("chat_template") if isinstance(values, dict) else None
-        return template if isinstance(template, str) else None
-    return None
-
-
 def _installed() -> dict[str, str]:
     return {model.name: model.name for model in hub.installed() if model.problem is None}
 
@@ -379,6 +368,7 @@ def _describe(name: str, target: str) -> dict[str, Any]:
         if adapter:
             base = hub.locate_base(path, read_adapter_config(path).base_model_name_or_path)
         config: GPTConfig = read_config(base)
+        chat = bool(read_chat_templates(path) or read_chat_templates(base))
     except LaplmError as error:
         return out | {"description": str(error)}
     is_built_in = path.resolve() == built_in.DIRECTORY.resolve()
@@ -386,7 +376,7 @@ def _describe(name: str, target: str) -> dict[str, Any]:
         "path": str(path),
         "built_in": is_built_in,
         "bytes_on_disk": sum(f.stat().st_size for f in path.glob("*") if f.is_file()),
-        "chat": chat_template(path) is not None,
+        "chat": chat,
         "adapter": adapter,
         "description": built_in.summary() or "" if is_built_in else "",
         "parameters": config.n_parameters,

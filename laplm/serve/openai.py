@@ -23,8 +23,7 @@ from laplm.errors import ContextLengthError
 from laplm.gpt.tokenizer import Tokenizer
 from laplm.run.generate import GenerationStep, encode_prompt, seeded
 from laplm.run.sampler import Nudges, SamplingParams
-from laplm.serve.chat import ChatTemplate, Message
-from laplm.serve.models import Registry, Served, chat_template
+from laplm.serve.models import Registry, Served
 from laplm.serve.problems import BODY, ApiError, Json, answers, given
 from laplm.serve.scheduler import Item, Job, Order, PromptToken
 from laplm.serve.streams import DONE, EventStream, event, unless_gone
@@ -561,8 +560,8 @@ async def _stream_completion(batch: _Batch, body: CompletionRequest) -> AsyncGen
 
 def _chat_order(served: Served, body: ChatRequest) -> Order:
     lm = served.lm
-    source = chat_template(lm.path)
-    if source is None:
+    template = lm.chat_template
+    if template is None:
         raise ApiError(
             400,
             f"{served.name} was not tuned on conversations and has no chat template; use "
@@ -570,9 +569,11 @@ def _chat_order(served: Served, body: ChatRequest) -> Order:
             param="model",
             code="no_chat_template",
         )
-    template = ChatTemplate(source)
-    messages = [Message(_role(message.role), _content(message)) for message in body.messages]
-    ids = encode_prompt(template.render(messages), lm.tokenizer, lm.config, slide=True)
+    messages = [
+        {"role": _role(message.role), "content": _content(message)} for message in body.messages
+    ]
+    ids = template.encode(messages, add_generation_prompt=True)
+    ids = encode_prompt(ids, lm.tokenizer, lm.config, slide=True)
     asked = body.max_completion_tokens or body.max_tokens
     room = lm.config.n_ctx - len(ids)
     new = max(1, room) if asked is None else asked
@@ -584,7 +585,8 @@ def _chat_order(served: Served, body: ChatRequest) -> Order:
         params=body.sampling_params(),
         max_new_tokens=new,
         samples=body.n or 1,
-        stop=(*body.stops(), *template.turn_ends()),
+        stop=(*body.stops(), *template.turn_end.stop),
+        end_token_ids=template.turn_end.token_ids,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         ignore_eos=bool(body.ignore_eos),
         nudges=body.nudges(lm.config.vocab_size),

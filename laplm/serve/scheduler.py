@@ -29,7 +29,7 @@ from laplm.run.generate import (
     Row,
     SampleText,
     TokenLogprob,
-    end_of_text,
+    end_tokens,
     shared_prefix,
 )
 from laplm.run.sampler import Nudges, SamplingParams, top_logprobs
@@ -76,6 +76,7 @@ class Order:
         max_new_tokens: for each sample; 0 only reads the prompt.
         samples: how many.
         stop: strings that end a text.
+        end_token_ids: tokens that end it, besides those that end every text of the model.
         logprobs: alternatives reported with each token; None reports no probabilities.
         score_prompt: report the prompt's tokens too.
         ignore_eos: go on when the model ends its text.
@@ -87,6 +88,7 @@ class Order:
     max_new_tokens: int
     samples: int = 1
     stop: tuple[str, ...] = ()
+    end_token_ids: tuple[int, ...] = ()
     logprobs: int | None = None
     score_prompt: bool = False
     ignore_eos: bool = False
@@ -205,7 +207,7 @@ class Scheduler:
         self._queue = queue
         self._time_limit = time_limit
         self._watcher = watcher
-        self._eos = end_of_text(lm.tokenizer, lm.config)
+        self._eos = end_tokens(lm.tokenizer, lm.config)
         self._known = min(lm.tokenizer.vocab_size, lm.config.vocab_size)
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
@@ -438,7 +440,7 @@ class Scheduler:
                 job.cache if last else job.cache.fork(1)[0],
                 max_new_tokens=order.max_new_tokens,
                 known=self._known,
-                eos_token_id=None if order.ignore_eos else self._eos,
+                eos_token_ids=() if order.ignore_eos else self._eos.union(order.end_token_ids),
                 logprobs=order.logprobs,
                 ended=lambda _, token, text=text: text.feed(token),  # type: ignore[misc]
                 nudges=order.nudges,

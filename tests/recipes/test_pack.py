@@ -26,7 +26,9 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TorchGPT:
     make_tokenizer_json(tmp_path)
     size = Tokenizer.from_directory(tmp_path).vocab_size
     model = TorchGPT(
-        GPTConfig(vocab_size=size, n_ctx=64, n_embd=32, n_layer=2, n_head=2, eos_token_id=size - 1)
+        GPTConfig(
+            vocab_size=size, n_ctx=64, n_embd=32, n_layer=2, n_head=2, eos_token_ids=(size - 1,)
+        )
     )
     model.initialise(seed=0)
     data = np.random.default_rng(0).integers(0, size, 1000).astype(np.uint16)

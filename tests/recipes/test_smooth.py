@@ -11,7 +11,7 @@ from recipes.pocket.smooth import smooth
 
 def uneven_model() -> TorchGPT:
     """A model with channels of very different sizes after its second norms."""
-    config = GPTConfig(vocab_size=50, n_ctx=16, n_embd=32, n_layer=2, n_head=2, eos_token_id=49)
+    config = GPTConfig(vocab_size=50, n_ctx=16, n_embd=32, n_layer=2, n_head=2, eos_token_ids=(49,))
     model = TorchGPT(config)
     model.initialise(1)
     generator = torch.Generator().manual_seed(2)

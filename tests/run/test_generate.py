@@ -510,7 +510,7 @@ def test_an_option_that_does_not_exist_is_refused(lm) -> None:
 
 
 def test_an_empty_prompt_without_a_token_to_begin_with_is_refused(tokenizer) -> None:
-    config = GPTConfig(vocab_size=300, n_ctx=16, n_embd=8, n_layer=1, n_head=1, eos_token_id=None)
+    config = GPTConfig(vocab_size=300, n_ctx=16, n_embd=8, n_layer=1, n_head=1, eos_token_ids=())
     with pytest.raises(InputError, match="prompt is empty"):
         encode_prompt("", tokenizer, config)
 
