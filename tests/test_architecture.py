@@ -39,7 +39,7 @@ LIBRARIES = {
     "home": {"platformdirs"},
     "machine": {"psutil"},
     "hub": {"huggingface_hub", "rich"},
-    "gpt": {"llvmlite", "numba", "numpy", "tokenizers", "torch"},
+    "gpt": {"jinja2", "llvmlite", "numba", "numpy", "tokenizers", "torch"},
     "run": {"numpy"},
     "look": {"matplotlib", "numpy", "pandas"},
     "tune": {
@@ -57,7 +57,6 @@ LIBRARIES = {
     },
     "serve": {
         "fastapi",
-        "jinja2",
         "numpy",
         "prometheus_client",
         "pydantic",

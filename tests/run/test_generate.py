@@ -67,7 +67,7 @@ class ScriptedGPT:
     def __init__(self, script: list[int], vocab_size: int, n_ctx: int = 4096) -> None:
         self.config = GPTConfig(
             vocab_size=vocab_size, n_ctx=n_ctx, n_embd=8, n_layer=1, n_head=1,
-            eos_token_id=vocab_size - 1,
+            eos_token_ids=(vocab_size - 1,),
         )  # fmt: skip
         self.script = script
         self.prompt = 0
