@@ -57,6 +57,7 @@ LIBRARIES = {
     },
     "serve": {
         "fastapi",
+        "jinja2",
         "numpy",
         "prometheus_client",
         "pydantic",
