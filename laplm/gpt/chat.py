@@ -262,8 +262,8 @@ def read_chat_templates(directory: Path) -> dict[str, str]:
         TokenizerError: ``tokenizer_config.json`` is damaged.
     """
     files = {DEFAULT: directory / "chat_template.jinja"}
-    if (directory / "chat_templates").is_dir():
-        more = sorted((directory / "chat_templates").glob("*.jinja"))
+    if (named := directory / "additional_chat_templates").is_dir():
+        more = sorted(named.glob("*.jinja"))
         files |= {file.name.removesuffix(".jinja"): file for file in more}
     own = {name: _read_text(file) for name, file in files.items() if file.is_file()}
     if own:

@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,9 @@ from laplm.gpt.tensor_file import (
     write_error,
     write_safetensors,
 )
+
+if TYPE_CHECKING:
+    from laplm.gpt.pretrained_settings import PretrainedSettings
 
 __all__ = [
     "Checkpoint",
@@ -471,6 +474,7 @@ def save_checkpoint(
     tensors: Mapping[str, NDArray[Any]],
     dtype: StoredDtype = "fp32",
     tokenizer_json: str | None = None,
+    settings: PretrainedSettings | None = None,
 ) -> None:
     """Write a model directory that laplm and transformers load.
 
@@ -483,12 +487,15 @@ def save_checkpoint(
         tensors: The weights by the names and in the shapes of ``tensor_shapes(config)``.
         dtype: How the numbers are stored.
         tokenizer_json: Contents of ``tokenizer.json``, when the model has a tokenizer.
+        settings: What else the model came with; None writes GPT-2's.
 
     Raises:
         InputError: a tensor is missing, has another shape, or does not fit the number format.
         CacheError: the disk is full or cannot be written.
     """
     import shutil
+
+    from laplm.gpt.pretrained_settings import PretrainedSettings
 
     directory = Path(directory)
     code = next(code for code, name in _DTYPES.items() if name == dtype)
@@ -501,10 +508,11 @@ def save_checkpoint(
         entries.append((prefix + name, code, shape, _encoder(name, tensors[name], dtype)))
 
     long_name = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}[dtype]
-    texts = {"config.json": json.dumps(config.to_dict() | {"torch_dtype": long_name}, indent=2)}
+    settings = settings or PretrainedSettings()
+    files = settings.files(config, long_name, tokenizer_json)
+    texts = {name: json.dumps(values, indent=2) for name, values in files.items()}
     if tokenizer_json is not None:
         texts["tokenizer.json"] = tokenizer_json
-        texts["tokenizer_config.json"] = _tokenizer_config(config, tokenizer_json)
     advice = "free some space, or choose another directory"
     staging = directory.with_name(f".{directory.name}.{os.urandom(6).hex()}.tmp")
     try:
@@ -543,15 +551,3 @@ def _encoder(name: str, tensor: NDArray[Any], dtype: StoredDtype) -> Callable[[]
         return half
 
     return encode
-
-
-def _tokenizer_config(config: GPTConfig, tokenizer_json: str) -> str:
-    values: dict[str, Any] = {
-        "tokenizer_class": "GPT2Tokenizer",
-        "model_max_length": config.n_ctx,
-        "add_prefix_space": False,
-    }
-    for token in json.loads(tokenizer_json).get("added_tokens", []):
-        if token["id"] == config.eos_token_id:
-            values |= dict.fromkeys(("bos_token", "eos_token", "unk_token"), token["content"])
-    return json.dumps(values, indent=2)

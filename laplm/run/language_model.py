@@ -18,6 +18,7 @@ from laplm.gpt.checkpoint import Checkpoint, open_checkpoint
 from laplm.gpt.config import GPTConfig
 from laplm.gpt.kv_cache import KVCache
 from laplm.gpt.model import GPT
+from laplm.gpt.pretrained_settings import PretrainedSettings
 from laplm.gpt.quantize import Precision, Progress
 from laplm.gpt.reference import Tap
 from laplm.gpt.tokenizer import Tokenizer
@@ -91,6 +92,11 @@ class LanguageModel:
     def config(self) -> GPTConfig:
         """The model's sizes."""
         return self.checkpoint.config
+
+    @cached_property
+    def settings(self) -> PretrainedSettings:
+        """What its directory says beside weights and tokens, for whoever writes it again."""
+        return PretrainedSettings.from_directories(self.path, self._base_path, self.tokenizer)
 
     @cached_property
     def gpt(self) -> GPT:

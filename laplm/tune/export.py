@@ -23,6 +23,7 @@ from laplm.gpt import reference
 from laplm.gpt.adapter import is_adapter
 from laplm.gpt.checkpoint import Checkpoint, StoredDtype, open_checkpoint, save_checkpoint
 from laplm.gpt.config import GPTConfig, tensor_shapes
+from laplm.gpt.pretrained_settings import PretrainedSettings
 from laplm.gpt.tokenizer import Tokenizer
 from laplm.home import write_whole
 
@@ -57,6 +58,10 @@ class Model(Protocol):
     path: Path
     checkpoint: Checkpoint
     tokenizer: Tokenizer
+
+    @property
+    def settings(self) -> PretrainedSettings:
+        """What its directory says beside weights and tokens."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,10 +122,8 @@ def _export_directory(model: Model, path: Path, precision: str) -> Exported:
             tensors,
             _STORED[precision],
             model.tokenizer.to_json(),
+            model.settings,
         )
-        template = _chat_template(model.path)
-        if template is not None:
-            write_chat_template(temporary, template)
         written = open_checkpoint(temporary)
         found = {name: written.tensor(name) for name in written.names}
         deviation = _deviation(model.checkpoint, found, written.config, precision)
@@ -136,27 +139,6 @@ def _export_directory(model: Model, path: Path, precision: str) -> Exported:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return Exported(path, written.size_bytes, deviation)
-
-
-def write_chat_template(directory: Path, template: str) -> None:
-    """Put a template into a model directory's ``tokenizer_config.json``, beside what is there.
-
-    Raises:
-        CacheError: the disk is full or cannot be written.
-    """
-    path = directory / "tokenizer_config.json"
-    values = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    values["chat_template"] = template
-    write_whole(path, (json.dumps(values, indent=2) + "\n").encode())
-
-
-def _chat_template(directory: Path) -> str | None:
-    try:
-        values = json.loads((directory / "tokenizer_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    template = values.get("chat_template") if isinstance(values, dict) else None
-    return template if isinstance(template, str) else None
 
 
 # --- GGUF -------------------------------------------------------------------------------------
@@ -272,9 +254,8 @@ def _add_tokenizer(writer: Any, gguf: Any, model: Model) -> None:
             writer.add_eos_token_id(end)
             break
     writer.add_add_bos_token(False)
-    template = _chat_template(model.path)
-    if template is not None:
-        writer.add_chat_template(template)
+    if model.settings.chat_templates:
+        writer.add_chat_template(model.settings.listed_templates())
 
 
 def _gguf_name(name: str) -> str:

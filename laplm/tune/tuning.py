@@ -18,14 +18,15 @@ from typing import Any, Literal, Protocol
 
 from laplm.errors import InputError, MissingExtraError
 from laplm.gpt.adapter import is_adapter
+from laplm.gpt.chat import DEFAULT
 from laplm.gpt.checkpoint import Checkpoint, save_checkpoint
+from laplm.gpt.pretrained_settings import PretrainedSettings
 from laplm.gpt.quantize import Progress
 from laplm.gpt.tokenizer import Tokenizer
 from laplm.home import write_whole
 from laplm.machine import available_bytes, peak_bytes
 from laplm.tune import adamw, attention, pointwise
 from laplm.tune.curve import draw_loss_curve
-from laplm.tune.export import write_chat_template
 from laplm.tune.lock import check_unlocked, lock_directory
 from laplm.tune.lora import LoRAConfig, add_lora, save_adapter
 from laplm.tune.memory import MemoryPlan, plan_memory
@@ -54,6 +55,10 @@ class Model(Protocol):
     name: str
     checkpoint: Checkpoint
     tokenizer: Tokenizer
+
+    @property
+    def settings(self) -> PretrainedSettings:
+        """What its directory says beside weights and tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -666,15 +671,17 @@ def _save(
     config: TuneConfig,
     reading: Reading,
 ) -> None:
-    tokenizer = model.tokenizer.to_json()
+    settings, tokenizer = model.settings, model.tokenizer.to_json()
+    if not settings.chat_templates and reading.chat_template is not None:
+        settings = dataclasses.replace(settings, chat_templates={DEFAULT: reading.chat_template})
     if config.method == "full":
         arrays = {name: value.to("cpu", torch.float32).numpy() for name, value in weights.items()}
-        save_checkpoint(directory, model.checkpoint.config, arrays, "fp32", tokenizer)
-    else:
-        write_whole(directory / "tokenizer.json", tokenizer.encode())
-        save_adapter(directory, weights, config.lora, _lasting_name(model))
-    if reading.chat_template is not None:
-        write_chat_template(directory, reading.chat_template)
+        save_checkpoint(directory, model.checkpoint.config, arrays, "fp32", tokenizer, settings)
+        return
+    values = settings.tokenizer_config_json(model.checkpoint.config, tokenizer)
+    write_whole(directory / "tokenizer.json", tokenizer.encode())
+    write_whole(directory / "tokenizer_config.json", (json.dumps(values, indent=2) + "\n").encode())
+    save_adapter(directory, weights, config.lora, _lasting_name(model))
 
 
 def _json(values: dict[str, Any]) -> dict[str, Any]:
