@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Scope
 import laplm
 from laplm.errors import LaplmError
 from laplm.serve import look, models, openai, tuning
+from laplm.serve.addresses import Addressed
 from laplm.serve.metrics import CONTENT_TYPE, Metrics
 from laplm.serve.models import Registry, Settings
 from laplm.serve.problems import (
@@ -102,6 +103,7 @@ def make_app(options: Options) -> tuple[ASGIApp, Parts]:
         description="Run, look inside and teach a GPT-2-family model: OpenAI's API and more.",
         docs_url=None,  # its page loads scripts from outside
         redoc_url=None,
+        redirect_slashes=False,  # addresses.py has taken them off
         lifespan=lifespan,
         responses=answers(401, 403, 503),
         exception_handlers={
@@ -120,11 +122,10 @@ def make_app(options: Options) -> tuple[ASGIApp, Parts]:
     _add_page(app)
 
     def route_of(scope: Scope) -> str:
-        route = scope.get("route")
-        return getattr(route, "path", "other")
+        return getattr(scope.get("route"), "path", "other")
 
     secured = Secured(app, options.guard, log_prompts=options.log_prompts)
-    return Observed(secured, metrics, route_of), parts
+    return Observed(Addressed(secured), metrics, route_of), parts
 
 
 def _add_health(app: FastAPI, metrics: Metrics) -> None:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from laplm.serve.models import Served
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_METHODS = frozenset(
+    {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"}
+)
 _FAST = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 _LONG = (0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300)
 
@@ -48,7 +51,9 @@ class Metrics:
 
     def request(self, route: str, method: str, status: int, seconds: float) -> None:
         """A request has been answered."""
-        self._requests.labels(route, method, str(status)).inc()
+        # A client may invent methods, and each would be kept for good.
+        named = method if method in _METHODS else "other"
+        self._requests.labels(route, named, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
 
     def token(self, seconds: float, *, first: bool) -> None:

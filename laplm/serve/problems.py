@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -19,6 +20,8 @@ from laplm.errors import (
     MissingExtraError,
     ModelNotFoundError,
 )
+from laplm.look.view import plain
+from laplm.serve.logs import log_exception
 
 _TYPES = {
     401: "authentication_error",
@@ -60,6 +63,7 @@ class ErrorBody(BaseModel):
     error: Problem
 
 
+_INTERNAL = "internal"
 CLIENT_GONE = 499  # as nginx counts requests whose client did not wait for an answer
 BODY = (400, 408, 413, 415)  # where a request has a body
 
@@ -93,8 +97,14 @@ class Json(Response):
 
 
 def to_json(content: Any) -> bytes:
-    """JSON in UTF-8; numbers must be numbers."""
-    text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    """JSON in UTF-8. It has no word for NaN and infinities: they come as null."""
+    write = functools.partial(
+        json.dumps, ensure_ascii=False, allow_nan=False, separators=(",", ":")
+    )
+    try:
+        text = write(content)
+    except ValueError:  # seldom, so they are looked for only then
+        text = write(plain(content))
     return text.encode("utf-8", errors="replace")
 
 
@@ -142,8 +152,16 @@ def problem_of(error: Exception) -> ApiError:
     if isinstance(error, MemoryError):
         return ApiError(503, "not enough memory; ask for less, or for a smaller model")
     return ApiError(
-        500, f"internal error ({type(error).__name__}); the server's log says more", code="internal"
+        500, f"internal error ({type(error).__name__}); the server's log says more", code=_INTERNAL
     )
+
+
+def logged_problem_of(error: Exception) -> ApiError:
+    """As ``problem_of``, for errors that go no further: one of ours is in the log, as it says."""
+    problem = problem_of(error)
+    if problem.code == _INTERNAL:
+        log_exception("error", error)
+    return problem
 
 
 async def answer_http_exception(_: Request, error: Exception) -> Response:

@@ -33,7 +33,7 @@ from laplm.run.generate import (
     shared_prefix,
 )
 from laplm.run.sampler import Nudges, SamplingParams, top_logprobs
-from laplm.serve.problems import ApiError, problem_of
+from laplm.serve.problems import ApiError, logged_problem_of
 
 if TYPE_CHECKING:
     from laplm.run.language_model import LanguageModel
@@ -293,8 +293,9 @@ class Scheduler:
                 self._drop()
                 self._pass()
             except Exception as error:  # one bad pass must not end the thread
+                problem = logged_problem_of(error)
                 for job in self._jobs():
-                    self._fail(job, problem_of(error))
+                    self._fail(job, problem)
             self._deliver()
 
     def _jobs(self) -> list[Job]:
@@ -461,7 +462,7 @@ class Scheduler:
         try:
             step = sample.text.step(sample.row.draw(self._gpt, logits))
         except Exception as error:  # logits that are not numbers: this request's trouble alone
-            self._fail(job, problem_of(error))
+            self._fail(job, logged_problem_of(error))
             return
         self._news.setdefault(job, _News()).items.append(step)
         if self._watcher is not None:

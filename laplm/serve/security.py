@@ -11,6 +11,8 @@ import asyncio
 import hashlib
 import hmac
 import ipaddress
+import re
+import secrets
 import time
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, field
@@ -18,8 +20,10 @@ from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from laplm.serve.bodies import read_body
 from laplm.serve.logs import log, log_exception
 from laplm.serve.metrics import Metrics
 from laplm.serve.problems import CLIENT_GONE, ApiError, problem_of
@@ -40,7 +44,7 @@ _HEADERS = {
 }
 _PROMPTS = ("/v1/", "/api/look/")  # where bodies hold prompts
 _MOST_LOGGED = 100_000  # characters of a body
-_MOST_DROPPED = 1 << 30  # bytes of a body that is too large
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _OPEN = ("/healthz", "/", "/favicon.ico")  # answered without a key; and the page's own files
 
 
@@ -94,27 +98,42 @@ class Secured:
         self._app = app
         self._guard = guard
         self._log_prompts = log_prompts
+        # A page that was let in may send any header: clients in browsers have many of their own.
+        self._with_cors = CORSMiddleware(
+            self._checked,
+            allow_origins=guard.origins,
+            allow_methods=("GET", "HEAD", "POST", "DELETE"),
+            allow_headers=("*",),
+            allow_private_network=True,
+            expose_headers=("x-request-id", "retry-after"),
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check one request, and hand it on with its whole body."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        headers = _headers(scope)
         origin = headers.get(b"origin")
-        foreign = origin if origin in self._guard.origins else None
 
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
-                _add_headers(message, foreign)
+                _add_headers(message)
             await send(message)
 
         try:
             self._check_source(scope, headers, origin)
-            if foreign is not None and scope["method"] == "OPTIONS":
-                await _preflight(sending)
-                return
-            if await self._logged_in(scope, sending):
+        except ApiError as error:
+            await error.response()(scope, receive, sending)
+            return
+        checked = self._with_cors if origin in self._guard.origins else self._checked
+        await checked(scope, receive, sending)
+
+    async def _checked(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Go on with a request from where it may come from: its key and its body."""
+        headers = _headers(scope)
+        try:
+            if await self._logged_in(scope, send):
                 return
             self._check_key(scope, headers)
             if self._guard.stopping.is_set():
@@ -124,9 +143,9 @@ class Secured:
                 asked = body.decode("utf-8", errors="replace")[:_MOST_LOGGED]
                 scope.setdefault("laplm", {})["body"] = asked
         except ApiError as error:
-            await error.response()(scope, receive, sending)
+            await error.response()(scope, receive, send)
             return
-        await self._app(scope, _after(body, receive), sending)
+        await self._app(scope, _after(body, receive), send)
 
     def _check_source(self, scope: Scope, headers: dict[bytes, str], origin: str | None) -> None:
         host = headers.get(b"host", "")
@@ -185,49 +204,17 @@ class Secured:
 
     async def _body(self, scope: Scope, headers: dict[bytes, str], receive: Receive) -> bytes:
         guard = self._guard
-        large = scope["path"].rstrip("/") == "/api/tune"
-        most = guard.data_bytes if large else guard.body_bytes
-        too_large = ApiError(
-            413,
-            f"the body is larger than {most / 2**20:g} MiB; send less"
-            + ("" if large else " (a model's context is a few thousand characters)"),
-            code="too_large",
-            headers={"Connection": "close"},
+        large = scope["path"] == "/api/tune"
+        return await read_body(
+            receive,
+            headers,
+            max_bytes=guard.data_bytes if large else guard.body_bytes,
+            seconds=guard.body_seconds,
         )
-        length = headers.get(b"content-length", "0")
-        announced = length.isdigit() and int(length) > most
-        # Who waits to be told to send need not send it.
-        if announced and headers.get(b"expect", "").lower() == "100-continue":
-            raise too_large
-        body, count = bytearray(), 0
-        try:
-            async with asyncio.timeout(guard.body_seconds):
-                more = True
-                while more:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise ApiError(400, "the request ended before its body")
-                    piece = message.get("body", b"")
-                    count += len(piece)
-                    # The rest is read and dropped: a client that still sends would not read why.
-                    if count <= most and not announced:
-                        body += piece
-                    if count > _MOST_DROPPED:
-                        raise too_large
-                    more = message.get("more_body", False)
-        except TimeoutError:
-            raise ApiError(
-                408,
-                f"the body did not come within {guard.body_seconds:g} s; send it faster",
-                headers={"Connection": "close"},
-            ) from None
-        if announced or count > most:
-            raise too_large
-        kind = headers.get(b"content-type", "").partition(";")[0].strip().lower()
-        if body and kind != "application/json":
-            # Other kinds could be sent by a form of any site, with no check by the browser.
-            raise ApiError(415, "send JSON, with the header Content-Type: application/json")
-        return bytes(body)
+
+
+def _headers(scope: Scope) -> dict[bytes, str]:
+    return {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
 
 
 def _foreign(what: str) -> ApiError:
@@ -250,23 +237,12 @@ def _cookie(header: str) -> str:
     return morsel.value if morsel else ""
 
 
-def _add_headers(message: MutableMapping[str, Any], foreign: str | None) -> None:
+def _add_headers(message: MutableMapping[str, Any]) -> None:
     headers = list(message.get("headers", []))
     there = {name.lower() for name, _ in headers}
-    headers += [(name, value) for name, value in _HEADERS.items() if name not in there]
-    if foreign is not None:
-        headers += [(b"access-control-allow-origin", foreign.encode()), (b"vary", b"Origin")]
-    message["headers"] = headers
-
-
-async def _preflight(send: Send) -> None:
-    headers = [
-        (b"access-control-allow-methods", b"GET, POST, DELETE"),
-        (b"access-control-allow-headers", b"authorization, content-type"),
-        (b"access-control-max-age", b"600"),
+    message["headers"] = headers + [
+        (name, value) for name, value in _HEADERS.items() if name not in there
     ]
-    await send({"type": "http.response.start", "status": 204, "headers": headers})
-    await send({"type": "http.response.body", "body": b""})
 
 
 def _after(body: bytes, receive: Receive) -> Receive:
@@ -284,7 +260,7 @@ def _after(body: bytes, receive: Receive) -> Receive:
 
 
 class Observed:
-    """Counts and logs every answer, and answers what escapes: our fault, without a traceback."""
+    """Counts and logs every answer under an id, and answers what escapes, without a traceback."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, route_of: Callable[[Scope], str]) -> None:
         self._app = app
@@ -297,25 +273,35 @@ class Observed:
             await self._app(scope, receive, send)
             return
         start, status = time.perf_counter(), 0
+        method, path, request_id = scope["method"], scope["path"], _request_id(scope)
+        fields = scope.setdefault("laplm", {})  # what the log shall tell of this request
 
         async def sending(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                message["headers"] = [
+                    *message.get("headers", []), (b"x-request-id", request_id.encode()),
+                ]  # fmt: skip
             await send(message)
 
         try:
             await self._app(scope, receive, sending)
         except Exception as error:
-            log_exception("error", error, path=scope["path"])
+            log_exception("error", error, path=path, request_id=request_id)
             if not status:
                 await problem_of(error).response()(scope, receive, sending)
         finally:
             seconds = time.perf_counter() - start
-            route = self._route_of(scope)
             status = status or CLIENT_GONE
-            self._metrics.request(route, scope["method"], status, seconds)
-            if scope["path"] not in ("/healthz", "/metrics"):
+            self._metrics.request(self._route_of(scope), method, status, seconds)
+            if path not in ("/healthz", "/health", "/metrics"):
                 client = (scope.get("client") or ("", 0))[0]
-                log("request", method=scope["method"], path=scope["path"], status=status,
-                    seconds=round(seconds, 4), client=client, **scope.get("laplm", {}))  # fmt: skip
+                log("request", method=method, path=path, status=status, seconds=round(seconds, 4),
+                    client=client, request_id=request_id, **fields)  # fmt: skip
+
+
+def _request_id(scope: Scope) -> str:
+    """The client's name for its request, where it has a plain one; else a new one."""
+    given = _headers(scope).get(b"x-request-id", "")
+    return given if _REQUEST_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from laplm.serve.problems import problem_of, to_json
+from laplm.serve.problems import logged_problem_of, to_json
 
 T = TypeVar("T")
 
@@ -60,7 +60,7 @@ class EventStream(Response):
             return
         except Exception as error:  # the status has been sent: the stream itself must tell
             scope.setdefault("laplm", {})["error"] = repr(error)
-            last = event(problem_of(error).body())
+            last = event(logged_problem_of(error).body())
             await send({"type": "http.response.body", "body": last, "more_body": True})
         finally:
             await self._events.aclose()

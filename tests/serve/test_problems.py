@@ -1,0 +1,101 @@
+"""Answers are JSON, whatever they hold, and what says that the log says more is right."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import math
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from laplm.errors import ContextLengthError, InputError, ModelFormatError, ModelNotFoundError
+from laplm.serve.problems import ApiError, logged_problem_of, problem_of, to_json
+from laplm.serve.streams import EventStream, event
+
+
+def strict(text: bytes) -> Any:
+    """As any reader of JSON reads it; Python's own also knows NaN and infinities."""
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_json_has_no_nan() -> None:
+    content = {"a": [1.5, math.nan, {"b": -math.inf}], "c": (math.inf,), 3: np.float32(0.5)}
+    assert strict(to_json(content)) == {"a": [1.5, None, {"b": None}], "c": [None], "3": 0.5}
+    assert strict(event({"a": math.nan}).removeprefix(b"data: ")) == {"a": None}
+
+
+def test_json_keeps_what_it_can_of_half_a_character() -> None:
+    assert strict(to_json({"a": "\ud800é"})) == {"a": "?é"}
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (ContextLengthError("long"), 400, "context_length_exceeded"),
+        (InputError("bad"), 400, None),
+        (ModelNotFoundError("none"), 404, "model_not_found"),
+        (ModelFormatError("damaged"), 503, None),
+        (MemoryError(), 503, None),
+        (ApiError(418, "tea", code="pot"), 418, "pot"),
+        (RuntimeError("secret"), 500, "internal"),
+    ],
+)
+def test_an_error_has_its_status(error: Exception, status: int, code: str | None) -> None:
+    found = problem_of(error)
+    assert (found.status, found.code) == (status, code)
+    assert "secret" not in str(found)
+
+
+def test_the_log_holds_the_traceback_that_an_answer_promises(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.ERROR, "laplm.serve"):
+        for error in (RuntimeError("why"), InputError("bad")):
+            try:
+                raise error
+            except Exception as raised:
+                said = str(logged_problem_of(raised))
+            assert ("log says more" in said) == bool(caplog.records)
+            for record in caplog.records:
+                assert record.exc_info is not None
+                assert record.exc_info[1] is error
+            caplog.clear()
+
+
+def test_a_stream_that_breaks_says_so_and_the_log_says_why(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    sent: list[dict[str, Any]] = []
+
+    async def scenario() -> None:
+        async def events() -> AsyncGenerator[bytes]:
+            yield event({"n": 1})
+            raise RuntimeError("why")
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        async def stays() -> dict[str, Any]:
+            await asyncio.Event().wait()
+            return {}
+
+        stream = EventStream(events(), contextlib.AsyncExitStack())
+        await stream({"type": "http"}, stays, send)
+
+    with caplog.at_level(logging.ERROR, "laplm.serve"):
+        asyncio.run(asyncio.wait_for(scenario(), 30))
+    start, first, last, end = sent
+    assert start["status"] == 200
+    assert first["body"] == b'data: {"n":1}\n\n'
+    assert strict(last["body"].removeprefix(b"data: "))["error"]["code"] == "internal"
+    assert end == {"type": "http.response.body", "body": b"", "more_body": False}
+    assert "why" in str([record.exc_info for record in caplog.records])
