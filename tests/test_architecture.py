@@ -67,7 +67,6 @@ LIBRARIES = {
     "talk": {"nbclient", "nbconvert", "nbformat", "pygments"},
 }
 TORCH_OUTSIDE_TUNE = {"gpt/checkpoint.py"}  # pytorch_model.bin, through weights_only
-NEEDS_NUMBA = {"gpt/kernels.py", "gpt/simd.py", "gpt/tiles.py"}
 # audit's report comes after the command line has handed over.
 PRINTS = {"cli/commands.py", "cli/output.py", "cli/terminal.py", "audit.py"}
 
@@ -155,8 +154,8 @@ def test_torch_and_numba_are_imported_only_where_they_must_be(file: Path) -> Non
         if top == "torch" and not here.startswith("tune/"):
             assert each.in_function, f"{here}:{each.line}"
             assert here in TORCH_OUTSIDE_TUNE, f"{here}:{each.line}"
-        if top == "numba" and not each.in_function:
-            assert here in NEEDS_NUMBA, f"{here}:{each.line}"
+        if top == "numba":
+            assert each.in_function, f"{here}:{each.line}"
 
 
 @pytest.mark.parametrize("file", MODULES, ids=relative)
@@ -187,9 +186,8 @@ def test_the_table_in_architecture_md_is_this_one() -> None:
 
 
 def test_loading_and_running_import_neither_torch_nor_numba() -> None:
-    slow = {"laplm.gpt.kernels", "laplm.gpt.simd", "laplm.gpt.tiles", "laplm.__main__"}
     names = [name_of(file) for file in MODULES]
-    names = [n for n in names if n not in slow and room(n) != "tune"]
+    names = [n for n in names if n != "laplm.__main__" and room(n) != "tune"]
     program = f"import sys, {', '.join(names)}; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True

@@ -18,7 +18,7 @@ _CONTROL = {
 }
 _ONCE = {
     "weights": "preparing weights (once)",
-    "kernels": "compiling for this CPU, some ten seconds (once)",
+    "kernels": "compiling for this CPU, some seconds (once)",
 }
 
 

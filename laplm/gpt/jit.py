@@ -1,8 +1,7 @@
 """Compile the kernels once, keep the machine code on disk, load it in a few milliseconds.
 
-Numba turns ``kernels.py`` into LLVM code; LLVM makes an object file for the chosen variant, which
-is kept in the cache directory. A later start loads it with llvmlite alone: importing Numba would
-cost more than everything else before the first token.
+``lower.py`` turns ``kernels.py`` into LLVM code; LLVM makes an object file for the chosen variant,
+which is kept in the cache directory. A later start only loads it.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from laplm.gpt.quantize import Progress
 
 Engine = Callable[[int, int, int, int], int]
 
-_SOURCES = ("simd.py", "tiles.py", "kernels.py", "plan.py", "jit.py")
+_SOURCES = ("lower.py", "simd.py", "tiles.py", "kernels.py", "plan.py", "jit.py")
 _NAME = "laplm_engine"
 _SIGNATURE = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 4)
 _loaded: dict[str, tuple[Any, Engine]] = {}  # LLVM's engine owns the code: keep it
@@ -51,8 +50,7 @@ def _key(isa: Isa, spec: object) -> str:
     here = Path(__file__).parent
     for name in _SOURCES:
         digest.update((here / name).read_bytes())
-    for package in ("numba", "llvmlite"):
-        digest.update(importlib.metadata.version(package).encode())
+    digest.update(importlib.metadata.version("llvmlite").encode())
     digest.update(f"{isa} {spec} {llvm.get_default_triple()} {llvm.get_host_cpu_name()}".encode())
     digest.update(_features(isa).encode())
     return digest.hexdigest()[:32]
@@ -73,30 +71,18 @@ def _tell_numba() -> None:
 
 
 def _compile(isa: Isa, function: Any) -> bytes:
-    from numba import njit, types
+    from laplm.gpt.lower import lower
 
-    # Numba makes code of each function before it puts it into its callers and optimises again.
-    # The first writes some addresses as offsets from zero, which the second may take for
-    # impossible, and leaves out what is stored there: seen with tune/attention_kernel.py.
-    llvm.set_option("laplm", "-addr-sink-using-gep=false")
-    signature = types.int64(*[types.int64] * 4)
-    options: dict[str, Any] = {"_nrt": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-    compiled = njit(signature, error_model="numpy", **options)(function)
-    (result,) = compiled.overloads.values()
-    # Numba's functions return through a pointer, and a status that ours never set.
-    entry = f"""
-define i64 @{_NAME}(i64 %what, i64 %a, i64 %b, i64 %c) {{
-  %value = alloca i64
-  %raised = alloca ptr
-  call i32 @{result.fndesc.llvm_func_name}(
-    ptr %value, ptr %raised, i64 %what, i64 %a, i64 %b, i64 %c)
-  %returned = load i64, ptr %value
-  ret i64 %returned
-}}
-"""
-    module = llvm.parse_assembly(result.library.get_llvm_str() + entry)
+    machine = _target_machine(isa)
+    module = llvm.parse_assembly(str(lower(function, _NAME)))
+    module.triple, module.data_layout = llvm.get_default_triple(), str(machine.target_data)
     module.verify()
-    code: bytes = _target_machine(isa).emit_object(module)
+    # Kernels are written in vectors: LLVM need not look for more.
+    options = llvm.create_pipeline_tuning_options(speed_level=2)
+    options.loop_vectorization = options.slp_vectorization = options.loop_unrolling = False
+    passes = llvm.create_pass_builder(machine, options)
+    passes.getModulePassManager().run(module, passes)
+    code: bytes = machine.emit_object(module)
     return code
 
 

@@ -5,14 +5,14 @@ Every thread calls ``share(plan, me)``. A plan is an array of 64-bit integers (a
 take them from counters, their own range first, then what is left of the others'. A spin barrier
 ends each phase. Nothing here allocates, and no result depends on which thread does a piece.
 
-Numba compiles the functions below from this source; ``tiles.py`` gives the inner loops.
+``lower.py`` compiles the functions below from this source; ``tiles.py`` gives the inner loops.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from laplm.gpt import simd, tiles
+from laplm.gpt import lower, simd, tiles
 from laplm.gpt.isa import Isa
 from laplm.gpt.plan import (
     ACT,
@@ -117,8 +117,6 @@ def build(isa: Isa, spec: Spec) -> Any:
     ``FOLLOW`` (a control, b thread, c generation): what every other thread of a team runs;
     ``LOG_SUM_EXP`` (a logits, b count, c address of two floats): see ``GPT.log_normaliser``.
     """
-    from numba import types
-
     padded_dim = -(-spec.head_dim // 16) * 16
     head_dim = spec.head_dim
     keys_bytes, values_bytes = page_part(spec.kv, head_dim)
@@ -128,8 +126,7 @@ def build(isa: Isa, spec: Spec) -> Any:
     bytes_a_weight = {"fp32": 4, "int8": 1, "int4": 0.5}
     weight_bytes, head_bytes = bytes_a_weight[spec.precision], bytes_a_weight[spec.head]
 
-    inlined, returns = simd.inlined, simd.returns
-    compiled, procedure = returns(simd.i64), returns(simd.void)
+    inlined, compiled = lower.inlined, lower.kernel
 
     get, get_f32, set_f32 = simd.get_i64, simd.get_f32, simd.set_f32
     load, store = simd.load, simd.store
@@ -166,7 +163,7 @@ def build(isa: Isa, spec: Spec) -> Any:
                 spins = 0
         return phase + 1
 
-    @returns(types.UniTuple(simd.i64, 2))
+    @compiled
     def take(plan: int, phase: int, me: int, count: int, size: int) -> tuple[int, int]:
         """The next piece of ``range(count)``, ``size`` long or less: (start, end), or (-1, -1)."""
         threads = get(plan, N_THREADS)
@@ -183,7 +180,7 @@ def build(isa: Isa, spec: Spec) -> Any:
                     return piece * size, min((piece + 1) * size, count)
         return -1, -1
 
-    @procedure
+    @compiled
     def look_ahead(plan: int, me: int, weights: int, size: int) -> None:
         """Fetch the start of this thread's part of the next weights while others finish."""
         start = weights + size // get(plan, N_THREADS) * me
@@ -211,7 +208,7 @@ def build(isa: Isa, spec: Spec) -> Any:
         """Gate ``x`` by the sigmoid of ``u``."""
         return x / (splat(1.0) + exp(splat(0.0) - u))
 
-    @procedure
+    @compiled
     def activate(kind: int, base: int, index: int) -> None:
         """Apply the feed-forward's non-linearity to sixteen numbers in place."""
         x = load(base, index)
@@ -232,7 +229,7 @@ def build(isa: Isa, spec: Spec) -> Any:
         else:
             store(base, index, maximum(x, splat(0.0)))
 
-    @procedure
+    @compiled
     def layer_norm(plan: int, row: int, gain: int, shift: int, out: int) -> None:
         """One token: (C,) floats to (C,) floats; the padding stays zero."""
         c, width, n = get(plan, N_EMBD), get(plan, WIDTH), splat(get(plan, N_EMBD))
@@ -265,12 +262,12 @@ def build(isa: Isa, spec: Spec) -> Any:
 
     # --- inputs of linear layers ---
 
-    @procedure
+    @compiled
     def to_bytes(row: int, groups: int, act: int, scale: int, total: int) -> None:
         for g in range(groups):
             quantise(row + g * GROUP * 4, act + g * GROUP, scale + g * 4, total + g * 4)
 
-    @procedure
+    @compiled
     def prepare_row(
         plan: int, me: int, t: int, row: int, norm: int, gain: int, shift: int,
         inputs: int, act: int, scale: int, total: int,
@@ -287,8 +284,8 @@ def build(isa: Isa, spec: Spec) -> Any:
         if not is_fp32:
             to_bytes(row, groups, act, scale + t * groups * 4, total + t * groups * 4)
 
-    @returns(types.UniTuple(simd.i64, 3))
-    def act_of(plan: int, me: int, tokens: int) -> tuple[int, ...]:
+    @compiled
+    def act_of(plan: int, me: int, tokens: int) -> tuple[int, int, int]:
         """Where inputs of linear layers are put: (values, scales, sums)."""
         if tokens <= FEW:
             own = get(plan, OWN) + me * get(plan, OWN_STRIDE)
@@ -339,7 +336,7 @@ def build(isa: Isa, spec: Spec) -> Any:
         tile_most, tile_x1 = (tiles.make_tile(isa, precision, together, t) for t in (most, 1))
         tile_1x1 = tiles.make_tile(isa, precision, 1, 1)
 
-        @procedure
+        @compiled
         def linear(
             w: int, scale: int, bias: int, inputs: int, x: int, x_stride: int,
             x_scale: int, x_sum: int, start: int, end: int, tokens: int, out: int,
@@ -433,7 +430,7 @@ def build(isa: Isa, spec: Spec) -> Any:
 
     # --- attention ---
 
-    @procedure
+    @compiled
     def remember(plan: int, layer: int, head: int, token: int, table: int, position: int) -> None:
         """Put one token's key and value of one head into its page."""
         c = get(plan, N_EMBD)
@@ -457,7 +454,7 @@ def build(isa: Isa, spec: Spec) -> Any:
             for i in range(head_dim):
                 set_f32(z, i, get_f32(mixed, i))
 
-    @procedure
+    @compiled
     def attend_group(plan: int, me: int, layer: int, head: int, group: int) -> None:
         first, count = get(group, FIRST), get(group, COUNT)
         table, position = get(group, TABLE), get(group, POSITION)
@@ -576,7 +573,7 @@ def build(isa: Isa, spec: Spec) -> Any:
 
     # --- what sampling asks about logits ---
 
-    @procedure
+    @compiled
     def log_sum_exp(logits: int, count: int, out: int) -> None:
         """The largest of ``count`` logits, and the sum of e**(logit - largest), to ``out``."""
         whole = count // 16 * 16
@@ -639,6 +636,7 @@ def build(isa: Isa, spec: Spec) -> Any:
                 return -1
             share(plan, me)
 
+    @compiled
     def engine(what: int, a: int, b: int, c: int) -> int:
         if what == SHARE:
             return share(a, b)
@@ -667,7 +665,7 @@ def build_probe(isa: Isa, precision: str) -> Any:
     tile = tiles.make_tile(isa, precision, rows, 4)
     tile_bytes = {"fp32": 64, "int8": 16, "int4": 8}[precision]
 
-    @simd.returns(simd.i64)
+    @lower.kernel
     def read(base: int, size: int) -> int:
         a, b, c, d = splat(0.0), splat(0.0), splat(0.0), splat(0.0)
         for i in range(0, size // 4 - 63, 64):
@@ -675,6 +673,7 @@ def build_probe(isa: Isa, precision: str) -> Any:
             c, d = c + load(base, i + 32), d + load(base, i + 48)
         return int(sum_lanes(a + b + (c + d)))
 
+    @lower.kernel
     def probe(what: int, a: int, b: int, c: int) -> int:
         if what == READ:
             return read(a, b)

@@ -1,9 +1,9 @@
-"""Sixteen-lane vectors for Numba: the few machine operations the kernels are written in.
+"""Sixteen-lane vectors: the few machine operations the kernels are written in.
 
-Numba compiles loops; it has no vector values. This module gives it two, ``f32x16`` and
-``i32x16``, with the operations the kernels need, each a line or two of LLVM. Every operation
-means the same on every CPU, lane by lane, in a fixed order: a kernel gives the same bits with
-AVX-512, AVX2, NEON or plain code. Only *how* it is done differs, and an ``Isa`` chooses that.
+``lower.py`` compiles loops; this module gives it the operations that the kernels need, each a line
+or two of LLVM. Every operation means the same on every CPU, lane by lane, in a fixed order: a
+kernel gives the same bits with AVX-512, AVX2, NEON or plain code. Only *how* it is done differs,
+and an ``Isa`` chooses that.
 
 Memory is addressed as a base address (int64) and an index counted in elements of the type that is
 read. Nothing is bounds-checked: the callers own the buffers.
@@ -11,42 +11,22 @@ read. Nothing is bounds-checked: the callers own the buffers.
 
 from __future__ import annotations
 
-import operator
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
-from numba import njit
-from numba.core import cgutils, types
-from numba.core.datamodel import models
-from numba.core.extending import intrinsic, overload, register_model
 
 from laplm.gpt.isa import Isa
+from laplm.gpt.lower import F32V, FLOAT, I32, I64, VOID, Builder, Operation, Value
 
 LANES = 16
-I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
-HALF, FLOAT = ir.HalfType(), ir.FloatType()
-F32V, I32V = ir.VectorType(FLOAT, LANES), ir.VectorType(I32, LANES)
+I8, I16, HALF = ir.IntType(8), ir.IntType(16), ir.HalfType()
+I32V = ir.VectorType(I32, LANES)
 BYTES = {I8: 1, I16: 2, I32: 4, I64: 8, HALF: 2, FLOAT: 4}
+f32, i64, f32x16, void = FLOAT, I64, F32V, VOID  # what operations take and give
 
-Builder = Any  # llvmlite's IRBuilder carries no types
-Value = Any
 Body = Callable[[Value, list[Value]], list[Value]]
-
-
-class VectorType(types.Type):
-    """The Numba type of a vector value."""
-
-
-f32x16, i32x16 = VectorType("f32x16"), VectorType("i32x16")
-f32, i64, void = types.float32, types.int64, types.void
-
-
-@register_model(VectorType)
-class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
-    def __init__(self, dmm: Any, fe_type: VectorType) -> None:
-        super().__init__(dmm, fe_type, F32V if fe_type is f32x16 else I32V)
 
 
 # --- LLVM building blocks -----------------------------------------------------------------------
@@ -54,8 +34,10 @@ class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
 
 def call(b: Builder, name: str, result: Any, args: Sequence[Value]) -> Value:
     """Call an LLVM intrinsic (or a C function) by name."""
-    signature = ir.FunctionType(result, [a.type for a in args])
-    return b.call(cgutils.get_or_insert_function(b.module, signature, name), args)
+    function = b.module.globals.get(name)
+    if function is None:
+        function = ir.Function(b.module, ir.FunctionType(result, [a.type for a in args]), name)
+    return b.call(function, args)
 
 
 def element(b: Builder, base: Value, index: Value, kind: Any) -> Value:
@@ -206,40 +188,12 @@ def dot4(b: Builder, isa: Isa, total: Value, weights: Value, x: Value) -> Value:
     return total
 
 
-# --- functions for kernels ---------------------------------------------------------------------
-
-_OPTIONS = {"error_model": "numpy", "_nrt": False, "no_cpython_wrapper": True}
-
-inlined: Callable[[Any], Any] = njit(**_OPTIONS)
-"""For functions of vectors, small enough for LLVM to inline."""
-
-
-def returns(result: Any) -> Callable[[Any], Any]:
-    """Numba, told that all arguments are int64: else it makes a copy for each constant."""
-    return lambda f: njit(result(*[i64] * f.__code__.co_argcount), **_OPTIONS)(f)
-
-
 # --- operations for kernels ---------------------------------------------------------------------
 
 
 def operation(result: Any, *arguments: Any) -> Callable[[Callable[..., Value]], Any]:
-    """Make a Numba function of ``emit(builder, *values)``; ``void`` operations emit None."""
-
-    def decorate(emit: Callable[..., Value]) -> Any:
-        def typer(typing_context: Any, *given: Any) -> Any:
-            def codegen(context: Any, builder: Builder, _: Any, values: Any) -> Value:
-                value = emit(builder, *values)
-                return context.get_dummy_value() if value is None else value
-
-            return result(*arguments), codegen
-
-        # Numba reads the parameter count from the signature of the function.
-        names = ", ".join(f"a{i}" for i in range(len(arguments)))
-        scope: dict[str, Any] = {"typer": typer}
-        exec(f"def {emit.__name__}(context, {names}):\n    return typer(context, {names})", scope)
-        return intrinsic(scope[emit.__name__])
-
-    return decorate
+    """Make an operation for kernels of ``emit(builder, *values)``; ``void`` ones emit None."""
+    return lambda emit: Operation(result, arguments, emit, emit.__name__)
 
 
 def _reader(kind: Any, numba_type: Any) -> Any:
@@ -404,21 +358,3 @@ prefetch = operation(void, i64)(emit_prefetch)
 def give_way(b: Builder) -> None:
     """Let another thread of the machine have this core for a moment."""
     call(b, "SwitchToThread" if sys.platform == "win32" else "sched_yield", I32, [])
-
-
-def _arithmetic(operator_: Any, method: str) -> None:
-    """Teach Numba ``x operator_ y`` for two vectors of floats."""
-
-    @operation(f32x16, f32x16, f32x16)
-    def apply(b: Builder, x: Value, y: Value) -> Value:
-        return getattr(b, method)(x, y)
-
-    @overload(operator_, strict=False)
-    def choose(x: Any, y: Any) -> Any:
-        return (lambda x, y: apply(x, y)) if x is f32x16 and y is f32x16 else None
-
-
-_arithmetic(operator.add, "fadd")
-_arithmetic(operator.sub, "fsub")
-_arithmetic(operator.mul, "fmul")
-_arithmetic(operator.truediv, "fdiv")

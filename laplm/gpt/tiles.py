@@ -25,23 +25,9 @@ from llvmlite import ir
 
 from laplm.gpt import simd
 from laplm.gpt.isa import Isa
+from laplm.gpt.lower import F32V, FLOAT, I32, I64, Builder, Value
 from laplm.gpt.plan import ADD, GROUP, PAGE
-from laplm.gpt.simd import (
-    F32V,
-    FLOAT,
-    I8,
-    I16,
-    I32,
-    I32V,
-    I64,
-    LANES,
-    Builder,
-    Value,
-    emit_fma,
-    i64,
-    loop,
-    place,
-)
+from laplm.gpt.simd import I8, I16, I32V, LANES, emit_fma, i64, loop, place
 
 
 def rows_together(isa: Isa, precision: str) -> int:
@@ -59,7 +45,7 @@ def tokens_together(isa: Isa, precision: str) -> int:
 
 
 def make_tile(isa: Isa, precision: str, n_tiles: int, n_tokens: int, *, ahead: int = 0) -> Any:
-    """The Numba function for ``n_tiles`` x ``n_tokens`` outputs of one linear layer.
+    """The operation for ``n_tiles`` x ``n_tokens`` outputs of one linear layer.
 
     With ``ahead`` a call also asks for the weights of the rows that follow, so that they come from
     memory while these are multiplied: for all of them when it is 1, else for one of so many parts.

@@ -24,9 +24,10 @@ from typing import Any
 
 from llvmlite import ir
 
-from laplm.gpt import simd
+from laplm.gpt import lower, simd
 from laplm.gpt.isa import Isa
-from laplm.gpt.simd import F32V, FLOAT, I32, I32V, I64, LANES, Builder, Value, loop, place
+from laplm.gpt.lower import F32V, FLOAT, I32, I64, Builder, Value
+from laplm.gpt.simd import I32V, LANES, loop, place
 from laplm.tune import numbers
 from laplm.tune.attention import (
     BEGINS,
@@ -149,8 +150,6 @@ def build(isa: Isa, spec: Spec) -> Any:
     calls it, with scratch memory of its own (``scratch_bytes``, at a multiple of 64), and takes
     heads until there are none.
     """
-    from numba import types
-
     dim, size = spec.head_dim, spec.number_bytes
     word_numbers = 4 // size
     dim_words, block_words = dim // word_numbers, BLOCK // word_numbers
@@ -159,7 +158,7 @@ def build(isa: Isa, spec: Spec) -> Any:
     # Sums that registers hold: rows x vectors.
     tile_rows = most_vectors = 4 if isa.registers >= 32 else 2
 
-    procedure = simd.returns(simd.void)
+    compiled = lower.kernel
     get, get_f32, set_f32, load, store = (
         simd.get_i64, simd.get_f32, simd.set_f32, simd.load, simd.store,
     )  # fmt: skip
@@ -172,8 +171,8 @@ def build(isa: Isa, spec: Spec) -> Any:
     save_across, join_across = _make_across(spec)
     keep_between, exp2 = simd.keep_between, numbers.exp2
 
-    @simd.returns(types.UniTuple(simd.i64, 7))
-    def head_of(plan: int, unit: int) -> tuple[int, ...]:
+    @lower.kernel
+    def head_of(plan: int, unit: int) -> tuple[int, int, int, int, int, int, int]:
         """What forwards and backwards know of a head.
 
         Tokens; bytes of a row that goes in, and of one that comes out; where the head is in
@@ -198,7 +197,7 @@ def build(isa: Isa, spec: Spec) -> Any:
         together = max(n for n in range(1, most_vectors + 1) if vectors % n == 0)
         tile = _make_tile(spec, tile_rows, together, 4 * columns, add=add)
 
-        @procedure
+        @compiled
         def product(
             a: int, a_row: int, a_word: int, right: int, words: int, rows: int, out: int,
             out_row: int,
@@ -217,12 +216,12 @@ def build(isa: Isa, spec: Spec) -> Any:
 
     # --- packing ---
 
-    @procedure
+    @compiled
     def clear(to: int, n_bytes: int) -> None:
         for i in range(0, n_bytes, 64):
             store(to + i, 0, splat(0.0))
 
-    @procedure
+    @compiled
     def pack_natural(source: int, source_row: int, present: int, rows: int, to: int) -> None:
         """The ``present`` of ``rows`` rows, and zeros."""
         for r in range(present):
@@ -233,7 +232,7 @@ def build(isa: Isa, spec: Spec) -> Any:
             for d in range(0, dim, 16):
                 save_numbers(to + r * dim_bytes + d * size, splat(0.0))
 
-    @procedure
+    @compiled
     def pack_across(natural: int, rows: int, to: int) -> None:
         """Natural rows, an even number of them, with neighbours in a word."""
         for r in range(0, rows, 2):
@@ -242,7 +241,7 @@ def build(isa: Isa, spec: Spec) -> Any:
                 at = d * size
                 join_across(line + d * 4, word_row, first + at, first + dim_bytes + at)
 
-    @procedure
+    @compiled
     def pack_transposed(source: int, source_row: int, present: int, to: int) -> None:
         """A block of rows with each word's column; zeros for the rows that are not present."""
         if present < BLOCK:
@@ -253,7 +252,7 @@ def build(isa: Isa, spec: Spec) -> Any:
 
     # --- forwards ---
 
-    @procedure
+    @compiled
     def softmax_row(
         scores: int, width: int, low: int, high: int, out: int, stats: int, k: int
     ) -> None:
@@ -283,7 +282,7 @@ def build(isa: Isa, spec: Spec) -> Any:
         set_f32(stats, 0, top)
         set_f32(stats, 1, 1.0 / sum_lanes(total))
 
-    @procedure
+    @compiled
     def forward(plan: int, scratch: int, unit: int) -> None:
         """One head: what its queries find in the values."""
         tokens, source_row, out_row, source, out, stats, begins = head_of(plan, unit)
@@ -340,7 +339,7 @@ def build(isa: Isa, spec: Spec) -> Any:
 
     # --- backwards ---
 
-    @procedure
+    @compiled
     def slopes(
         scores: int, toward: int, pattern: int, natural: int, across: int, r: int,
         stats: int, deltas: int, low0: int, high0: int, low1: int, high1: int, k: int,
@@ -370,7 +369,7 @@ def build(isa: Isa, spec: Spec) -> Any:
             save_numbers(natural + at * size, d0)
             save_numbers(natural + (at + BLOCK) * size, d1)
 
-    @procedure
+    @compiled
     def backward(plan: int, scratch: int, unit: int) -> None:
         """One head: the gradient of its queries, keys and values."""
         tokens, source_row, out_row, source, out, stats, begins = head_of(plan, unit)
@@ -469,6 +468,7 @@ def build(isa: Isa, spec: Spec) -> Any:
                 to = query_grads + r * source_row + d * size
                 save_numbers(to, load(query_sums + r * word_row, d))
 
+    @compiled
     def engine(what: int, plan: int, scratch: int, _: int) -> int:
         while True:
             unit = atomic_add(plan + COUNTER * 8, 1)

@@ -9,8 +9,9 @@ from typing import Any
 
 from llvmlite import ir
 
-from laplm.gpt import simd
-from laplm.gpt.simd import F32V, FLOAT, I16, I32, I32V, LANES, Builder, Value
+from laplm.gpt import lower, simd
+from laplm.gpt.lower import F32V, FLOAT, I32, Builder, Value
+from laplm.gpt.simd import I16, I32V, LANES
 
 I16V = ir.VectorType(I16, LANES)
 
@@ -81,7 +82,7 @@ def clamp(b: Builder, x: Value, low: Value, high: Value) -> Value:
 fma, splat, round_even, two_to_the = simd.fma, simd.splat, simd.round_even, simd.two_to_the
 
 
-@simd.inlined
+@lower.inlined
 def exp2(x: Any) -> Any:
     """2**x, from 2**-126 to 2**126, by the Cephes polynomial."""
     x = clamp(x, -126.0, 126.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from laplm.gpt import simd
+from laplm.gpt import lower, simd
 from laplm.gpt.isa import Isa
 from laplm.tune import numbers
 from laplm.tune.pointwise import (
@@ -31,7 +31,7 @@ def build(isa: Isa, spec: Spec) -> Any:
     or rows of logits.
     """
     size = 2 if spec.bfloat16 else 4
-    inlined, procedure = simd.inlined, simd.returns(simd.void)
+    inlined, compiled = lower.inlined, lower.kernel
     get, get_f32, set_f32 = simd.get_i64, simd.get_f32, simd.set_f32
     fma, splat, maximum = simd.fma, simd.splat, simd.maximum
     max_lanes, sum_lanes = simd.max_lanes, simd.sum_lanes
@@ -48,13 +48,13 @@ def build(isa: Isa, spec: Spec) -> Any:
         power = x * fma(x * x, splat(-0.10294324), splat(-2.3022082))
         return splat(1.0) / (splat(1.0) + exp2(power))
 
-    @procedure
+    @compiled
     def gelu(x: int, out: int, begin: int, end: int) -> None:
         for i in range(begin * 16 * size, end * 16 * size, 16 * size):
             v = load(x + i)
             save(out + i, v * gate(v))
 
-    @procedure
+    @compiled
     def gelu_grad(x: int, grad: int, out: int, begin: int, end: int) -> None:
         for i in range(begin * 16 * size, end * 16 * size, 16 * size):
             v = load(x + i)
@@ -64,7 +64,7 @@ def build(isa: Isa, spec: Spec) -> Any:
             slope = fma(v * s * (splat(1.0) - s), steep, s)
             save(out + i, load(grad + i) * slope)
 
-    @procedure
+    @compiled
     def softmax(row: int, width: int, target: int, stats: int, scale: int) -> None:
         """One row of logits: its numbers for the loss, and slopes where ``scale`` is an address."""
         whole, last = width // 16 * 16, row + (width - 16) * size
@@ -97,6 +97,7 @@ def build(isa: Isa, spec: Spec) -> Any:
             own = max_lanes(exp2((splat(wanted) - tops) * log2_e))
             set_one(row + target * size, own * share - get_f32(scale, 0))
 
+    @compiled
     def engine(what: int, plan: int, begin: int, end: int) -> int:
         x = get(plan, X)
         if what == GELU:
