@@ -73,6 +73,29 @@ def single_digits(files: Files) -> None:
 
 
 @_kind
+def llama3_words(files: Files) -> None:
+    _split(files, r"\p{N}{1,3}")
+    files["tokenizer.json"]["model"]["ignore_merges"] = True
+
+
+@_kind
+def qwen2_words(files: Files) -> None:
+    _split(files, r"\p{N}")
+
+
+def _split(files: Files, digits: str) -> None:
+    pattern = (
+        rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}"
+        r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    )
+    step = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+    bytes_ = files["tokenizer.json"]["pre_tokenizer"] | {"use_regex": False}
+    files["tokenizer.json"]["pre_tokenizer"] = {
+        "type": "Sequence", "pretokenizers": [step, bytes_],
+    }  # fmt: skip
+
+
+@_kind
 def prefix_space(files: Files) -> None:
     files["tokenizer.json"]["pre_tokenizer"]["add_prefix_space"] = True
     files["tokenizer_config.json"]["add_prefix_space"] = True

@@ -77,13 +77,13 @@ def make_parser() -> argparse.ArgumentParser:
 
     p = verb(
         "export", _export, "Write a model as other programs read it.",
-        epilog="For example: laplm export mine --to gguf --precision q8_0 --out mine.gguf",
+        epilog="For example: laplm export mine --precision q8_0 --out mine.gguf",
     )  # fmt: skip
     p.add_argument("model", metavar="MODEL", help="a name or a directory, adapters too")
     p.add_argument(
-        "--to", default="hf", metavar="FORM",
+        "--to", metavar="FORM",
         help="hf: a Hugging Face directory; peft-merged: the same, of an adapter; gguf: a file for "
-        "llama.cpp and ollama (default: hf)",
+        "llama.cpp and ollama (default: gguf where PATH ends in .gguf, else hf)",
     )  # fmt: skip
     p.add_argument(
         "--precision", default="f32", metavar="KIND",

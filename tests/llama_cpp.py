@@ -1,0 +1,46 @@
+"""llama.cpp itself, which reads what laplm exports: its server, from the package xllamacpp."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+class LlamaServer:
+    """A GGUF file, loaded."""
+
+    def __init__(self, path: Path, n_ctx: int = 128) -> None:
+        xllamacpp = pytest.importorskip("xllamacpp", reason="llama.cpp: pip install xllamacpp")
+        params = xllamacpp.CommonParams()
+        params.model.path = str(path)
+        params.n_ctx, params.n_parallel, params.cpuparams.n_threads = n_ctx, 1, 1
+        params.warmup = params.fit_params = False
+        params.verbosity = -1
+        self._server = xllamacpp.Server(params)
+
+    def post(self, route: str, **body: Any) -> dict[str, Any]:
+        request = urllib.request.Request(
+            self._server.listening_address + route,
+            json.dumps(body).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            found: dict[str, Any] = json.load(answer)
+        return found
+
+    def tokenize(
+        self, *texts: str, add_special: bool = False, parse_special: bool = True
+    ) -> list[int]:
+        """Token ids of texts, one after the other; ``add_special`` is for the first."""
+        found: list[int] = self.post(
+            "/tokenize", content=list(texts), add_special=add_special, parse_special=parse_special
+        )["tokens"]
+        return found
+
+    def force(self, token: int) -> dict[str, Any]:
+        """What comes of it when the model draws this token."""
+        return self.post("/completion", prompt=[5, 6], n_predict=1, logit_bias=[[token, 1000]])
