@@ -59,6 +59,7 @@ def cpu_features() -> frozenset[str]:
 _AT_HWCAP, _AT_HWCAP2 = 16, 26
 _LINUX = {
     "neon": ("asimd", _AT_HWCAP, 1),
+    "lse": ("atomics", _AT_HWCAP, 8),
     "dotprod": ("asimddp", _AT_HWCAP, 20),
     "i8mm": ("i8mm", _AT_HWCAP2, 13),
 }
@@ -99,12 +100,14 @@ def _linux_arm() -> frozenset[str]:
 def from_sysctl(ask: Callable[[str], int | None]) -> frozenset[str]:
     """Features by ``ask(name)``, the number that macOS has under a name, or None.
 
-    The names of features came with macOS 12; every Mac with ARM has ``dotprod``.
+    The names of features came with macOS 12; every Mac with ARM has ``dotprod`` and ``lse``.
     """
-    dotprod = ask("hw.optional.arm.FEAT_DotProd")
+    i8mm, dotprod, lse = (
+        ask(f"hw.optional.arm.FEAT_{name}") for name in ("I8MM", "DotProd", "LSE")
+    )
     if dotprod is None:
-        dotprod = ask("hw.optional.arm64")
-    has = {"neon": True, "dotprod": dotprod, "i8mm": ask("hw.optional.arm.FEAT_I8MM")}
+        dotprod = lse = ask("hw.optional.arm64")
+    has = {"neon": True, "lse": lse, "dotprod": dotprod, "i8mm": i8mm}
     return frozenset(name for name, value in has.items() if value)
 
 
@@ -135,6 +138,7 @@ def is_translated() -> bool:
 # What winnt.h numbers, and where the CPU itself has it: a register's name in the registry, and the
 # lowest of the field's four bits. Windows 11 before 24H2 does not know the number for i8mm.
 _WINDOWS = {
+    "lse": (34, "CP 4030", 20),  # PF_ARM_V81_ATOMIC_INSTRUCTIONS_AVAILABLE; ID_AA64ISAR0_EL1.Atomic
     "dotprod": (43, "CP 4030", 44),  # PF_ARM_V82_DP_INSTRUCTIONS_AVAILABLE; ID_AA64ISAR0_EL1.DP
     "i8mm": (66, "CP 4031", 52),  # PF_ARM_V82_I8MM_INSTRUCTIONS_AVAILABLE; ID_AA64ISAR1_EL1.I8MM
 }

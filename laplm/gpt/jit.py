@@ -57,7 +57,7 @@ def _key(isa: Isa, spec: object) -> str:
 
 
 def _tell_numba() -> None:
-    """Tell Numba what LLVM does not list: it makes machine code of its own on the way.
+    """Tell Numba what LLVM is told of the CPU: it makes machine code of its own on the way.
 
     All that the CPU has, since Numba asks once for all variants. Only on ARM, where it would end
     the process ("Cannot select") at the first ``sdot``.
@@ -65,9 +65,8 @@ def _tell_numba() -> None:
     from numba.core import config
 
     if cpu_features.family() == "arm":
-        listed = llvm.get_host_cpu_features().flatten()
-        has = sorted(f"+{feature}" for feature in cpu_features.cpu_features())
-        config.CPU_FEATURES = ",".join(filter(None, [listed, *has]))
+        config.CPU_NAME = "generic"
+        config.CPU_FEATURES = ",".join(f"+{name}" for name in sorted(cpu_features.cpu_features()))
 
 
 def _compile(isa: Isa, function: Any) -> bytes:

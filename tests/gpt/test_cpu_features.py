@@ -9,6 +9,9 @@ import pytest
 
 from laplm.gpt import cpu_features
 
+ARM = {"neon", "lse", "dotprod"}
+ARM_I8MM = {*ARM, "i8mm"}
+
 # Linux on ARM: the line "Features" of /proc/cpuinfo.
 _ARM_82 = (
     "fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop"
@@ -22,26 +25,26 @@ LINUX_ARM = {
     # github.com/hrw/arm-socs-table, cpuinfo-data/raspberry-pi4
     "Raspberry Pi 4": ("fp asimd evtstrm crc32 cpuid", {"neon"}),
     # the same, cpuinfo-data/raspberry-pi5
-    "Raspberry Pi 5": (f"{_ARM_82} asimddp", {"neon", "dotprod"}),
+    "Raspberry Pi 5": (f"{_ARM_82} asimddp", ARM),
     # github.com/archspec/archspec-json, tests/targets/linux-amazon-graviton2
-    "Graviton 2": (f"{_ARM_82} asimddp ssbs", {"neon", "dotprod"}),
+    "Graviton 2": (f"{_ARM_82} asimddp ssbs", ARM),
     # github.com/hrw/arm-socs-table, cpuinfo-data/graviton3
     "Graviton 3": (
         "fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm jscvt fcma "
         "lrcpc dcpop sha3 sm3 sm4 asimddp sha512 sve asimdfhm dit uscat ilrcpc flagm ssbs paca "
         "pacg dcpodp svei8mm svebf16 i8mm bf16 dgh rng",
-        {"neon", "dotprod", "i8mm"},
+        ARM_I8MM,
     ),
     # github.com/hrw/arm-socs-table/issues/124
     "Snapdragon X": (
         "fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm jscvt fcma "
         "lrcpc dcpop sha3 sm3 sm4 asimddp sha512 asimdfhm uscat ilrcpc flagm ssbs sb paca pacg "
         "dcpodp flagm2 frint i8mm bf16 rng afp rpres",
-        {"neon", "dotprod", "i8mm"},
+        ARM_I8MM,
     ),
     # github.com/hrw/arm-socs-table, cpuinfo-data/apple-m1 and cpuinfo-data/apple-m2
-    "M1 under Linux": (_APPLE, {"neon", "dotprod"}),
-    "M2 under Linux": (f"{_APPLE} i8mm bf16 bti ecv", {"neon", "dotprod", "i8mm"}),
+    "M1 under Linux": (_APPLE, ARM),
+    "M2 under Linux": (f"{_APPLE} i8mm bf16 bti ecv", ARM_I8MM),
 }
 
 # The kernel's own order of these names: bit 0 and on of AT_HWCAP, then of AT_HWCAP2
@@ -74,24 +77,42 @@ def test_linux_on_arm_takes_what_every_core_has() -> None:
     assert cpu_features.from_cpuinfo("processor : 0\n") == set()
 
 
-# macOS on ARM: `sysctl hw.optional`, the lines with the three features that are read.
+# macOS on ARM: `sysctl hw.optional`, the lines with the features that are read.
 MAC = {
     # github.com/google/cpu_features/issues/121: macOS 11 had no names for features yet
-    "M1, macOS 11": ({"arm64": 1, "armv8_2_fhm": 1, "neon": 1}, {"neon", "dotprod"}),
+    "M1, macOS 11": ({"arm64": 1, "armv8_2_fhm": 1, "neon": 1}, ARM),
     # zenn.dev/mod_poppo/articles/detect-processor-features-arm
     "M1, macOS 13": (
-        {"arm.FEAT_DotProd": 1, "arm.FEAT_I8MM": 0, "arm.FEAT_BF16": 0, "arm64": 1},
-        {"neon", "dotprod"},
+        {
+            "arm.FEAT_DotProd": 1,
+            "arm.FEAT_LSE": 1,
+            "arm.FEAT_I8MM": 0,
+            "arm.FEAT_BF16": 0,
+            "arm64": 1,
+        },
+        ARM,
     ),
     # qiita.com/zacky1972/items/5deec6b139a76246aeee: how the M2's answers differ from the M1's
     "M2": (
-        {"arm.FEAT_DotProd": 1, "arm.FEAT_I8MM": 1, "arm.FEAT_BF16": 1, "arm64": 1},
-        {"neon", "dotprod", "i8mm"},
+        {
+            "arm.FEAT_DotProd": 1,
+            "arm.FEAT_LSE": 1,
+            "arm.FEAT_I8MM": 1,
+            "arm.FEAT_BF16": 1,
+            "arm64": 1,
+        },
+        ARM_I8MM,
     ),
     # github.com/archspec/archspec-json, tests/targets/darwin-sequoia-m4
     "M4": (
-        {"arm.FEAT_DotProd": 1, "arm.FEAT_I8MM": 1, "arm.FEAT_SME": 1, "arm64": 1},
-        {"neon", "dotprod", "i8mm"},
+        {
+            "arm.FEAT_DotProd": 1,
+            "arm.FEAT_LSE": 1,
+            "arm.FEAT_I8MM": 1,
+            "arm.FEAT_SME": 1,
+            "arm64": 1,
+        },
+        ARM_I8MM,
     ),
 }
 
@@ -121,13 +142,13 @@ WINDOWS_ARM: dict[str, tuple[set[int], dict[str, int], set[str]]] = {
     "Snapdragon 8cx Gen 3": (
         set(),
         {"CP 4030": 0x10100010211120, "CP 4031": 0x1200031},
-        {"neon", "dotprod"},
+        ARM,
     ),
     # What github.com/hrw/arm-socs-table/issues/124 has of the CPU, as Windows 11 24H2 numbers it
     # (github.com/pytorch/cpuinfo/pull/333); and as 23H2 does, which knows 43 alone
     # (github.com/pytorch/cpuinfo/issues/279).
-    "Snapdragon X, 24H2": ({43, 66, 68}, {}, {"neon", "dotprod", "i8mm"}),
-    "Snapdragon X, 23H2": ({43}, {"CP 4031": 1 << 52}, {"neon", "dotprod", "i8mm"}),
+    "Snapdragon X, 24H2": ({34, 43, 66, 68}, {}, ARM_I8MM),
+    "Snapdragon X, 23H2": ({34, 43}, {"CP 4031": 1 << 52}, ARM_I8MM),
 }
 
 
@@ -241,8 +262,8 @@ def test_linux_asks_the_kernel_and_else_reads_the_file(
     monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace(getauxval=getauxval))
     assert cpu_features._linux_arm() == {"neon", "i8mm"}
     words[16] = 0  # what a kernel without the words gives
-    assert cpu_features._linux_arm() == {"neon", "dotprod"}
+    assert cpu_features._linux_arm() == ARM
     monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace())  # no such function
-    assert cpu_features._linux_arm() == {"neon", "dotprod"}
+    assert cpu_features._linux_arm() == ARM
     file.unlink()
     assert cpu_features._linux_arm() == set()

@@ -9,6 +9,7 @@ from laplm.errors import InputError
 from laplm.gpt import cpu_features, isa, jit
 
 AVX2 = {"sse2", "sse4.1", "avx", "fma", "f16c", "avx2"}
+ARM = {"neon", "lse", "dotprod"}
 AVX512 = {*AVX2, "avx512f", "avx512bw", "avx512vl", "avx512vnni"}
 
 
@@ -34,7 +35,7 @@ def machine(monkeypatch: pytest.MonkeyPatch):
         ("x86", AVX2, ["avx2", "generic"]),  # Zen 2, Zen 3, Haswell, Skylake
         ("x86", AVX2 - {"fma"}, ["generic"]),
         ("x86", {"sse2", "sse4.1"}, ["generic"]),  # Nehalem
-        ("arm", {"neon", "dotprod"}, ["neon-dotprod", "generic"]),  # M1, Graviton 2, Raspberry Pi 5
+        ("arm", ARM, ["neon-dotprod", "generic"]),  # M1, Graviton 2, Raspberry Pi 5
         ("arm", {"neon"}, ["generic"]),  # Raspberry Pi 4
         ("", set(), ["generic"]),  # RISC-V
     ],
@@ -73,9 +74,9 @@ def test_an_x86_python_on_an_arm_mac_is_told_of(machine, monkeypatch) -> None:
 
 
 def test_llvm_is_told_of_features_that_it_does_not_list(machine, monkeypatch) -> None:
-    """An ARM core that LLVM does not know is "generic" to it, and has no ``sdot``."""
-    machine("arm", {"neon", "dotprod"})
-    monkeypatch.setattr(llvm, "get_host_cpu_name", lambda: "generic")
+    """Nor does it choose the CPU: its model of the Snapdragon X ends the process."""
+    machine("arm", ARM)
+    monkeypatch.setattr(llvm, "get_host_cpu_name", lambda: "oryon-1")
     monkeypatch.setattr(llvm, "get_host_cpu_features", llvm.FeatureMap)
     neon, generic = isa.available()
     llvm.initialize_all_targets()
@@ -88,8 +89,13 @@ def test_llvm_is_told_of_features_that_it_does_not_list(machine, monkeypatch) ->
           %r = call <4 x i32> @llvm.aarch64.neon.sdot.v4i32.v16i8(
             <4 x i32> %a, <16 x i8> %b, <16 x i8> %c)
           ret <4 x i32> %r
+        }
+        define i64 @g(ptr %p) {
+          %r = atomicrmw add ptr %p, i64 1 seq_cst
+          ret i64 %r
         }""")
-    assert "sdot" in jit._target_machine(neon).emit_assembly(module)
+    assembly = jit._target_machine(neon).emit_assembly(module)
+    assert "sdot" in assembly and "ldaddal" in assembly
     assert jit._key(neon, "spec") != jit._key(generic, "spec")
 
 
@@ -101,10 +107,10 @@ def test_numba_is_told_as_well(machine, monkeypatch) -> None:
     machine("x86", AVX2)
     jit._tell_numba()
     assert config.CPU_FEATURES is None
-    machine("arm", {"neon", "dotprod"})
-    monkeypatch.setattr(llvm, "get_host_cpu_features", lambda: llvm.FeatureMap(sve=False))
+    machine("arm", ARM)
+    monkeypatch.setattr(config, "CPU_NAME", None)
     jit._tell_numba()
-    assert config.CPU_FEATURES == "-sve,+dotprod,+neon"
+    assert (config.CPU_NAME, config.CPU_FEATURES) == ("generic", "+dotprod,+lse,+neon")
 
 
 def test_the_kernel_cache_tells_cpus_apart(machine, monkeypatch) -> None:
