@@ -146,7 +146,8 @@ def locate_base(adapter: Path, base: str) -> Path:
     Args:
         adapter: The adapter's directory.
         base: Its ``base_model_name_or_path``: a path, absolute or as seen from the adapter's
-            directory or from the current one, or a name that ``locate`` takes.
+            directory or from the current one, or a name that ``locate`` takes. Where nothing is
+            there, the copy that ``laplm tune`` puts into an adapter's directory is taken.
 
     Raises:
         ModelNotFoundError: nothing of this name is on disk, or only a part of it.
@@ -158,6 +159,10 @@ def locate_base(adapter: Path, base: str) -> Path:
                 return locate(str(adapter / base))
         return locate(base)
     except ModelNotFoundError as error:
+        from laplm.gpt.adapter import BASE
+
+        if (adapter / BASE).is_dir():  # the adapter was moved, and its base with it
+            return locate(str(adapter / BASE))
         raise ModelNotFoundError(
             f"{adapter} is an adapter, and its base model cannot be found (its "
             f"adapter_config.json names it as base_model_name_or_path): {error}"

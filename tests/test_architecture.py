@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "hub": {"errors", "built_in", "gpt", "laplm"},
     "run": {"errors", "hub", "gpt"},
     "look": {"errors", "home", "gpt", "run"},
-    "tune": {"errors", "home", "machine", "gpt"},
+    "tune": {"errors", "built_in", "home", "machine", "gpt"},
     "serve": {"errors", "built_in", "home", "machine", "hub", "gpt", "run", "look", "laplm"},
     "web": set(),
     "talk": {"errors", "home"},

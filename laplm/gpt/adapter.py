@@ -28,6 +28,7 @@ from laplm.gpt.tensor_file import Array, StoredTensor, check_finite, read_table,
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
+BASE = "base"  # the folder of an adapter's own copy of its base model, where it has one
 
 _MERGE = (
     "merge it into its model with peft's merge_and_unload() and save_pretrained(), and copy the "

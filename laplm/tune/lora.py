@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laplm.errors import InputError, MissingExtraError
+from laplm.gpt.adapter import BASE, CONFIG, WEIGHTS
 from laplm.gpt.checkpoint import write_safetensors
 from laplm.home import write_whole
 from laplm.tune.int8_base import Int8Conv1D
@@ -34,8 +35,6 @@ TARGETS = ("c_attn", "c_proj", "c_fc")
 """The layers that can have an adapter; ``c_proj`` are two, of attention and of the feed-forward."""
 
 _PREFIX = "base_model.model.transformer."
-CONFIG = "adapter_config.json"
-WEIGHTS = "adapter_model.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +183,44 @@ def save_adapter(
         "inference_mode": True,
     }
     write_whole(directory / CONFIG, (json.dumps(values, indent=2) + "\n").encode())
+
+
+def adapter_card(directory: Path, base: str) -> str:
+    """The README of an adapter's directory: how it is opened, and how its base model is found.
+
+    Args:
+        directory: where it is.
+        base: as ``save_adapter``.
+    """
+    name = directory.name
+    own = Path(base) == (directory / BASE).resolve()
+    found = f"in `{BASE}/`, the model that comes with laplm" if own else f"`{base}`"
+    hub_id = "" if Path(base).is_absolute() else f"\nbase_model: {base}"
+    return f"""---
+library_name: peft{hub_id}
+---
+
+# {name}
+
+A LoRA adapter, made by `laplm tune`. Its base model is {found}.
+
+    laplm run -m {name} "your prompt"
+
+With [peft](https://huggingface.co/docs/peft):
+
+    from peft import AutoPeftModelForCausalLM
+    model = AutoPeftModelForCausalLM.from_pretrained("{name}")
+
+peft looks for the base model where `base_model_name_or_path` in `{CONFIG}` says. When that is a
+directory and has been moved, change it there, or name it:
+
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+    base = AutoModelForCausalLM.from_pretrained("{f"{name}/{BASE}" if own else base}")
+    model = PeftModel.from_pretrained(base, "{name}")
+
+One model that needs no other: `laplm export {name} --out whole`.
+"""
 
 
 def _linear_layers(model: TorchGPT) -> Iterator[tuple[str, nn.Module, str, Conv1D | Int8Conv1D]]:

@@ -11,13 +11,15 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from laplm import built_in
 from laplm.errors import InputError, MissingExtraError
-from laplm.gpt.adapter import is_adapter
+from laplm.gpt.adapter import BASE, is_adapter
 from laplm.gpt.chat import DEFAULT
 from laplm.gpt.checkpoint import Checkpoint, save_checkpoint
 from laplm.gpt.pretrained_settings import PretrainedSettings
@@ -28,7 +30,7 @@ from laplm.machine import available_bytes, peak_bytes
 from laplm.tune import adamw, attention, pointwise
 from laplm.tune.curve import draw_loss_curve
 from laplm.tune.lock import check_unlocked, lock_directory
-from laplm.tune.lora import LoRAConfig, add_lora, save_adapter
+from laplm.tune.lora import LoRAConfig, adapter_card, add_lora, save_adapter
 from laplm.tune.memory import MemoryPlan, plan_memory
 from laplm.tune.packing import Documents, encode_example
 from laplm.tune.processes import Processes, join_processes
@@ -681,7 +683,23 @@ def _save(
     values = settings.tokenizer_config_json(model.checkpoint.config, tokenizer)
     write_whole(directory / "tokenizer.json", tokenizer.encode())
     write_whole(directory / "tokenizer_config.json", (json.dumps(values, indent=2) + "\n").encode())
-    save_adapter(directory, weights, config.lora, _lasting_name(model))
+    base = _base_for_others(directory, model)
+    save_adapter(directory, weights, config.lora, base)
+    write_whole(directory / "README.md", adapter_card(directory, base).encode())
+
+
+def _base_for_others(directory: Path, model: Model) -> str:
+    """What peft finds the base model by. The built-in one, which no hub has, is put beside."""
+    path = model.checkpoint.path
+    if path.resolve() != built_in.DIRECTORY.resolve():
+        in_hub_cache = re.fullmatch(r"models--(.+)", path.parent.parent.name)
+        # In full, as gpt2 alone is found by those who ask the hub, and not in its cache.
+        return in_hub_cache[1].replace("--", "/") if in_hub_cache else _lasting_name(model)
+    copy = directory / BASE
+    copy.mkdir(exist_ok=True)
+    for name in (*built_in.FILES, built_in.CARD):
+        write_whole(copy / name, (built_in.DIRECTORY / name).read_bytes())
+    return str(copy.resolve())
 
 
 def _json(values: dict[str, Any]) -> dict[str, Any]:

@@ -4,21 +4,26 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 from conftest import make_model
+from peft import AutoPeftModelForCausalLM
+from transformers import AutoTokenizer
 
 import laplm
 from laplm.errors import InputError
+from laplm.gpt import reference
 from laplm.run.language_model import LanguageModel
 from laplm.tune import tuning
 from laplm.tune.lora import LoRAConfig
-from laplm.tune.read import Example
+from laplm.tune.read import Example, Reading
 from laplm.tune.trainer import Progressed, Trainer, best_precision
 from laplm.tune.tuning import TuneConfig, read_run, split, suitable_learning_rate, tune
 
@@ -404,3 +409,48 @@ def test_text_shorter_than_a_window_is_enough(model: LanguageModel, tmp_path: Pa
     file.write_text("The dog saw the cat and the cat saw the dog.", encoding="utf-8")
     result = tune(file, model, tmp_path / "out", dataclasses.replace(CONFIG, heldout_share=0.3))
     assert result is not None and result.steps == 30
+
+
+def test_peft_finds_the_base_of_an_adapter_of_the_built_in_model(
+    pocket: LanguageModel, tmp_path: Path
+) -> None:
+    config = TuneConfig(method="lora")
+    gpt = tuning.model_to_train(pocket.checkpoint, config, "fp32")
+    generator = torch.Generator().manual_seed(0)
+    parts = {n: p.detach() for n, p in gpt.named_parameters() if "lora_" in n}
+    weights = {n: torch.randn(p.shape, generator=generator) * 0.05 for n, p in parts.items()}
+    reading = Reading(
+        examples=(), kind="documents", files=(), n_bytes=0, skipped=(), chat_template=None
+    )
+    out = tmp_path / "out"
+    out.mkdir()
+    tuning._save(out, weights, pocket, config, reading)
+    theirs = AutoPeftModelForCausalLM.from_pretrained(out, dtype=torch.float32).eval()
+    ids = pocket.tokenizer.encode("The little cat sat on the mat.")
+    with torch.no_grad():
+        wanted = theirs(torch.tensor([ids])).logits[0].numpy()
+
+    def ours(directory: Path) -> np.ndarray:
+        model = LanguageModel(directory, "fp32")
+        tensors = {name: model.checkpoint.tensor(name) for name in model.checkpoint.names}
+        weights = reference.DenseWeights(tensors)
+        return reference.forward(np.array(ids), weights, model.config, reference.DensePast())
+
+    np.testing.assert_allclose(ours(out), wanted, rtol=0, atol=2e-3)
+    assert AutoTokenizer.from_pretrained(out)("The little cat")["input_ids"] == ids[:3]
+    out.rename(tmp_path / "moved")
+    np.testing.assert_allclose(ours(tmp_path / "moved"), wanted, rtol=0, atol=2e-3)
+    card = (tmp_path / "moved" / "README.md").read_text()
+    assert "in `base/`, the model that comes with laplm" in card
+
+
+def test_the_base_of_an_adapter_is_named_in_full_where_the_hub_has_it(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    cached = tmp_path / "models--openai-community--gpt2" / "snapshots" / "123"
+    shutil.copytree(tiny_model_dir, cached)
+    model = LanguageModel(cached, "fp32")
+    model.name = "gpt2"
+    assert tuning._base_for_others(tmp_path, model) == "openai-community/gpt2"
+    here = LanguageModel(tiny_model_dir, "fp32")
+    assert tuning._base_for_others(tmp_path, here) == str(tiny_model_dir.resolve())
