@@ -62,6 +62,9 @@ def add_serve(verb: Callable[..., argparse.ArgumentParser]) -> None:
                    help="requests of a model that may wait (default: 64)")  # fmt: skip
     g.add_argument("--time-limit", type=float, default=600.0, metavar="SECONDS",
                    help="for one request (default: 600)")  # fmt: skip
+    g.add_argument("--strict", action="store_true",
+                   help="refuse what OpenAI refuses: more tokens than the model has room for, and "
+                   "more than four stop strings")  # fmt: skip
     g.add_argument("--runs", type=Path, metavar="DIR",
                    help="where tunings are kept (default: runs, in LAPLM_HOME)")  # fmt: skip
     g = p.add_argument_group("how it runs")
@@ -103,6 +106,7 @@ def _serve(args: argparse.Namespace) -> int:
             slots=args.slots,
             queue=args.queue,
             time_limit=args.time_limit,
+            strict=args.strict,
         ),
         guard=Guard(
             key=key,

@@ -28,6 +28,8 @@ Prompt = str | bytes | Sequence[int]
 FinishReason = Literal["stop", "eos", "length", "interrupted"]
 
 DEFAULT_NEW_TOKENS = 100
+MAX_SAMPLES = 1024
+"""Continuations drawn together: each keeps keys and values of its own, so more fill the memory."""
 _COUNT_WHOLE = 1 << 20  # longer prompts (in bytes) are counted by a sample before being refused
 _COUNT_SAMPLE = 1 << 17
 
@@ -215,14 +217,18 @@ class Row:
         *,
         max_new_tokens: int,
         known: int,
+        min_new_tokens: int = 0,
         eos_token_ids: Collection[int] = (),
         logprobs: int | None = 0,
         ended: Callable[[int, int], bool] | None = None,
         nudges: Nudges | None = None,
+        penalty_window: int | None = None,
     ) -> None:
         """Begin; ``params`` has a seed, and only the first ``known`` ids are drawn.
 
-        With ``logprobs`` None no probability is worked out at all, and steps have NaN.
+        With ``logprobs`` None no probability is worked out at all, and steps have NaN. The first
+        ``min_new_tokens`` are none of ``eos_token_ids``. The repetition penalty looks back at
+        ``penalty_window`` tokens; None is all of them.
         """
         assert params.seed is not None
         self.index = index
@@ -232,17 +238,23 @@ class Row:
         self._params = params
         self._n_prompt = len(self.ids)
         self._end = self._n_prompt + max_new_tokens
+        self._min_end = self._n_prompt + min_new_tokens
         self._known = known
         self._eos_token_ids = eos_token_ids
+        self._forbidden = np.array([i for i in eos_token_ids if i < known], dtype=np.intp)
         self._logprobs = logprobs
         self._ended = ended
         self._nudges = nudges
+        self._penalty_window = penalty_window
 
     def draw(self, gpt: Engine, logits: Array) -> TokenStep:
         """The next token after logits (V,); its step says whether the sample has ended."""
         x = logits[: self._known]
         chosen = x if self._nudges is None else self._nudges.apply(x, self.ids[self._n_prompt :])
-        token = sample(chosen, self._params, self._rng, self.ids)
+        if len(self.ids) < self._min_end and self._forbidden.size:
+            chosen = chosen.copy()
+            chosen[self._forbidden] = -np.inf
+        token = sample(chosen, self._params, self._rng, self._penalised_ids())
         self.ids.append(token)
         reason: FinishReason | None = None
         if token in self._eos_token_ids:
@@ -256,6 +268,10 @@ class Row:
         normaliser = gpt.log_normaliser(x)
         top = tuple(top_logprobs(x, self._logprobs, normaliser)) if self._logprobs else ()
         return TokenStep(self.index, token, float(x[token]) - normaliser, top, reason)
+
+    def _penalised_ids(self) -> Sequence[int]:
+        window = self._penalty_window
+        return self.ids if window is None else self.ids[max(0, len(self.ids) - window) :]
 
 
 def generate_tokens(
@@ -282,7 +298,7 @@ def generate_tokens(
         prompt_ids: at least one token id.
         params: how tokens are chosen.
         max_new_tokens: tokens drawn per sample, at most.
-        samples: how many continuations.
+        samples: how many continuations, at most ``MAX_SAMPLES``.
         eos_token_id: the token that ends a sample, or several of which each does; None for none.
         logprobs: how many alternatives to report with each token.
         slide: go on beyond the model's context by dropping its oldest half when it is full.
@@ -304,7 +320,7 @@ def generate_tokens(
     """
     params = seeded(params or SamplingParams())
     _check_count("max_new_tokens", max_new_tokens)
-    _check_count("samples", samples)
+    _check_samples(samples)
     _check_count("logprobs", logprobs, least=0)
     _check_ids(prompt_ids, gpt.config)
     if not slide:
@@ -423,6 +439,15 @@ def seeded(params: SamplingParams) -> SamplingParams:
 def _check_count(name: str, value: int, least: int = 1) -> None:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
         raise InputError(f"{name} is {value!r}, but it must be a whole number from {least} up")
+
+
+def _check_samples(samples: int) -> None:
+    _check_count("samples", samples)
+    if samples > MAX_SAMPLES:
+        raise InputError(
+            f"samples is {samples}, but at most {MAX_SAMPLES:,} are drawn together, since each "
+            "keeps a cache of its own; ask for fewer, and again with another seed"
+        )
 
 
 def _check_ids(ids: Sequence[int], config: GPTConfig) -> None:
@@ -550,16 +575,23 @@ class SampleText:
         finish_reason: why the sample ended, once it has.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], min_new_tokens: int = 0) -> None:
+        """Begin; stop strings are not looked for within the first ``min_new_tokens``."""
         self.finish_reason: FinishReason | None = None
         self._tokenizer = tokenizer
         self._decoder = StreamDecoder(tokenizer)
         self._matcher = StopMatcher(stop)
+        self._free_tokens = min_new_tokens
         self._pending = ""
 
     def feed(self, token_id: int) -> bool:
         """Take a token that was drawn; whether a stop string is complete with it."""
-        self._pending, stopped = self._matcher.feed(self._decoder.feed(token_id))
+        text = self._decoder.feed(token_id)
+        if self._free_tokens > 0:
+            self._free_tokens -= 1
+            self._pending = text
+            return False
+        self._pending, stopped = self._matcher.feed(text)
         return stopped
 
     def flush(self) -> str:
@@ -626,7 +658,8 @@ def make_request(
         config: the model's sizes.
         max_new_tokens: tokens per sample, at most; None means 100, or fewer where the model's
             context leaves less room.
-        samples: how many continuations, decoded together; steps say whose they are.
+        samples: how many continuations, decoded together, at most ``MAX_SAMPLES``; steps say
+            whose they are.
         stop: strings that end the text; they are not part of it.
         logprobs: how many alternatives to report with each token.
         ignore_eos: go on when the model ends its text.
@@ -640,7 +673,7 @@ def make_request(
     stop = (stop,) if isinstance(stop, str) else tuple(stop)
     if not all(isinstance(s, str) and s for s in stop):
         raise InputError("a stop string is empty; give at least one character")
-    _check_count("samples", samples)
+    _check_samples(samples)
     _check_count("logprobs", logprobs, least=0)
     if max_new_tokens is not None:
         _check_count("max_new_tokens", max_new_tokens)

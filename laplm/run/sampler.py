@@ -24,6 +24,10 @@ Ids = NDArray[np.intp]
 GREEDY_BELOW = 1e-4
 """Temperatures below this pick the likeliest token: dividing by less only loses precision."""
 
+REPETITION_PENALTY = (0.01, 100.0)
+"""Least and most: logits of any model stay finite when they are divided or multiplied by these."""
+
+_MOST = float(np.finfo(np.float32).max)
 _BLOCK = 64
 _SMALL = 4096  # below this many logits one pass over all of them is as fast as going by blocks
 
@@ -46,7 +50,7 @@ class SamplingParams:
         top_p: only the fewest likeliest tokens that hold this share of the probability.
         min_p: only tokens at least this share as likely as the likeliest one.
         repetition_penalty: logits of tokens already in the text are divided by it when positive
-            and multiplied when negative; 1 means off.
+            and multiplied when negative; from 0.01 to 100, 1 means off.
         seed: the same seed gives the same text; None draws one.
 
     Raises:
@@ -65,7 +69,12 @@ class SamplingParams:
         self._whole("top_k", "a whole number from 0 (off) up")
         self._number("top_p", "a number from 0 to 1 (off)", lambda x: 0 <= x <= 1)
         self._number("min_p", "a number from 0 (off) to 1", lambda x: 0 <= x <= 1)
-        self._number("repetition_penalty", "a number above 0 (1 is off)", lambda x: x > 0)
+        least, most = REPETITION_PENALTY
+        self._number(
+            "repetition_penalty",
+            f"a number from {least:g} to {most:g} (1 is off)",
+            lambda x: least <= x <= most,
+        )
         if self.seed is not None:
             self._whole("seed", "a whole number from 0 up, or None")
 
@@ -107,9 +116,16 @@ class Nudges:
         """Logits (V,) with everything added; ``drawn`` are the new tokens so far.
 
         Source: https://platform.openai.com/docs/api-reference/completions, "frequency_penalty".
+
+        Raises:
+            InputError: an id of ``logit_bias`` is none of the V.
         """
         x = logits.astype(np.float32)
         for token, bias in self.logit_bias.items():
+            if not 0 <= token < len(x):
+                raise InputError(
+                    f"logit_bias has the id {token}, but the tokens are 0 to {len(x) - 1}"
+                )
             x[token] += np.float32(bias)
         if drawn and (self.presence_penalty or self.frequency_penalty):
             ids, counts = np.unique(np.asarray(drawn, dtype=np.intp), return_counts=True)
@@ -218,9 +234,11 @@ def _penalised(x: Array, penalty: float, previous_ids: Sequence[int]) -> Array:
     if penalty == 1.0 or len(previous_ids) == 0:
         return x
     ids = np.asarray(previous_ids, dtype=np.intp)
+    ids = ids[ids < len(x)]  # a prompt may have ids of a padded vocabulary, which are never drawn
     x, old, factor = x.copy(), x[ids], np.float32(penalty)
-    x[ids] = np.where(old < 0, old * factor, old / factor)
-    return x
+    with np.errstate(over="ignore"):
+        x[ids] = np.where(old < 0, old * factor, old / factor)
+    return _checked(x)
 
 
 def _filtered(
@@ -237,7 +255,8 @@ def _filtered(
     if ids is None:
         x = _penalised(_checked(x), params.repetition_penalty, previous_ids)
     if params.temperature != 1.0:
-        x = x / np.float32(params.temperature)
+        with np.errstate(over="ignore"):  # too large a quotient is found by the check
+            x = _checked(x / np.float32(min(params.temperature, _MOST)))
     if some:
         keep = _top_k(x, params.top_k)
         x, ids = x[keep], keep if ids is None else ids[keep]

@@ -46,6 +46,7 @@ from laplm.look import (
 from laplm.look.view import Grid, Maps, Model, Part, Passage, Table, View, plain
 from laplm.run.language_model import LanguageModel
 from laplm.serve.models import Registry
+from laplm.serve.parameters import Whole
 from laplm.serve.problems import BODY, CLIENT_GONE, ApiError, Json, answers, to_json
 from laplm.serve.streams import unless_gone
 
@@ -56,8 +57,8 @@ MOST_WAITING = 8
 _KINDS = {Table: "table", Grid: "grid", Maps: "maps", Passage: "passage"}
 # Not for a request to say.
 _OURS = ("model", "progress", "max_bytes")
-_Whole = Annotated[int, Field(ge=-(2**31), lt=2**31)]
-_Seed = Annotated[int, Field(ge=0, lt=2**63)]
+_Whole = Annotated[Whole, Field(ge=-(2**31), lt=2**31)]
+_Seed = Annotated[Whole, Field(ge=0, lt=2**63)]
 _Number = Annotated[float, Field(allow_inf_nan=False)]
 _Name = Annotated[str, Field(max_length=300)]
 

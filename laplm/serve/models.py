@@ -47,6 +47,8 @@ class Settings:
         slots: samples of a model decoded together.
         queue: requests of a model that wait, at most.
         time_limit: seconds that a request may take.
+        strict: refuse what OpenAI's own server refuses: more tokens than fit, and more than four
+            stop strings.
     """
 
     precision: Precision = "int8"
@@ -56,6 +58,7 @@ class Settings:
     slots: int = 16
     queue: int = 64
     time_limit: float = 600.0
+    strict: bool = False
 
 
 class Served:

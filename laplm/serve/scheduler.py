@@ -75,24 +75,28 @@ class Order:
         params: with a seed.
         max_new_tokens: for each sample; 0 only reads the prompt.
         samples: how many.
+        min_new_tokens: before so many, nothing but ``max_new_tokens`` ends a text.
         stop: strings that end a text.
         end_token_ids: tokens that end it, besides those that end every text of the model.
         logprobs: alternatives reported with each token; None reports no probabilities.
         score_prompt: report the prompt's tokens too.
         ignore_eos: go on when the model ends its text.
         nudges: what is added to logits.
+        penalty_window: tokens that the repetition penalty looks back at; None for all.
     """
 
     prompt_ids: tuple[int, ...]
     params: SamplingParams
     max_new_tokens: int
     samples: int = 1
+    min_new_tokens: int = 0
     stop: tuple[str, ...] = ()
     end_token_ids: tuple[int, ...] = ()
     logprobs: int | None = None
     score_prompt: bool = False
     ignore_eos: bool = False
     nudges: Nudges | None = None
+    penalty_window: int | None = None
 
 
 Item = GenerationStep | PromptToken
@@ -223,6 +227,11 @@ class Scheduler:
         self._thread.start()
 
     # --- for the event loop ---
+
+    @property
+    def n_vocab(self) -> int:
+        """How many ids can be drawn, from 0 on: a vocabulary may be padded beyond its tokens."""
+        return self._known
 
     @property
     def waiting(self) -> int:
@@ -433,7 +442,8 @@ class Scheduler:
             assert job.cache is not None and job.logits is not None
             index, job.begun, job.going = job.begun, job.begun + 1, job.going + 1
             last = job.begun == order.samples
-            text = SampleText(self._lm.tokenizer, order.stop)
+            text = SampleText(self._lm.tokenizer, order.stop, order.min_new_tokens)
+            ends = frozenset() if order.ignore_eos else self._eos
             row = Row(
                 index,
                 order.prompt_ids,
@@ -441,10 +451,12 @@ class Scheduler:
                 job.cache if last else job.cache.fork(1)[0],
                 max_new_tokens=order.max_new_tokens,
                 known=self._known,
-                eos_token_ids=() if order.ignore_eos else self._eos.union(order.end_token_ids),
+                min_new_tokens=order.min_new_tokens,
+                eos_token_ids=ends.union(order.end_token_ids),
                 logprobs=order.logprobs,
                 ended=lambda _, token, text=text: text.feed(token),  # type: ignore[misc]
                 nudges=order.nudges,
+                penalty_window=order.penalty_window,
             )
             sample = _Sample(job, row, text)
             self._samples.append(sample)

@@ -31,6 +31,7 @@ from laplm.home import write_whole
 from laplm.machine import end_process
 from laplm.serve.logs import log, log_exception
 from laplm.serve.models import Registry
+from laplm.serve.parameters import Whole
 from laplm.serve.problems import BODY, ApiError, Json, answers, given
 from laplm.serve.streams import EventStream, event
 
@@ -46,7 +47,7 @@ _REPORT_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'none'; "
     "base-uri 'none'; frame-ancestors 'self'; sandbox"
 )
-_Positive = Annotated[int, Field(ge=1, lt=2**31)]
+_Positive = Annotated[Whole, Field(ge=1, lt=2**31)]
 _Share = Annotated[float, Field(ge=0, lt=1)]
 # Settings that the command calls otherwise.
 _OPTIONS = {"positions": "window"}
@@ -65,8 +66,8 @@ class TuneSettings(BaseModel):
     positions: _Positive | None = None
     learning_rate: float | None = Field(None, gt=0, le=1e3)
     dropout: _Share | None = None
-    patience: int | None = Field(None, ge=0, lt=2**31)
-    seed: int | None = Field(None, ge=0, lt=2**31)
+    patience: Whole | None = Field(None, ge=0, lt=2**31)
+    seed: Whole | None = Field(None, ge=0, lt=2**31)
     checkpointing: bool | None = None
     heldout: float | None = Field(None, gt=0, lt=100)
     column: str | None = Field(None, min_length=1, max_length=300)

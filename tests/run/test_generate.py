@@ -488,6 +488,8 @@ def test_results_count_tokens_and_time(lm) -> None:
         ({"max_new_tokens": 2.5}, "max_new_tokens is 2.5"),
         ({"samples": 0}, "samples is 0"),
         ({"samples": True}, "samples is True"),
+        ({"samples": 1025}, "at most 1,024 are drawn together"),
+        ({"samples": 10**6}, "cache of its own"),
         ({"logprobs": -1}, "logprobs is -1, but it must be a whole number from 0 up"),
         ({"stop": ""}, "stop string is empty"),
         ({"stop": ["a", ""]}, "stop string is empty"),

@@ -23,6 +23,7 @@ from transformers import (
 
 from laplm.errors import InputError, LaplmError, ModelFormatError
 from laplm.run.sampler import (
+    Nudges,
     SamplingParams,
     filtered_logits,
     probabilities,
@@ -87,6 +88,7 @@ small_logits = st.one_of(
     st.lists(coarse, min_size=2, max_size=40), st.lists(fine, min_size=2, max_size=40)
 )
 all_params = st.builds(
+    Nudges,
     SamplingParams,
     temperature=st.one_of(st.just(1.0), st.floats(0.05, 5.0)),
     top_k=st.one_of(st.just(0), st.integers(1, 50)),
@@ -299,7 +301,7 @@ def test_logits_that_are_not_numbers_are_refused(bad, temperature) -> None:
         ("top_k", [-1, 1.5, True, math.nan, None]),
         ("top_p", [math.nan, -0.1, 1.1, False, None]),
         ("min_p", [math.nan, -0.1, 1.1, True]),
-        ("repetition_penalty", [math.nan, 0, -1.0, math.inf, True]),
+        ("repetition_penalty", [math.nan, 0, -1.0, 1e-300, 0.0099, 100.1, math.inf, True]),
         ("seed", [-1, 1.5, True, "42"]),
     ],
 )
@@ -318,3 +320,36 @@ def test_params_are_frozen_and_hold_plain_numbers() -> None:
     assert [type(v) for v in dataclasses.astuple(params)] == [float, int, float, float, float, int]
     with pytest.raises(dataclasses.FrozenInstanceError):
         params.top_k = 1
+
+
+def test_ids_beyond_the_logits_are_not_penalised() -> None:
+    logits = np.array([1.0, -1.0, 2.0], np.float32)
+    params = SamplingParams(temperature=1, top_k=0, repetition_penalty=2)
+    want = filtered_logits(logits, params, [0, 1])
+    assert want.tolist() == [0.5, -2.0, 2.0]
+    assert filtered_logits(logits, params, [0, 3, 1, 700]).tolist() == want.tolist()
+
+
+@pytest.mark.parametrize("token", [-1, 3])
+def test_a_bias_for_no_token_is_refused(token: int) -> None:
+    with pytest.raises(InputError, match="0 to 2"):
+        Nudges({token: 1.0}).apply(np.zeros(3, np.float32), [])
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "settings",
+    [{"temperature": 2e-4}, {"repetition_penalty": 0.01}, {"temperature": 0.0,
+     "repetition_penalty": 0.01}],
+)  # fmt: skip
+def test_logits_too_large_for_their_settings_are_told_of(settings: dict[str, float]) -> None:
+    logits = np.array([1e37, -3, 2], np.float32)
+    with pytest.raises(ModelFormatError, match="not numbers"):
+        sample(logits, SamplingParams(**{"top_k": 0, **settings}), sample_rng(1), [0])
+
+
+@pytest.mark.filterwarnings("error")
+def test_any_finite_temperature_can_be_used() -> None:
+    logits = np.array([0, 50, 2], np.float32)
+    found = probabilities(logits, SamplingParams(temperature=1e300, top_k=0))
+    assert found == pytest.approx([1 / 3] * 3)

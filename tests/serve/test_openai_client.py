@@ -127,7 +127,7 @@ def test_errors_are_those_that_the_client_knows(client: openai.OpenAI) -> None:
         client.completions.create(model="nobody", prompt="a")
     assert missing.value.code == "model_not_found"
     with pytest.raises(openai.BadRequestError) as long:
-        client.completions.create(model="tiny", prompt="a", max_tokens=5000)
+        client.completions.create(model="tiny", prompt="a " * 500, max_tokens=1)
     assert long.value.code == "context_length_exceeded"
     with pytest.raises(openai.BadRequestError) as suffix:
         client.completions.create(model="tiny", prompt="a", suffix="b")

@@ -101,7 +101,7 @@ export function startWrite(root) {
           for (const [i, id] of (choice.token_ids ?? []).entries()) {
             count += 1;
             sample.add({
-              id, text: choice.logprobs.tokens[i], logprob: choice.logprobs.token_logprobs[i],
+              id, text: choice.logprobs.token_texts[i], logprob: choice.logprobs.token_logprobs[i],
               others: choice.logprobs.top_token_ids[i].map((other, j) => ({
                 id: other, text: choice.logprobs.top_texts[i][j], logprob: choice.logprobs.top_token_logprobs[i][j],
               })),
