@@ -17,7 +17,6 @@ from typing import Any
 import llvmlite.binding as llvm
 
 from laplm import home
-from laplm.gpt import cpu_features
 from laplm.gpt.isa import Isa
 from laplm.gpt.quantize import Progress
 
@@ -54,19 +53,6 @@ def _key(isa: Isa, spec: object) -> str:
     digest.update(f"{isa} {spec} {llvm.get_default_triple()} {llvm.get_host_cpu_name()}".encode())
     digest.update(_features(isa).encode())
     return digest.hexdigest()[:32]
-
-
-def _tell_numba() -> None:
-    """Tell Numba what LLVM is told of the CPU: it makes machine code of its own on the way.
-
-    All that the CPU has, since Numba asks once for all variants. Only on ARM, where it would end
-    the process ("Cannot select") at the first ``sdot``.
-    """
-    from numba.core import config
-
-    if cpu_features.family() == "arm":
-        config.CPU_NAME = "generic"
-        config.CPU_FEATURES = ",".join(f"+{name}" for name in sorted(cpu_features.cpu_features()))
 
 
 def _compile(isa: Isa, function: Any) -> bytes:
@@ -124,7 +110,6 @@ def load(
     if code is None:
         if progress:
             progress("kernels", 0, 1)
-        _tell_numba()
         code = _compile(isa, build())
         home.write_whole(file, hashlib.sha256(code).digest() + code)
         if progress:

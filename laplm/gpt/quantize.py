@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from laplm import home
 from laplm.gpt.checkpoint import Checkpoint, Entry, check_finite, map_safetensors, write_safetensors
 from laplm.gpt.config import GPTConfig
+from laplm.gpt.cpu_features import tell_numba
 from laplm.gpt.plan import GROUP, TILE
 
 Precision = Literal["fp32", "int8", "int4"]
@@ -114,6 +115,8 @@ def quantise_groups(groups: Array) -> tuple[NDArray[np.int8], NDArray[np.float16
 def _group_search() -> Any:
     """Compiled now, when weights are being prepared, and not at every start."""
     from numba import njit
+
+    tell_numba()
 
     @njit(error_model="numpy", fastmath={"reassoc", "nsz"})
     def search(groups, candidates, steps, chosen):  # type: ignore[no-untyped-def]

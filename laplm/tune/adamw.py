@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from laplm.errors import MissingExtraError
+from laplm.gpt.cpu_features import tell_numba
 from laplm.gpt.isa import Isa
 from laplm.gpt.quantize import Progress
 from laplm.tune.halves import join, split
@@ -193,6 +194,8 @@ def build(isa: Isa, formats: tuple[torch.dtype, ...]) -> Callable[[int, int, int
     import numba
     from numba.core import types
     from numba.core.extending import intrinsic
+
+    tell_numba()
 
     def memory(kind: Any) -> tuple[Any, Any]:
         """Reading and writing number ``i`` of those of a kind that lie from an address on."""

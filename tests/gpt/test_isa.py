@@ -99,20 +99,6 @@ def test_llvm_is_told_of_features_that_it_does_not_list(machine, monkeypatch) ->
     assert jit._key(neon, "spec") != jit._key(generic, "spec")
 
 
-def test_numba_is_told_as_well(machine, monkeypatch) -> None:
-    """Numba makes machine code on its way to LLVM's; without the features that ends the process."""
-    from numba.core import config
-
-    monkeypatch.setattr(config, "CPU_FEATURES", None)
-    machine("x86", AVX2)
-    jit._tell_numba()
-    assert config.CPU_FEATURES is None
-    machine("arm", ARM)
-    monkeypatch.setattr(config, "CPU_NAME", None)
-    jit._tell_numba()
-    assert (config.CPU_NAME, config.CPU_FEATURES) == ("generic", "+dotprod,+lse,+neon")
-
-
 def test_the_kernel_cache_tells_cpus_apart(machine, monkeypatch) -> None:
     machine("x86", AVX512)
     monkeypatch.setattr(llvm, "get_host_cpu_name", lambda: "znver4")
