@@ -1,10 +1,13 @@
 """The error tree. Every message names the cause and the next step.
 
 ``LaplmError`` and its children are the reader's to act on (exit code 2); anything else that
-escapes is our fault (exit code 1).
+escapes is our fault (exit code 1). How a message is worded is here too, since every room has some.
 """
 
 from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
 
 
 class LaplmError(Exception):
@@ -24,7 +27,28 @@ class TokenizerError(LaplmError):
 
 
 class InputError(LaplmError):
-    """A prompt, file or setting given by the caller cannot be used."""
+    """A prompt, file or setting given by the caller cannot be used.
+
+    A text that begins "NAME is VALUE" speaks of the Python parameter NAME.
+
+    Attributes:
+        parameters: other parameters that the text speaks of by their names.
+    """
+
+    def __init__(self, message: str, *parameters: str) -> None:
+        super().__init__(message)
+        self.parameters = parameters
+
+    def named(self, names: Mapping[str, str]) -> str:
+        """The text with other names for its parameters: ``{"top_k": "--top-k"}``."""
+        text = str(self)
+        first = re.match(r"[a-z][a-z_ ]*?(?= is )", text)
+        if first:
+            name = first[0].replace(" ", "_")
+            text = names.get(name, first[0]) + text[first.end() :]
+        for name in self.parameters:
+            text = re.sub(rf"(?<![\w-]){name}\b", names.get(name, name), text)
+        return text
 
 
 class ContextLengthError(InputError):
@@ -48,3 +72,30 @@ class MissingExtraError(LaplmError):
 
     def __init__(self, what: str, extra: str) -> None:
         super().__init__(f'{what} needs the "{extra}" extra: pip install "laplm[{extra}]"')
+
+
+# What a terminal would obey or show elsewhere instead of showing it: the control characters of
+# ASCII and Latin-1, line separators, and marks that turn the direction of writing.
+_CONTROLS = (*range(32), *range(127, 160), 0x2028, 0x2029)
+_DIRECTIONS = (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+_ESCAPED = {
+    code: f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+    for code in (*_CONTROLS, *_DIRECTIONS)
+    if chr(code) not in "\t\n"
+}
+
+
+def visible(text: str) -> str:
+    r"""Text as it may be shown in a terminal: what would control it is written out, as ``\x1b``.
+
+    Tabs and the ends of lines stay. Names and texts of a model's files can hold anything.
+    """
+    return text.translate(_ESCAPED)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a message about a name that is not known: those that look like it, or nothing."""
+    import difflib
+
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    return f". Did you mean {' or '.join(close)}?" if close else ""

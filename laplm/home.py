@@ -21,14 +21,7 @@ def directory(name: str) -> Path:
     Raises:
         CacheError: it cannot be made.
     """
-    root = os.environ.get("LAPLM_HOME")
-    if root:
-        base = Path(root).expanduser()
-    else:
-        import platformdirs
-
-        base = Path(platformdirs.user_cache_dir("laplm", appauthor=False))
-    path = base / name
+    path = _root() / name
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -37,16 +30,29 @@ def directory(name: str) -> Path:
 
 
 def cannot_write(path: Path, error: OSError) -> CacheError:
-    """The plain sentence for a failed write below the cache directory."""
+    """The plain sentence for a failed write, in the cache directory or wherever a person chose."""
+    ours = _root() in path.absolute().parents
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        elsewhere = "set LAPLM_HOME to" if ours else "choose"
         return CacheError(
-            f"no space left to write {path}: free some, or set LAPLM_HOME to a directory on a "
-            "disk that has room"
+            f"no space left to write {path}: free some, or {elsewhere} a directory on a disk that "
+            "has room"
         )
     reason = error.strerror or error.__class__.__name__
     return CacheError(
-        f"cannot write {path} ({reason}): set LAPLM_HOME to a directory that can be written"
+        f"cannot write {path} ({reason}): {'set LAPLM_HOME to' if ours else 'choose'} a directory "
+        "that can be written"
     )
+
+
+def _root() -> Path:
+    """The cache directory, which need not be there."""
+    root = os.environ.get("LAPLM_HOME")
+    if root:
+        return Path(root).expanduser().absolute()
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("laplm", appauthor=False))
 
 
 def reason_of(error: OSError | CacheError) -> str:

@@ -21,7 +21,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from laplm import built_in
-from laplm.errors import DownloadError, LaplmError, ModelFormatError, ModelNotFoundError
+from laplm.errors import (
+    DownloadError,
+    LaplmError,
+    ModelFormatError,
+    ModelNotFoundError,
+    did_you_mean,
+    visible,
+)
 
 POCKET = "pocket"
 # Names in use since 2019, and where their models live on the hub now.
@@ -329,16 +336,13 @@ def _shards(index: Any) -> list[str]:
 
 
 def _did_you_mean(name: str) -> str:
-    import difflib
-
     known = [POCKET, *ALIASES]
     with contextlib.suppress(OSError):
         for folder in hub_cache_dir().glob("models--*"):
             known.append(folder.name.removeprefix("models--").replace("--", "/"))
     if name in known:
         return ""
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.7)
-    return f". Did you mean {' or '.join(close)}?" if close else ""
+    return did_you_mean(name, known)
 
 
 # --- from the hub -----------------------------------------------------------------------------
@@ -630,7 +634,7 @@ def _bar() -> Iterator[Progress]:
 
     console = Console(stderr=True)
     with bars.Progress(
-        bars.TextColumn("{task.description}"),
+        bars.TextColumn("{task.description}", markup=False),
         bars.BarColumn(),
         bars.DownloadColumn(),
         bars.TransferSpeedColumn(),
@@ -640,7 +644,7 @@ def _bar() -> Iterator[Progress]:
     ) as bar:
         task = bar.add_task("", total=None)
         yield lambda what, done, total: bar.update(
-            task, description=what, completed=done, total=total
+            task, description=visible(what), completed=done, total=total
         )
 
 

@@ -24,8 +24,8 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("
 BY_CI = "<!-- run by .ci/run -->"
 NOT_RUN = re.compile(r"<!-- not run in the tests: \S.* -->")
 NOT_COMPARED = re.compile(r"<!-- output not compared: \S.* -->")
-# What depends on the machine, or on whether it is the first time.
-ONCE = re.compile(r"(preparing|compiling) .*\(once\)")
+# What depends on the machine, or on whether it is the first time (of a day).
+ONCE = re.compile(r"(preparing|compiling) .*\(once\)|model \w+: .*")
 SECOND_GUARD = re.compile(r"  (guard: network namespace|no second guard|started, not watched)")
 
 

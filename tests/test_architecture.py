@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "built_in": {"errors"},
     "gpt": {"errors", "home"},
     "hub": {"errors", "built_in", "gpt", "laplm"},
-    "run": {"errors", "hub", "gpt"},
+    "run": {"errors", "machine", "hub", "gpt"},
     "look": {"errors", "home", "gpt", "run"},
     "tune": {"errors", "built_in", "home", "machine", "gpt"},
     "serve": {"errors", "built_in", "home", "machine", "hub", "gpt", "run", "look", "laplm"},
@@ -35,7 +35,7 @@ MAY_IMPORT = {
 }
 # Beyond the standard library, NumPy, which gpt, run and look compute with.
 LIBRARIES = {
-    "cli": {"numpy", "rich"},
+    "cli": {"numpy", "rich", "shtab"},
     "home": {"platformdirs"},
     "machine": {"psutil"},
     "hub": {"huggingface_hub", "rich"},

@@ -3,35 +3,89 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import re
+import shlex
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from laplm.cli.output import Progress, note
-from laplm.errors import InputError
+from laplm.cli.output import Progress, note, write
+from laplm.errors import InputError, LaplmError, did_you_mean
 
 if TYPE_CHECKING:
     from laplm.run.language_model import LanguageModel
 
 _MAX_STDIN = 64 << 20
+_DAY = 86_400  # seconds
 
 
 class Parser(argparse.ArgumentParser):
     """One plain line for a mistake, and no guessing at shortened options."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *, example: str | None = None, **options: Any) -> None:
         super().__init__(
             formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=32),
             allow_abbrev=False,
             **options,
         )
+        self.example = example
+
+    def format_help(self) -> str:
+        """What ``--help`` prints: first of all, a command to copy."""
+        page = super().format_help()
+        return f"For example: {self.example}\n\n{page}" if self.example else page
 
     def error(self, message: str) -> NoReturn:
         """Raise what argparse would print with a page of usage."""
         if message.endswith("expected one argument"):
             message += "; one that begins with a dash is joined on, as in --stop=-a"
+        message = re.sub(
+            r"^argument (\S+): invalid (int|float) value: (.*)$",
+            lambda found: f"{_first(found[1])} is {found[3]}, but it must be a {_KINDS[found[2]]}",
+            message,
+            flags=re.DOTALL,
+        )
         raise InputError(f"{message} (see {self.prog} --help)")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if isinstance(action, argparse._SubParsersAction) and value not in action.choices:
+            kind = action.dest.replace("verb", "command")
+            hint = did_you_mean(value, action.choices)
+            if kind == "command" and " " in value:
+                hint = f"; to continue a text: laplm run {shlex.quote(value)}"
+            raise InputError(f"no such {kind}: {value!r}{hint} (see {self.prog} --help)")
+        super()._check_value(action, value)
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        # Pages of help and the version, which go where all output goes.
+        if message:
+            write(message)
+
+
+_KINDS = {"int": "whole number", "float": "number"}
+
+
+def _first(option: str) -> str:
+    """``-n/--max-new-tokens`` by the name that comes first."""
+    return option.split("/")[0]
+
+
+def chosen(parser: argparse.ArgumentParser, args: argparse.Namespace) -> argparse.ArgumentParser:
+    """The parser of the command, or of the view, that was typed."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            word = getattr(args, action.dest, None)
+            return chosen(action.choices[word], args) if word in action.choices else parser
+    return parser
+
+
+def option_names(parser: argparse.ArgumentParser) -> dict[str, str]:
+    """What the parameters of a command are called when they are typed: ``{"top_k": "--top-k"}``."""
+    # Of several, as --temperature and --greedy, the one that was added first.
+    return {a.dest: a.option_strings[0] for a in parser._actions[::-1] if a.option_strings}
 
 
 def add_model(p: Any, *, model: bool = True, precision: str = "int8") -> None:
@@ -110,6 +164,33 @@ def _decode(data: bytes, what: str) -> str:
         ) from None
 
 
+def note_loose_space(text: str, lm: LanguageModel) -> None:
+    """Say why what follows a prompt that ends in a space is poor."""
+    from laplm.run.generate import ends_in_loose_space
+
+    if ends_in_loose_space(text, lm.tokenizer):
+        note(
+            "the prompt ends in a space, but tokens of words begin with theirs: without the last "
+            "space the text goes on better",
+            dim=True,
+        )
+
+
+def note_model(name: str, why: str) -> None:
+    """Say which model was taken where none was named: once a day, not before every command."""
+    from laplm import home
+
+    told = None
+    with contextlib.suppress(OSError, LaplmError):
+        told = home.directory("told") / f"model-{name}"
+        if 0 <= time.time() - told.stat().st_mtime < _DAY:
+            return
+    note(f"model {name}: {why}", dim=True)
+    with contextlib.suppress(OSError):
+        if told is not None:
+            told.touch()
+
+
 def open_model(
     name: str | None, precision: str, threads: int | None, progress: Progress
 ) -> LanguageModel:
@@ -125,5 +206,5 @@ def open_model(
         raise InputError(f"precision is {precision!r}, but it must be fp32, int8 or int4")
     if name is None:
         name, why = default_model()
-        note(f"model {name}: {why}")
+        note_model(name, why)
     return LanguageModel(name, precision, threads, progress)

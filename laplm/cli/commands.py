@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from laplm import __version__
-from laplm.cli.arguments import Parser, add_json, add_model, open_model
+from laplm.cli.arguments import (
+    Parser,
+    add_json,
+    add_model,
+    chosen,
+    open_model,
+    option_names,
+)
+from laplm.cli.completion import add_completion
 from laplm.cli.look import add_look
 from laplm.cli.output import (
     INTERRUPTED,
@@ -25,7 +33,7 @@ from laplm.cli.run import add_run
 from laplm.cli.serve import add_serve
 from laplm.cli.talk import add_talk
 from laplm.cli.tune import add_tune
-from laplm.errors import InputError, LaplmError
+from laplm.errors import InputError, LaplmError, did_you_mean, visible
 
 if TYPE_CHECKING:
     from laplm.hub import InstalledModel
@@ -35,10 +43,10 @@ class _Version(argparse.Action):
     """Print the version, then the kernels' variant for this machine and why there is no better."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        print(f"laplm {__version__}", flush=True)
+        write(f"laplm {__version__}\n")
         from laplm.gpt import isa
 
-        print(f"kernels: {isa.choose().name} on {isa.cpu_name()} ({isa.why()})")
+        write(f"kernels: {isa.choose().name} on {isa.cpu_name()} ({isa.why()})\n")
         parser.exit()
 
 
@@ -46,6 +54,7 @@ def make_parser() -> argparse.ArgumentParser:
     """Every verb and option. A verb's function is ``call``: parsed arguments in, exit code out."""
     parser = Parser(
         prog="laplm",
+        example='laplm run "Once upon a time, there was a little girl"',
         description="Run a GPT-2-family language model on your own CPU, look inside it, teach it.",
         epilog="Exit codes: 0 fine, 1 our fault, 2 bad usage or input, 130 ended by Ctrl-C.",
     )
@@ -63,11 +72,14 @@ def make_parser() -> argparse.ArgumentParser:
         return sub
 
     add_run(verb)
-    p = verb("pull", _pull, "Download a model: the only command that opens an outside connection.")
+    p = verb(
+        "pull", _pull, "Download a model: the only command that opens an outside connection.",
+        example="laplm pull gpt2",
+    )  # fmt: skip
     p.add_argument("name", metavar="NAME", help="gpt2, gpt2-medium, ..., or owner/name on the hub")
     p.add_argument("--force", action="store_true", help="fetch every file afresh")
 
-    p = verb("models", _models, "List the models on disk.")
+    p = verb("models", _models, "List the models on disk.", example="laplm models")
     add_json(p)
 
     add_look(verb)
@@ -77,7 +89,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     p = verb(
         "export", _export, "Write a model as other programs read it.",
-        epilog="For example: laplm export mine --precision q8_0 --out mine.gguf",
+        example="laplm export mine --precision q8_0 --out mine.gguf",
     )  # fmt: skip
     p.add_argument("model", metavar="MODEL", help="a name or a directory, adapters too")
     p.add_argument(
@@ -91,7 +103,8 @@ def make_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     p.add_argument("--out", type=Path, required=True, metavar="PATH", help="where it goes")
 
-    p = verb("eval", _eval, "Measure how well a model predicts a text.")
+    p = verb("eval", _eval, "Measure how well a model predicts a text.",
+             example="laplm eval notes.txt -m gpt2")  # fmt: skip
     p.add_argument("path", nargs="?", type=Path, metavar="FILE|DIR", help="UTF-8 text to score")
     p.add_argument(
         "--window", type=int, metavar="N",
@@ -108,7 +121,8 @@ def make_parser() -> argparse.ArgumentParser:
     add_model(p)
     add_json(p)
 
-    p = verb("bench", _bench, "Time this machine beside what it could do at most.")
+    p = verb("bench", _bench, "Time this machine beside what it could do at most.",
+             example="laplm bench --shape gpt2")  # fmt: skip
     p.add_argument(
         "--shape", metavar="NAME",
         help="time generated weights of the shape of gpt2, gpt2-medium, ... instead of a model",
@@ -121,9 +135,10 @@ def make_parser() -> argparse.ArgumentParser:
 
     p = verb(
         "audit", _audit, "Run a command with the outside shut off; report attempts to reach it.",
-        epilog="For example: laplm audit -- run 'Once upon a time'",
+        example="laplm audit -- run 'Once upon a time'",
     )  # fmt: skip
     p.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="after two dashes")
+    add_completion(verb, make_parser)
     return parser
 
 
@@ -156,7 +171,9 @@ def _models(args: argparse.Namespace) -> int:
     for m in found:
         parameters = "?" if m.n_parameters is None else f"{m.n_parameters / 1e6:,.1f} M"
         path = f"{m.path} ({m.problem})" if m.problem else str(m.path)
-        rows.append((m.name, parameters, f"{m.size_bytes / 1e6:,.1f} MB", m.dtype or "?", path))
+        row = (m.name, parameters, f"{m.size_bytes / 1e6:,.1f} MB", m.dtype or "?", path)
+        # What a directory is called may hold anything.
+        rows.append(tuple(visible(" ".join(cell.split("\n"))) for cell in row))
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     for name, parameters, size, dtype, path in rows:
         write(
@@ -305,13 +322,22 @@ def _call(argv: list[str]) -> int:
         args, unknown = parser.parse_known_args(argv)
     except SystemExit as end:  # --help and --version have printed what was asked for
         return int(end.code or 0)
+    command = chosen(parser, args)
     if unknown:
-        options = [word for word in unknown if word.startswith("-")]
-        what = f"no such option: {options[0]}" if options else f"too many arguments: {unknown[0]!r}"
-        prog = " ".join(filter(None, ["laplm", args.verb, getattr(args, "view", None)]))
-        raise InputError(f"{what} (see {prog} --help)")
+        raise InputError(f"{_not_known(command, unknown)} (see {command.prog} --help)")
     if args.verb is None:
         write(parser.format_help())
         return 0
-    code: int = args.call(args)
+    try:
+        code: int = args.call(args)
+    except InputError as error:
+        raise InputError(error.named(option_names(command))) from error
     return code
+
+
+def _not_known(command: argparse.ArgumentParser, unknown: Sequence[str]) -> str:
+    option = next((word for word in unknown if word.startswith("-")), None)
+    if option is None:
+        return f"too many arguments: {unknown[0]!r}"
+    known = [name for action in command._actions for name in action.option_strings]
+    return f"no such option: {option}{did_you_mean(option.split('=')[0], known)}"

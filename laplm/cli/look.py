@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from laplm.cli.arguments import add_json, add_model, open_model, read_prompt
+from laplm.cli.arguments import add_json, add_model, note_loose_space, open_model, read_prompt
 from laplm.cli.output import Progress, note, progress_bars, write, write_json
 from laplm.errors import InputError
 
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 Make = Callable[[argparse.Namespace, "LanguageModel", Progress], "View"]
 
+# What comes after the text matters to these.
+_CONTINUING = frozenset(
+    ("next", "inside", "lens", "attribution", "ablate", "patch", "steer", "compare", "generation")
+)
 _FILES = "FILE.png|svg|html|csv|json"
 
 
@@ -30,7 +34,10 @@ def add_look(verb: Callable[..., argparse.ArgumentParser]) -> None:
         write(look.format_help())
         return 0
 
-    look = verb("look", help_page, "See what happens inside.")
+    look = verb(
+        "look", help_page, "See what happens inside.",
+        example="laplm look next 'The capital of Spain is'",
+    )  # fmt: skip
     views = look.add_subparsers(title="views", dest="view", metavar="VIEW")
 
     def view(
@@ -113,8 +120,7 @@ def add_look(verb: Callable[..., argparse.ArgumentParser]) -> None:
 
     p = view(
         "inside", _inside, "One pass at a glance, with parts switched off.",
-        epilog="For example: laplm look inside 'The capital of Spain is' --layer 4 --without "
-        "head:4.2",
+        example="laplm look inside 'The capital of Spain is' --layer 4 --without head:4.2",
     )  # fmt: skip
     _add_text(p)
     _add_layer(p, "open this block (default: none)")
@@ -140,13 +146,13 @@ def add_look(verb: Callable[..., argparse.ArgumentParser]) -> None:
 
     p = view(
         "ablate", _ablate, "What changes when heads, layers or neurons are taken out.",
-        epilog="For example: laplm look ablate 'The capital of Spain is' --target ' Madrid'. With "
-        "--without, text is written without these parts: --without head:3.1 --without "
+        example="laplm look ablate 'The capital of Spain is' --target ' Madrid'",
+        epilog="With --without, text is written without these parts: --without head:3.1 --without "
         "feed-forward:2",
     )  # fmt: skip
     _add_text(p)
     p.add_argument(
-        "--parts", default="heads", metavar="KIND",
+        "--parts", dest="components", default="heads", metavar="KIND",
         help="heads, layers, or neurons of one layer (default: heads)",
     )  # fmt: skip
     _add_layer(p, "only this layer; neurons need one")
@@ -165,8 +171,8 @@ def add_look(verb: Callable[..., argparse.ArgumentParser]) -> None:
 
     p = view(
         "patch", _patch, "What brings a clean prompt's answer back into a corrupted one.",
-        epilog="For example: laplm look patch 'The capital of Spain is' 'The capital of France "
-        "is'. With --layer and --position, text is written under that one patch.",
+        example="laplm look patch 'The capital of Spain is' 'The capital of France is'",
+        epilog="With --layer and --position, text is written under that one patch.",
     )  # fmt: skip
     p.add_argument("clean", metavar="CLEAN", help="the prompt with the answer")
     p.add_argument("corrupted", metavar="CORRUPTED", help="one of as many tokens without it")
@@ -183,7 +189,7 @@ def add_look(verb: Callable[..., argparse.ArgumentParser]) -> None:
 
     p = view(
         "steer", _steer, "Text written with more or less of a direction.",
-        epilog="For example: laplm look steer 'The girl was' ' happy' ' sad'",
+        example="laplm look steer 'The girl was' ' happy' ' sad'",
     )  # fmt: skip
     _add_text(p)
     p.add_argument("towards", metavar="TOWARDS", help="the prompt to lead to")
@@ -315,6 +321,8 @@ def _show(args: argparse.Namespace) -> int:
         args.text = read_prompt(args.text)
     with progress_bars() as progress:
         lm = open_model(args.model, args.precision, args.threads, progress)
+        if args.view in _CONTINUING:
+            note_loose_space(getattr(args, "text", None) or getattr(args, "corrupted", ""), lm)
         view = args.make(args, lm, progress)
     for path in args.out:
         view.save(path)
@@ -419,7 +427,7 @@ def _ablate(args: argparse.Namespace, lm: LanguageModel, progress: Progress) -> 
     return ablation.ablate(
         lm,
         args.text,
-        components=args.parts,
+        components=args.components,
         how=args.how,
         target=args.target,
         against=args.against,

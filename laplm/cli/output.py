@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any, TextIO
 
-from laplm.errors import InputError
+from laplm.errors import InputError, visible
+
+if TYPE_CHECKING:
+    from laplm.cli.wrapping import Wrapper
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
-# What must not reach a terminal: a model may have learned escape sequences.
-_CONTROL = {
-    i: "\N{REPLACEMENT CHARACTER}" for i in (*range(32), *range(127, 160)) if i not in (9, 10)
-}
+_LONGEST = 600  # characters of a note; names in a model's files may be of any length
+_NEXT_STEP = 200  # of them at the end, where a message says what to do
 _ONCE = {
     "weights": "preparing weights (once)",
     "kernels": "compiling for this CPU, some seconds (once)",
@@ -27,13 +29,20 @@ class ReaderLeftError(Exception):
 
 
 def write(text: str) -> None:
-    """To standard output, now. A reader who has left ends the command quietly."""
+    """To standard output, now. A reader who has left ends the command quietly.
+
+    Raises:
+        InputError: standard output is closed, or on a disk that is full.
+        ReaderLeftError: nobody reads it any more.
+    """
+    if sys.stdout is None:
+        raise InputError("cannot write the output (standard output is closed)")
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
+    except BrokenPipeError:
+        raise ReaderLeftError from None
     except OSError as error:
-        if isinstance(error, BrokenPipeError):
-            raise ReaderLeftError from None
         raise InputError(f"cannot write the output ({error.strerror})") from None
 
 
@@ -41,18 +50,64 @@ def write_json(value: Any, indent: int | None = 2) -> None:
     """One JSON value to standard output."""
     import json
 
-    write(json.dumps(value, ensure_ascii=False, indent=indent) + "\n")
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    if is_terminal(sys.stdout):
+        # What json leaves as it is may still control a terminal; both spellings are the same JSON.
+        text = "".join(c if visible(c) == c else f"\\u{ord(c):04x}" for c in text)
+    write(text + "\n")
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether somebody looks at what is written there."""
+    return stream is not None and stream.isatty()
 
 
 def printable(text: str) -> str:
     """Text without what would control a terminal, when standard output is one."""
-    return text.translate(_CONTROL) if sys.stdout.isatty() else text
+    return visible(text) if is_terminal(sys.stdout) else text
 
 
-def note(text: str) -> None:
-    """One line for the person, on standard error."""
+def has_styles(stream: TextIO | None) -> bool:
+    """Whether text there can be dimmed: a terminal that knows how, and nobody asked for none."""
+    if not is_terminal(stream) or os.environ.get("NO_COLOR"):
+        return False
+    if sys.platform == "win32":  # the console of old does not
+        return "WT_SESSION" in os.environ or "TERM" in os.environ
+    return os.environ.get("TERM", "dumb") != "dumb"
+
+
+def dimmed(text: str) -> str:
+    """Text in a fainter colour, for a stream that ``has_styles``."""
+    return f"\x1b[2m{text}\x1b[22m" if text else ""
+
+
+def terminal_wrapper() -> Wrapper | None:
+    """What breaks lines between words on standard output; None where that is no terminal."""
+    if not is_terminal(sys.stdout):
+        return None
+    import shutil
+
+    from laplm.cli.wrapping import Wrapper
+
+    styles = has_styles(sys.stdout)
+    return Wrapper(
+        lambda text, dim: write(dimmed(text) if dim and styles else text),
+        lambda: shutil.get_terminal_size().columns,
+    )
+
+
+def note(text: str, *, dim: bool = False) -> None:
+    """One line for the person, on standard error: cleaned, and cut in the middle where it is long.
+
+    Whatever was put into a message, a model's files cannot control the terminal by it.
+    """
+    if sys.stderr is None:
+        return
+    text = visible(" ".join(text.split("\n"))).replace("\t", " ")
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST - _NEXT_STEP]} … {text[-_NEXT_STEP:]}"
     with contextlib.suppress(OSError, ValueError):
-        print(" ".join(text.split("\n")), file=sys.stderr, flush=True)
+        print(dimmed(text) if dim and has_styles(sys.stderr) else text, file=sys.stderr, flush=True)
 
 
 class Progress:
@@ -64,8 +119,8 @@ class Progress:
 
     def __call__(self, what: str, done: int, total: int) -> None:
         """Show that so much of something is done."""
-        label = _ONCE.get(what, what)
-        if sys.stderr is None or not sys.stderr.isatty():
+        label = visible(_ONCE.get(what, what))
+        if not is_terminal(sys.stderr):
             if what in _ONCE and what not in self._tasks:
                 note(label)
             self._tasks[what] = None
@@ -83,7 +138,7 @@ class Progress:
 
             self._bars = progress.Progress(
                 progress.SpinnerColumn(),
-                progress.TextColumn("{task.description}"),
+                progress.TextColumn("{task.description}", markup=False),
                 progress.BarColumn(),
                 progress.TaskProgressColumn(),
                 Clock(elapsed_when_finished=True),

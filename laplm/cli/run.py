@@ -8,16 +8,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from laplm.cli.arguments import add_json, add_model, open_model, read_prompt
+from laplm.cli.arguments import add_json, add_model, note_loose_space, open_model, read_prompt
 from laplm.cli.output import (
     INTERRUPTED,
     interruptible,
     note,
     printable,
     progress_bars,
+    terminal_wrapper,
     write,
     write_json,
 )
+from laplm.errors import visible
 
 if TYPE_CHECKING:
     from laplm.gpt.tokenizer import Tokenizer
@@ -25,13 +27,18 @@ if TYPE_CHECKING:
     from laplm.run.language_model import LanguageModel
 
 
+_SHOWN_PROMPT = 1000  # characters of a long prompt that are shown, its last ones
+
+
 def add_run(verb: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command and its options."""
     p = verb(
         "run", _run, "Continue a prompt.",
-        epilog="The text goes to standard output as it comes; a line with tokens, seconds and "
-        "speed ends it on standard error. Ctrl-C ends it early and keeps what is there. A prompt "
-        "that begins with a dash comes after two dashes: laplm run -- '-1 + 1 ='",
+        example='laplm run "Once upon a time, there was a little girl"',
+        epilog="The text goes to standard output as it comes; a line with tokens, speed and seed "
+        "ends it on standard error. On a terminal the prompt stands before the text, dimmed. "
+        "Ctrl-C ends it early and keeps what is there. A prompt that begins with a dash comes "
+        "after two dashes: laplm run -- '-1 + 1 ='",
     )  # fmt: skip
     p.add_argument(
         "prompt", nargs="?", metavar="PROMPT",
@@ -92,6 +99,10 @@ def add_run(verb: Callable[..., argparse.ArgumentParser]) -> None:
         "--logprobs", type=int, metavar="K",
         help="log-probability of each token and of the K likeliest in its place",
     )  # fmt: skip
+    g.add_argument(
+        "--verbose", action="store_true",
+        help="end with everything about the run: seconds, model, precision, threads",
+    )  # fmt: skip
     add_json(g)
     add_model(p.add_argument_group("the model"))
 
@@ -100,6 +111,7 @@ def _run(args: argparse.Namespace) -> int:
     prompt = read_prompt(args.prompt, args.prompt_file)
     with progress_bars() as progress:
         lm = open_model(args.model, args.precision, args.threads, progress)
+        note_loose_space(prompt, lm)
         stream = lm.stream(
             prompt,
             args.max_new_tokens,
@@ -122,15 +134,15 @@ def _run(args: argparse.Namespace) -> int:
                     break
             write_json(_as_json(lm, prompt, stream, with_tops=bool(args.logprobs)), indent=None)
         else:
-            _print_stream(stream, interrupted)
+            _print_stream(stream, prompt, interrupted)
             if args.logprobs is not None:
                 _print_logprobs(stream.results(), lm.tokenizer)
-    note(_summary(lm, stream))
+    note(_details(lm, stream) if args.verbose else _summary(stream), dim=True)
     return INTERRUPTED if interrupted.is_set() else 0
 
 
-def _print_stream(stream: GenerationStream, interrupted: threading.Event) -> None:
-    printer = _Printer(stream.request.samples)
+def _print_stream(stream: GenerationStream, prompt: str, interrupted: threading.Event) -> None:
+    printer = _Printer(stream.request.samples, prompt)
     for step in stream:
         printer.add(step.sample, step.text, ended=step.finish_reason is not None)
         if interrupted.is_set():
@@ -139,9 +151,14 @@ def _print_stream(stream: GenerationStream, interrupted: threading.Event) -> Non
 
 
 class _Printer:
-    """Prints samples one after the other as they come: the first unfinished one is live."""
+    """Prints samples one after the other as they come: the first unfinished one is live.
 
-    def __init__(self, count: int) -> None:
+    On a terminal the prompt stands before them, dimmed, and lines break between words.
+    """
+
+    def __init__(self, count: int, prompt: str) -> None:
+        self._wrapper = terminal_wrapper()
+        self._prompt = prompt
         self._texts = [""] * count
         self._ended = [False] * count
         self._current = 0
@@ -162,9 +179,11 @@ class _Printer:
     def _print(self) -> None:
         while True:
             text = self._texts[self._current][self._printed :]
-            if text:
-                write(printable(text))
-                self._printed += len(text)
+            if text and self._wrapper is None:
+                write(text)
+            elif text and self._wrapper is not None:
+                self._wrapper.feed(visible(text))
+            self._printed += len(text)
             if not self._ended[self._current] or self._current == len(self._texts) - 1:
                 return
             self._end_line()
@@ -174,10 +193,18 @@ class _Printer:
     def _head(self) -> None:
         if len(self._texts) > 1:
             write(_heading(self._current, len(self._texts)))
+        if self._wrapper is not None:
+            self._wrapper.feed(visible(_end_of(self._prompt)), dim=True)
 
     def _end_line(self) -> None:
+        if self._wrapper is not None:
+            self._wrapper.flush()
         if not self._texts[self._current].endswith("\n"):
             write("\n")
+
+
+def _end_of(prompt: str) -> str:
+    return prompt if len(prompt) <= _SHOWN_PROMPT else f"…{prompt[-_SHOWN_PROMPT:]}"
 
 
 def _heading(index: int, count: int) -> str:
@@ -198,14 +225,24 @@ def _print_logprobs(results: list[GenerationResult], tokenizer: Tokenizer) -> No
             write(" | ".join(cells) + "\n")
 
 
-def _summary(lm: LanguageModel, stream: GenerationStream) -> str:
+def _summary(stream: GenerationStream) -> str:
+    t = stream.timings
+    tokens = f"{t.tokens:,} token{'s' if t.tokens != 1 else ''}"
+    return f"{tokens}, {t.tokens_per_second:,.1f} tokens/s, {_seed(stream)}"
+
+
+def _seed(stream: GenerationStream) -> str:
+    return "greedy" if stream.params.greedy else f"seed {stream.params.seed}"
+
+
+def _details(lm: LanguageModel, stream: GenerationStream) -> str:
     t = stream.timings
     threads = f"{lm.gpt.threads} thread{'s' if lm.gpt.threads != 1 else ''}"
-    seed = "greedy" if stream.params.greedy else f"seed {stream.params.seed}"
     return (
         f"{t.tokens:,} token{'s' if t.tokens != 1 else ''} in {t.seconds:.2f} s, "
         f"{t.tokens_per_second:,.1f} tokens/s, first token after {t.first_token_seconds:.2f} s "
-        f"(loaded in {lm.load_seconds:.2f} s); {lm.name}, {lm.gpt.precision}, {threads}, {seed}"
+        f"(loaded in {lm.load_seconds:.2f} s); {lm.name}, {lm.gpt.precision}, {threads}, "
+        f"{_seed(stream)}"
     )
 
 

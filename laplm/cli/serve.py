@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from laplm.cli.arguments import note_model
 from laplm.cli.output import note, progress_bars
 from laplm.errors import InputError
 
@@ -18,8 +19,8 @@ def add_serve(verb: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command and its options."""
     p = verb(
         "serve", _serve, "Serve models over HTTP: OpenAI's API, and a page to look and teach with.",
-        epilog="For example: laplm serve gpt2 tales=./mine, then "
-        "curl localhost:8080/v1/completions -H 'Content-Type: application/json' "
+        example="laplm serve gpt2 tales=./mine",
+        epilog="Then, say: curl localhost:8080/v1/completions -H 'Content-Type: application/json' "
         "-d '{\"prompt\": \"Once upon a time\", \"max_tokens\": 40}'",
     )  # fmt: skip
     p.add_argument(
@@ -48,6 +49,7 @@ def add_serve(verb: Callable[..., argparse.ArgumentParser]) -> None:
     )  # fmt: skip
     g.add_argument("--open", action=argparse.BooleanOptionalAction, default=None,
                    help="open the page in a browser (default: when there is one)")  # fmt: skip
+    g.add_argument("--no-browser", action="store_false", dest="open", help="the same as --no-open")
     g = p.add_argument_group("the models")
     g.add_argument("--precision", default="int8", metavar="KIND",
                    help="of text: fp32, int8 or int4 (default: int8)")  # fmt: skip
@@ -92,7 +94,7 @@ def _serve(args: argparse.Namespace) -> int:
         default = next(iter(given))
     else:
         default, why = default_model()
-        note(f"model {default}: {why}")
+        note_model(default, why)
     away = args.host not in LOOPBACK
     names = {name.lower() for name in args.allow_host} | ({args.host.lower()} if away else set())
     options = Options(

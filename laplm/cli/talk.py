@@ -16,7 +16,8 @@ def add_talk(verb: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command and its options."""
     p = verb(
         "talk", _talk, "Open the talk: notebooks from text to the next token, or their slides.",
-        epilog="For example: laplm talk, or laplm talk --slides -m gpt2. Notebooks that are in DIR "
+        example="laplm talk --slides -m gpt2",
+        epilog="Notebooks that are in DIR "
         "already stay as they are; delete one to get it afresh. In the slides, S opens the "
         "speaker's notes.",
     )  # fmt: skip
@@ -28,7 +29,7 @@ def add_talk(verb: Callable[..., argparse.ArgumentParser]) -> None:
         "--slides", action="store_true",
         help="run the notebooks and make slides of them, in DIR/slides; takes a minute or two",
     )  # fmt: skip
-    p.add_argument("--no-open", action="store_true", help="open no browser")
+    p.add_argument("--no-open", "--no-browser", action="store_true", help="open no browser")
     p.add_argument(
         "-m", "--model", metavar="NAME|DIR",
         help="the model to talk about (default: LAPLM_MODEL, else pocket, the built-in one)",

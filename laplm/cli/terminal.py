@@ -6,12 +6,13 @@ a dark one. Where there are none (a pipe, ``NO_COLOR``), numbers and shades stan
 
 from __future__ import annotations
 
+import io
 import math
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from laplm.cli.output import printable, write
+from laplm.cli.output import is_terminal, printable, write
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -57,9 +58,9 @@ def draw(parts: Sequence[Part], rows: int = ROWS) -> None:
 
     from laplm.look.view import Grid, Maps, Passage, Table
 
-    console = Console(file=sys.stdout, highlight=False, soft_wrap=False)
+    console = Console(file=_LikeStdout(), highlight=False, soft_wrap=False)
     if not console.is_terminal:
-        console = Console(file=sys.stdout, highlight=False, width=_PIPE_WIDTH, no_color=True)
+        console = Console(file=_LikeStdout(), highlight=False, width=_PIPE_WIDTH, no_color=True)
     for i, part in enumerate(parts):
         with console.capture() as captured:
             if i:
@@ -77,6 +78,17 @@ def draw(parts: Sequence[Part], rows: int = ROWS) -> None:
                 console.print(_line(part.note, "dim"), width=min(_NOTE_WIDTH, console.width))
         lines = captured.get().split("\n")
         write("\n".join(line.rstrip(" ") for line in lines))
+
+
+class _LikeStdout(io.StringIO):
+    """Tells rich what standard output is; what is drawn is captured, and written by ``write``."""
+
+    def isatty(self) -> bool:
+        return is_terminal(sys.stdout)
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return getattr(sys.stdout, "encoding", None) or "utf-8"
 
 
 def _line(text: str, style: str = "") -> Text:

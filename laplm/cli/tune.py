@@ -33,8 +33,9 @@ def add_tune(verb: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command and its options."""
     p = verb(
         "tune", _tune, "Teach a model on your own text.",
-        epilog="For example: laplm tune notes.txt -m pocket --out mine, then laplm run -m mine. "
-        "Ctrl-C keeps everything; laplm tune --resume mine goes on.",
+        example="laplm tune notes.txt -m pocket --out mine",
+        epilog="Then: laplm run -m mine. Ctrl-C keeps everything; laplm tune --resume mine goes "
+        "on.",
     )  # fmt: skip
     p.add_argument(
         "data", nargs="?", type=Path, metavar="DATA",

@@ -16,6 +16,7 @@ import json
 import math
 import mmap
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -335,16 +336,25 @@ def atomic_file(path: Path, needed: int, advice: str) -> Iterator[IO[bytes]]:
 
 def write_error(path: Path, error: OSError, advice: str, needed: int | None = None) -> CacheError:
     """The plain sentence for a failed write: what, why, and what to do."""
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    path, parent = Path(*map(_final_name, path.parts)), path.parent
+    # NumPy gives no number where only a part of an array could be written.
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, None):
         return CacheError(f"cannot write {path}: {error.strerror or error}; {advice}")
     with contextlib.suppress(OSError):
-        free = _free(path.parent)
+        free = _free(parent)
         if needed is not None:
             return CacheError(
                 f"cannot write {path}: no space left ({megabytes(needed)} needed, "
                 f"{megabytes(free)} free); {advice}"
             )
     return CacheError(f"cannot write {path}: no space left; {advice}")
+
+
+def _final_name(name: str) -> str:
+    """The name that a file or directory under a temporary one was going to take."""
+    while temporary := re.fullmatch(r"\.(.+)\.[0-9a-f]{12}\.tmp", name):
+        name = temporary[1]
+    return name
 
 
 def _free(directory: Path) -> int:

@@ -310,7 +310,7 @@ def ablation_tap(
     """
     _check("heads", how)
     if how == "mean" and mean_of is None:
-        raise InputError("a mean needs a text to take it over: give mean_of")
+        raise InputError("a mean needs a text to take it over: give mean_of", "mean_of")
     places: dict[tuple[str, int], list[int]] = {}
     for layer, head in heads:
         key = ("z", passes.check_layer(model, layer))
@@ -396,5 +396,5 @@ def _mean_over(
             assert layer is not None
             sums[name, layer] = sums.get((name, layer), 0) + array.sum(axis=0)
     if not count:
-        raise InputError("a mean needs a text to take it over: give mean_of")
+        raise InputError("a mean needs a text to take it over: give mean_of", "mean_of")
     return {key: total / np.float32(count) for key, total in sums.items()}

@@ -170,7 +170,7 @@ def patch(
     """
     for stage in stages:
         if stage not in STAGES:
-            raise InputError(f"stages has {stage!r}, but they are {', '.join(STAGES)}")
+            raise InputError(f"stage is {stage!r}, but it must be one of {', '.join(STAGES)}")
     order: list[str] = [stage for stage in STAGES if stage in stages]
     if not order:
         raise InputError(f"stages is empty; name some of {', '.join(STAGES)}")

@@ -20,7 +20,8 @@ from numpy.typing import ArrayLike, NDArray
 from laplm.errors import ContextLengthError, InputError
 from laplm.gpt.config import GPTConfig
 from laplm.gpt.kv_cache import KVCache
-from laplm.gpt.tokenizer import StreamDecoder, Tokenizer, begin_of_text, end_tokens
+from laplm.gpt.plan import PAGE
+from laplm.gpt.tokenizer import StreamDecoder, Tokenizer
 from laplm.run.sampler import Nudges, SamplingParams, sample, sample_rng, top_logprobs
 
 Array = NDArray[np.float32]
@@ -32,6 +33,7 @@ MAX_SAMPLES = 1024
 """Continuations drawn together: each keeps keys and values of its own, so more fill the memory."""
 _COUNT_WHOLE = 1 << 20  # longer prompts (in bytes) are counted by a sample before being refused
 _COUNT_SAMPLE = 1 << 17
+_ALWAYS_THERE = 1 << 28  # bytes for which the system is not asked: that takes a while
 
 
 class Engine(Protocol):
@@ -326,6 +328,8 @@ def generate_tokens(
     if not slide:
         _check_room(len(prompt_ids), max_new_tokens, gpt.config)
     cache = gpt.new_cache() if kv_cache is None else kv_cache
+    if samples > 1:
+        _check_memory(samples, len(prompt_ids), max_new_tokens, cache, gpt.config)
     known = min(vocab_size or gpt.config.vocab_size, gpt.config.vocab_size)
     return _draw_tokens(
         gpt,
@@ -468,15 +472,50 @@ def _check_room(prompt_tokens: int, max_new_tokens: int, config: GPTConfig) -> N
         raise ContextLengthError(
             f"the prompt has {prompt_tokens:,} tokens and max_new_tokens asks for "
             f"{max_new_tokens:,} more, but the model holds {config.n_ctx:,}: ask for at most "
-            f"{room:,}, shorten the prompt, or turn on slide"
+            f"{room:,}, shorten the prompt, or turn on slide",
+            "max_new_tokens",
+            "slide",
         )
 
 
 def _too_long(tokens: str, config: GPTConfig) -> ContextLengthError:
     return ContextLengthError(
         f"the prompt has {tokens} tokens, but the model holds {config.n_ctx:,} and needs room for "
-        "new ones: shorten the prompt, or turn on slide to use only its end"
+        "new ones: shorten the prompt, or turn on slide to use only its end",
+        "slide",
     )
+
+
+def _check_memory(
+    samples: int, prompt_tokens: int, max_new_tokens: int, cache: KVCache, config: GPTConfig
+) -> None:
+    """Refuse samples whose caches and logits would not fit in this machine's memory."""
+    first = prompt_tokens // PAGE * PAGE  # whole pages of the prompt are shared
+    positions = min(prompt_tokens + max_new_tokens, config.n_ctx) - min(first, config.n_ctx - 1)
+    pages = -(-positions // PAGE)
+    each = pages * PAGE * cache.bytes_per_position + 8 * config.vocab_size
+    if samples * each < _ALWAYS_THERE:
+        return
+    from laplm.machine import available_bytes
+
+    free = available_bytes()
+    if samples * each > free:
+        raise InputError(
+            f"samples is {samples:,}, but each takes about {each / 1e6:,.1f} MB and this machine "
+            f"has {free / 1e9:,.1f} GB left: ask for at most {max(1, free // each):,}, or for "
+            "fewer tokens"
+        )
+
+
+def ends_in_loose_space(text: str, tokenizer: Tokenizer) -> bool:
+    """Whether a prompt ends in a space that its tokenizer would have put into the next token.
+
+    GPT-2's words begin with their space (" there" is one token), so the model has hardly seen a
+    word after a token that is only a space, and what it writes there is poor.
+    """
+    if not text.endswith(" ") or not text.strip():
+        return False
+    return tokenizer.token_text(tokenizer.encode(". a")[-1]).startswith(" ")
 
 
 def encode_prompt(
@@ -510,6 +549,29 @@ def encode_prompt(
     if not slide and len(ids) >= config.n_ctx:
         raise _too_long(f"{len(ids):,}", config)
     return ids
+
+
+def end_tokens(tokenizer: Tokenizer, config: GPTConfig) -> frozenset[int]:
+    """The ids of which each ends a text: those of the model's config, and its tokenizer's."""
+    own = {tokenizer.eos_token_id} - {None}
+    return frozenset(
+        i for i in {*config.eos_token_ids, *own} if i is not None and i < config.vocab_size
+    )
+
+
+def begin_of_text(tokenizer: Tokenizer, config: GPTConfig) -> int | None:
+    """The id that a text of which nothing is given begins with; None without one.
+
+    That of the model's config, or else its tokenizer's; a model without one is given the token
+    that ends its texts, after which another one begins.
+    """
+    named = (
+        config.bos_token_id,
+        tokenizer.bos_token_id,
+        *config.eos_token_ids,
+        tokenizer.eos_token_id,
+    )
+    return next((i for i in named if i is not None and 0 <= i < config.vocab_size), None)
 
 
 class StopMatcher:

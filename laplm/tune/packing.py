@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laplm.errors import InputError
-from laplm.gpt.chat import ControlText, encode_piece
 from laplm.gpt.tokenizer import Tokenizer
 from laplm.tune.data import IGNORE, Batch, Ids, shuffled
 from laplm.tune.read import Example
@@ -54,21 +53,18 @@ def encode_example(example: Example, tokenizer: Tokenizer, end_of_text: int) -> 
     """Encode a document, piece by piece, and end it.
 
     Pieces are encoded apart, since a prompt is encoded alone when the model is asked. The end of
-    the text is learned after all that is, else a tuned model would never stop; a chat template may
-    have written it already. What the tokenizer puts before every text (a BOS) comes before a
-    document too, but a template writes that itself.
+    the text is learned after all that is, else a tuned model would never stop.
     """
-    in_template = any(isinstance(text, ControlText) for text, _ in example.pieces)
-    ids: list[int] = [] if in_template else [*tokenizer.prefix_ids]
-    learned: list[bool] = [False] * len(ids)
+    ids: list[int] = []
+    learned: list[bool] = []
     for text, counts in example.pieces:
-        piece = encode_piece(text, tokenizer) if in_template else tokenizer.encode(text)
+        piece = tokenizer.encode(text)
         ids += piece
         learned += [counts] * len(piece)
-    if not (in_template and ids and ids[-1] in tokenizer.special_token_ids):
-        ids.append(end_of_text)
-        learned.append(bool(example.pieces) and example.pieces[-1][1])
-    return EncodedDocument(np.array(ids, np.int32), np.array(learned, np.bool_))
+    return EncodedDocument(
+        np.array([*ids, end_of_text], np.int32),
+        np.array([*learned, bool(example.pieces) and example.pieces[-1][1]], np.bool_),
+    )
 
 
 @dataclass(frozen=True)

@@ -660,10 +660,9 @@ class Trainer:
             with contextlib.suppress(OSError):
                 temporary.unlink()
             kept = "nothing is lost but the steps since the last checkpoint, which is kept"
-            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
             raise CheckpointError(
-                f"{path} cannot be written ({reason}) after step {self.step}: {kept}. Free some "
-                "space, then go on with the same command"
+                f"{path} cannot be written ({_reason(error)}) after step {self.step}: {kept}. Free "
+                "some space, then go on with the run"
             ) from error
         return temporary
 
@@ -825,6 +824,16 @@ def length(gradient: Tensor) -> Tensor:
         return _norm(gradient)
     pieces: tuple[Tensor, ...] = torch.split(gradient.reshape(-1), _PIECE)
     return _norm(torch.stack([_norm(piece) for piece in pieces]))
+
+
+def _reason(error: BaseException) -> str:
+    """What the system said: torch wraps a full disk into words about its own code."""
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, OSError) and found.strerror:
+            return found.strerror
+        found = found.__cause__ or found.__context__
+    return "the disk may be full"
 
 
 def _norm(x: Tensor) -> Tensor:

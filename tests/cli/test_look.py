@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from calling import refused
 
+from laplm import home
 from laplm.cli import commands
 from laplm.look import attention, next_token
 from laplm.look.trace import trace
@@ -143,6 +144,7 @@ def test_any_directory_can_be_looked_at(look: Look, tiny_model_dir: Path) -> Non
 
 
 def test_which_model_is_told_when_none_is_named(laplm_) -> None:
+    (home.directory("told") / "model-pocket").unlink(missing_ok=True)
     result = laplm_("look", "tokens", "The dog")
     assert result.err.startswith("model pocket: ")
 
@@ -162,7 +164,7 @@ def test_without_a_view_the_views_are_listed(laplm_) -> None:
         (f"attention '{TEXT}' --head 8", ["head 8 is not there", "heads 0 to 7"]),
         (f"attribution '{TEXT}' --target ' hippopotamus'", ["is not one token but", "' h"]),
         (f"attribution '{TEXT}' --target Madrid", ["with a space before it, ' Madrid'"]),
-        (f"ablate '{TEXT}' --parts eyes", ["components is 'eyes'", "heads"]),
+        (f"ablate '{TEXT}' --parts eyes", ["--parts is 'eyes'", "heads"]),
         (f"ablate '{TEXT}' --parts neurons", ["layer"]),
         (f"ablate '{TEXT}' --without head:3", ["'head:3' names no part", "head:3.1"]),
         (f"ablate '{TEXT}' --without eye:1", ["'eye:1' names no part"]),
@@ -175,14 +177,14 @@ def test_without_a_view_the_views_are_listed(laplm_) -> None:
         ("tokens ''", ["empty"]),
         ("next ''", ["empty"]),
         (f"next '{'word ' * 600}'", ["the model holds 512", "shorten"]),
-        (f"next '{TEXT}' -k 0", ["k is 0"]),
+        (f"next '{TEXT}' -k 0", ["-k is 0"]),
         (f"next '{TEXT}' --temperature -1", ["temperature"]),
         (f"next '{TEXT}' --rows -1", ["--rows is -1"]),
         ("embeddings --set cars", ["cars", "family"]),
         ("embeddings --nearest 'king +'", ["king"]),
         ("embeddings dog --nearest cat", ["--nearest"]),
         ("trace 'The' --name nose", ["nose", "pattern"]),
-        ("walk 'The'", ["'walk'"]),
+        ("walk 'The'", ["no such view: 'walk'"]),
         ("next 'The' --depth 3", ["no such option: --depth", "laplm look next --help"]),
         ("compare pocket nowhere/nothing 'The'", ["nowhere/nothing"]),
     ],

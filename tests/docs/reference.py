@@ -30,6 +30,8 @@ def _commands(parser: argparse.ArgumentParser, name: str, level: int) -> Iterato
                 yield f"{'#' * level} {name} {word}\n"
                 yield f"{_plain(sub.description or '')}\n"
                 yield from _arguments(sub)
+                if sub.example:
+                    yield f"For example: `{sub.example}`\n"
                 if sub.epilog:
                     yield f"{_plain(sub.epilog)}\n"
                 yield from _commands(sub, f"{name} {word}", level + 1)

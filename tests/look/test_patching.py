@@ -151,7 +151,7 @@ def test_the_table_names_both_tokens_of_a_position(pocket: LanguageModel) -> Non
     [
         ((CLEAN, "Lily had a cat"), {}, r"the clean prompt has \d+ tokens \(.*they must have as"),
         ((CLEAN, CLEAN), {}, "the two prompts are the same"),
-        ((CLEAN, CORRUPTED), {"stages": ["z"]}, "stages has 'z', but they are resid_pre"),
+        ((CLEAN, CORRUPTED), {"stages": ["z"]}, "stage is 'z', but it must be one of resid_pre"),
         ((CLEAN, CORRUPTED), {"stages": []}, "stages is empty"),
         ((CLEAN, CORRUPTED), {"target": "a long target"}, "is not one token"),
         (("", CORRUPTED), {}, "empty"),

@@ -401,7 +401,9 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_says_so(
 
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", full)
-        with pytest.raises(CheckpointError, match=r"No space.*after step 7.*kept.*same command"):
+        with pytest.raises(
+            CheckpointError, match=r"No space.*after step 7.*kept.*go on with the run"
+        ):
             trainer.run(stop_at=7)
     assert make_trainer(tmp_path).step == 5
     assert not list(tmp_path.glob("*.tmp"))

@@ -1,0 +1,80 @@
+"""``laplm completion``: a shell's completion of commands, views, options, models and files."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from laplm.cli.output import write
+from laplm.errors import InputError, did_you_mean
+
+SHELLS = ("bash", "zsh", "fish")
+
+
+def add_completion(
+    verb: Callable[..., argparse.ArgumentParser], make_parser: Callable[[], argparse.ArgumentParser]
+) -> None:
+    """Add the command; ``make_parser`` gives what is completed."""
+    p = verb(
+        "completion", _completion, "Print a script that lets a shell complete laplm's words.",
+        example="laplm completion bash > ~/.local/share/bash-completion/completions/laplm",
+        epilog="zsh: laplm completion zsh > ~/.zfunc/_laplm, where fpath has ~/.zfunc. fish: laplm "
+        "completion fish > ~/.config/fish/completions/laplm.fish. For this shell alone: "
+        'eval "$(laplm completion bash)". Write it again when laplm is a new version.',
+    )  # fmt: skip
+    p.add_argument("shell", metavar="SHELL", help="bash, zsh or fish")
+    p.set_defaults(make_parser=make_parser)
+
+
+def _completion(args: argparse.Namespace) -> int:
+    if args.shell not in SHELLS:
+        hint = did_you_mean(args.shell, SHELLS)
+        raise InputError(f"shell is {args.shell!r}, but it must be bash, zsh or fish{hint}")
+    write(script(args.make_parser(), args.shell))
+    return 0
+
+
+def script(parser: argparse.ArgumentParser, shell: str) -> str:
+    """The script for one of ``SHELLS``."""
+    import shtab
+
+    for action in _actions(parser):
+        if action.dest == "directory" or action.metavar == "DIR":
+            _complete(action, shtab.DIRECTORY)
+        elif action.type is Path:
+            _complete(action, shtab.FILE)
+        elif action.dest in ("model", "models", "other"):
+            _complete(action, _models())
+    text: str = shtab.complete(parser, shell)
+    return text if text.endswith("\n") else f"{text}\n"
+
+
+def _complete(action: argparse.Action, how: dict[str, Any]) -> None:
+    action.complete = how  # type: ignore[attr-defined] - where shtab looks
+
+
+def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for sub in action.choices.values():
+                yield from _actions(sub)
+        else:
+            yield action
+
+
+def _models() -> dict[str, Any]:
+    """Names that every laplm knows, and directories; not what is on disk, which takes a moment."""
+    from laplm.hub import ALIASES, POCKET
+
+    names = " ".join([POCKET, *ALIASES])
+    return {
+        "bash": "_laplm_models",
+        "zsh": "_laplm_models",
+        "fish": rf"(printf '%s\n' {names}; __fish_complete_directories)",
+        "preamble": {
+            "bash": f'_laplm_models() {{ compgen -W "{names}" -- "$1"; compgen -d -- "$1"; }}',
+            "zsh": f"_laplm_models() {{ compadd {names}; _path_files -/ }}",
+        },
+    }
