@@ -48,7 +48,6 @@ LIBRARIES = {
         "gguf",
         "llvmlite",
         "matplotlib",
-        "numba",
         "numpy",
         "pyarrow",
         "pydivsufsort",

@@ -62,9 +62,9 @@ def _compile(isa: Isa, function: Any) -> bytes:
     module = llvm.parse_assembly(str(lower(function, _NAME)))
     module.triple, module.data_layout = llvm.get_default_triple(), str(machine.target_data)
     module.verify()
-    # Kernels are written in vectors: LLVM need not look for more.
     options = llvm.create_pipeline_tuning_options(speed_level=2)
-    options.loop_vectorization = options.slp_vectorization = options.loop_unrolling = False
+    options.loop_vectorization = True  # of AdamW's loop: other kernels are written in vectors
+    options.slp_vectorization = options.loop_unrolling = False
     passes = llvm.create_pass_builder(machine, options)
     passes.getModulePassManager().run(module, passes)
     code: bytes = machine.emit_object(module)

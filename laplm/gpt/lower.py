@@ -349,7 +349,7 @@ class _Lowering:
             return self.b.select(smaller, x, y)
         if called is int:
             (x,) = given
-            return self.b.fptosi(x, I64) if x.type == DOUBLE else self.cast(node, x, I64)
+            return self.b.fptosi(x, I64) if x.type in (FLOAT, DOUBLE) else self.cast(node, x, I64)
         if not isinstance(called, Operation | Kernel) or len(given) != len(called.arguments):
             raise self.refuse(node, f"cannot be called like this: {ast.unparse(node.func)}")
         pairs = zip(given, called.arguments, strict=True)

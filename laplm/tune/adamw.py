@@ -10,15 +10,13 @@ On a CPU one compiled loop does all of it, while a weight's numbers are in the c
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from laplm.errors import MissingExtraError
-from laplm.gpt.cpu_features import tell_numba
 from laplm.gpt.isa import Isa
 from laplm.gpt.quantize import Progress
 from laplm.tune.halves import join, split
@@ -189,87 +187,72 @@ def _update_on_cpu(arrays: tuple[Tensor, ...], numbers: tuple[float, ...]) -> No
     run_together(lambda i: part(n * i // threads, n * (i + 1) // threads), threads)
 
 
-def build(isa: Isa, formats: tuple[torch.dtype, ...]) -> Callable[[int, int, int, int], int]:
-    """The loop to compile, for the formats of gradient and moments."""
-    import numba
-    from numba.core import types
-    from numba.core.extending import intrinsic
+def build(isa: Isa, formats: tuple[torch.dtype, ...]) -> Any:
+    """The loop to compile, for the formats of gradient and moments.
 
-    tell_numba()
+    ``update(n, places, numbers, _)``: addresses of weights, their lower halves, the gradient and
+    the two moments at ``places``; at ``numbers`` eight floats. LLVM makes vectors of it.
+    """
+    from llvmlite import ir
 
-    def memory(kind: Any) -> tuple[Any, Any]:
-        """Reading and writing number ``i`` of those of a kind that lie from an address on."""
+    from laplm.gpt import lower, simd
+    from laplm.gpt.lower import FLOAT, I32
 
-        def place(context: Any, b: Any, base: Any, i: Any) -> Any:
-            pointer = b.inttoptr(base, context.get_value_type(kind).as_pointer())
-            return b.gep(pointer, [i])
+    get, get_f32 = simd.get_i64, simd.get_f32
 
-        @intrinsic
-        def get(_: Any, base: Any, i: Any) -> Any:
-            def emit(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
-                return b.load(place(context, b, *arguments))
+    def number(b: Any, base: Any, i: Any, bits: int, kind: Any = None) -> Any:
+        """Number ``i`` from an address on: of so many bits, or a float."""
+        kind = kind or ir.IntType(bits)
+        return b.gep(b.inttoptr(base, kind.as_pointer()), [i])
 
-            return kind(types.int64, types.int64), emit
+    def read(b: Any, base: Any, i: Any, dtype: torch.dtype) -> Any:
+        if dtype != torch.bfloat16:
+            return b.load(number(b, base, i, 32, FLOAT))
+        wide = b.zext(b.load(number(b, base, i, 16)), I32)
+        return b.bitcast(b.shl(wide, ir.Constant(I32, 16)), FLOAT)
 
-        @intrinsic
-        def put(_: Any, base: Any, i: Any, value: Any) -> Any:
-            def emit(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
-                b.store(arguments[2], place(context, b, *arguments[:2]))
-                return context.get_dummy_value()
+    def write(b: Any, base: Any, i: Any, x: Any, dtype: torch.dtype) -> None:
+        """As it is, or the nearest bfloat16."""
+        if dtype != torch.bfloat16:
+            b.store(x, number(b, base, i, 32, FLOAT))
+            return
+        bits = b.bitcast(x, I32)
+        odd = b.and_(b.lshr(bits, ir.Constant(I32, 16)), ir.Constant(I32, 1))
+        rounded = b.add(b.add(bits, ir.Constant(I32, 0x7FFF)), odd)
+        upper = b.lshr(rounded, ir.Constant(I32, 16))
+        b.store(b.trunc(upper, ir.IntType(16)), number(b, base, i, 16))
 
-            return types.void(types.int64, types.int64, kind), emit
+    @simd.operation(simd.void, *[simd.i64] * 6, *[simd.f32] * 8)
+    def update_one(b: Any, i: Any, *values: Any) -> None:
+        weight, low, gradient, first, second = values[:5]
+        more1, beta2, more2, eps, scale, decay, rate, correction = values[5:]
+        sixteen, half = ir.Constant(I32, 16), ir.IntType(16)
+        g = b.fmul(read(b, gradient, i, formats[0]), scale)
+        m, v = read(b, first, i, formats[1]), read(b, second, i, formats[2])
+        m = b.fadd(m, b.fmul(b.fsub(g, m), more1))
+        v = b.fadd(b.fmul(v, beta2), b.fmul(b.fmul(g, g), more2))
+        upper = b.shl(b.zext(b.load(number(b, weight, i, 16)), I32), sixteen)
+        bits = b.add(upper, b.sext(b.load(number(b, low, i, 16)), I32))
+        size = b.fadd(b.fmul(simd.call(b, "llvm.sqrt.f32", FLOAT, [v]), correction), eps)
+        step = b.fdiv(b.fmul(rate, m), size)
+        new = b.bitcast(b.fsub(b.fmul(b.bitcast(bits, FLOAT), decay), step), I32)
+        upper = b.ashr(b.add(new, ir.Constant(I32, 0x8000)), sixteen)
+        b.store(b.trunc(upper, half), number(b, weight, i, 16))
+        rest = b.sub(new, b.shl(upper, sixteen))
+        b.store(b.trunc(rest, half), number(b, low, i, 16))
+        write(b, first, i, m, formats[1])
+        write(b, second, i, v, formats[2])
 
-        return get, put
-
-    def stored(dtype: torch.dtype) -> Any:
-        # Numba knows no bfloat16: it gets the bits.
-        return types.uint16 if dtype == torch.bfloat16 else types.float32
-
-    get_int, get_float = memory(types.int64)[0], memory(types.float32)[0]
-    get_weight, put_weight = memory(types.uint16)
-    get_low, put_low = memory(types.int16)
-    get_gradient, _ = memory(stored(formats[0]))
-    get_first, put_first = memory(stored(formats[1]))
-    get_second, put_second = memory(stored(formats[2]))
-    inline = functools.partial(numba.njit, error_model="numpy", inline="always", _nrt=False)
-
-    @inline
-    def as_float(number: Any) -> Any:
-        """A number, or the bits of one in bfloat16."""
-        if isinstance(number, np.uint16):
-            return np.uint32(np.uint32(number) << np.uint32(16)).view(np.float32)
-        return np.float32(number)
-
-    @inline
-    def as_stored(number: Any, like: Any) -> Any:
-        """A number in the format of ``like``: the nearest bfloat16, or as it is."""
-        if isinstance(like, np.uint16):
-            bits = np.float32(number).view(np.uint32)
-            odd = (bits >> np.uint32(16)) & np.uint32(1)
-            return np.uint16((bits + np.uint32(0x7FFF) + odd) >> np.uint32(16))
-        return np.float32(number)
-
+    @lower.kernel
     def update(n: int, places: int, numbers: int, _: int) -> int:
-        weight, low, gradient = get_int(places, 0), get_int(places, 1), get_int(places, 2)
-        first, second = get_int(places, 3), get_int(places, 4)
-        more1, beta2, more2 = get_float(numbers, 0), get_float(numbers, 1), get_float(numbers, 2)
-        eps, scale, decay = get_float(numbers, 3), get_float(numbers, 4), get_float(numbers, 5)
-        rate, correction = get_float(numbers, 6), get_float(numbers, 7)
+        weight, low, gradient = get(places, 0), get(places, 1), get(places, 2)
+        first, second = get(places, 3), get(places, 4)
+        more1, beta2, more2 = get_f32(numbers, 0), get_f32(numbers, 1), get_f32(numbers, 2)
+        eps, scale, decay = get_f32(numbers, 3), get_f32(numbers, 4), get_f32(numbers, 5)
+        rate, correction = get_f32(numbers, 6), get_f32(numbers, 7)
         for i in range(n):
-            g = as_float(get_gradient(gradient, i)) * scale
-            old_first, old_second = get_first(first, i), get_second(second, i)
-            m = as_float(old_first)
-            m = m + (g - m) * more1
-            v = as_float(old_second) * beta2 + g * g * more2
-            bits = (np.int32(get_weight(weight, i)) << np.int32(16)) + np.int32(get_low(low, i))
-            exact = np.int32(bits).view(np.float32)
-            exact = exact * decay - rate * m / (np.sqrt(v) * correction + eps)
-            new = np.float32(exact).view(np.int32)
-            upper = np.int32(new + np.int32(0x8000)) >> np.int32(16)
-            put_weight(weight, i, np.uint16(upper))
-            put_low(low, i, np.int16(new - (np.int32(upper) << np.int32(16))))
-            put_first(first, i, as_stored(m, old_first))
-            put_second(second, i, as_stored(v, old_second))
+            update_one(i, weight, low, gradient, first, second, more1, beta2, more2, eps, scale,
+                       decay, rate, correction)  # fmt: skip
         return 0
 
     return update

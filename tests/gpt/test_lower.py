@@ -148,12 +148,12 @@ def test_floats_are_single_and_vectors_go_lane_by_lane() -> None:
             store(a, 0, half(load(a, 0)) - splat(b) / splat(3.0))
             third = 1.0 / get_f32(a, 16)
             set_f32(a, 17, third if b > 2 else -1.0)
-            return 0
+            return int(get_f32(a, 16))
 
         return main
 
     numbers = (ctypes.c_float * 18)(*range(16), 3)
-    compiled(sums)(ctypes.addressof(numbers), 3, 0)
+    assert compiled(sums)(ctypes.addressof(numbers), 3, 0) == 3
     assert list(numbers[:16]) == [i / 2 - 1 for i in range(16)]
     assert numbers[17] == struct.unpack("f", struct.pack("f", 1 / 3))[0]
 
