@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment, Template
 
 Message = Mapping[str, Any]
+_Change = Callable[[str], str]
 
 DEFAULT = "default"
 # Names that reasoning is passed by; templates of today read the first.
@@ -156,11 +158,61 @@ class ChatTemplate:
             return self._render(inputs, name, add_generation_prompt, continue_final_message)
 
         text = render(inputs)
-        control = self._control_tokens(self._source(name, inputs.tools))
-        found = list(control.finditer(text))
-        if not found:
+        tokens = self._control_tokens(self._source(name, inputs.tools))
+        if tokens.every.search(text) is None:
             return [ControlText(text)] if text else []
-        return _separate(text, inputs, control, self._tokenizer, render)
+        return _separate(text, inputs, tokens, render)
+
+    def training_pieces(
+        self, messages: Sequence[Message], learned: Sequence[bool]
+    ) -> list[list[tuple[str, bool]]]:
+        """Documents to learn a conversation from: pieces of text, and whether they are learned.
+
+        Args:
+            messages: the conversation.
+            learned: for each message, whether it is learned: what the model is to write of it,
+                from behind what begins its turn to the end of the turn.
+
+        Returns:
+            One document, or, with a template that renders earlier turns in another way once others
+            follow, one for each message that is learned.
+
+        Raises:
+            ChatTemplateError: as ``render``.
+            MissingExtraError: as ``render``.
+        """
+        whole = self._learned_pieces(messages, learned)
+        if whole is not None:
+            return [whole]
+        documents = []
+        for n in (i + 1 for i, each in enumerate(learned) if each):
+            document = self._learned_pieces(messages[:n], [False] * (n - 1) + [True])
+            if document is None:
+                raise ChatTemplateError(
+                    "the model's chat template does not begin the assistant's turn as it asks for "
+                    "one, so what is to be learned cannot be told"
+                )
+            documents.append(document)
+        return documents
+
+    def _learned_pieces(
+        self, messages: Sequence[Message], learned: Sequence[bool]
+    ) -> list[tuple[str, bool]] | None:
+        pieces = self.pieces(messages)
+        text = "".join(pieces)
+        spans = []
+        for i in (i for i, each in enumerate(learned) if each):
+            after = self.render(messages[: i + 1]).rstrip()
+            begins = [
+                self.render(messages[:i], add_generation_prompt=p) for p in (True, False) if i
+            ]
+            before = next((b for b in begins if after.startswith(b)), None if begins else "")
+            if before is None or not text.startswith(after):
+                return None
+            spans.append((len(before), len(after)))
+        # White space behind the last turn is nothing that a model has to write.
+        end = spans[-1][1] if spans and not text[spans[-1][1] :].strip() else len(text)
+        return list(_cut(pieces, spans, end))
 
     @functools.cached_property
     def turn_end(self) -> TurnEnd:
@@ -168,7 +220,7 @@ class ChatTemplate:
         turns = [{"role": role, "content": _SENTINEL} for role in ("user", "assistant", "user")]
         try:
             text = self.render(turns)
-            control = self._control_tokens(self._source(None, None))
+            control = self._control_tokens(self._source(None, None)).every
         except ChatTemplateError:
             return TurnEnd()
         parts = text.split(_SENTINEL)
@@ -192,8 +244,7 @@ class ChatTemplate:
             raise ChatTemplateError(f"the model has no chat template {name!r}, but {names}")
         return self.sources[name]
 
-    def _control_tokens(self, source: str) -> re.Pattern[str]:
-        """What finds control tokens: special ones, and others that the template writes itself."""
+    def _control_tokens(self, source: str) -> _ControlTokens:
         special = set(self._tokenizer.special_token_ids)
         literals = _literals(source)
         tokens = [
@@ -201,7 +252,13 @@ class ChatTemplate:
             for token, id_ in self._tokenizer.added_tokens.items()
             if id_ in special or (token in literals and not token.isspace())
         ]
-        return _any_of(tokens)
+        others = [t for t in tokens if self._tokenizer.added_tokens[t] not in special]
+        return _ControlTokens(
+            every=_any_of(tokens),
+            special=_any_of([token for token in tokens if token not in others]),
+            others=_any_of(others),
+            signs=_distinctive(tokens),
+        )
 
     def _render(
         self,
@@ -237,6 +294,22 @@ class ControlText(str):
     """Text in which control tokens that are written out are control tokens."""
 
     __slots__ = ()
+
+
+def _cut(
+    pieces: Sequence[str], spans: Sequence[tuple[int, int]], end: int
+) -> Iterator[tuple[str, bool]]:
+    """Pieces cut where the spans of their joined text begin and end, and whether within one."""
+    cuts = sorted({0, end, *(place for span in spans for place in span)})
+    start = 0
+    for piece in pieces:
+        inner = [c - start for c in cuts if start < c < start + len(piece)]
+        for a, b in itertools.pairwise([0, *inner, len(piece)]):
+            if start + a < end:
+                part = piece[a:b]
+                inside = any(first <= start + a < last for first, last in spans)
+                yield ControlText(part) if isinstance(piece, ControlText) else part, inside
+        start += len(piece)
 
 
 def encode_piece(text: str, tokenizer: Tokenizer) -> list[int]:
@@ -325,11 +398,21 @@ class _Inputs:
             if (values := getattr(self, field)) is not None:
                 object.__setattr__(self, field, list(values))
 
-    def map(self, change: Callable[[str], str]) -> _Inputs:
-        """The same with every text changed, but for names of fields."""
+    def map(self, change: _Change, in_answers: _Change) -> _Inputs:
+        """The same with every text changed, but for names of fields.
+
+        Args:
+            change: what becomes of a text.
+            in_answers: what becomes of one in a message of the assistant.
+        """
         changed = object.__new__(_Inputs)
         for field in dataclasses.fields(self):
             object.__setattr__(changed, field.name, _mapped(getattr(self, field.name), change))
+        messages = [
+            _mapped(message, in_answers if message.get("role") == "assistant" else change)
+            for message in self.messages
+        ]
+        object.__setattr__(changed, "messages", messages)
         return changed
 
     def texts(self) -> Iterator[str]:
@@ -340,11 +423,11 @@ class _Inputs:
             found.append(text)
             return text
 
-        self.map(look)
+        self.map(look, look)
         yield from found
 
 
-def _mapped(value: Any, change: Callable[[str], str]) -> Any:
+def _mapped(value: Any, change: _Change) -> Any:
     if isinstance(value, str):
         return change(value)
     if isinstance(value, Mapping):
@@ -390,34 +473,51 @@ def _up_to_mark(text: str, final: str) -> str:
 # --- control tokens that are only written about ------------------------------------------------
 
 
+@dataclasses.dataclass(frozen=True)
+class _ControlTokens:
+    """What finds control tokens in a text.
+
+    Attributes:
+        every: special tokens, and others that the template writes itself (``<tool_call>``).
+        special: the first.
+        others: the second. The assistant writes them too, and in its messages they are tokens.
+        signs: characters of which every one of them has one at least.
+    """
+
+    every: re.Pattern[str]
+    special: re.Pattern[str]
+    others: re.Pattern[str]
+    signs: frozenset[str]
+
+
 def _separate(
-    text: str,
-    inputs: _Inputs,
-    control: re.Pattern[str],
-    tokenizer: Tokenizer,
-    render: Callable[[_Inputs], str],
+    text: str, inputs: _Inputs, tokens: _ControlTokens, render: Callable[[_Inputs], str]
 ) -> list[str]:
     """Pieces of a rendered text, of which those that are plain are control tokens of messages.
 
     Every character of the messages that may be part of a control token is rendered a second time
     as a stand-in, a character that templates take no notice of, so that it can be told whose it is.
     """
-    distinctive = _distinctive(tokenizer.added_tokens)
     written = "".join(inputs.texts())
-    if distinctive.isdisjoint(written):
+    if tokens.signs.isdisjoint(written):
         return [ControlText(text)]
     free = (chr(i) for i in _PRIVATE if chr(i) not in written and chr(i) not in text)
-    stand_ins = dict(zip(sorted(distinctive), free, strict=False))
+    stand_ins = dict(zip(sorted(tokens.signs), free, strict=False))
     there = str.maketrans(stand_ins)
     back = str.maketrans({new: old for old, new in stand_ins.items()})
 
-    marked = render(inputs.map(lambda text: text.translate(there)))
+    def in_answers(text: str) -> str:
+        found = iter(tokens.others.findall(text))
+        parts = [part.translate(there) for part in tokens.others.split(text)]
+        return "".join(part + next(found, "") for part in parts)
+
+    marked = render(inputs.map(lambda text: text.translate(there), in_answers))
     if marked.translate(back) != text:
-        return _separate_marked(inputs, control, render, free)
+        return _separate_marked(inputs, tokens, render, free)
     taken = frozenset(stand_ins.values())
     pieces: list[str] = []
     start = 0
-    for match in control.finditer(text):
+    for match in tokens.every.finditer(text):
         begin, end = match.span()
         if taken.isdisjoint(marked[begin:end]):
             continue
@@ -428,7 +528,7 @@ def _separate(
 
 def _separate_marked(
     inputs: _Inputs,
-    control: re.Pattern[str],
+    tokens: _ControlTokens,
     render: Callable[[_Inputs], str],
     free: Iterator[str],
 ) -> list[str]:
@@ -437,14 +537,17 @@ def _separate_marked(
     Only control tokens that messages hold whole are marked, between two private characters.
     """
     begin, end = next(free), next(free)
-    text = render(inputs.map(lambda text: control.sub(f"{begin}\\g<0>{end}", text)))
-    pattern = re.compile(f"{begin}({control.pattern}){end}|[{begin}{end}]")
-    pieces = pattern.split(text)
+
+    def mark(pattern: re.Pattern[str]) -> _Change:
+        return lambda text: pattern.sub(f"{begin}\\g<0>{end}", text)
+
+    text = render(inputs.map(mark(tokens.every), mark(tokens.special)))
+    pieces = re.split(f"{begin}({tokens.every.pattern}){end}|[{begin}{end}]", text)
     # Every second piece is a control token, or nothing for a mark that has lost the other one.
     return [piece if i % 2 else ControlText(piece) for i, piece in enumerate(pieces) if piece]
 
 
-def _distinctive(tokens: Mapping[str, int]) -> frozenset[str]:
+def _distinctive(tokens: Sequence[str]) -> frozenset[str]:
     """Characters of which every token has one at least: signs rather than letters."""
     signs = frozenset(c for token in tokens for c in token if not c.isalnum() and not c.isspace())
     return signs.union(*(token for token in tokens if signs.isdisjoint(token)))

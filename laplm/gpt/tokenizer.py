@@ -22,12 +22,13 @@ import tokenizers
 from tokenizers import pre_tokenizers
 
 from laplm.errors import InputError, TokenizerError
+from laplm.gpt.config import GPTConfig
 from laplm.gpt.tokenizer_file import (
     END_OF_TEXT,
     from_vocab_and_merges,
     guarded,
-    has_unknown_patterns,
     is_panic,
+    is_usual,
     read_tokenizer_files,
 )
 
@@ -67,6 +68,8 @@ class Tokenizer:
         special_token_ids: Ids of control tokens such as ``<|endoftext|>``.
         added_tokens: Ids of all tokens that are found in a text before anything is merged,
             control tokens or not, by their content.
+        prefix_ids: What the post-processor puts before every text: a BOS, in some models.
+        suffix_ids: What it puts behind.
     """
 
     def __init__(
@@ -115,9 +118,9 @@ class Tokenizer:
                 for token in added.values()
             )
         )
-        self._must_hurry = has_unknown_patterns(backend)
+        self._is_usual = is_usual(backend)
         self._given_up = False
-        self._prefix, self._suffix = self._post_processor()
+        self.prefix_ids, self.suffix_ids = self._post_processor()
 
     @property
     def eos_token_id(self) -> int | None:
@@ -138,20 +141,20 @@ class Tokenizer:
         token = self.special_tokens.get(name)
         return None if token is None else self._backend.token_to_id(token)
 
-    def _post_processor(self) -> tuple[list[int], list[int]]:
-        """What the post-processor puts before and behind every text."""
+    def _post_processor(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """What it puts before and behind every text."""
         if self._backend.post_processor is None:
-            return [], []
+            return (), ()
         text = next((_CHARACTER_OF[b] for b in b"a1." if b in self._byte_ids), None)
         if text is None:
-            return [], []
+            return (), ()
         plain = guarded(self._name, lambda: self._backend.encode(text, add_special_tokens=False))
         whole = guarded(self._name, lambda: self._backend.encode(text, add_special_tokens=True))
         for n in range(len(whole.ids)):
             if whole.ids[n : n + len(plain.ids)] == plain.ids and not any(
                 whole.special_tokens_mask[n : n + len(plain.ids)]
             ):
-                return whole.ids[:n], whole.ids[n + len(plain.ids) :]
+                return tuple(whole.ids[:n]), tuple(whole.ids[n + len(plain.ids) :])
         raise TokenizerError(
             f"{self._name}: its post-processor does not keep the text; fetch or copy it again"
         )
@@ -211,7 +214,7 @@ class Tokenizer:
 
         They are those that transformers' tokenizers give for the text, and none for most models.
         """
-        return [*self._prefix, *ids, *self._suffix]
+        return [*self.prefix_ids, *ids, *self.suffix_ids]
 
     def encode_without_added_tokens(self, text: str) -> list[int]:
         """Token ids of a text in which not even added tokens that are no control tokens are read.
@@ -227,12 +230,17 @@ class Tokenizer:
 
     def _plain(self, text: str) -> list[int]:
         if self._without_added_tokens is None:
-            values = json.loads(self._backend.to_str()) | {
-                "added_tokens": [],
-                "post_processor": None,
-            }
-            self._without_added_tokens = tokenizers.Tokenizer.from_str(json.dumps(values))
+            self._without_added_tokens = self._copy(added_tokens=[], post_processor=None)
         return self._encode_batch(self._without_added_tokens, [text])[0].ids if text else []
+
+    def _copy(self, **changed: object) -> tokenizers.Tokenizer:
+        def copy() -> tokenizers.Tokenizer:
+            text = self._backend.to_str()
+            if changed:
+                text = json.dumps(json.loads(text) | changed)
+            return tokenizers.Tokenizer.from_str(text)
+
+        return guarded(self._name, copy)
 
     def encode_words(self, text: str | bytes) -> list[list[int]]:
         """The ids of ``encode``, grouped by the words that a text is cut into before merging.
@@ -317,7 +325,7 @@ class Tokenizer:
         A pattern may backtrack for ever, and nothing can stop it: the thread that it runs in is
         left behind, and nothing is encoded with it any more.
         """
-        if not self._must_hurry:
+        if self._is_usual:
             try:
                 return [backend.encode(text, add_special_tokens=False) for text in texts]
             except BaseException as error:
@@ -351,7 +359,7 @@ class Tokenizer:
 
     def _special(self) -> tokenizers.Tokenizer:
         if self._special_backend is None:
-            self._special_backend = tokenizers.Tokenizer.from_str(self._backend.to_str())
+            self._special_backend = self._copy()
             self._special_backend.encode_special_tokens = False
         return self._special_backend
 
@@ -399,6 +407,29 @@ class Tokenizer:
             TokenizerError: an id is not in the vocabulary.
         """
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
+
+
+def end_tokens(tokenizer: Tokenizer, config: GPTConfig) -> frozenset[int]:
+    """The ids of which each ends a text: those of the model's config, and its tokenizer's."""
+    own = {tokenizer.eos_token_id} - {None}
+    return frozenset(
+        i for i in {*config.eos_token_ids, *own} if i is not None and i < config.vocab_size
+    )
+
+
+def begin_of_text(tokenizer: Tokenizer, config: GPTConfig) -> int | None:
+    """The id that a text of which nothing is given begins with; None without one.
+
+    That of the model's config, or else its tokenizer's; a model without one is given the token
+    that ends its texts, after which another one begins.
+    """
+    named = (
+        config.bos_token_id,
+        tokenizer.bos_token_id,
+        *config.eos_token_ids,
+        tokenizer.eos_token_id,
+    )
+    return next((i for i in named if i is not None and 0 <= i < config.vocab_size), None)
 
 
 class StreamDecoder:

@@ -58,6 +58,9 @@ _SOUND_PATTERNS = frozenset(
         rf"|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
     ]
 )
+_USUAL = frozenset(
+    ["ByteLevel", "Digits", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "Sequence", "Split"]
+)
 _HOLDING = threading.RLock()
 
 T = TypeVar("T")
@@ -194,19 +197,20 @@ def _json(path: Path) -> Any:
         raise TokenizerError(_damaged(str(path), error)) from None
 
 
-def has_unknown_patterns(backend: tokenizers.Tokenizer) -> bool:
-    """Whether its normalizer or pre-tokenizer has a regular expression that may be unsound."""
+def is_usual(backend: tokenizers.Tokenizer) -> bool:
+    """Whether its normalizer and pre-tokenizer are of the kinds that models have.
+
+    Others may panic at a text, and a pattern of their own may backtrack for ever.
+    """
     parts = [backend.normalizer, backend.pre_tokenizer]
     states = [json.loads(part.__getstate__()) for part in parts if part is not None]
     while states:
         state = states.pop()
-        if isinstance(state, list):
-            states += state
-        elif isinstance(state, dict):
-            if "Regex" in state and state["Regex"] not in _SOUND_PATTERNS:
-                return True
-            states += state.values()
-    return False
+        pattern = state.get("pattern", {}).get("Regex")
+        if state.get("type") not in _USUAL or pattern not in (None, *_SOUND_PATTERNS):
+            return False
+        states += _dicts(state.get("normalizers")) + _dicts(state.get("pretokenizers"))
+    return True
 
 
 # --- tokenizer.json ---------------------------------------------------------------------------

@@ -178,6 +178,8 @@ def weights(model: Model) -> reference.Weights:
 def encode(model: Model, text: Text) -> list[int]:
     """Token ids of a text (or of bytes, or ids as they are) that the model can look at whole.
 
+    A model whose tokenizer puts a BOS before every text sees it here too, at position 0.
+
     Raises:
         ContextLengthError: it has more tokens than the model has positions.
         InputError: it is empty, or an id is not in the vocabulary.
@@ -185,6 +187,8 @@ def encode(model: Model, text: Text) -> list[int]:
     ids = model.tokenizer.encode(text) if isinstance(text, str | bytes) else [int(i) for i in text]
     if not ids:
         raise InputError("the text is empty; give at least one word to look at")
+    if isinstance(text, str | bytes):
+        ids = model.tokenizer.build_inputs_with_special_tokens(ids)
     _checked(ids, model.config)
     return ids
 

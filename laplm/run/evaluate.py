@@ -241,7 +241,8 @@ def perplexity(
     if not 1 <= stride <= window:
         raise InputError(f"stride is {stride}, but it must be from 1 to the window, {window}")
 
-    texts = [(document, lm.tokenizer.encode(document.text)) for document in documents]
+    build = lm.tokenizer.build_inputs_with_special_tokens
+    texts = [(document, build(lm.tokenizer.encode(document.text))) for document in documents]
     texts = [(document, ids) for document, ids in texts if len(ids) > 1]
     if not texts:
         raise InputError("there is nothing to score: a text needs at least two tokens")
@@ -259,7 +260,8 @@ def perplexity(
             scored_to, end = end, min(begin + window, len(ids))
             context = scored_to - begin
             if context < 1:  # nothing to predict the first token of this window from
-                n_bytes -= len(lm.tokenizer.token_bytes(ids[begin]))
+                if not lm.tokenizer.prefix_ids:
+                    n_bytes -= len(lm.tokenizer.token_bytes(ids[begin]))
                 context = 1
             if end > begin + context:
                 losses, _ = _score(gpt, ids[begin:end], context, cache)
@@ -335,8 +337,9 @@ def lambada(
         context, space, _ = passage.rpartition(" ")
         if not space or not context.strip():
             raise InputError(f"passage {done} needs at least two words")
-        ids = lm.tokenizer.encode(passage)
-        given = len(lm.tokenizer.encode(context.rstrip()))
+        before = lm.tokenizer.prefix_ids
+        ids = [*before, *lm.tokenizer.encode(passage)]
+        given = len(before) + len(lm.tokenizer.encode(context.rstrip()))
         cut = max(0, len(ids) - 1 - lm.config.n_ctx)  # the last token is not run
         if given <= cut:
             raise InputError(f"the last word of passage {done} is longer than the model's context")

@@ -21,7 +21,7 @@ from laplm.errors import ContextLengthError, InputError
 from laplm.gpt.config import GPTConfig
 from laplm.gpt.kv_cache import KVCache
 from laplm.gpt.plan import PAGE
-from laplm.gpt.tokenizer import StreamDecoder, Tokenizer
+from laplm.gpt.tokenizer import StreamDecoder, Tokenizer, begin_of_text, end_tokens
 from laplm.run.sampler import Nudges, SamplingParams, sample, sample_rng, top_logprobs
 
 Array = NDArray[np.float32]
@@ -549,29 +549,6 @@ def encode_prompt(
     if not slide and len(ids) >= config.n_ctx:
         raise _too_long(f"{len(ids):,}", config)
     return ids
-
-
-def end_tokens(tokenizer: Tokenizer, config: GPTConfig) -> frozenset[int]:
-    """The ids of which each ends a text: those of the model's config, and its tokenizer's."""
-    own = {tokenizer.eos_token_id} - {None}
-    return frozenset(
-        i for i in {*config.eos_token_ids, *own} if i is not None and i < config.vocab_size
-    )
-
-
-def begin_of_text(tokenizer: Tokenizer, config: GPTConfig) -> int | None:
-    """The id that a text of which nothing is given begins with; None without one.
-
-    That of the model's config, or else its tokenizer's; a model without one is given the token
-    that ends its texts, after which another one begins.
-    """
-    named = (
-        config.bos_token_id,
-        tokenizer.bos_token_id,
-        *config.eos_token_ids,
-        tokenizer.eos_token_id,
-    )
-    return next((i for i in named if i is not None and 0 <= i < config.vocab_size), None)
 
 
 class StopMatcher:

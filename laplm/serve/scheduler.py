@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 
 from laplm.gpt.kv_cache import KVCache
 from laplm.gpt.model import BLOCK
+from laplm.gpt.tokenizer import end_tokens
 from laplm.run.generate import (
     GenerationStep,
     Row,
     SampleText,
     TokenLogprob,
-    end_tokens,
     shared_prefix,
 )
 from laplm.run.sampler import Nudges, SamplingParams, top_logprobs

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laplm.errors import InputError
+from laplm.gpt.chat import ControlText, encode_piece
 from laplm.gpt.tokenizer import Tokenizer
 from laplm.tune.data import IGNORE, Batch, Ids, shuffled
 from laplm.tune.read import Example
@@ -53,18 +54,21 @@ def encode_example(example: Example, tokenizer: Tokenizer, end_of_text: int) -> 
     """Encode a document, piece by piece, and end it.
 
     Pieces are encoded apart, since a prompt is encoded alone when the model is asked. The end of
-    the text is learned after all that is, else a tuned model would never stop.
+    the text is learned after all that is, else a tuned model would never stop; a chat template may
+    have written it already. What the tokenizer puts before every text (a BOS) comes before a
+    document too, but a template writes that itself.
     """
-    ids: list[int] = []
-    learned: list[bool] = []
+    in_template = any(isinstance(text, ControlText) for text, _ in example.pieces)
+    ids: list[int] = [] if in_template else [*tokenizer.prefix_ids]
+    learned: list[bool] = [False] * len(ids)
     for text, counts in example.pieces:
-        piece = tokenizer.encode(text)
+        piece = encode_piece(text, tokenizer) if in_template else tokenizer.encode(text)
         ids += piece
         learned += [counts] * len(piece)
-    return EncodedDocument(
-        np.array([*ids, end_of_text], np.int32),
-        np.array([*learned, bool(example.pieces) and example.pieces[-1][1]], np.bool_),
-    )
+    if not (in_template and ids and ids[-1] in tokenizer.special_token_ids):
+        ids.append(end_of_text)
+        learned.append(bool(example.pieces) and example.pieces[-1][1])
+    return EncodedDocument(np.array(ids, np.int32), np.array(learned, np.bool_))
 
 
 @dataclass(frozen=True)

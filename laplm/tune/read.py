@@ -16,6 +16,7 @@ from __future__ import annotations
 import bz2
 import contextlib
 import csv
+import dataclasses
 import functools
 import gzip
 import io
@@ -25,11 +26,12 @@ import lzma
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from laplm.errors import InputError
+from laplm.gpt.chat import ChatTemplate, ChatTemplateError
 
 Pieces = tuple[tuple[str, bool], ...]
 
@@ -78,19 +80,42 @@ _SHAPES_IN_WORDS = (
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """One message of a conversation.
+
+    Attributes:
+        role: system, user or assistant.
+        content: what is said.
+        learned: whether the model is to learn to say it.
+    """
+
+    role: str
+    content: str
+    learned: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Example:
     """One document.
 
     Attributes:
         pieces: (text, learned) in order; what is not learned is read only as context (a prompt).
+        turns: the conversation that it is, if it is one; its pieces are those of
+            ``CHAT_TEMPLATE``.
     """
 
     pieces: Pieces
+    turns: tuple[Turn, ...] = field(default=(), compare=False)
 
     @property
     def text(self) -> str:
         """All pieces, joined."""
         return "".join(text for text, _ in self.pieces)
+
+    @property
+    def n_bytes(self) -> int:
+        """Length of the text in UTF-8."""
+        return sum(len(t) if t.isascii() else len(t.encode()) for t, _ in self.pieces)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +141,41 @@ class Reading:
     skipped: tuple[str, ...]
     chat_template: str | None
     notes: tuple[str, ...] = ()
+
+    def in_template(self, template: ChatTemplate | None) -> Reading:
+        """The same with conversations as a model's own template renders them, where it has one.
+
+        Raises:
+            InputError: the template cannot be used with one of them.
+            MissingExtraError: jinja2 is not installed.
+        """
+        if template is None or not any(example.turns for example in self.examples):
+            return self
+        examples: list[Example] = []
+        for number, example in enumerate(self.examples, start=1):
+            try:
+                examples += _in_template(example, template)
+            except ChatTemplateError as error:
+                raise InputError(
+                    f"{error}: conversation {number:,} of {len(self.examples):,}; take it out"
+                ) from None
+        return dataclasses.replace(
+            self,
+            examples=tuple(examples),
+            n_bytes=sum(example.n_bytes for example in examples),
+            chat_template=None,
+        )
+
+
+def _in_template(example: Example, template: ChatTemplate) -> list[Example]:
+    if not example.turns:
+        return [example]
+    whole = all(learned for _, learned in example.pieces)
+    documents = template.training_pieces(
+        [{"role": turn.role, "content": turn.content} for turn in example.turns],
+        [whole or turn.learned for turn in example.turns],
+    )
+    return [Example(tuple(pieces), example.turns) for pieces in documents]
 
 
 class _BadRowError(Exception):
@@ -146,7 +206,7 @@ class _Shape:
     required: tuple[tuple[str, ...], ...]
     optional: tuple[tuple[str, ...], ...]
     unread: tuple[str, ...]
-    examples: Callable[[_Fields, bool], list[Pieces]]
+    examples: Callable[[_Fields, bool], list[Pieces] | list[Example]]
 
 
 @dataclass(frozen=True)
@@ -307,7 +367,7 @@ class _Collector:
             self._add_rows(path, "row", _dataset_rows(path, self._column), self._column)
         elif _is_text(path):
             for text in _documents(path):
-                self._add("documents", ((text, True),))
+                self._add("documents", Example(((text, True),)))
         elif suffix in _LINES:
             self._add_rows(path, "line", _jsonl_rows(path), self._column)
         elif suffix == ".json":
@@ -363,8 +423,8 @@ class _Collector:
                     )
                 _check_unread(layout, row)
                 fields = _Fields(row, layout.names)
-                for pieces in shape.examples(fields, self._train_on_prompt):
-                    self._add(shape.kind, pieces)
+                for found in shape.examples(fields, self._train_on_prompt):
+                    self._add(shape.kind, found if isinstance(found, Example) else Example(found))
                 first = shape
                 n += 1
             except _BadRowError as error:
@@ -376,15 +436,15 @@ class _Collector:
                 self.skipped.append(message)
         return n
 
-    def _add(self, kind: str, pieces: Pieces) -> None:
+    def _add(self, kind: str, example: Example) -> None:
         try:
-            n_bytes = sum(len(text) if text.isascii() else len(text.encode()) for text, _ in pieces)
+            n_bytes = example.n_bytes
         except UnicodeEncodeError as error:
             half = ord(error.object[error.start])
             raise _BadRowError(f"\\u{half:04x} without its other half is no character") from None
-        if pieces:
+        if example.pieces:
             self.kinds.setdefault(kind)
-            self.examples.append(Example(pieces))
+            self.examples.append(example)
             self.n_bytes += n_bytes
 
 
@@ -783,44 +843,29 @@ def _instruction(row: _Fields, train_on_prompt: bool) -> list[Pieces]:
     return [((prompt, train_on_prompt), (output, True))]
 
 
-@dataclass(frozen=True, slots=True)
-class _Message:
-    """One turn of a conversation.
-
-    Attributes:
-        role: of ``_ROLES``.
-        content: what was said.
-        learned: whether it is an answer that is learned.
-    """
-
-    role: str
-    content: str
-    learned: bool
-
-
-def _conversation(row: _Fields, train_on_prompt: bool) -> list[Pieces]:
+def _conversation(row: _Fields, train_on_prompt: bool) -> list[Example]:
     return [_rendered(_messages(row, "messages"), train_on_prompt)]
 
 
-def _prompt_conversation(row: _Fields, train_on_prompt: bool) -> list[Pieces]:
+def _prompt_conversation(row: _Fields, train_on_prompt: bool) -> list[Example]:
     """TRL's: of two lists of messages only the second is learned."""
     context, answer = _messages(row, "prompt"), _messages(row, "completion")
-    context = [_Message(m.role, m.content, False) for m in context]
+    context = [Turn(m.role, m.content, False) for m in context]
     return [_rendered([*context, *answer], train_on_prompt)]
 
 
-def _system_conversation(row: _Fields, train_on_prompt: bool) -> list[Pieces]:
+def _system_conversation(row: _Fields, train_on_prompt: bool) -> list[Example]:
     """OpenOrca's: a question and its answer, under instructions for all of them."""
     messages = [
-        _Message("user", _begun(row, "prompt"), False),
-        _Message("assistant", _ended(row, "completion"), True),
+        Turn("user", _begun(row, "prompt"), False),
+        Turn("assistant", _ended(row, "completion"), True),
     ]
     if "system" in row and (system := _begun(row, "system")).strip():
-        messages.insert(0, _Message("system", system, False))
+        messages.insert(0, Turn("system", system, False))
     return [_rendered(messages, train_on_prompt)]
 
 
-def _messages(row: _Fields, name: str) -> list[_Message]:
+def _messages(row: _Fields, name: str) -> list[Turn]:
     messages = row[name]
     if not isinstance(messages, list):
         raise _BadRowError(f'"{row.called(name)}" is {_type_of(messages)}, but it must be a list')
@@ -833,7 +878,7 @@ def _messages(row: _Fields, name: str) -> list[_Message]:
     return found
 
 
-def _message(message: object) -> _Message:
+def _message(message: object) -> Turn:
     """A turn as OpenAI writes it (role, content), or ShareGPT (from, value)."""
     if not isinstance(message, dict):
         raise _BadRowError(f"{_type_of(message)}, where an object must be")
@@ -851,12 +896,12 @@ def _message(message: object) -> _Message:
     if isinstance(content, list) and content and all(map(_is_text_part, content)):
         fields = _Fields({"content": "".join(part["text"] for part in content)}, {})
     if role != "assistant":
-        return _Message(role, _begun(fields, "content"), False)
+        return Turn(role, _begun(fields, "content"), False)
     # OpenAI's mark for answers that are only context.
     weight = message.get("weight")
     if weight not in (None, 0, 1):
         raise _BadRowError('"weight" must be 0 or 1')
-    return _Message(role, _ended(fields, "content"), weight != 0)
+    return Turn(role, _ended(fields, "content"), weight != 0)
 
 
 def _is_text_part(part: object) -> bool:
@@ -865,7 +910,7 @@ def _is_text_part(part: object) -> bool:
     )
 
 
-def _rendered(messages: Sequence[_Message], train_on_prompt: bool) -> Pieces:
+def _rendered(messages: Sequence[Turn], train_on_prompt: bool) -> Example:
     """A conversation as ``CHAT_TEMPLATE`` renders it."""
     pieces = []
     context = ""
@@ -880,7 +925,7 @@ def _rendered(messages: Sequence[_Message], train_on_prompt: bool) -> Pieces:
         raise _BadRowError("no message has the role assistant, so there is nothing to learn")
     if context:
         pieces.append((context, train_on_prompt))
-    return tuple(pieces)
+    return Example(tuple(pieces), tuple(messages))
 
 
 _TEXT = ("text",)

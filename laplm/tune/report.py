@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import html
+import itertools
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laplm.errors import InputError
+from laplm.gpt.chat import ChatTemplate, ControlText, encode_piece
 from laplm.gpt.checkpoint import Checkpoint
 from laplm.gpt.quantize import LINEAR, Progress
 from laplm.gpt.tokenizer import Tokenizer
@@ -36,6 +38,8 @@ _PROMPT_WORDS = 6
 _SPANS = 3
 _MOVED = 10
 
+Prompt = tuple[str, ...]
+
 
 class Writer(Protocol):
     """A model that writes; ``laplm.LanguageModel`` is one."""
@@ -43,6 +47,11 @@ class Writer(Protocol):
     name: str
     checkpoint: Checkpoint
     tokenizer: Tokenizer
+
+    @property
+    def chat_template(self) -> ChatTemplate | None:
+        """Its own, which conversations are written in."""
+        ...
 
     @property
     def generate(self) -> Callable[..., Any]:
@@ -125,6 +134,7 @@ def make_report(
             f"the run in {directory} has not ended; go on with it: laplm tune --resume {directory}"
         ) from None
     config: TuneConfig = run["config"]
+    reading = reading.in_template(before.chat_template)
     train, heldout = split(reading.examples, before.tokenizer, config.heldout_share)
     samples = []
     prompts = [_prompt(example) for example in heldout[:_PROMPTS]]
@@ -133,9 +143,10 @@ def make_report(
         if progress:
             progress("samples", done, len(wanted))
         texts = [
-            model.generate(prompt, _TOKENS, seed=seed, slide=True).text for model in (before, after)
+            model.generate(_ids(prompt, model.tokenizer), _TOKENS, seed=seed, slide=True).text
+            for model in (before, after)
         ]
-        samples.append(Sample(prompt, seed, *texts))
+        samples.append(Sample("".join(prompt), seed, *texts))
     if progress:
         progress("samples", len(wanted), len(wanted))
     # As much of each held-out text as a sample has, so that the two can be held together.
@@ -192,14 +203,17 @@ def write_report(report: Report) -> list[Path]:
     return paths
 
 
-def _prompt(example: Example) -> str:
-    """What comes before the answer, or the first words of a text."""
-    unlearned = []
-    for text, learned in example.pieces:
-        if learned:
-            break
-        unlearned.append(text)
-    return "".join(unlearned) or " ".join(example.text.split()[:_PROMPT_WORDS])
+def _prompt(example: Example) -> Prompt:
+    """What comes before the answer, or the first words of a text, in pieces."""
+    unlearned = tuple(text for text, _ in itertools.takewhile(lambda p: not p[1], example.pieces))
+    return unlearned or (" ".join(example.text.split()[:_PROMPT_WORDS]),)
+
+
+def _ids(prompt: Prompt, tokenizer: Tokenizer) -> str | list[int]:
+    """What a model is given: a conversation's control tokens are single tokens."""
+    if any(isinstance(text, ControlText) for text in prompt):
+        return [i for text in prompt for i in encode_piece(text, tokenizer)]
+    return "".join(prompt)
 
 
 def _share(change: Any, matrix: Any) -> float:

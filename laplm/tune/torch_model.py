@@ -342,7 +342,7 @@ def continue_ids(
             window = torch.tensor([text[-model.config.n_ctx :]], device=device)
             probabilities = torch.softmax(last_logits(window).float().cpu() / temperature, dim=0)
             token = int(torch.multinomial(probabilities, 1, generator=generator))
-            if token == model.config.eos_token_id:
+            if token in model.config.eos_token_ids:
                 break
             text.append(token)
             new.append(token)

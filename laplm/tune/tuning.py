@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 import re
@@ -20,11 +21,11 @@ from typing import Any, Literal, Protocol
 from laplm import built_in
 from laplm.errors import CheckpointError, InputError, MissingExtraError
 from laplm.gpt.adapter import BASE, is_adapter
-from laplm.gpt.chat import DEFAULT
+from laplm.gpt.chat import DEFAULT, ChatTemplate
 from laplm.gpt.checkpoint import Checkpoint, save_checkpoint
 from laplm.gpt.pretrained_settings import PretrainedSettings
 from laplm.gpt.quantize import Progress
-from laplm.gpt.tokenizer import Tokenizer
+from laplm.gpt.tokenizer import Tokenizer, end_tokens
 from laplm.home import write_whole
 from laplm.machine import available_bytes, peak_bytes
 from laplm.tune import adamw, attention, pointwise
@@ -61,6 +62,11 @@ class Model(Protocol):
     @property
     def settings(self) -> PretrainedSettings:
         """What its directory says beside weights and tokens."""
+
+    @property
+    def chat_template(self) -> ChatTemplate | None:
+        """Its own, which conversations are written in."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,6 +294,7 @@ def tune(
     if threads is not None:
         torch.set_num_threads(threads)
     reading = data if isinstance(data, Reading) else read_examples(Path(data))
+    reading = reading.in_template(model.chat_template)
     with contextlib.ExitStack() as held, join_processes(device, shard=shard) as processes:
         if processes.leads:
             held.enter_context(_claim(directory, resume))
@@ -337,8 +344,13 @@ def _tune_together(
         _check_resumed(directory, digest)
     prompt = _sample_prompt(heldout)
 
+    ends = end_tokens(model.tokenizer, model.checkpoint.config)
+
     def sample(write: Write, step: int) -> str:
-        return model.tokenizer.decode(prompt + write(prompt, _SAMPLE_TOKENS, config.seed))
+        drawn = write(prompt, _SAMPLE_TOKENS, config.seed)
+        return model.tokenizer.decode(
+            [*prompt, *itertools.takewhile(lambda i: i not in ends, drawn)]
+        )
 
     trainer = Trainer(
         gpt,
@@ -461,7 +473,7 @@ def _encode(examples: Sequence[Example], tokenizer: Tokenizer, end: int) -> Docu
 
 def _end_of_text(model: Model) -> int:
     for token in (model.checkpoint.config.eos_token_id, model.tokenizer.eos_token_id):
-        if token is not None:
+        if token is not None and token < model.checkpoint.config.vocab_size:
             return token
     raise InputError(
         f"{model.name} has no token that ends a text, so it could not learn to stop; set "

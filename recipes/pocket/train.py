@@ -22,13 +22,15 @@ SAMPLE_PROMPT = "Once upon a time"
 
 def model_config(tokenizer: Tokenizer) -> GPTConfig:
     """The built-in model: 6.2 million parameters, 12.4 MB in fp16."""
+    end = tokenizer.token_to_id(END_OF_TEXT)
     return GPTConfig(
         vocab_size=tokenizer.get_vocab_size(),
         n_ctx=512,
         n_embd=256,
         n_layer=6,
         n_head=8,
-        eos_token_id=tokenizer.token_to_id(END_OF_TEXT),
+        bos_token_id=end,
+        eos_token_ids=(end,),
     )
 
 

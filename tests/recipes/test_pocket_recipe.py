@@ -73,7 +73,7 @@ def documents_of(work: Path, part: str) -> dict[str, list[str]]:
 def small_model(tokenizer: Tokenizer) -> GPTConfig:
     return GPTConfig(
         vocab_size=tokenizer.get_vocab_size(), n_ctx=64, n_embd=32, n_layer=2, n_head=2,
-        eos_token_id=tokenizer.token_to_id("<|endoftext|>"),
+        bos_token_id=(end := tokenizer.token_to_id("<|endoftext|>")), eos_token_ids=(end,),
     )  # fmt: skip
 
 

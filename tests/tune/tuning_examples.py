@@ -14,7 +14,7 @@ VOCAB = 61
 def tiny_config(**changes: object) -> GPTConfig:
     sizes = {
         "vocab_size": VOCAB, "n_ctx": 32, "n_embd": 32, "n_layer": 2, "n_head": 2,
-        "eos_token_id": VOCAB - 1,
+        "eos_token_ids": (VOCAB - 1,),
     } | changes  # fmt: skip
     return GPTConfig(**sizes)
 
