@@ -76,7 +76,7 @@ class TuneSettings(BaseModel):
     rank: _Positive | None = None
     alpha: float | None = Field(None, gt=0, le=1e6)
     lora_dropout: _Share | None = None
-    threads: int | None = Field(None, ge=1, le=256)
+    threads: Whole | None = Field(None, ge=1, le=256)
 
     def words(self) -> list[str]:
         """The same on a command line."""

@@ -220,7 +220,7 @@ def test_ids_that_the_tokenizer_lacks_harm_nothing(
 ) -> None:
     beyond = tokenizer.vocab_size + 3
     prompt = [tokenizer.encode("a")[0], beyond, tokenizer.encode("b")[0]]
-    body = {"model": "padded", "prompt": prompt, "max_tokens": 5, "logprobs": 2}
+    body = {"model": "padded", "prompt": prompt, "max_tokens": 5, "logprobs": 20}
     for more in ({}, {"repetition_penalty": 1.3}, {"echo": True}, {"frequency_penalty": 1}):
         choice = complete(client, **body, **more)["choices"][0]
         assert choice["text"].startswith("ab" if "echo" in more else "")

@@ -313,8 +313,24 @@ def test_as_many_requests_wait_as_there_is_room_for_and_no_more(
         for job in waiting:
             assert len(drawn(await items_of(job))) == 2
         assert len(drawn(await items_of(scheduler.submit(order([9], 2))))) == 2
+        assert len(scheduler._seconds) == 2 + 5  # how long each took
 
     scheduled(lm, scenario, slots=1, queue=3)
+
+
+@pytest.mark.parametrize(("each", "said"), [(1e-3, 1), (7.0, 7), (1000.0, 60), (None, 1)])
+def test_who_is_refused_is_told_to_come_again_within_a_minute(
+    lm: LanguageModel, engine: Engine, each: float | None, said: int
+) -> None:
+    async def scenario(scheduler: Scheduler) -> int:
+        scheduler._seconds.extend([] if each is None else [each])
+        with engine.held():
+            scheduler.submit(order([1], 2))
+            await engine.until_held()
+            scheduler.submit(order([1], 2))
+            return scheduler._wait_seconds()
+
+    assert scheduled(lm, scenario, slots=2) == said
 
 
 def test_more_samples_than_places_take_turns_and_are_as_alone(
@@ -330,6 +346,9 @@ def test_more_samples_than_places_take_turns_and_are_as_alone(
 
     found = scheduled(lm, scenario, slots=2)
     assert max(sum(len(ids) == 1 for ids, _ in parts) for parts in engine.passes) <= 3
+    begun = [items[0].token_id for items in found]
+    both = [ids[0] for ids, _ in next(p for p in engine.passes if len(p) == 2 and p[1][0] != [1])]
+    assert sorted(both) == sorted(begun)  # one of each, and not two of the first
     for items, prompt in zip(found, (PROMPTS[0], PROMPTS[2]), strict=True):
         want = lm.samples(prompt, 3, 8, seed=4, top_k=0, temperature=1, ignore_eos=True)
         assert [drawn(items, sample) for sample in range(3)] == [r.token_ids for r in want]

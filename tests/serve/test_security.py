@@ -156,6 +156,7 @@ def test_a_key_must_be_right_to_its_last_character(client: TestClient, value: st
 
 def test_a_cookie_must_be_right_to_its_last_character(client: TestClient) -> None:
     right = Guard(key=KEY).cookie()
+    assert Guard(key=KEY + "x").cookie() != right
     for cookie, status in ((right, 200), (right[:-1], 401), (right[:-1] + "g", 401), (KEY, 401)):
         answer = client.get("/v1/models", headers={"Cookie": f"laplm_key={cookie}"})
         assert answer.status_code == status
@@ -202,3 +203,21 @@ def test_every_answer_forbids_what_a_page_should_not_do(client: TestClient) -> N
     headers = client.get("/healthz").headers
     assert "default-src 'none'" in headers["content-security-policy"]
     assert headers["x-content-type-options"] == "nosniff"
+
+
+def test_a_text_to_learn_from_may_be_larger_than_a_prompt(client: TestClient) -> None:
+    body = {"name": "", "content": "a" * 3000}  # without a name it is not kept
+    assert client.post("/api/tune/", json=body, headers=ALLOWED).status_code == 400
+    assert client.post("/api/look/next", json=body, headers=ALLOWED).status_code == 413
+
+
+def test_a_server_that_stops_takes_nothing_new(tiny_model_dir: Path) -> None:
+    guard = Guard()
+    app, _ = make_app(Options({"tiny": str(tiny_model_dir)}, "tiny", guard=guard))
+    with TestClient(app, base_url="http://localhost") as client:
+        assert client.get("/v1/models").status_code == 200
+        guard.stopping.set()
+        answer = client.get("/v1/models")
+    assert answer.status_code == 503
+    assert answer.headers["connection"] == "close"
+    assert "stopping" in answer.json()["error"]["message"]

@@ -1,0 +1,163 @@
+"""Runs of tuning as they are kept, without a process that trains."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from laplm.serve.problems import ApiError
+from laplm.serve.tuning import _POINTS, Run, TuneSettings, Tunings, _put
+
+
+def keep(directory: Path, id_: str, **kept: Any) -> Path:
+    """A run as an earlier server left it."""
+    path = directory / id_
+    path.mkdir(parents=True)
+    entry = {
+        "name": "a.txt", "model": "tiny", "target": "tiny", "data": "data.txt", "settings": {},
+        "words": [], "created": 1.0, "state": "planned", "message": "", "plan": {"max_steps": 9},
+    }  # fmt: skip
+    (path / "entry.json").write_text(json.dumps(entry | kept))
+    return path
+
+
+def refused(call: Any) -> str:
+    with pytest.raises(ApiError) as error:
+        call()
+    assert error.value.status == 409
+    return str(error.value)
+
+
+def test_settings_are_the_options_of_the_command() -> None:
+    settings = TuneSettings.model_validate({
+        "method": "lora", "positions": 64.0, "learning_rate": 0.001, "skip_bad": True,
+        "train_on_prompt": False, "max_steps": 5.0, "seed": 3,
+    })  # fmt: skip
+    assert sorted(settings.words()) == [
+        "--learning-rate=0.001", "--max-steps=5", "--method=lora", "--seed=3", "--skip-bad",
+        "--window=64",
+    ]  # fmt: skip
+
+
+def test_a_curve_keeps_its_ends_and_no_more_points_than_it_may() -> None:
+    curve: list[tuple[int, float]] = []
+    for step in range(3 * _POINTS):
+        _put(curve, step, float(step))
+        assert len(curve) <= _POINTS
+    assert curve[-1] == (3 * _POINTS - 1, 3.0 * _POINTS - 1)
+    assert curve[0][0] <= 2
+    assert [step for step, _ in curve] == sorted(step for step, _ in curve)
+    assert len(curve) > _POINTS / 3
+    assert all(value == step for step, value in curve)
+
+
+def test_steps_that_come_again_take_the_place_of_those_before() -> None:
+    curve = [(1, 5.0), (2, 4.0), (3, 3.0)]
+    _put(curve, 2, 9.0)
+    assert curve == [(1, 5.0), (2, 9.0)]
+
+
+def test_what_was_measured_is_read_back(tmp_path: Path) -> None:
+    path = keep(tmp_path, "1")
+    lines: list[Any] = [
+        {"step": 1, "max_steps": 9, "train_loss": 4.0, "seconds": 1.0},
+        {"step": 2, "heldout_loss": 3.5, "sample": "once"},
+        {"step": 2, "max_steps": 9, "train_loss": 3.0, "tokens_per_second": 7.0},
+        {"step": 2, "heldout_loss": 3.25, "sample": "twice"},
+        {"step": 3, "heldout_loss": None, "sample": "thrice"},
+    ]
+    metrics = path / "model" / "run" / "metrics.jsonl"
+    metrics.parent.mkdir(parents=True)
+    metrics.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 3, "tr')
+    (path / "model" / "summary.json").write_text('{"steps": 3}')
+    run = Tunings(tmp_path).get("1")
+    entry = run.entry()
+    assert entry["losses"] == [(1, 4.0), (2, 3.0)]
+    assert entry["heldout_losses"] == [(2, 3.25)]
+    assert [sample["text"] for sample in entry["samples"]] == ["twice", "thrice"]
+    assert (entry["heldout_loss"], entry["train_loss"], entry["step"]) == (3.25, 3.0, 2)
+    assert (entry["tokens_per_second"], entry["max_steps"]) == (7.0, 9)
+    assert entry["result"] == {"steps": 3}
+
+
+def test_a_run_of_which_nothing_was_measured_has_its_plan(tmp_path: Path) -> None:
+    keep(tmp_path, "1")
+    entry = Tunings(tmp_path).get("1").entry()
+    assert (entry["step"], entry["max_steps"], entry["heldout_loss"]) == (0, 9, None)
+
+
+def test_what_cannot_be_read_is_no_run(tmp_path: Path) -> None:
+    keep(tmp_path, "2")
+    keep(tmp_path, "1")
+    (tmp_path / "file").write_text("")
+    (tmp_path / "empty").mkdir()
+    keep(tmp_path, "broken")
+    (tmp_path / "broken" / "entry.json").write_text("{")
+    (tmp_path / "short").mkdir()
+    (tmp_path / "short" / "entry.json").write_text("{}")
+    assert [entry["id"] for entry in Tunings(tmp_path).entries()] == ["2", "1"]  # the last first
+
+
+def test_runs_that_are_done_are_models(tmp_path: Path) -> None:
+    for id_, state in (("1", "done"), ("2", "planned"), ("3", "failed"), ("4", "stopped")):
+        keep(tmp_path, id_, state=state)
+    assert Tunings(tmp_path).finished() == {"1": (tmp_path / "1" / "model").resolve()}
+
+
+def test_only_what_rests_can_be_started_stopped_and_taken_away(tmp_path: Path) -> None:
+    for id_, state, plan in (
+        ("1", "done", {}), ("2", "planning", None), ("3", "failed", None), ("4", "planned", {}),
+    ):  # fmt: skip
+        keep(tmp_path, id_, state=state, plan=plan)
+    tunings = Tunings(tmp_path)
+    assert "is done" in refused(lambda: tunings.start(tunings.get("1")))
+    assert "is planning" in refused(lambda: tunings.start(tunings.get("2")))
+    assert "could not be planned" in refused(lambda: tunings.start(tunings.get("3")))
+    tunings._starting = "7"
+    assert "run 7 is training" in refused(lambda: tunings.start(tunings.get("4")))
+    assert "nothing to stop" in refused(lambda: tunings.stop(tunings.get("4")))
+    assert "stop it first" in refused(lambda: asyncio.run(tunings.delete(tunings.get("2"))))
+    asyncio.run(tunings.delete(tunings.get("4")))
+    assert not (tmp_path / "4").exists()
+    with pytest.raises(ApiError, match="no run '4'"):
+        tunings.get("4")
+
+
+def test_a_run_says_what_its_process_complained_of_last(tmp_path: Path) -> None:
+    run = Run(keep(tmp_path, "1"), {})
+    assert run.last_words() == ""
+    assert run.with_last_words("it ended") == "it ended"
+    run.log.write_text("x" * 20_000 + "\nlaplm: no room\n\n  \n")
+    assert run.last_words() == "no room"
+    assert run.with_last_words("it ended") == "it ended. The last that it said: no room"
+
+
+def test_who_watches_is_told_of_everything_until_the_end(tmp_path: Path) -> None:
+    keep(tmp_path, "1", state="running")
+    keep(tmp_path, "2", state="done")
+
+    async def scenario() -> tuple[list[bytes], list[bytes]]:
+        tunings = Tunings(tmp_path)
+        run = tunings.get("1")
+        run.kept["state"] = "running"
+        events = tunings.events(run)
+        told = [await anext(events)]
+        tunings._heard(run, b'{"event": "step", "step": 1, "train_loss": NaN}')
+        tunings._heard(run, b"no json")
+        tunings._heard(run, b'{"event": "eval", "step": 1, "heldout_loss": 2.0, "text": "a"}')
+        tunings._set(run, "done")
+        told += [event async for event in events]
+        assert not run.watchers
+        return told, [event async for event in tunings.events(tunings.get("2"))]
+
+    told, ended = asyncio.run(asyncio.wait_for(scenario(), 30))
+    assert [event.split(b"\n")[0] for event in told] == [
+        b"event: state", b"event: step", b"event: eval", b"event: state",
+    ]  # fmt: skip
+    assert b'"train_loss":null' in told[1]
+    assert b'"state":"done"' in told[3]
+    assert len(ended) == 1
