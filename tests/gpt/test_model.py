@@ -85,6 +85,25 @@ def test_every_shape_and_setting_agrees_with_transformers(
     assert np.abs(int8.forward(ids) - want).max() < 0.1 * want.std() + 0.05
 
 
+@pytest.mark.parametrize(
+    "setting", [{"scale_attn_by_inverse_layer_idx": True}, {"scale_attn_weights": False}]
+)
+def test_the_scale_of_attention_matters_and_is_that_of_transformers(
+    tmp_path: Path, setting: dict[str, object]
+) -> None:
+    # At a fresh model's weights attention is flat whatever the scale; at ten times them it is not.
+    sizes = {"initializer_range": 0.2, "n_layer": 4}
+    plain = make_model(tmp_path / "plain", **sizes)
+    scaled = make_model(tmp_path / "scaled", **sizes, **setting)
+    gpt = GPT(open_checkpoint(scaled), "fp32", threads=2)
+    ids = some_ids(gpt, 40)
+    want, otherwise = oracle(scaled, ids), oracle(plain, ids)
+    np.testing.assert_allclose(gpt.forward(ids), want, rtol=0, atol=1e-3 * want.std())
+    tapped = gpt.forward(ids, tap=lambda name, layer, x: None)
+    np.testing.assert_allclose(tapped, want, rtol=0, atol=1e-3 * want.std())
+    assert np.abs(otherwise - want).max() > 0.1 * want.std()
+
+
 SIZES = {
     "gpt2": {},
     "gpt2-medium": {"n_embd": 1024, "n_layer": 24, "n_head": 16},

@@ -277,3 +277,25 @@ def test_pictures_and_pages_are_written(
     look = ablate(pocket, "One day, a dog", **options)
     assert look.save(tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     assert "taken out" in look.save(tmp_path / "a.html").read_text()
+
+
+def test_means_of_two_heads_of_one_layer_are_each_their_own(
+    pocket: LanguageModel, hf_pocket: Any
+) -> None:
+    ids = passes.encode(pocket, TEXT)
+    heads = [(2, 1), (2, 6), (3, 0)]
+    projections = [block.attn.c_proj for block in hf_pocket.transformer.h]
+    texts = [passes.encode(pocket, text) for text in OTHERS]
+    means = {layer: watched(hf_pocket, projections[layer], texts) for layer in (2, 3)}
+    with contextlib.ExitStack() as stack:
+        for layer, index in heads:
+            where = head(hf_pocket, index)
+            change = put(where, means[layer][where])
+            stack.enter_context(changed(projections[layer], change, "input"))
+        want = logits(hf_pocket, ids)
+    tap = ablation_tap(pocket, heads=heads, how="mean", mean_of=OTHERS)
+    out = passes.forward(pocket, ids, tap, last_only=True)[0]
+    np.testing.assert_allclose(out, want, rtol=0, atol=1e-4)
+    # Both heads of the layer matter here: with one of them the logits are others.
+    one = ablation_tap(pocket, heads=heads[1:], how="mean", mean_of=OTHERS)
+    assert np.abs(passes.forward(pocket, ids, one, last_only=True)[0] - want).max() > 1e-2

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,10 +24,12 @@ from transformers import (
 )
 
 from laplm.errors import InputError, LaplmError, ModelFormatError
+from laplm.run.generate import Row
 from laplm.run.sampler import (
     Nudges,
     SamplingParams,
     filtered_logits,
+    log_normaliser,
     probabilities,
     sample,
     sample_rng,
@@ -353,3 +357,33 @@ def test_any_finite_temperature_can_be_used() -> None:
     logits = np.array([0, 50, 2], np.float32)
     found = probabilities(logits, SamplingParams(temperature=1e300, top_k=0))
     assert found == pytest.approx([1 / 3] * 3)
+
+
+@given(
+    st.lists(st.integers(0, 5), max_size=12), st.floats(-2, 2, width=32),
+    st.floats(-2, 2, width=32),
+)  # fmt: skip
+@settings(max_examples=40, deadline=None)
+def test_penalties_are_those_of_the_api(drawn: list[int], presence: float, often: float) -> None:
+    # mu[j] -> mu[j] - c[j] * alpha_frequency - float(c[j] > 0) * alpha_presence, c[j] being how
+    # often token j was sampled: https://platform.openai.com/docs/guides/text-generation
+    logits = np.linspace(-1, 1, 6, dtype=np.float32)
+    found = Nudges({2: 1.5}, presence, often).apply(logits, drawn)
+    want = [
+        x + 1.5 * (j == 2) - drawn.count(j) * often - float(drawn.count(j) > 0) * presence
+        for j, x in enumerate(logits)
+    ]
+    np.testing.assert_allclose(found, want, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("nudges", [Nudges({}, 0.0, 2.0), Nudges({}, 2.0, 0.0)])
+def test_penalties_leave_tokens_of_the_prompt_alone(nudges: Nudges) -> None:
+    gpt: Any = SimpleNamespace(log_normaliser=log_normaliser)
+    cache: Any = None
+    row = Row(
+        0, [3, 3, 3, 1], SamplingParams(temperature=0, seed=1), cache, max_new_tokens=4, known=4,
+        nudges=nudges,
+    )  # fmt: skip
+    logits = np.array([0, 0.5, 1, 2.5], np.float32)
+    # 3 is likeliest though the prompt has it three times; drawn once, it is 2 less likely.
+    assert [row.draw(gpt, logits).token_id for _ in range(2)] == [3, 2]
