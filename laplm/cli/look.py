@@ -321,9 +321,9 @@ def _show(args: argparse.Namespace) -> int:
         args.text = read_prompt(args.text)
     with progress_bars() as progress:
         lm = open_model(args.model, args.precision, args.threads, progress)
-        if args.view in _CONTINUING:
-            note_loose_space(getattr(args, "text", None) or getattr(args, "corrupted", ""), lm)
         view = args.make(args, lm, progress)
+    if args.view in _CONTINUING:
+        note_loose_space(getattr(args, "text", None) or getattr(args, "corrupted", ""), lm)
     for path in args.out:
         view.save(path)
         note(f"{path} written")

@@ -111,7 +111,6 @@ def _run(args: argparse.Namespace) -> int:
     prompt = read_prompt(args.prompt, args.prompt_file)
     with progress_bars() as progress:
         lm = open_model(args.model, args.precision, args.threads, progress)
-        note_loose_space(prompt, lm)
         stream = lm.stream(
             prompt,
             args.max_new_tokens,
@@ -127,6 +126,7 @@ def _run(args: argparse.Namespace) -> int:
             slide=args.slide,
             ignore_eos=args.ignore_eos,
         )
+    note_loose_space(prompt, lm)
     with interruptible() as interrupted:
         if args.json:
             for _ in stream:

@@ -276,8 +276,13 @@ def test_a_prompt_that_ends_in_a_space_is_told_of_once(_prepared, laplm_) -> Non
         assert line not in laplm_(*words, "-m", "pocket").err
 
 
-def test_too_many_samples_are_refused_with_what_they_would_take(_prepared, laplm_) -> None:
-    result = laplm_("run", "The", "-m", "pocket", "--samples", 10**6)
-    refused(result, "--samples is 1,000,000, but each takes about", "GB left: ask for at most")
+def test_samples_that_do_not_fit_are_refused_with_what_they_take(
+    _prepared, laplm_, monkeypatch
+) -> None:
+    refused(laplm_("run", "The", "-m", "pocket", "--samples", 10**6), "--samples is 1000000, but")
+    monkeypatch.setattr("laplm.machine.available_bytes", lambda: 10**8)
+    result = laplm_("run", "The", "-m", "pocket", "--samples", 1000)
+    refused(result, "--samples is 1,000, but each takes about", "0.1 GB left: ask for at most")
     most = int(re.search(r"at most ([\d,]+)", result.err)[1].replace(",", ""))
-    assert 1 < most < 10**6
+    assert 50 < most < 300
+    assert laplm_("run", "The", "-m", "pocket", "--samples", 3, "-n", 1).code == 0

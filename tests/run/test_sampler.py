@@ -92,7 +92,6 @@ small_logits = st.one_of(
     st.lists(coarse, min_size=2, max_size=40), st.lists(fine, min_size=2, max_size=40)
 )
 all_params = st.builds(
-    Nudges,
     SamplingParams,
     temperature=st.one_of(st.just(1.0), st.floats(0.05, 5.0)),
     top_k=st.one_of(st.just(0), st.integers(1, 50)),
