@@ -167,7 +167,7 @@ def _models(args: argparse.Namespace) -> int:
 
         write_json([dataclasses.asdict(m) | {"path": str(m.path)} for m in found])
         return 0
-    rows = [("name", "parameters", "on disk", "stored as", "path")]
+    rows: list[tuple[str, ...]] = [("name", "parameters", "on disk", "stored as", "path")]
     for m in found:
         parameters = "?" if m.n_parameters is None else f"{m.n_parameters / 1e6:,.1f} M"
         path = f"{m.path} ({m.problem})" if m.problem else str(m.path)

@@ -52,7 +52,7 @@ def script(parser: argparse.ArgumentParser, shell: str) -> str:
 
 
 def _complete(action: argparse.Action, how: dict[str, Any]) -> None:
-    action.complete = how  # type: ignore[attr-defined] - where shtab looks
+    vars(action)["complete"] = how  # where shtab looks
 
 
 def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:

@@ -323,7 +323,8 @@ def _show(args: argparse.Namespace) -> int:
         lm = open_model(args.model, args.precision, args.threads, progress)
         view = args.make(args, lm, progress)
     if args.view in _CONTINUING:
-        note_loose_space(getattr(args, "text", None) or getattr(args, "corrupted", ""), lm)
+        text: str = args.corrupted if args.view == "patch" else args.text
+        note_loose_space(text, lm)
     for path in args.out:
         view.save(path)
         note(f"{path} written")

@@ -88,6 +88,45 @@ def test_a_token_tells_its_alternatives_and_another_one_goes_on(watched: Any) ->
     assert tokens.all_text_contents()[:3] == kept
 
 
+def test_the_end_of_a_text_is_a_mark_and_no_text(watched: Any) -> None:
+    page = watched.open("write")
+    prompt = "They were happy. The end"
+    page.get_by_label("Prompt", exact=True).fill(prompt)
+    write(page)
+    tokens = page.locator("#write .token")
+    expect(tokens.last).to_have_text("end of text")
+    expect(tokens.last).to_have_attribute("aria-label", re.compile(r"token end of text, \d"))
+    page.evaluate("navigator.clipboard.writeText = async (text) => { window.copied = text; }")
+    page.get_by_role("button", name="Copy the text").click()
+    expect(page.get_by_role("button", name="Copy the text")).to_have_text("Copied")
+    words = "".join(tokens.all_text_contents()[:-1])
+    assert words and page.evaluate("window.copied") == prompt + words
+    assert "endoftext" not in page.locator("#write").inner_text()
+    tokens.last.click()
+    expect(page.locator("#write .choice h4")).to_have_text("In place of the end of the text")
+
+
+LOOSE = "ends in a space, but tokens of words begin with theirs"
+
+
+def test_a_prompt_that_ends_in_a_space_is_told_of(watched: Any) -> None:
+    page = watched.open("write")
+    for prompt, told in (("Once upon a ", True), ("Once upon a", False)):
+        page.get_by_label("Prompt", exact=True).fill(prompt)
+        write(page, seed=3 + told)
+        assert page.locator("#write").inner_text().count(LOOSE) == told
+
+
+def test_a_text_that_ends_in_a_space_is_told_of(watched: Any) -> None:
+    page = watched.open("look")
+    look(page)
+    for text, told in (("The little cat ", True), ("The little cat", False)):
+        page.get_by_label("Text", exact=True).fill(text)
+        expect(page.locator("#look .status").first).to_contain_text(
+            re.compile(rf"computed.*ms\.{'.*' + LOOSE if told else '$'}")
+        )
+
+
 def test_ten_samples_stand_side_by_side_and_the_first_is_the_one_alone(watched: Any) -> None:
     page = watched.open("write")
     write(page)

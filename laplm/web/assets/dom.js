@@ -38,6 +38,10 @@ export function replace(element, ...children) {
   element.replaceChildren(...children.flat().filter((c) => c !== null && c !== undefined));
 }
 
+/** Why what follows a text that ends in a space is poor; nothing where there is no such space. */
+export const looseSpace = (text) => (/\S[^]* $/.test(text)
+  ? " The text ends in a space, but tokens of words begin with theirs: without the last space it goes on better." : "");
+
 /**
  * Draw something anew without taking the keyboard's focus away: the element that had it is found
  * again by its `data-key`.

@@ -1,7 +1,7 @@
 // The Write tab: a prompt goes on, token by token; every token can be questioned and replaced.
 
 import { aborted, events } from "./api.js";
-import { arrowKeys, freshId, h, numberField, percent, replace, slider, visible } from "./dom.js";
+import { arrowKeys, freshId, h, looseSpace, numberField, percent, replace, slider, visible } from "./dom.js";
 import { chosenModel } from "./models-list.js";
 
 const ALTERNATIVES = 8;
@@ -98,10 +98,12 @@ export function startWrite(root) {
         for (const choice of data.choices) {
           const sample = texts[choice.index];
           sample.promptIds ??= promptIds;
-          for (const [i, id] of (choice.token_ids ?? []).entries()) {
+          const ids = choice.token_ids ?? [];
+          for (const [i, id] of ids.entries()) {
             count += 1;
             sample.add({
-              id, text: choice.logprobs.token_texts[i], logprob: choice.logprobs.token_logprobs[i],
+              // No stop texts are asked for: what stops a text is the token that ends it.
+              id, ends: choice.finish_reason === "stop" && i === ids.length - 1, text: choice.logprobs.token_texts[i], logprob: choice.logprobs.token_logprobs[i],
               others: choice.logprobs.top_token_ids[i].map((other, j) => ({
                 id: other, text: choice.logprobs.top_texts[i][j], logprob: choice.logprobs.top_token_logprobs[i][j],
               })),
@@ -132,7 +134,7 @@ export function startWrite(root) {
     replace(status, `${count} tokens in ${seconds.toFixed(1)} s, ${Math.round(count / seconds)} tokens/s; ${model}, seed `,
       h("button", { class: "link", type: "button", text: String(used), title: "Keep this seed",
         "aria-label": `Keep seed ${used}`, onclick: () => { seed.input.value = used; } }),
-      `.${ended}`);
+      `.${ended}${from ? "" : looseSpace(prompt.value)}`);
     spoken.textContent = texts.map((sample) => sample.text).join("\n");
   }
 
@@ -167,23 +169,23 @@ class Sample {
   }
 
   get text() {
-    return this.tokens.map((token) => token.text).join("");
+    return this.tokens.filter((token) => !token.ends).map((token) => token.text).join("");
   }
 
   add(token) {
     const at = this.tokens.length;
     this.tokens.push(token);
     const p = Math.exp(token.logprob);
-    const said = `${visible(token.text)}, ${percent(p)}`;
+    const said = `${token.ends ? "end of text" : visible(token.text)}, ${percent(p)}`;
     const button = h("button", {
-      type: "button", class: `token level${level(p)}${token.chosen ? " chosen" : ""}`,
-      text: token.text.replaceAll("\n", "↵"),
+      type: "button", class: `token level${level(p)}${token.chosen ? " chosen" : ""}${token.ends ? " end" : ""}`,
+      text: token.ends ? "end of text" : token.text.replaceAll("\n", "↵"),
       title: said, "aria-label": `token ${said}`, "aria-expanded": "false", tabindex: at ? -1 : 0,
     });
     button.addEventListener("click", () => this.ask(at, button));
     // A line may end between two words and after a line break, but not inside a word: its tokens
     // stand in one span. What is too long for a line is no word.
-    if (!this.word || /^\s/.test(token.text) || this.word.textContent.length + token.text.length > LONGEST_WORD) {
+    if (!this.word || token.ends || /^\s/.test(token.text) || this.word.textContent.length + token.text.length > LONGEST_WORD) {
       this.word = h("span", { class: "whole" });
       this.passage.append(this.word);
     }
@@ -205,7 +207,7 @@ class Sample {
     const rows = token.others.some((other) => other.id === token.id)
       ? token.others : [...token.others, token];
     replace(this.choice,
-      h("h4", { text: `In place of “${visible(token.text)}”` }),
+      h("h4", { text: `In place of ${token.ends ? "the end of the text" : `“${visible(token.text)}”`}` }),
       h("p", { class: "note", text: "The probabilities are the model’s own, before temperature, top-k and top-p. Choose one to go on from it." }),
       h("ul", { class: "bars" }, rows.map((other) => {
         const p = Math.exp(other.logprob);

@@ -3,7 +3,7 @@
 
 import { aborted, post } from "../api.js";
 import { scatter } from "../charts.js";
-import { arrowKeys, debounce, freshId, h, keepFocus, replace, slider } from "../dom.js";
+import { arrowKeys, debounce, freshId, h, keepFocus, looseSpace, replace, slider } from "../dom.js";
 import { chosenModel, onModels } from "../models-list.js";
 import { drawLens } from "./lens.js";
 import { drawGlance, drawLogits, drawNext } from "./next.js";
@@ -97,7 +97,7 @@ export function startLook(root) {
       error.hidden = true;
       root.classList.remove("stale");
       use(answer.result);
-      timing.textContent = `${answer.result.ids.length} tokens, ${answer.result.model}: computed in ${Math.round(1000 * answer.seconds)} ms, shown after ${Math.round(performance.now() - start)} ms`;
+      timing.textContent = `${answer.result.ids.length} tokens, ${answer.result.model}: computed in ${Math.round(1000 * answer.seconds)} ms, shown after ${Math.round(performance.now() - start)} ms.${looseSpace(text.value)}`;
       root.dataset.took = String(Math.round(performance.now() - start));
     } catch (problem) {
       if (aborted(problem)) return;
