@@ -58,6 +58,33 @@ def test_end_token_that_the_vocabulary_does_not_have_is_none() -> None:
     assert GPTConfig.from_dict({}).eos_token_id == 50256
 
 
+@pytest.mark.parametrize(
+    ("values", "generation", "eos", "bos", "pad"),
+    [
+        ({}, None, (50256,), 50256, None),
+        ({"eos_token_id": [3, 4], "bos_token_id": 5, "pad_token_id": 6}, None, (3, 4), 5, 6),
+        ({"eos_token_id": 3, "bos_token_id": 5}, {"eos_token_id": [4, 3]}, (3, 4), 5, None),
+        ({"eos_token_id": 3}, {"bos_token_id": 7, "pad_token_id": 8}, (3,), 7, 8),
+        ({"eos_token_id": None, "bos_token_id": None}, {"eos_token_id": 4}, (4,), None, None),
+        ({"eos_token_id": [3, True, "x", None, 10**9, -1, 3]}, None, (3,), 50256, None),
+        ({"eos_token_id": 3.0, "bos_token_id": True, "pad_token_id": "1"}, {}, (), None, None),
+    ],
+)
+def test_tokens_that_begin_and_end_texts_are_those_of_both_files(
+    values: dict[str, object],
+    generation: dict[str, object] | None,
+    eos: tuple[int, ...],
+    bos: int | None,
+    pad: int | None,
+) -> None:
+    config = GPTConfig.from_dict(values, generation)
+    assert (config.eos_token_ids, config.bos_token_id, config.pad_token_id) == (eos, bos, pad)
+    written = GPT2Config.from_dict(config.to_dict())
+    ends = written.eos_token_id
+    assert (ends if isinstance(ends, list) else [ends]) == [*eos, *[None] * (not eos)]
+    assert (written.bos_token_id, written.pad_token_id) == (bos, pad)
+
+
 @pytest.mark.parametrize("values", [{}, {"n_inner": 100}, {"tie_word_embeddings": False}])
 def test_shapes_are_those_of_transformers(values: dict[str, object]) -> None:
     theirs = GPT2Config(vocab_size=50, n_positions=8, n_embd=12, n_layer=2, n_head=3, **values)

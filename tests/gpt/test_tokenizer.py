@@ -11,7 +11,7 @@ from conftest import TEXT, make_tokenizer_json
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import pre_tokenizers
-from transformers import GPT2Tokenizer
+from transformers import AutoTokenizer, GPT2Tokenizer
 
 from laplm.errors import InputError, TokenizerError
 from laplm.gpt import tokenizer as module
@@ -336,3 +336,233 @@ def test_importing_the_tokenizer_is_light() -> None:
         "'huggingface_hub', 'socket'} & set(sys.modules); sys.exit(repr(heavy) if heavy else 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# --- added and special tokens, and what the post-processor puts ----------------------------------
+
+FAST = {"tokenizer_class": "PreTrainedTokenizerFast"}
+FLAGS = {"lstrip": False, "rstrip": False, "single_word": False, "normalized": False}
+SPOKEN = "a</s>b<s>c<e>d<p>e<sp1> f <sp2>g[X]h<|endoftext|>"
+
+
+@pytest.mark.parametrize("form", ["tokenizer.json", "vocab.json"])
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"added_tokens.json": {"<sp1>": 402, "<sp2>": 403}},
+        {
+            "added_tokens.json": {"<sp2>": 403, "<s>": 402},
+            "special_tokens_map.json": {"bos_token": "<s>", "pad_token": {"content": "<p>"}},
+        },
+        {
+            "tokenizer_config.json": {"eos_token": "</s>"},
+            "special_tokens_map.json": {
+                "eos_token": "<e>", "additional_special_tokens": ["<sp1>", "[X]"],
+            },
+        },
+        {
+            "tokenizer_config.json": {
+                "added_tokens_decoder": {
+                    "403": {"content": "<sp1>", "special": True, **FLAGS},
+                    "402": {"content": "[X]", "special": False, **FLAGS, "lstrip": True},
+                },
+                "extra_special_tokens": ["<sp2>"], "eos_token": "<sp1>", "unk_token": None,
+            },
+            "special_tokens_map.json": {"eos_token": "not read"},
+            "added_tokens.json": {"not read": 1000},
+        },
+        {
+            "tokenizer_config.json": {
+                "image_token": "<p>", "extra_special_tokens": {"x_token": "<e>"},
+            },
+        },
+        {"tokenizer_config.json": FAST | {"pad_token": "[X]"}},
+    ],
+)  # fmt: skip
+def test_tokens_of_all_files_are_those_of_transformers(
+    directory: Path, tmp_path: Path, form: str, files: dict[str, dict[str, object]]
+) -> None:
+    if form == "tokenizer.json":
+        (tmp_path / form).write_bytes((directory / form).read_bytes())
+    elif "tokenizer_class" in files.get("tokenizer_config.json", {}):
+        pytest.skip("such a class has no vocab.json")
+    else:
+        vocab_and_merges(directory, tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    if form == "tokenizer.json" and "added_tokens_decoder" in str(files):
+        # Its GPT2Tokenizer would leave out the file's own added tokens, and shift the ids.
+        files = files | {"tokenizer_config.json": files["tokenizer_config.json"] | FAST}
+    for name, values in files.items():
+        (tmp_path / name).write_text(json.dumps(values))
+    ours, theirs = Tokenizer.from_directory(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    assert ours.encode(SPOKEN, allow_special=True) == theirs.encode(SPOKEN)
+    assert ours.vocab_size == len(theirs)
+    assert dict(ours.special_tokens) == theirs.special_tokens_map
+    assert (ours.bos_token_id, ours.eos_token_id, ours.pad_token_id) == (
+        theirs.bos_token_id, theirs.eos_token_id, theirs.pad_token_id,
+    )  # fmt: skip
+    assert set(theirs.all_special_ids) <= set(ours.special_token_ids)
+
+
+TEMPLATE = {
+    "type": "TemplateProcessing",
+    "single": [
+        {"SpecialToken": {"id": "<s>", "type_id": 0}},
+        {"Sequence": {"id": "A", "type_id": 0}},
+    ],
+    "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+    "special_tokens": {"<s>": {"id": "<s>", "ids": [401], "tokens": ["<s>"]}},
+}
+ROBERTA = {
+    "type": "RobertaProcessing", "sep": [END, 401], "cls": ["a", 64], "trim_offsets": True,
+    "add_prefix_space": False,
+}  # fmt: skip
+BYTES = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True}
+
+
+@pytest.mark.parametrize(
+    "post",
+    [None, TEMPLATE, ROBERTA, BYTES, {"type": "Sequence", "processors": [BYTES, TEMPLATE]}],
+)
+@pytest.mark.parametrize("settings", [{}, {"add_bos_token": True}])
+def test_what_the_post_processor_puts_around_a_text_is_put(
+    directory: Path, tmp_path: Path, post: object, settings: dict[str, object]
+) -> None:
+    values = json.loads((directory / "tokenizer.json").read_text()) | {"post_processor": post}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(values))
+    settings = settings | FAST
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    ours, theirs = Tokenizer.from_directory(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    for text in ("", "a", "The capital of Spain"):
+        ids = ours.build_inputs_with_special_tokens(ours.encode(text))
+        assert ids == theirs(text)["input_ids"]
+
+
+@pytest.mark.parametrize("keys", [("bos",), ("eos",), ("bos", "eos"), ()])
+def test_add_bos_token_and_its_like_are_heeded_without_a_tokenizer_json(
+    directory: Path, tmp_path: Path, keys: tuple[str, ...]
+) -> None:
+    vocab_and_merges(directory, tmp_path)
+    settings = {f"add_{key}_token": True for key in keys} | {"bos_token": "<s>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    ours, theirs = Tokenizer.from_directory(tmp_path), GPT2Tokenizer.from_pretrained(tmp_path)
+    for text in ("", "The capital of Spain"):
+        ids = ours.build_inputs_with_special_tokens(ours.encode(text))
+        assert ids == theirs(text)["input_ids"]
+
+
+# --- files at which the library panics, or that are no tokenizer's --------------------------------
+
+
+def with_parts(directory: Path, target: Path, **parts: object) -> Path:
+    values = json.loads((directory / "tokenizer.json").read_text())
+    model = parts.pop("model", {})
+    assert isinstance(model, dict)
+    vocab = values["model"]["vocab"] | model.pop("more", {})
+    values["model"] |= {"vocab": vocab} | model
+    (target / "tokenizer.json").write_text(json.dumps(values | parts))
+    return target
+
+
+def split(pattern: str) -> dict[str, object]:
+    first = {
+        "type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False,
+    }  # fmt: skip
+    return {"type": "Sequence", "pretokenizers": [first, BYTES | {"add_prefix_space": False}]}
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"model": {"continuing_subword_prefix": "##"}},
+        {"model": {"end_of_word_suffix": "</w>"}},
+        {"model": {"more": {"zz": 2**32 - 1}}},
+        {"model": {"more": {"zz": 2**40}}},
+        {"model": {"more": {"zz": -1}}},
+        {"model": {"more": {"zz": None}}},
+        {"added_tokens": [{"id": 2**32 - 1, "content": "zz", "special": True, **FLAGS}]},
+        {"added_tokens": [{"id": None, "content": "zz", "special": True, **FLAGS}]},
+        {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "BAAAAAAAAAA="}},
+        {"normalizer": {"type": "Precompiled", "precompiled_charsmap": ""}},
+        {"pre_tokenizer": {"type": "FixedLength", "length": 0}},
+        {"post_processor": TEMPLATE | {"special_tokens": {}}},
+        {"post_processor": TEMPLATE | {"single": [{"Sequence": {"id": "B", "type_id": 0}}]}},
+        {"model": {"unk_token": "<nothing>", "more": {}}},
+        {"pre_tokenizer": split("(?:a+)+$|(a|a)*\\1b")},
+        {"pre_tokenizer": split("(")},
+        {"decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True}},
+    ],
+    ids=str,
+)
+def test_files_at_which_the_library_panics_are_one_plain_line(
+    directory: Path, tmp_path: Path, parts: dict[str, object], capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = with_parts(directory, tmp_path, **parts)
+    try:
+        tokenizer = Tokenizer.from_directory(path)
+        tokenizer.build_inputs_with_special_tokens(tokenizer.encode("a" * 40 + "! ab"))
+    except TokenizerError as error:
+        assert "\n" not in str(error) and str(tmp_path) in str(error)
+    else:  # what the library does with it is right
+        assert "unk_token" in str(parts)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_pattern_that_does_not_come_to_an_end_is_given_up(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = with_parts(directory, tmp_path, pre_tokenizer=split(r"a*a*(a*)\1[bc]d|zz"))
+    tokenizer = Tokenizer.from_directory(path)
+    assert tokenizer.decode(tokenizer.encode("as usual")) == "as usual"
+    monkeypatch.setattr(module, "_PATTERN_SECONDS", 0.05)
+    text = "a" * 100 + "c"  # about a second
+    for _ in range(2):
+        with pytest.raises(TokenizerError, match="does not come to an end"):
+            tokenizer.encode(text)
+
+
+def test_a_model_is_read_without_chance(directory: Path, tmp_path: Path, ours: Tokenizer) -> None:
+    path = with_parts(directory, tmp_path, model={"dropout": 0.9})
+    assert Tokenizer.from_directory(path).encode(TEXT) == ours.encode(TEXT)
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "words"),
+    [
+        ("tokenizer_config.json", {"eos_token": "\ud800"}, r"eos_token holds U\+D800"),
+        ("tokenizer_config.json", {"eos_token": 7}, "eos_token is 7, which is no token"),
+        ("tokenizer_config.json", {"pad_token": {"content": ["x"]}}, "pad_token is"),
+        ("tokenizer_config.json", {"eos_token": {"content": "x", "lstrip": 1}}, "neither true nor"),
+        ("tokenizer_config.json", {"added_tokens_decoder": []}, "must be an object"),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"x": {"content": "y"}}}, "no token"),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"1": None}}, "no token"),
+        ("tokenizer_config.json", {"extra_special_tokens": "x"}, "must be a list"),
+        ("tokenizer_config.json", {"additional_special_tokens": [None, 3]}, "special token is 3"),
+        ("special_tokens_map.json", {"bos_token": ["<s>"]}, "bos_token is"),
+        ("added_tokens.json", {"x": "y"}, "has the id 'y'"),
+        ("added_tokens.json", {"\udfff": 402}, "half of a character"),
+    ],
+)
+def test_odd_types_beside_the_tokenizer_are_named(
+    directory: Path, tmp_path: Path, file: str, values: dict[str, object], words: str
+) -> None:
+    (tmp_path / "tokenizer.json").write_bytes((directory / "tokenizer.json").read_bytes())
+    (tmp_path / file).write_text(json.dumps(values))
+    with pytest.raises(TokenizerError, match=words) as caught:
+        Tokenizer.from_directory(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        dict.fromkeys(("eos_token", "bos_token", "pad_token", "added_tokens_decoder")),
+        {"eos_token": "", "add_bos_token": None, "extra_special_tokens": None},
+    ],
+)
+def test_nulls_beside_the_tokenizer_are_nothing(
+    directory: Path, tmp_path: Path, ours: Tokenizer, values: dict[str, object]
+) -> None:
+    (tmp_path / "tokenizer.json").write_bytes((directory / "tokenizer.json").read_bytes())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(values))
+    assert Tokenizer.from_directory(tmp_path).encode(TEXT) == ours.encode(TEXT)
