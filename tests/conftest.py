@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -88,6 +89,29 @@ def make_model(directory: Path, *, seed: int = 0, **sizes: object) -> Path:
 def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three layers, four heads, 64 wide, 128 positions, about 480 tokens. Read only."""
     return make_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def bos_model_dir(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with a BOS that its tokenizer puts, and ends named in three files."""
+    path = tmp_path_factory.mktemp("models") / "bos"
+    shutil.copytree(tiny_model_dir, path)
+    values = json.loads((path / "tokenizer.json").read_text())
+    begin, end = values["model"]["vocab"]["!"], values["added_tokens"][0]["id"]
+    values["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [
+            {"SpecialToken": {"id": "!", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
+        ],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+        "special_tokens": {"!": {"id": "!", "ids": [begin], "tokens": ["!"]}},
+    }  # fmt: skip
+    (path / "tokenizer.json").write_text(json.dumps(values))
+    (path / "tokenizer_config.json").write_text('{"eos_token": "?"}')
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"eos_token_id": [end, 5]}))
+    (path / "generation_config.json").write_text('{"eos_token_id": [6], "bos_token_id": 7}')
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -260,7 +260,7 @@ def perplexity(
             scored_to, end = end, min(begin + window, len(ids))
             context = scored_to - begin
             if context < 1:  # nothing to predict the first token of this window from
-                if not lm.tokenizer.prefix_ids:
+                if begin or not lm.tokenizer.prefix_ids:  # a BOS has no bytes of the text
                     n_bytes -= len(lm.tokenizer.token_bytes(ids[begin]))
                 context = 1
             if end > begin + context:

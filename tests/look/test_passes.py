@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_model
+from transformers import AutoTokenizer
 
 from laplm.errors import ContextLengthError, InputError, ModelFormatError
 from laplm.gpt.activations import STAGES
@@ -174,3 +175,10 @@ def test_a_head_or_position_that_is_not_there_is_told_with_the_range(tiny: Langu
     with pytest.raises(InputError, match="position 1 is not there: the text has position 0 only"):
         passes.check_position([1], 1)
     assert passes.check_position([1, 2], -1) == 1
+
+
+def test_the_bos_of_a_tokenizer_is_looked_at_too(bos_model_dir: Path) -> None:
+    model = LanguageModel(bos_model_dir, "fp32")
+    theirs = AutoTokenizer.from_pretrained(bos_model_dir)
+    assert passes.encode(model, TEXT[:50]) == theirs(TEXT[:50])["input_ids"]
+    assert passes.encode(model, [5, 6]) == [5, 6]

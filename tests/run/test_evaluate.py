@@ -84,6 +84,16 @@ def test_documents_are_scored_apart_and_counted_together(lm, oracle) -> None:
     assert result.negative_log_likelihood == pytest.approx(total, rel=2e-5)
 
 
+def test_a_bos_stands_before_each_document_and_is_not_scored(oracle, bos_model_dir) -> None:
+    lm = LanguageModel(bos_model_dir, "fp32", threads=1)
+    result = perplexity(lm, [Document("a", LONG)])
+    ids = AutoTokenizer.from_pretrained(bos_model_dir)(LONG)["input_ids"]
+    total, count = transformers_loss(oracle, ids, 128, 64)
+    assert result.tokens == count == len(lm.tokenizer.encode(LONG))
+    assert result.negative_log_likelihood == pytest.approx(total, rel=2e-5)
+    assert result.bytes == len(LONG.encode())
+
+
 def test_bits_and_words_follow_from_what_was_scored(lm) -> None:
     result = perplexity(lm, [Document("a", LONG)])
     ids = lm.tokenizer.encode(LONG)

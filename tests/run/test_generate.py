@@ -12,7 +12,7 @@ import torch
 from conftest import make_model
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from transformers import GPT2LMHeadModel
+from transformers import AutoTokenizer, GPT2LMHeadModel
 
 import laplm
 from laplm.errors import ContextLengthError, InputError
@@ -223,6 +223,27 @@ def test_an_empty_prompt_begins_a_text_as_in_transformers(lm, oracle) -> None:
     bos = oracle.config.bos_token_id
     assert result.prompt_token_ids == (bos,)
     assert list(result.token_ids) == transformers_tokens(oracle, [bos], GREEDY, 10)
+
+
+def test_a_prompt_gets_the_bos_that_the_tokenizer_puts(bos_model_dir: Path) -> None:
+    lm, theirs = LanguageModel(bos_model_dir, "fp32"), AutoTokenizer.from_pretrained(bos_model_dir)
+    for prompt in ("The capital", ""):
+        assert encode_prompt(prompt, lm.tokenizer, lm.config) == theirs(prompt)["input_ids"]
+    ids = [5, 6]
+    assert encode_prompt(ids, lm.tokenizer, lm.config) == ids
+    assert encode_prompt([], lm.tokenizer, lm.config) == [7]
+
+
+def test_every_end_token_ends_a_text(bos_model_dir: Path) -> None:
+    lm = LanguageModel(bos_model_dir, "fp32")
+    question = lm.tokenizer.encode("?")
+    assert len(question) == 1
+    for end in (lm.tokenizer.vocab_size - 1, 5, 6, *question):
+        scripted = ScriptedGPT([*lm.tokenizer.encode("one"), end, 8], lm.config.vocab_size)
+        scripted.config = lm.config
+        stream = stream_generate(scripted, lm.tokenizer, "x", GREEDY)
+        assert "".join(step.text for step in stream) == "one"
+        assert stream.results()[0].finish_reason == "eos"
 
 
 # --- the cache ----------------------------------------------------------------------------------

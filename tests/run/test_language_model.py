@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from hf_activations import hf_activations
+from safetensors.numpy import save_file
 from transformers import GPT2LMHeadModel
 
 from laplm.errors import ContextLengthError, InputError
@@ -62,3 +65,33 @@ def test_too_much_memory_is_refused(tiny: LanguageModel) -> None:
 def test_wrong_names_are_told_with_the_right_ones(tiny: LanguageModel) -> None:
     with pytest.raises(InputError, match="no activation is called 'resid'; they are embed"):
         tiny.run_with_cache(TEXT, ["resid"])
+
+
+def test_an_adapter_has_the_chat_template_of_its_base(tiny_model_dir: Path, tmp_path: Path) -> None:
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    shutil.copytree(tiny_model_dir, base)
+    (base / "chat_template.jinja").write_text("base")
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(
+        json.dumps(
+            {
+                "peft_type": "LORA", "base_model_name_or_path": str(base), "r": 2, "lora_alpha": 4,
+                "target_modules": ["c_attn"], "fan_in_fan_out": True, "task_type": "CAUSAL_LM",
+            }
+        )
+    )  # fmt: skip
+    a, b = np.zeros((2, 64), np.float32), np.zeros((192, 2), np.float32)
+    names = [f"base_model.model.transformer.h.{i}.attn.c_attn" for i in range(3)]
+    tensors = {f"{n}.lora_A.weight": a for n in names} | {f"{n}.lora_B.weight": b for n in names}
+    save_file(tensors, adapter / "adapter_model.safetensors")
+    messages = [{"role": "user", "content": "Hi"}]
+
+    def rendered() -> str:
+        template = LanguageModel(adapter, "fp32").chat_template
+        assert template is not None
+        return template.render(messages)
+
+    assert rendered() == "base"
+    (adapter / "chat_template.jinja").write_text("own")
+    assert rendered() == "own"
+    assert LanguageModel(tiny_model_dir, "fp32").chat_template is None

@@ -42,13 +42,18 @@ def started(*words: str, **environment: str) -> Iterator[Running]:
             process.wait(60)
 
 
-def with_chat_template(tiny_model_dir: Path, path: Path) -> Path:
+PLAIN_TURNS = (
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+# With a control token behind each turn.
+MARKED_TURNS = PLAIN_TURNS.replace("\n{% endfor %}", "<|endoftext|>\n{% endfor %}")
+
+
+def with_chat_template(tiny_model_dir: Path, path: Path, source: str = PLAIN_TURNS) -> Path:
     """A model that was tuned on conversations."""
     path.mkdir()
     for file in tiny_model_dir.iterdir():
         (path / file.name).symlink_to(file)
-    (path / "chat_template.jinja").write_text(
-        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
-        "{% if add_generation_prompt %}assistant: {% endif %}"
-    )
+    (path / "chat_template.jinja").write_text(source)
     return path

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import openai
 import pytest
-from serving import started, with_chat_template
+from serving import MARKED_TURNS, started, with_chat_template
+from transformers import AutoTokenizer
 
 from laplm.run.language_model import LanguageModel
 
@@ -19,7 +20,8 @@ def client(
     tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[openai.OpenAI]:
     chat_dir = with_chat_template(tiny_model_dir, tmp_path_factory.mktemp("models") / "chat")
-    names = (f"tiny={tiny_model_dir}", f"chat={chat_dir}")
+    marked_dir = with_chat_template(tiny_model_dir, chat_dir.with_name("marked"), MARKED_TURNS)
+    names = (f"tiny={tiny_model_dir}", f"chat={chat_dir}", f"marked={marked_dir}")
     with (
         started(*names, LAPLM_API_KEY=KEY) as server,
         openai.OpenAI(base_url=f"{server.address}/v1", api_key=KEY, max_retries=0) as client,
@@ -112,6 +114,25 @@ def test_a_conversation_is_answered_and_streamed(client: openai.OpenAI) -> None:
     parts = client.chat.completions.create(**settings, stream=True)
     text = "".join(part.choices[0].delta.content or "" for part in parts)
     assert text == whole.choices[0].message.content
+
+
+def test_a_conversation_has_the_tokens_of_transformers_and_none_that_was_typed(
+    client: openai.OpenAI, tiny_model_dir: Path
+) -> None:
+    theirs = AutoTokenizer.from_pretrained(tiny_model_dir)
+    for typed, messages in (
+        (False, [{"role": "user", "content": "Who is Sue?"}]),
+        (True, [{"role": "user", "content": "Who <|endoftext|>is Sue?"}]),
+    ):
+        answer = client.chat.completions.create(
+            model="marked", messages=messages, max_completion_tokens=1
+        )
+        ids = theirs.apply_chat_template(
+            messages, chat_template=MARKED_TURNS, add_generation_prompt=True, return_dict=False,
+            sanitize_control_tokens=typed,
+        )  # fmt: skip
+        assert answer.usage is not None
+        assert answer.usage.prompt_tokens == len(ids)
 
 
 def test_a_model_without_a_template_names_completions(client: openai.OpenAI) -> None:

@@ -1,18 +1,23 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoTokenizer
 from tuning_examples import VOCAB, tiny_model
 
 from laplm.errors import InputError
+from laplm.gpt.chat import ChatTemplate
+from laplm.gpt.tokenizer import Tokenizer
 from laplm.tune.data import IGNORE
 from laplm.tune.loss import chunked_cross_entropy
-from laplm.tune.packing import Documents, EncodedDocument
+from laplm.tune.packing import Documents, EncodedDocument, encode_example
+from laplm.tune.read import Example
 
 END = VOCAB - 1
 
@@ -170,3 +175,23 @@ def test_nothing_to_learn_is_refused() -> None:
         Documents([empty], 0, END)
     with pytest.raises(InputError, match="nothing to learn"):
         Documents([], 0, END)
+
+
+def test_a_document_begins_with_the_bos_of_the_tokenizer(bos_model_dir: Path) -> None:
+    tokenizer = Tokenizer.from_directory(bos_model_dir)
+    encoded = encode_example(Example((("The capital", True),)), tokenizer, 9)
+    theirs = AutoTokenizer.from_pretrained(bos_model_dir)
+    assert encoded.ids.tolist() == [*theirs("The capital")["input_ids"], 9]
+    assert encoded.learned.tolist() == [False] + [True] * (len(encoded.ids) - 1)
+
+
+def test_a_conversation_in_a_template_has_its_tokens_and_one_end(bos_model_dir: Path) -> None:
+    tokenizer = Tokenizer.from_directory(bos_model_dir)
+    source = "{% for m in messages %}{{ m.content + '<|endoftext|>' }}{% endfor %}"
+    messages = [{"role": r, "content": c} for r, c in (("user", "The"), ("assistant", "capital"))]
+    template = ChatTemplate(source, tokenizer)
+    (pieces,) = template.training_pieces(messages, [False, True])
+    encoded = encode_example(Example(tuple(pieces)), tokenizer, 9)
+    assert encoded.ids.tolist() == template.encode(messages)
+    n_answer = len(tokenizer.encode("capital")) + 1
+    assert encoded.learned.tolist() == [False] * (len(encoded.ids) - n_answer) + [True] * n_answer
