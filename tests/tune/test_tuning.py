@@ -14,6 +14,7 @@ import pytest
 import safetensors.torch
 import torch
 from conftest import make_model
+from model_kinds import make_kind, strings
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoTokenizer
 
@@ -38,9 +39,19 @@ CONFIG = TuneConfig(
 )
 
 
+NOTHING = Reading(
+    examples=(), kind="documents", files=(), n_bytes=0, skipped=(), chat_template=None
+)
+
+
 @pytest.fixture(scope="module")
 def model(tiny_model_dir: Path) -> LanguageModel:
     return LanguageModel(tiny_model_dir, "fp32")
+
+
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("kinds") / "base"
 
 
 @pytest.fixture
@@ -411,6 +422,31 @@ def test_text_shorter_than_a_window_is_enough(model: LanguageModel, tmp_path: Pa
     assert result is not None and result.steps == 30
 
 
+@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("kind", ["chatml", "single_digits", "bos_and_pad"])
+def test_a_tuned_model_keeps_tokenizer_template_and_ends(
+    kinds: Path, tmp_path: Path, kind: str, method: Any
+) -> None:
+    source = make_kind(kind, kinds, tmp_path / "source")
+    chat, out = LanguageModel(source, "fp32"), tmp_path / "out"
+    config = TuneConfig(method=method)
+    gpt = tuning.model_to_train(chat.checkpoint, config, "fp32")
+    weights = {name: p.detach() for name, p in gpt.named_parameters()}
+    if method == "lora":
+        weights = {name: value for name, value in weights.items() if "lora_" in name}
+    out.mkdir()
+    tuning._save(out, weights, chat, config, dataclasses.replace(NOTHING, chat_template="own"))
+    theirs, ours = AutoTokenizer.from_pretrained(source), AutoTokenizer.from_pretrained(out)
+    for text in strings(60):
+        assert ours(text)["input_ids"] == theirs(text)["input_ids"], repr(text)
+    for name in ("bos_token", "eos_token", "pad_token"):
+        assert getattr(ours, name) == getattr(theirs, name), name
+    assert ours.chat_template == ("own" if theirs.chat_template is None else theirs.chat_template)
+    tuned = LanguageModel(out, "fp32")
+    assert tuned.config.eos_token_ids == chat.config.eos_token_ids
+    assert tuned.tokenizer.special_tokens == chat.tokenizer.special_tokens
+
+
 def test_peft_finds_the_base_of_an_adapter_of_the_built_in_model(
     pocket: LanguageModel, tmp_path: Path
 ) -> None:
@@ -419,12 +455,9 @@ def test_peft_finds_the_base_of_an_adapter_of_the_built_in_model(
     generator = torch.Generator().manual_seed(0)
     parts = {n: p.detach() for n, p in gpt.named_parameters() if "lora_" in n}
     weights = {n: torch.randn(p.shape, generator=generator) * 0.05 for n, p in parts.items()}
-    reading = Reading(
-        examples=(), kind="documents", files=(), n_bytes=0, skipped=(), chat_template=None
-    )
     out = tmp_path / "out"
     out.mkdir()
-    tuning._save(out, weights, pocket, config, reading)
+    tuning._save(out, weights, pocket, config, NOTHING)
     theirs = AutoPeftModelForCausalLM.from_pretrained(out, dtype=torch.float32).eval()
     ids = pocket.tokenizer.encode("The little cat sat on the mat.")
     with torch.no_grad():
