@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 from pathlib import Path
 
 from laplm.errors import CacheError
@@ -18,12 +19,19 @@ from laplm.errors import CacheError
 def directory(name: str) -> Path:
     """The directory ``name`` inside the cache, made if need be.
 
+    What lies there under its name and is no directory is moved aside.
+
     Raises:
         CacheError: it cannot be made.
     """
     path = _root() / name
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(exist_ok=True)
+        except FileExistsError:
+            move_aside(path)
+            path.mkdir(exist_ok=True)
     except OSError as error:
         raise cannot_write(path, error) from error
     return path
@@ -46,10 +54,20 @@ def cannot_write(path: Path, error: OSError) -> CacheError:
 
 
 def _root() -> Path:
-    """The cache directory, which need not be there."""
+    """The cache directory, which need not be there.
+
+    Raises:
+        CacheError: LAPLM_HOME begins with the home directory of nobody.
+    """
     root = os.environ.get("LAPLM_HOME")
     if root:
-        return Path(root).expanduser().absolute()
+        try:
+            return Path(root).expanduser().absolute()
+        except RuntimeError:
+            raise CacheError(
+                f"LAPLM_HOME is {root!r}, and nobody of this name has a home directory here; set "
+                "it to a directory that can be written"
+            ) from None
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("laplm", appauthor=False))
@@ -59,6 +77,40 @@ def reason_of(error: OSError | CacheError) -> str:
     """What the system says of a failed write: the error's own words, or those of its cause."""
     cause = error if isinstance(error, OSError) else error.__cause__
     return getattr(cause, "strerror", None) or "unknown reason"
+
+
+def warn(message: str) -> None:
+    """Say something beside the result: one line on standard error, unless logging is set up."""
+    import logging  # takes longer to import than most runs have anything to say
+
+    logging.getLogger("laplm").warning("%s", message)
+
+
+def move_aside(path: Path) -> None:
+    """Rename what lies where something of ours belongs, and say so; it is not deleted.
+
+    Raises:
+        CacheError: it cannot be renamed.
+    """
+    other = path.with_name(f"{path.name}.moved-{os.urandom(3).hex()}")
+    try:
+        path.rename(other)
+    except FileNotFoundError:  # another process was first
+        return
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    warn(f"{path} was in the way of what laplm keeps there; it is now called {other.name}")
+
+
+def clear_the_way(path: Path) -> None:
+    """Move aside what a new file at ``path`` could not replace, or should not: all but a file.
+
+    Raises:
+        CacheError: it cannot be moved.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISREG(path.lstat().st_mode):
+            move_aside(path)
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -72,6 +124,7 @@ def write_whole(path: Path, content: bytes) -> None:
         # Not tempfile's, whose files only their owner may read; "x": never someone else's file.
         with temporary.open("xb") as file:
             file.write(content)
+        clear_the_way(path)
         temporary.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):

@@ -48,3 +48,25 @@ def test_what_was_there_stays_when_a_file_cannot_be_put_in_its_place(
     assert list(tmp_path.iterdir()) == [file]
     with pytest.raises(CacheError, match="cannot write"):
         home.write_whole(tmp_path / "nowhere" / "a.bin", b"")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links of Unix")
+@pytest.mark.parametrize("kind", ["file", "link to nowhere"])
+def test_what_stands_in_a_directorys_place_is_moved_aside(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("LAPLM_HOME", str(tmp_path))
+    place = tmp_path / "prepared"
+    place.write_text("mine") if kind == "file" else place.symlink_to("nowhere")
+    assert home.directory("prepared") == place and place.is_dir()
+    (aside,) = (path for path in tmp_path.iterdir() if path != place)
+    assert aside.is_symlink() or aside.read_text() == "mine"
+    (line,) = caplog.messages
+    assert str(place) in line and aside.name in line
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="names of users in paths are Unix")
+def test_a_home_of_nobody_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAPLM_HOME", "~nosuchuser/x")
+    with pytest.raises(CacheError, match=r"LAPLM_HOME is '~nosuchuser/x'.*set it to a directory"):
+        home.directory("prepared")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import importlib.metadata
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -85,6 +86,27 @@ def _offer_c_functions() -> None:
                 break
 
 
+def _digest(key: str, code: bytes) -> bytes:
+    return hashlib.sha256(key.encode() + code).digest()
+
+
+def _read(file: Path, key: str) -> bytes | None:
+    """The code in a file of ours; None when there is none that LLVM would not crash on."""
+    cause = "not a file"
+    try:
+        if file.is_file():  # opening a pipe would wait for ever
+            content = file.read_bytes()
+            if _digest(key, content[32:]) == content[:32]:
+                return content[32:]
+            cause = "its contents do not match its checksum"
+        elif not os.path.lexists(file):
+            return None
+    except OSError as error:
+        cause = f"cannot be read ({error.strerror})"
+    home.warn(f"compiled kernels {file}: {cause}; compiling them again")
+    return None
+
+
 def load(
     isa: Isa, spec: object, build: Callable[[], Any], progress: Progress | None = None
 ) -> Engine:
@@ -100,18 +122,12 @@ def load(
     if key in _loaded:
         return _loaded[key][1]
     file = home.directory("kernels") / f"{key}.o"
-    code = None
-    try:
-        digest, code = (content := file.read_bytes())[:32], content[32:]
-        if hashlib.sha256(code).digest() != digest:
-            code = None  # LLVM would crash on a damaged file
-    except OSError:
-        pass
+    code = _read(file, key)
     if code is None:
         if progress:
             progress("kernels", 0, 1)
         code = _compile(isa, build())
-        home.write_whole(file, hashlib.sha256(code).digest() + code)
+        home.write_whole(file, _digest(key, code) + code)
         if progress:
             progress("kernels", 1, 1)
     _offer_c_functions()

@@ -9,10 +9,13 @@ Rows are padded to 16 and inputs to 32 with zeros, so that any GPT-2 shape runs.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,17 +23,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laplm import home
-from laplm.gpt.checkpoint import Checkpoint, Entry, check_finite, map_safetensors, write_safetensors
+from laplm.errors import CacheError, ModelFormatError
+from laplm.gpt.checkpoint import Checkpoint
 from laplm.gpt.config import GPTConfig
 from laplm.gpt.cpu_features import tell_numba
 from laplm.gpt.plan import GROUP, TILE
+from laplm.gpt.tensor_file import (
+    Entry,
+    check_finite,
+    map_safetensors,
+    refuse,
+    write_safetensors,
+)
 
 Precision = Literal["fp32", "int8", "int4"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "int8", "int4")
 Array = NDArray[np.float32]
 Progress = Callable[[str, int, int], None]  # what is being prepared, done, total
 
-FORMAT = 1  # changes when a layout does: older files are made again
+FORMAT = 2  # changes when a layout does: older files are made again
 LINEAR = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
 
 
@@ -149,19 +160,58 @@ def prepared(
 ) -> dict[str, NDArray[Any]]:
     """The packed weights of a model, memory-mapped; made first when they are not on disk.
 
+    The file is read once and compared with its checksum each time, at the speed of memory when
+    the system still holds it. One that is damaged, or is something else, is made again.
+
     Raises:
         ModelFormatError: a weight is NaN or infinite.
-        CacheError: there is no room, or the cache directory cannot be written.
+        CacheError: there is no room, or the cache directory cannot be read and written.
     """
     directory = home.directory("prepared")
     place = hashlib.sha256(str(checkpoint.path.resolve()).encode()).hexdigest()[:12]
     stem = f"{checkpoint.path.name[:40]}-{place}-{precision}-"
     file = directory / f"{stem}{checkpoint.fingerprint[:16]}-v{FORMAT}.safetensors"
-    if not file.exists():
-        for stale in directory.glob(f"{_escaped(stem)}*.safetensors"):
-            stale.unlink(missing_ok=True)
-        _write(checkpoint, precision, file, progress)
-    return map_safetensors(file)[0]
+    made_of = {"format": str(FORMAT), "precision": precision, "model": checkpoint.fingerprint}
+    for _ in range(3):  # what is written here may be taken away by a process with newer files
+        try:
+            if os.path.lexists(file):
+                return _map(file, made_of)
+        except ModelFormatError as error:
+            cause = str(error).removeprefix(f"{file}: ").partition(";")[0]
+            home.warn(f"prepared weights {file}: {cause}; making them again")
+        _clean(directory, stem, keep=file)
+        home.clear_the_way(file)
+        _write(checkpoint, precision, file, made_of, progress)
+    raise CacheError(
+        f"{file} is not read as it was written: the disk may be failing; set LAPLM_HOME to a "
+        "directory on another one"
+    )
+
+
+def _map(file: Path, made_of: Mapping[str, str]) -> dict[str, NDArray[Any]]:
+    """The arrays of a file of ours; ModelFormatError when it is not whole, or not of this model."""
+    try:
+        if not file.is_file():  # opening a pipe would wait for ever
+            refuse(file, "not a file")
+    except OSError as error:
+        refuse(file, f"cannot be read ({error.strerror})")
+    arrays, metadata = map_safetensors(file, checksum=True)
+    if metadata != made_of:
+        refuse(file, "made of another model")
+    return arrays
+
+
+def _clean(directory: Path, stem: str, keep: Path) -> None:
+    """Remove what was made of older files of a model, and what a process that died left."""
+    an_hour_ago = time.time() - 3600
+    for stale in directory.glob(f"{_escaped(stem)}*.safetensors"):
+        if stale != keep:
+            with contextlib.suppress(OSError):  # in use (Windows), or no file
+                stale.unlink()
+    for left in directory.glob(f".{_escaped(stem)}*.tmp"):
+        with contextlib.suppress(OSError):
+            if left.stat().st_mtime < an_hour_ago:
+                left.unlink()
 
 
 def packed_bytes(checkpoint: Checkpoint, precision: Precision) -> int:
@@ -176,7 +226,11 @@ def _escaped(text: str) -> str:
 
 
 def _write(
-    checkpoint: Checkpoint, precision: Precision, file: Path, progress: Progress | None
+    checkpoint: Checkpoint,
+    precision: Precision,
+    file: Path,
+    made_of: Mapping[str, str],
+    progress: Progress | None,
 ) -> None:
     entries = list(_entries(checkpoint, precision))
     total = len(entries)
@@ -191,7 +245,7 @@ def _write(
 
             yield name, code, shape, array
 
-    write_safetensors(file, list(counted()), {"format": str(FORMAT), "precision": precision})
+    write_safetensors(file, list(counted()), made_of, checksum=True)
     if progress:
         progress("weights", total, total)
 

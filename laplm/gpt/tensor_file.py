@@ -48,6 +48,8 @@ _NUMPY |= {"U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "<u1"}
 _MAX_TABLE = 100_000_000
 _ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
 _PADDING = "__padding__."
+_CHECKSUM = "__checksum__.xxh3_128"  # of all bytes before it; the last of a file's tensors
+_CHECKSUM_SIZE = 16
 _AGAIN = "the file is damaged or incomplete; fetch or copy it again"
 
 
@@ -220,8 +222,15 @@ def _whole(values: Any) -> TypeGuard[list[int]]:
     return isinstance(values, list) and all(type(v) is int and v >= 0 for v in values)
 
 
-def map_safetensors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+def map_safetensors(
+    path: Path, *, checksum: bool = False
+) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     """The arrays of a safetensors file as read-only views into one memory map, and its metadata.
+
+    Args:
+        path: The file.
+        checksum: Read all of it, and compare it with the checksum that ``write_safetensors`` put
+            at its end.
 
     Raises:
         ModelFormatError: the file is damaged, or holds a number format that NumPy does not have.
@@ -232,15 +241,27 @@ def map_safetensors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]
             whole = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
     except (OSError, ValueError) as error:
         refuse(path, f"cannot be mapped ({error})")
+    if checksum:
+        _check(path, whole, tensors.get(_CHECKSUM))
     arrays: dict[str, NDArray[Any]] = {}
     for name, tensor in tensors.items():
-        if name.startswith(_PADDING):
+        if name.startswith(_PADDING) or name == _CHECKSUM:
             continue
         if tensor.dtype not in _NUMPY:
             refuse(path, f"tensor {name} is stored as {tensor.dtype}, which NumPy cannot map")
         raw = whole[tensor.offset : tensor.offset + tensor.n_bytes]
         arrays[name] = raw.view(_NUMPY[tensor.dtype]).reshape(tensor.shape)
     return arrays, metadata
+
+
+def _check(path: Path, whole: NDArray[np.uint8], stored: StoredTensor | None) -> None:
+    import xxhash
+
+    end = len(whole) - _CHECKSUM_SIZE
+    if stored is None or (stored.offset, stored.n_bytes) != (end, _CHECKSUM_SIZE):
+        refuse(path, f"has no checksum; {_AGAIN}")
+    if xxhash.xxh3_128_digest(whole[:end].data) != whole[end:].tobytes():
+        refuse(path, f"its contents do not match its checksum; {_AGAIN}")
 
 
 # --- writing ----------------------------------------------------------------------------------
@@ -252,6 +273,7 @@ def write_safetensors(
     metadata: Mapping[str, str],
     *,
     align: bool = True,
+    checksum: bool = False,
     advice: str = "free some space, or set LAPLM_HOME to a directory on another disk",
 ) -> None:
     """Write a safetensors file, holding one array at a time.
@@ -265,6 +287,7 @@ def write_safetensors(
         metadata: Texts by name, kept in the file.
         align: Start every tensor at a multiple of 64 bytes, with entries of padding in between
             that ``map_safetensors`` passes over. The first one always starts there.
+        checksum: Put a checksum of the whole file at its end, for ``map_safetensors`` to compare.
         advice: What to do when the disk is full or cannot be written; ends the error's text.
 
     Raises:
@@ -289,20 +312,38 @@ def write_safetensors(
         plan.append((name, code, tuple(shape), make))
         add(name, code, shape)
 
+    if checksum:
+        add(_CHECKSUM, "U8", (_CHECKSUM_SIZE,))
     header = json.dumps(table, separators=(",", ":")).encode()
     header += b" " * (-(8 + len(header)) % _ALIGNMENT)
     with atomic_file(path, 8 + len(header) + end, advice) as file:
-        file.write(len(header).to_bytes(8, "little") + header)
+        write, digest = _hashed(file) if checksum else (file.write, None)
+        write(len(header).to_bytes(8, "little") + header)
         for name, code, shape, maker in plan:
             if maker is None:
-                file.write(bytes(shape[0]))
+                write(bytes(shape[0]))
                 continue
             array = maker()
             dtype = np.dtype(_NUMPY["U16" if code == "BF16" else code])
             if array.shape != shape or array.dtype != dtype:
                 given = f"{array.dtype} {array.shape}"
                 raise ValueError(f"{name}: announced as {dtype} {shape}, given as {given}")
-            file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+            write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        if digest is not None:
+            file.write(digest())
+
+
+def _hashed(file: IO[bytes]) -> tuple[Callable[[Any], object], Callable[[], bytes]]:
+    """A function that writes to a file, and one that gives the checksum of what it wrote."""
+    import xxhash
+
+    state = xxhash.xxh3_128()
+
+    def write(data: Any) -> None:
+        state.update(data)
+        file.write(data)
+
+    return write, state.digest
 
 
 @contextlib.contextmanager

@@ -32,7 +32,7 @@ def set_up(*, quiet: bool = False) -> None:
     """Log to standard error: all requests, or with ``quiet`` only what went wrong."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
-    for name in ("laplm.serve", "uvicorn", "uvicorn.error"):
+    for name in ("laplm", "laplm.serve", "uvicorn", "uvicorn.error"):
         logger = logging.getLogger(name)
         logger.handlers = [handler] if name != "uvicorn.error" else []
         logger.propagate = name == "uvicorn.error"

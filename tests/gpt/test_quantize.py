@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +19,13 @@ from conftest import make_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from safetensors.numpy import save_file
 
 from laplm.errors import CacheError
+from laplm.gpt import quantize
 from laplm.gpt.checkpoint import open_checkpoint
 from laplm.gpt.quantize import pack, prepared, quantise_groups, unpack
+from laplm.gpt.tensor_file import map_safetensors
 
 MATRICES = hnp.arrays(
     np.float32,
@@ -97,22 +107,205 @@ def test_a_model_that_was_replaced_is_prepared_again_and_the_old_file_goes(
     assert len(list((tmp_path / "home" / "prepared").iterdir())) == 1
 
 
-def _prepare(directory: Path, home: Path) -> None:
-    os.environ["LAPLM_HOME"] = str(home)
-    prepared(open_checkpoint(directory), "int8")
+@pytest.mark.parametrize("damaged", [False, True])
+def test_two_processes_at_once_both_get_whole_weights(
+    damaged: bool, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAPLM_HOME", str(tmp_path))
+    want = {name: array.copy() for name, array in _prepare(tiny_model_dir).items()}
+    (file,) = (tmp_path / "prepared").iterdir()
+    good = file.read_bytes()
+    _flip_one_bit(file) if damaged else file.unlink()
+    code = f"""
+import sys, time, zlib
+from pathlib import Path
+from laplm.gpt.checkpoint import open_checkpoint
+from laplm.gpt.quantize import prepared
+checkpoint = open_checkpoint(Path({str(tiny_model_dir)!r}))
+print("ready", flush=True)
+sys.stdin.readline()
+print({{name: zlib.crc32(array) for name, array in prepared(checkpoint, "int8").items()}})
+"""
+    options: dict[str, Any] = {"text": True, "stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    workers = [subprocess.Popen([sys.executable, "-c", code], **options) for _ in range(2)]
+    for worker in workers:
+        assert worker.stdout is not None and worker.stdout.readline() == "ready\n"
+    told = {worker.communicate("go\n")[0] for worker in workers}
+    assert told == {f"{ {name: zlib.crc32(array) for name, array in want.items()} }\n"}
+    assert file.read_bytes() == good and list(file.parent.iterdir()) == [file]
 
 
-def test_two_processes_preparing_at_once_both_get_whole_weights(tmp_path: Path) -> None:
-    directory, home = make_model(tmp_path / "model"), tmp_path / "home"
-    context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=_prepare, args=(directory, home)) for _ in range(2)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    assert [worker.exitcode for worker in workers] == [0, 0]
-    (file,) = (home / "prepared").iterdir()
-    assert file.suffix == ".safetensors"
+def _prepare(directory: Path) -> dict[str, np.ndarray[Any, Any]]:
+    return prepared(open_checkpoint(directory), "int8")
+
+
+# --- what lies where the prepared weights should ------------------------------------------------
+
+
+def _flip_one_bit(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) * 2 // 3] ^= 16
+    file.write_bytes(data)
+
+
+def _zero_a_page(file: Path) -> None:
+    with file.open("r+b") as out:
+        out.seek(file.stat().st_size // 2)
+        out.write(bytes(4096))
+
+
+def _change_the_table(file: Path) -> None:
+    """Two vectors of the same size trade their names: every length stays right."""
+    data = file.read_bytes()
+    a, b = b'"h.0.ln_1.weight"', b'"h.1.ln_1.weight"'
+    data = data.replace(a, b"?" * len(a)).replace(b, a).replace(b"?" * len(a), b)
+    file.write_bytes(data)
+
+
+def _without_checksum(file: Path) -> None:
+    arrays, metadata = map_safetensors(file)
+    save_file({name: array.copy() for name, array in arrays.items()}, file, metadata)
+
+
+def _of_another_model(file: Path) -> None:
+    other = open_checkpoint(make_model(file.parent.parent.parent / "other", seed=9))
+    home = file.parent.parent.parent / "other-home"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LAPLM_HOME", str(home))
+        prepared(other, "int8")
+    (made,) = (home / "prepared").iterdir()
+    shutil.copyfile(made, file)
+
+
+def _replace(file: Path, make: Callable[[Path], object]) -> None:
+    file.unlink()
+    make(file)
+
+
+def _socket(file: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(os.path.relpath(file))  # an address of at most some hundred letters
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "one bit": _flip_one_bit,
+    "zeros": _zero_a_page,
+    "names": _change_the_table,
+    "last byte": lambda file: file.write_bytes(file.read_bytes()[:-1] + b"?"),
+    "cut short": lambda file: os.truncate(file, file.stat().st_size // 2),
+    "empty": lambda file: os.truncate(file, 0),
+    "longer": lambda file: file.write_bytes(file.read_bytes() + b"\0" * 16),
+    "other contents": lambda file: file.write_bytes(os.urandom(5000)),
+    "no checksum": _without_checksum,
+    "another model's": _of_another_model,
+}
+FOREIGN: dict[str, Callable[[Path], object]] = {
+    "directory": lambda file: _replace(file, Path.mkdir),
+    "link to nowhere": lambda file: _replace(file, lambda f: f.symlink_to("nowhere")),
+    "link to itself": lambda file: _replace(file, lambda f: f.symlink_to(f.name)),
+    "pipe": lambda file: _replace(file, os.mkfifo),
+    "socket": lambda file: _replace(file, _socket),
+}
+
+
+@pytest.fixture
+def made(tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The prepared weights of the tiny model, in a cache directory of their own."""
+    monkeypatch.setenv("LAPLM_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    _prepare(tiny_model_dir)
+    (file,) = (tmp_path / "home" / "prepared").iterdir()
+    return file
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_prepared_weights_are_made_again(
+    damage: str, made: Path, tiny_model_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = made.read_bytes()
+    DAMAGE[damage](made)
+    assert made.read_bytes() != good
+    arrays = _prepare(tiny_model_dir)
+    assert made.read_bytes() == good
+    (line,) = caplog.messages
+    assert str(made) in line and line.endswith("making them again") and "\n" not in line
+    want, _ = map_safetensors(made)
+    assert arrays.keys() == want.keys()
+    assert all(np.array_equal(arrays[name], want[name]) for name in want)
+    caplog.clear()
+    _prepare(tiny_model_dir)
+    assert caplog.messages == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes and sockets of Unix")
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("foreign", FOREIGN)
+def test_what_is_no_file_is_moved_aside_and_not_deleted(
+    foreign: str, made: Path, tiny_model_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = made.read_bytes()
+    FOREIGN[foreign](made)
+    if made.is_dir():
+        (made / "mine").write_text("kept")
+    kind = stat.S_IFMT(made.lstat().st_mode)
+    for _ in range(2):  # the second time it is in nobody's way
+        _prepare(tiny_model_dir)
+        assert made.read_bytes() == good
+    (aside,) = (path for path in made.parent.iterdir() if path != made)
+    assert stat.S_IFMT(aside.lstat().st_mode) == kind
+    assert not aside.is_dir() or (aside / "mine").read_text() == "kept"
+    assert aside.name in "\n".join(caplog.messages) and len(caplog.messages) == 2
+
+
+def test_prepared_weights_that_may_not_be_read_are_made_again(
+    made: Path, tiny_model_dir: Path, caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The system refuses to open it once; root, who runs many tests, is refused nothing."""
+    real, number = Path.open, made.stat().st_ino
+
+    def open_(path: Path, *args: object, **options: object) -> object:
+        if path == made and path.stat().st_ino == number:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, *args, **options)  # type: ignore[call-overload]
+
+    keep = made.with_name("keep")  # else the new file might get the number of the old one
+    keep.hardlink_to(made)
+    monkeypatch.setattr(Path, "open", open_)
+    _prepare(tiny_model_dir)
+    assert "cannot be read (Permission denied); making them again" in caplog.text
+    assert made.read_bytes() == keep.read_bytes()
+
+
+def test_a_link_to_prepared_weights_elsewhere_is_followed(
+    made: Path, tiny_model_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.move(made, tmp_path / "elsewhere")
+    made.symlink_to(tmp_path / "elsewhere")
+    _prepare(tiny_model_dir)
+    assert made.is_symlink() and caplog.messages == []
+
+
+def test_files_of_an_earlier_format_and_of_a_process_that_died_are_removed(
+    made: Path, tiny_model_dir: Path
+) -> None:
+    old = made.with_name(made.name.replace(f"-v{quantize.FORMAT}.", "-v1."))
+    left, writing = (made.with_name(f".{made.name}.{part}.tmp") for part in ("0a", "0b"))
+    for file in (old, left, writing):
+        shutil.copyfile(made, file)
+    os.utime(left, (0, 0))
+    made.unlink()
+    _prepare(tiny_model_dir)
+    assert sorted(made.parent.iterdir()) == sorted([made, writing])
+
+
+def test_a_file_that_is_never_read_as_it_was_written_is_refused_in_the_end(
+    made: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantize, "_write", lambda *_: None)
+    _flip_one_bit(made)
+    with pytest.raises(CacheError, match=r"not read as it was written.*LAPLM_HOME"):
+        _prepare(tiny_model_dir)
 
 
 def test_a_cache_directory_that_cannot_be_made_is_named(
