@@ -99,3 +99,19 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
     return f". Did you mean {' or '.join(close)}?" if close else ""
+
+
+def shown(value: object, limit: int = 80) -> str:
+    """A value out of a file as it stands in a message: as Python writes it, of bounded length."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no whole numbers of more than 4,300 digits
+        return "a number of thousands of digits"
+    except RecursionError:
+        return "a value of many levels"
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def shown_name(name: str, limit: int = 80) -> str:
+    """A name out of a file as it stands in a message: plain if it is, else as ``shown``."""
+    return name if name.isprintable() and 0 < len(name) <= limit else shown(name, limit)

@@ -91,11 +91,16 @@ def hub_cache_dir() -> Path:
     """The directory of downloaded models, found as ``huggingface_hub`` finds it."""
     cache = os.environ.get("HF_HUB_CACHE", os.environ.get("HUGGINGFACE_HUB_CACHE"))
     if cache is not None:
-        return Path(os.path.expandvars(cache)).expanduser()
+        return _expand(cache)
     home = os.environ.get("HF_HOME")
     if home is None:
         home = os.environ.get("XDG_CACHE_HOME", "~/.cache") + "/huggingface"
-    return Path(os.path.expandvars(home)).expanduser() / "hub"
+    return _expand(home) / "hub"
+
+
+def _expand(path: str) -> Path:
+    # Not Path.expanduser, which raises an error where nobody has the name; ~nobody is a directory.
+    return Path(os.path.expanduser(os.path.expandvars(path)))  # noqa: PTH111
 
 
 def locate(name_or_path: str) -> Path:
@@ -109,7 +114,7 @@ def locate(name_or_path: str) -> Path:
         ModelFormatError: a file of the built-in model is damaged.
     """
     path = Path(name_or_path or "\0")  # Path("") would be the current directory
-    with contextlib.suppress(OSError, RuntimeError, ValueError):  # too long, no such home, NUL
+    try:
         path = path.expanduser()
         # A directory that happens to be called gpt2 does not hide the model of that name.
         named = name_or_path in ALIASES or name_or_path == POCKET
@@ -121,6 +126,12 @@ def locate(name_or_path: str) -> Path:
             raise ModelNotFoundError(
                 f"{name_or_path} is a file; give the directory that holds the model's files"
             )
+    except PermissionError as error:
+        raise ModelNotFoundError(
+            f"{error.filename} cannot be read ({error.strerror}); check who may read it"
+        ) from None
+    except (OSError, RuntimeError, ValueError):
+        pass  # too long, no such home, NUL
     if name_or_path == POCKET:
         built_in.check()
         return built_in.DIRECTORY
@@ -195,22 +206,34 @@ def installed() -> list[InstalledModel]:
     for folder in folders:
         repo = folder.name.removeprefix("models--").replace("--", "/")
         name = _SHORT.get(repo, repo)
-        snapshot = _snapshot(folder)
-        if snapshot is not None and is_adapter(snapshot):
-            continue  # some come with a copy of their base model's config
-        if snapshot is None or not (snapshot / "config.json").is_file():
-            # Without a config its kind is unknown: listed when laplm fetched it or knows it.
-            if repo in _SHORT or repo in ALIASES or any(folder.glob("blobs/*.laplm.incomplete")):
-                size = _bytes_below(folder / "blobs")
-                problem = "its download did not finish"
-                models.append(InstalledModel(name, folder, None, size, None, problem))
-            continue
-        with contextlib.suppress(OSError, ValueError):
-            config = json.loads((snapshot / "config.json").read_text(encoding="utf-8"))
-            if isinstance(config, dict) and config.get("model_type", "gpt2") != "gpt2":
-                continue
-        models.append(_describe(name, snapshot))
+        try:
+            model = _describe_folder(name, repo, folder)
+        except OSError as error:
+            problem = f"its files cannot be read: {error.strerror}"
+            model = InstalledModel(
+                name, folder, None, _bytes_below(folder / "blobs"), None, problem
+            )
+        if model is not None:
+            models.append(model)
     return models
+
+
+def _describe_folder(name: str, repo: str, folder: Path) -> InstalledModel | None:
+    """A model of the hub cache; None for another kind of model, or an adapter."""
+    snapshot = _snapshot(folder)
+    if snapshot is not None and is_adapter(snapshot):
+        return None  # some come with a copy of their base model's config
+    if snapshot is None or not (snapshot / "config.json").is_file():
+        # Without a config its kind is unknown: listed when laplm fetched it or knows it.
+        if repo in _SHORT or repo in ALIASES or any(folder.glob("blobs/*.laplm.incomplete")):
+            size = _bytes_below(folder / "blobs")
+            return InstalledModel(name, folder, None, size, None, "its download did not finish")
+        return None
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        config = json.loads((snapshot / "config.json").read_text(encoding="utf-8"))
+        if isinstance(config, dict) and config.get("model_type", "gpt2") != "gpt2":
+            return None
+    return _describe(name, snapshot)
 
 
 def _describe_built_in() -> InstalledModel:
@@ -260,12 +283,21 @@ def _folder(repo: str) -> Path:
 
 
 def _snapshot(folder: Path) -> Path | None:
-    """The directory of a model's files as of its main branch."""
+    """The directory of a model's files as of its main branch.
+
+    Where the cache does not say what that is (one commit was fetched by its hash, or the cache was
+    copied without its ``refs``), it is the newest that is whole.
+    """
+    main = folder / "refs" / "main"
     with contextlib.suppress(OSError, ValueError):
-        commit = (folder / "refs" / "main").read_text(encoding="utf-8").strip()
-        path = folder / "snapshots" / commit
-        if re.fullmatch(r"[0-9A-Za-z]+", commit) and path.is_dir():
-            return path
+        if main.is_file():
+            commit = main.read_text(encoding="utf-8").strip()
+            path = folder / "snapshots" / commit
+            return path if re.fullmatch(r"[0-9A-Za-z]+", commit) and path.is_dir() else None
+    with contextlib.suppress(OSError):
+        there = [path for path in (folder / "snapshots").iterdir() if path.is_dir()]
+        there.sort(key=lambda path: (_problem(path) is None, path.stat().st_mtime))
+        return there[-1] if there else None
     return None
 
 
@@ -278,7 +310,7 @@ def _layout(path: Path) -> tuple[str, list[str]]:
         if index.is_file():
             try:
                 shards = _shards(json.loads(index.read_text(encoding="utf-8")))
-            except (OSError, ValueError):
+            except (OSError, ValueError, RecursionError):
                 shards = []
             return index.name, shards
     return "", []
@@ -294,7 +326,10 @@ def _problem(path: Path) -> str | None:
 
 def is_adapter(path: Path) -> bool:
     """Whether a directory holds an adapter and no model of its own."""
-    if not (path / "adapter_config.json").is_file():
+    try:
+        if not (path / ADAPTER_FILES[0]).is_file():
+            return False
+    except OSError:
         return False
     from laplm.gpt import adapter  # NumPy comes with it
 

@@ -34,6 +34,7 @@ class Hub:
         failing: Answer large files with this status instead.
         gated: Repositories whose files are refused without a token.
         corrupt: Serve large files with one byte changed.
+        corrupt_small: The same of the small file of this name, which the hub serves itself.
     """
 
     repos: dict[str, Path] = field(default_factory=dict)
@@ -42,6 +43,7 @@ class Hub:
     failing: int | None = None
     gated: set[str] = field(default_factory=set)
     corrupt: bool = False
+    corrupt_small: str = ""
     requests: list[Request] = field(default_factory=list)
     port: int = 0
 
@@ -115,7 +117,10 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(404, b"", {"X-Error-Code": "EntryNotFound", **commit})
         data = file.read_bytes()
         if len(data) < LARGE:
-            return self._send(200, data, {"ETag": f'"{etag(data)}"', **commit})
+            headers = {"ETag": f'"{etag(data)}"', **commit}
+            if name == self.hub.corrupt_small:
+                data = data[:-1] + bytes([data[-1] ^ 1])
+            return self._send(200, data, headers)
         # The other host name makes the storage a foreign host, as it is in the world.
         location = f"http://localhost:{self.hub.port}/storage/{repo}/{name}"
         linked = {"X-Linked-Etag": f'"{etag(data)}"', "X-Linked-Size": str(len(data))}

@@ -39,7 +39,7 @@ LIBRARIES = {
     "home": {"platformdirs"},
     "machine": {"psutil"},
     "hub": {"huggingface_hub", "rich"},
-    "gpt": {"jinja2", "llvmlite", "numba", "numpy", "tokenizers", "torch", "xxhash"},
+    "gpt": {"jinja2", "llvmlite", "numba", "numpy", "regex", "tokenizers", "torch", "xxhash"},
     "run": {"numpy"},
     "look": {"matplotlib", "numpy", "pandas"},
     "tune": {

@@ -121,8 +121,14 @@ TRIES = """
     def connect_ex(): socket.socket().connect_ex(("192.0.2.1", 444))
     def send(): socket.socket(type=socket.SOCK_DGRAM).sendto(b"x", ("192.0.2.1", 53))
     def listen(): socket.socket().bind(("", 0))
+    def by_name(): socket.gethostbyname("example.org")
+    def by_name_ex(): socket.gethostbyname_ex("example.net")
+    def by_address(): socket.gethostbyaddr("192.0.2.7")
+    def name_of(): socket.getnameinfo(("192.0.2.8", 53), 0)
 
-    for attempt in (urlopen, connect, connect_ex, send, listen):
+    for attempt in (
+        urlopen, connect, connect_ex, send, listen, by_name, by_name_ex, by_address, name_of
+    ):
         try:
             attempt()
         except OSError as error:
@@ -143,17 +149,21 @@ def test_attempts_are_refused_and_reported(
         request.getfixturevalue("no_namespace")
     assert run_audited([], script(tmp_path, TRIES)) == 1
     out, err = capfd.readouterr()
-    assert "went through" not in out and len(out.splitlines()) == 5
+    assert "went through" not in out and len(out.splitlines()) == 9
     for words in (
         "refused to look up example.com",
         "refused to connect to 192.0.2.1:443",
         "refused to connect to 192.0.2.1:444",
         "refused to send to 192.0.2.1:53",
         "refused to listen on every interface, port 0",
+        "refused to look up example.org",
+        "refused to look up example.net",
+        "refused to look up 192.0.2.7",
+        "refused to look up 192.0.2.8",
         "by __main__",
     ):
         assert words in err
-    assert err.splitlines()[-1] == "5 attempts to connect outside"
+    assert err.splitlines()[-1] == "9 attempts to connect outside"
     if not namespace:
         assert "no second guard: network namespaces are refused here" in err
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import json
 import os
 import shutil
@@ -76,6 +77,8 @@ def quiet(what: str, done: int, total: int) -> None: ...
         {"HUGGINGFACE_HUB_CACHE": "/old", "HF_HOME": "/h"},
         {"HF_HUB_CACHE": "$HOME/new", "HUGGINGFACE_HUB_CACHE": "/old"},
         {"HF_HUB_CACHE": ""},
+        {"HF_HUB_CACHE": "~nosuchuser/x"},
+        {"HF_HOME": "~nosuchuser/x"},
     ],
 )
 def test_cache_directory_is_the_one_of_huggingface_hub(environment: dict[str, str]) -> None:
@@ -226,6 +229,46 @@ def test_unreadable_cache_is_named(
 def test_file_is_not_taken_for_a_model(tiny_model_dir: Path, cache: Path) -> None:
     with pytest.raises(ModelNotFoundError, match="is a file; give the directory"):
         locate(str(tiny_model_dir / "model.safetensors"))
+
+
+def test_one_snapshot_is_taken_where_the_cache_names_no_branch(
+    cache: Path, tiny_model_dir: Path
+) -> None:
+    snapshot = put(cache, "gpt2", tiny_model_dir)
+    shutil.rmtree(snapshot.parents[1] / "refs")
+    assert locate("gpt2") == snapshot
+    assert {m.name: m.problem for m in installed()}["gpt2"] is None
+    (snapshot.parents[1] / "refs").mkdir()
+    os.mkfifo(snapshot.parents[1] / "refs" / "main")
+    assert locate("gpt2") == snapshot
+
+
+def test_newest_whole_snapshot_is_taken_where_the_cache_names_no_branch(
+    cache: Path, tiny_model_dir: Path
+) -> None:
+    old = put(cache, "gpt2", tiny_model_dir)
+    new, partial = old.with_name("c" * 40), old.with_name("a" * 40)
+    for time, path in enumerate((new, partial)):
+        shutil.copytree(tiny_model_dir, path)
+        os.utime(path, (2e9 + time, 2e9 + time))
+    (partial / "tokenizer.json").unlink()
+    os.utime(partial, (3e9, 3e9))
+    assert locate("gpt2") == old
+    (old.parents[1] / "refs" / "main").unlink()
+    assert locate("gpt2") == new
+    (new / "config.json").unlink()
+    assert locate("gpt2") == old
+
+
+def test_directory_that_may_not_be_read_is_named(
+    cache: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_dir", denied)
+    with pytest.raises(ModelNotFoundError, match=r"tiny cannot be read \(Permission denied\)"):
+        locate(str(tiny_model_dir))
 
 
 def test_branch_reference_cannot_lead_out_of_the_cache(cache: Path, tiny_model_dir: Path) -> None:
@@ -434,6 +477,54 @@ def test_damaged_download_is_noticed_and_thrown_away(hub: Hub, cache: Path) -> N
     assert not list(cache.glob("models--*/blobs/*.incomplete"))
     hub.corrupt = False
     assert pull("gpt2", progress=quiet) == locate("gpt2")
+
+
+def test_damaged_small_file_is_noticed_by_its_git_checksum(hub: Hub, cache: Path) -> None:
+    file = "config.json"
+    assert (hub.repos["openai-community/gpt2"] / file).stat().st_size < 10_000
+    hub.corrupt_small = file
+    with pytest.raises(DownloadError, match="its checksum differs"):
+        pull("gpt2", progress=quiet)
+    assert not [path for path in cache.glob("models--*/blobs/*") if path.is_file()]
+    with pytest.raises(ModelNotFoundError):
+        locate("gpt2")
+    hub.corrupt_small = ""
+    assert pull("gpt2", progress=quiet) == locate("gpt2")
+
+
+@pytest.mark.parametrize(
+    ("part", "force"),
+    [("longer", False), ("longer", True), ("half", True), ("whole", True), ("wrong", True)],
+)
+def test_left_over_part_that_is_too_long_or_not_to_be_trusted_is_not_gone_on_with(
+    hub: Hub, cache: Path, part: str, force: bool
+) -> None:
+    data = (hub.repos["openai-community/gpt2"] / "model.safetensors").read_bytes()
+    left = {"longer": data + b"?", "half": data[: len(data) // 2], "whole": data,
+            "wrong": bytes(len(data) // 2)}[part]  # fmt: skip
+    blobs = cache / "models--openai-community--gpt2" / "blobs"
+    blobs.mkdir(parents=True)
+    (blobs / f"{hashlib.sha256(data).hexdigest()}.laplm.incomplete").write_bytes(left)
+    path = pull("gpt2", force=force, progress=quiet)
+    assert (path / "model.safetensors").read_bytes() == data
+    assert [
+        (r.range, r.served) for r in hub.downloads() if r.path.endswith("model.safetensors")
+    ] == [(None, len(data))]
+    assert not list(blobs.glob("*.incomplete"))
+
+
+def test_part_that_was_whole_already_is_used(hub: Hub, cache: Path) -> None:
+    data = (hub.repos["openai-community/gpt2"] / "model.safetensors").read_bytes()
+    blobs = cache / "models--openai-community--gpt2" / "blobs"
+    blobs.mkdir(parents=True)
+    part = blobs / f"{hashlib.sha256(data).hexdigest()}.laplm.incomplete"
+    part.write_bytes(bytes(len(data)))
+    with pytest.raises(DownloadError, match="its checksum differs"):
+        pull("gpt2", progress=quiet)
+    part.write_bytes(data)
+    path = pull("gpt2", progress=quiet)
+    assert (path / "model.safetensors").read_bytes() == data
+    assert not any(r.served for r in hub.downloads() if r.path.endswith("model.safetensors"))
 
 
 def test_sharded_model_is_fetched_whole(hub: Hub, tmp_path: Path) -> None:

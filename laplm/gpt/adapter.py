@@ -22,13 +22,15 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from laplm.errors import ModelFormatError, shown, shown_name
 from laplm.gpt.checkpoint import Checkpoint, Tensor, read_json
-from laplm.gpt.config import tensor_shapes
+from laplm.gpt.config import GPTConfig, tensor_shapes
 from laplm.gpt.tensor_file import Array, StoredTensor, check_finite, read_table, refuse
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 BASE = "base"  # the folder of an adapter's own copy of its base model, where it has one
+_WHOLE_MODEL = ("model.safetensors", "pytorch_model.bin")
 
 _MERGE = (
     "merge it into its model with peft's merge_and_unload() and save_pretrained(), and copy the "
@@ -49,6 +51,9 @@ _VARIANTS = (
 # The other ways to begin (PiSSA, OLoRA, CorDA, LoftQ, ...) change the base model's weights too.
 _BEGINNINGS = ("gaussian", "eva", "mica", "orthogonal")
 _DTYPES = ("F32", "F16", "BF16")
+# A module saved whole is there three times when embeddings are saved as well: what was learned,
+# under its plain name, and these.
+_COPIES = re.compile(r"\.(?:modules_to_save|original_module)\.")
 _WTE = "wte.weight"
 _HEAD = "lm_head.weight"  # (outputs, inputs); GPT-2's other matrices are (inputs, outputs)
 _PARTS = {
@@ -110,17 +115,26 @@ def _first(patterns: Mapping[str, float], module: str, default: float) -> float:
 
 
 def _fits(pattern: str, module: str) -> bool:
-    return re.match(rf"(.*\.)?({pattern})$", module) is not None
+    # Not re, which cannot be stopped: (a+)+ takes it longer than anyone waits.
+    import regex
+
+    try:
+        return regex.match(rf"(.*\.)?({pattern})$", module, timeout=1) is not None
+    except TimeoutError:
+        raise ModelFormatError(
+            f"{CONFIG}: whether the pattern {shown(pattern)} of rank_pattern or alpha_pattern fits "
+            f"{module} takes too long to find out; write it without repeats of repeats"
+        ) from None
 
 
 def is_adapter(directory: Path) -> bool:
     """Whether a directory holds an adapter and no whole model, which would be what is loaded."""
-    if not (directory / CONFIG).is_file():
+    names = [f"{n}{end}" for n in _WHOLE_MODEL for end in ("", ".index.json")]
+    try:
+        is_one = (directory / CONFIG).is_file()
+        return is_one and not any((directory / name).is_file() for name in names)
+    except OSError:  # who opens it as a model is told why that cannot be read
         return False
-    names = ("model.safetensors", "pytorch_model.bin")
-    return not any(
-        (directory / f"{n}{end}").is_file() for n in names for end in ("", ".index.json")
-    )
 
 
 # --- the config -------------------------------------------------------------------------------
@@ -152,9 +166,9 @@ def adapter_config(values: Mapping[str, Any], path: Path) -> AdapterConfig:
             "reads LoRA adapters, so train one of these instead",
         )
     if kind != "LORA":
-        refuse(path, f"a {kind} adapter; laplm reads LoRA adapters. Instead, {_MERGE}")
+        refuse(path, f"a {shown_name(kind)} adapter; laplm reads LoRA adapters. Instead, {_MERGE}")
     if task not in _TASKS:
-        refuse(path, f"made for the task {task!r}; laplm continues texts, which is CAUSAL_LM")
+        refuse(path, f"made for the task {shown(task)}; laplm continues texts, which is CAUSAL_LM")
     for name in _VARIANTS:
         if values.get(name):
             refuse(path, f"has {name}, a kind of LoRA that laplm does not read; {_MERGE}")
@@ -162,14 +176,15 @@ def adapter_config(values: Mapping[str, Any], path: Path) -> AdapterConfig:
     if isinstance(begin, str) and begin.lower() not in _BEGINNINGS:
         refuse(
             path,
-            f"its training began with {begin!r}, which changes the base model as well; save it "
-            "again with peft's path_initial_model_for_weight_conversion, which makes a plain LoRA",
+            f"its training began with {shown(begin)}, which changes the base model as well; save "
+            "it again with peft's path_initial_model_for_weight_conversion, which makes a plain "
+            "LoRA",
         )
     names = [field.name for field in dataclasses.fields(AdapterConfig)]
     known = {name: values[name] for name in names if values.get(name) is not None}
     for name, value in known.items():
         if not _CHECKS[name](value):
-            refuse(path, f"{name} is {value!r}, which cannot be; fetch or copy the file again")
+            refuse(path, f"{name} is {shown(value)}, which cannot be; fetch or copy the file again")
     if "base_model_name_or_path" not in known:
         refuse(path, "names no base model; write its name or directory as base_model_name_or_path")
     for name in ("target_modules", "modules_to_save"):
@@ -199,15 +214,19 @@ def _is_texts(value: Any) -> bool:
 
 
 def _is_table(of: Callable[[Any], bool], value: Any) -> bool:
-    return isinstance(value, dict) and all(map(_is_pattern, value)) and all(map(of, value.values()))
+    if not isinstance(value, dict) or len(value) > 10_000:
+        return False
+    return all(map(_is_pattern, value)) and all(map(of, value.values()))
 
 
 def _is_pattern(value: Any) -> bool:
+    import regex
+
     try:
         _fits(value, "")
-    except (re.error, RecursionError, OverflowError):
+    except (regex.error, RecursionError, OverflowError):
         return False
-    return True
+    return len(value) <= 1000
 
 
 _CHECKS: dict[str, Callable[[Any], bool]] = {
@@ -273,12 +292,12 @@ def open_adapter(directory: Path, base: Checkpoint) -> Checkpoint:
     if len(adapted) < len(modules):
         refuse(path, "adapts a module twice, with and without transformer. before its name")
 
-    untied = dataclasses.replace(base.config, tie_word_embeddings=False)
+    sizes = _enlarged(base.config, whole)
+    untied = dataclasses.replace(sizes, tie_word_embeddings=False)
     shapes = tensor_shapes(untied)
     for name, tensor in whole.items():
         _check_shape(path, name, tensor.shape, shapes.get(name))
     tensors: dict[str, Tensor] = {**base.tensors, **whole}
-    sizes = base.config
     if sizes.tie_word_embeddings:
         # A module saved whole is a copy of its own; what is saved otherwise is the base's matrix,
         # which serves as both.
@@ -289,6 +308,7 @@ def open_adapter(directory: Path, base: Checkpoint) -> Checkpoint:
         tensors |= {n: matrix for n in both if n not in own}
         if own or both.keys() & adapted.keys():
             sizes = untied
+    _check_vocabulary(path, sizes, tensors)
 
     for name, module in adapted.items():
         parts = modules[module]
@@ -307,6 +327,27 @@ def open_adapter(directory: Path, base: Checkpoint) -> Checkpoint:
     checkpoint.fingerprint = hashlib.sha256(key.encode()).hexdigest()[:32]
     checkpoint.size_bytes = base.size_bytes + path.stat().st_size
     return checkpoint
+
+
+def _enlarged(config: GPTConfig, whole: Mapping[str, StoredTensor]) -> GPTConfig:
+    """The base's sizes, with as many tokens as the embeddings that came with the adapter have."""
+    shapes = [whole[name].shape for name in (_WTE, _HEAD) if name in whole]
+    rows = [shape[0] for shape in shapes if len(shape) == 2 and shape[1] == config.n_embd]
+    return dataclasses.replace(config, vocab_size=max([config.vocab_size, *rows]))
+
+
+def _check_vocabulary(path: Path, config: GPTConfig, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse a vocabulary that was enlarged where the new tokens' rows are only in one matrix."""
+    both = (_WTE,) if config.tie_word_embeddings else (_WTE, _HEAD)
+    rows = {name: tensors[name].shape[0] for name in both}
+    small = [name for name in both if rows[name] < config.vocab_size]
+    if small:
+        refuse(
+            path,
+            f"its vocabulary was enlarged to {config.vocab_size:,} tokens, but {small[0]} is in "
+            f"the base model alone, which has {rows[small[0]]:,}; save both embeddings with the "
+            "adapter (modules_to_save, or save_embedding_layers=True)",
+        )
 
 
 def _plain(name: str) -> str:
@@ -328,13 +369,17 @@ def _sort(
     modules: dict[str, dict[str, StoredTensor]] = {}
     whole: dict[str, StoredTensor] = {}
     for key, tensor in stored.items():
+        shown_key = shown_name(key)
+        plain_key = _COPIES.sub(".", key)
+        if plain_key != key and plain_key in stored:
+            continue
         if tensor.dtype not in _DTYPES:
             refuse(
                 path,
-                f"tensor {key} is stored as {tensor.dtype}; laplm reads fp32, fp16 and bf16, so "
-                "save the adapter again in one of these",
+                f"tensor {shown_key} is stored as {tensor.dtype}; laplm reads fp32, fp16 and bf16, "
+                "so save the adapter again in one of these",
             )
-        check_finite(f"{key} of {path}", tensor.array())
+        check_finite(f"{shown_key} of {path}", tensor.array())
         name = key.removeprefix("base_model.model.")
         ending = next((ending for ending in _PARTS if name.endswith(ending)), None)
         if ending is not None:
@@ -342,7 +387,10 @@ def _sort(
         else:
             where, part = whole, _plain(name.replace(".base_layer.", "."))
         if part in where:
-            refuse(path, f"holds tensor {key} twice, under two names; save the adapter again")
+            refuse(
+                path,
+                f"holds tensor {shown_key} twice, under two names; save the adapter again",
+            )
         where[part] = tensor
     return modules, whole
 
@@ -353,15 +401,14 @@ def _check_shape(
     if wanted is None:
         refuse(
             path,
-            f"holds {name}, which the base model does not have; check that "
+            f"holds {shown_name(name)}, which the base model does not have; check that "
             f"base_model_name_or_path in {CONFIG} names the model that it was trained on",
         )
     if found != wanted:
         refuse(
             path,
             f"{name} is {list(found)}, but {list(wanted)} in the base model; check that "
-            f"base_model_name_or_path in {CONFIG} names the model that it was trained on, and if "
-            f"its vocabulary was enlarged, {_MERGE}",
+            f"base_model_name_or_path in {CONFIG} names the model that it was trained on",
         )
 
 

@@ -7,6 +7,7 @@ same model, and reads no weights; ``Checkpoint.tensor`` then maps one tensor at 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -19,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from laplm.errors import InputError, ModelFormatError
+from laplm import home
+from laplm.errors import InputError, ModelFormatError, shown, shown_name
 from laplm.gpt.config import GPTConfig, tensor_shapes
 from laplm.gpt.openai_release import is_openai_release, read_hparams, read_release
 from laplm.gpt.tensor_file import (
@@ -27,6 +29,7 @@ from laplm.gpt.tensor_file import (
     Entry,
     atomic_file,
     check_finite,
+    json_problem,
     map_safetensors,
     narrow_bf16,
     read_table,
@@ -52,6 +55,7 @@ __all__ = [
 
 StoredDtype = Literal["fp32", "fp16", "bf16"]
 
+_READERS = "check who may read the model's directory and its files"
 _DTYPES: dict[str, StoredDtype] = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
 # Causal masks, which older versions of transformers saved with the weights.
 _MASK = re.compile(r"(?:^|\.)attn\.(?:bias|masked_bias)$")
@@ -162,6 +166,13 @@ def open_checkpoint(directory: Path) -> Checkpoint:
         ModelFormatError: names the file and what is wrong with it.
     """
     directory = Path(directory)
+    try:
+        return _open(directory)
+    except OSError as error:
+        refuse(Path(error.filename or directory), f"cannot be read ({error.strerror}); {_READERS}")
+
+
+def _open(directory: Path) -> Checkpoint:
     if not directory.is_dir():
         refuse(directory, "not a directory; give the directory that holds the model's files")
     tensors: dict[str, Tensor]
@@ -188,7 +199,10 @@ def read_config(directory: Path) -> GPTConfig:
     Raises:
         ModelFormatError: there is none, it is not JSON, or it is not a GPT-2 model's.
     """
-    openai = not (directory / "config.json").is_file() and is_openai_release(directory)
+    try:
+        openai = not (directory / "config.json").is_file() and is_openai_release(directory)
+    except OSError as error:
+        refuse(directory, f"cannot be read ({error.strerror}); {_READERS}")
     values = read_json(directory / ("hparams.json" if openai else "config.json"))
     generation = directory / "generation_config.json"
     try:
@@ -208,9 +222,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        refuse(path, f"cannot be read ({error.strerror})")
+        refuse(path, f"cannot be read ({error.strerror}); {_READERS}")
     except (ValueError, RecursionError) as error:
-        refuse(path, f"not readable as JSON ({error}); fetch or copy it again")
+        refuse(path, f"not readable as JSON ({json_problem(error)}); fetch or copy it again")
     if not isinstance(values, dict):
         refuse(path, "not a JSON object; fetch or copy it again")
     return values
@@ -239,13 +253,20 @@ def _read_index(path: Path) -> tuple[list[Path], dict[str, str]]:
         refuse(path, "has no weight_map; fetch or copy it again")
     for name, shard in weight_map.items():
         # A shard lies beside its index. Anything else would reach out of the model's directory.
-        if not isinstance(shard, str) or shard in ("", ".", "..") or set(shard) & set("/\\:\0"):
-            refuse(path, f"places tensor {name} in {shard!r}, which is not a plain file name")
+        if not _is_file_name(shard):
+            where = f"places tensor {shown_name(name)} in {shown(shard)}"
+            refuse(path, f"{where}, which is not a plain file name")
     shards = [path.parent / shard for shard in sorted(set(weight_map.values()))]
     missing = [shard.name for shard in shards if not shard.is_file()]
     if missing:
         refuse(path, f"{len(missing)} of {len(shards)} files missing ({_some(missing)})")
     return shards, weight_map
+
+
+def _is_file_name(name: Any) -> bool:
+    if not isinstance(name, str) or name in ("", ".", "..") or set(name) & set("/\\:\0"):
+        return False
+    return len(name.encode("utf-8", "surrogatepass")) <= 255  # what file systems hold
 
 
 def _merge(
@@ -257,13 +278,16 @@ def _merge(
     for path, tensors in parts:
         for name, tensor in tensors.items():
             if weight_map is not None and weight_map.get(name) != path.name:
-                refuse(path, f"holds tensor {name}, which the index does not place there")
+                refuse(
+                    path, f"holds tensor {shown_name(name)}, which the index does not place there"
+                )
             found.add(name)
             if _MASK.search(name):
                 continue
             plain = name.removeprefix("transformer.")
             if plain in merged:
-                refuse(path, f"holds tensor {plain} twice, with and without transformer. before it")
+                twice = f"holds tensor {shown_name(plain)} twice"
+                refuse(path, f"{twice}, with and without transformer. before it")
             merged[plain] = tensor
         if weight_map is not None:
             absent = [n for n, shard in weight_map.items() if shard == path.name and n not in found]
@@ -280,8 +304,10 @@ def _settle_tying(tensors: dict[str, Tensor], config: GPTConfig) -> GPTConfig:
     if wte is None and lm_head is not None:
         tensors["wte.weight"] = tensors.pop("lm_head.weight")
     elif wte is not None and lm_head is not None:
-        # Of different shapes, the wrong one is named by the check that follows.
-        if wte.shape != lm_head.shape or not _equal(wte.array(), lm_head.array()):
+        shape = (config.vocab_size, config.n_embd)
+        # Of another shape or number format, the wrong one is named by the check that follows.
+        comparable = all(t.shape == shape and t.dtype in _DTYPES for t in (wte, lm_head))
+        if not comparable or not _equal(wte.array(), lm_head.array()):
             return dataclasses.replace(config, tie_word_embeddings=False)
         del tensors["lm_head.weight"]
     return config
@@ -291,7 +317,7 @@ def _equal(a: Array, b: Array) -> bool:
     """``np.array_equal`` of two matrices, at the speed of memory when the bits are the same."""
     if a.__array_interface__["data"] == b.__array_interface__["data"]:
         return True  # one storage under two names, as in pickle files
-    step = max(1, (1 << 20) // a.shape[-1]) if a.ndim == 2 and a.size else 1
+    step = max(1, (1 << 20) // a.shape[-1])
     return all(
         np.array_equal(a[i : i + step].view(np.uint32), b[i : i + step].view(np.uint32))
         or np.array_equal(a[i : i + step], b[i : i + step])
@@ -309,12 +335,15 @@ def _check_tensors(directory: Path, tensors: Mapping[str, Tensor], config: GPTCo
             "and the weights do not belong together, or the weights are incomplete",
         )
     extra = [name for name in tensors if name not in wanted]
-    if extra:
+    inside = [name for name in extra if name.startswith("h.")]
+    if inside:
         refuse(
             directory,
-            f"tensors that no GPT-2 of these sizes has: {len(extra)} ({_some(extra)}); "
+            f"tensors that no GPT-2 of these sizes has: {len(inside)} ({_some(inside)}); "
             "check n_layer in config.json, or save the model as a GPT2LMHeadModel",
         )
+    if extra:
+        _tell_once(f"{directory}: not used, no part of a GPT-2 language model: {_some(extra)}")
     wrong = [name for name, shape in wanted.items() if tensors[name].shape != shape]
     if wrong:
         name = wrong[0]
@@ -334,7 +363,13 @@ def _check_tensors(directory: Path, tensors: Mapping[str, Tensor], config: GPTCo
 
 def _some(names: Sequence[str], count: int = 3) -> str:
     more = len(names) - count
-    return ", ".join(names[:count]) + (f" and {more} more" if more > 0 else "")
+    listed = ", ".join(map(shown_name, names[:count]))
+    return listed + (f" and {more} more" if more > 0 else "")
+
+
+@functools.cache
+def _tell_once(message: str) -> None:
+    home.warn(message)
 
 
 # --- pytorch_model.bin ------------------------------------------------------------------------
@@ -349,6 +384,11 @@ class _TorchTensor:
 
     @property
     def dtype(self) -> str:
+        import torch
+
+        # Only numbers that lie in memory, one after the other or at fixed distances, are read.
+        if self.value.layout is not torch.strided or self.value.device.type != "cpu":
+            return f"{self.value.layout}, on {self.value.device}".removeprefix("torch.")
         name = str(self.value.dtype).removeprefix("torch.")
         return {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}.get(name, name)
 

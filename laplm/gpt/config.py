@@ -7,13 +7,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from laplm.errors import ModelFormatError
+from laplm.errors import ModelFormatError, shown
 
 # So that a damaged config.json is refused rather than looped over for ever.
 _MAX_SIZE = 1 << 31
 _MAX_LAYERS = 10_000
 _SWITCHES = ("scale_attn_weights", "scale_attn_by_inverse_layer_idx", "tie_word_embeddings")
-ACTIVATIONS = ("gelu_new", "gelu_pytorch_tanh", "gelu", "relu", "silu")
+ACTIVATIONS = (
+    "gelu_new", "gelu_pytorch_tanh", "gelu", "gelu_10", "quick_gelu", "relu", "relu2", "relu6",
+    "leaky_relu", "silu", "mish", "hardswish", "tanh", "sigmoid", "laplace", "linear",
+)  # fmt: skip
+# transformers' other names of the same functions.
+_SAME_ACTIVATIONS = {
+    "gelu_accurate": "gelu_new", "gelu_fast": "gelu_new", "gelu_python": "gelu",
+    "gelu_python_tanh": "gelu_pytorch_tanh", "swish": "silu",
+}  # fmt: skip
+# The names that all of transformers' models share; where both stand, transformers takes these.
+_SHARED_NAMES = {
+    "hidden_size": "n_embd", "max_position_embeddings": "n_positions",
+    "num_attention_heads": "n_head", "num_hidden_layers": "n_layer",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,29 +64,36 @@ class GPTConfig:
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ModelFormatError(
-                    f"config.json: {name} is {value!r}, but it must be a whole number above 0"
+                    f"config.json: {name} is {shown(value)}, but it must be a whole number above 0"
                 )
             if value > (_MAX_LAYERS if name == "n_layer" else _MAX_SIZE):
-                raise ModelFormatError(f"config.json: {name} {value} is more than any model has")
+                raise ModelFormatError(
+                    f"config.json: {name} {shown(value)} is more than any model has"
+                )
         for name in _SWITCHES:
             if not isinstance(getattr(self, name), bool):
                 raise ModelFormatError(
-                    f"config.json: {name} is {getattr(self, name)!r}, but it must be true or false"
+                    f"config.json: {name} is {shown(getattr(self, name))}, but it must be true or "
+                    "false"
                 )
         epsilon = self.layer_norm_epsilon
         if not isinstance(epsilon, int | float) or not 0 < epsilon < 1 or epsilon is True:
             raise ModelFormatError(
-                f"config.json: layer_norm_epsilon is {epsilon!r}, but it must be a small number "
-                "above 0"
+                f"config.json: layer_norm_epsilon is {shown(epsilon)}, but it must be a small "
+                "number above 0"
             )
         if self.n_embd % self.n_head:
             raise ModelFormatError(
                 f"config.json: n_embd {self.n_embd} cannot be split into n_head {self.n_head} heads"
             )
+        for name, same in _SAME_ACTIVATIONS.items():
+            if self.activation_function == name:
+                object.__setattr__(self, "activation_function", same)
         if self.activation_function not in ACTIVATIONS:
+            known = sorted({*ACTIVATIONS, *_SAME_ACTIVATIONS})
             raise ModelFormatError(
-                f"config.json: activation_function {self.activation_function!r} is not one of "
-                + ", ".join(ACTIVATIONS)
+                f"config.json: activation_function {shown(self.activation_function)} is not one "
+                f"of {', '.join(known)}"
             )
 
     @property
@@ -113,7 +133,7 @@ class GPTConfig:
         model_type = values.get("model_type", "gpt2")
         if model_type != "gpt2":
             raise ModelFormatError(
-                f"config.json: model_type is {model_type!r}; laplm runs the GPT-2 family only "
+                f"config.json: model_type is {shown(model_type)}; laplm runs the GPT-2 family only "
                 '(model_type "gpt2")'
             )
         if values.get("add_cross_attention"):
@@ -122,9 +142,11 @@ class GPTConfig:
             )
         if isinstance(how := values.get("quantization_config"), Mapping):
             raise ModelFormatError(
-                f"config.json: the weights are quantised ({how.get('quant_method', 'unknown')}); "
+                f"config.json: the weights are quantised ({shown(how.get('quant_method'))}); "
                 "laplm rounds weights itself, so give it the model in fp32, fp16 or bf16"
             )
+        shared = {own: values[name] for name, own in _SHARED_NAMES.items() if name in values}
+        values = {**values, **{own: value for own, value in shared.items() if value is not None}}
         known = {field.name for field in dataclasses.fields(cls)}
         kept = {k: v for k, v in values.items() if k in known and v is not None}
         kept["n_ctx"] = values.get("n_positions", values.get("n_ctx", cls.n_ctx))

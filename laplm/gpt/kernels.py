@@ -37,21 +37,25 @@ from laplm.gpt.plan import (
     FC_W,
     FEW,
     FIRST,
+    GELU_CLIPPED,
     GELU_ERF,
     GELU_TANH,
     GENERATION,
     GROUP,
     GROUP_SIZE,
     GROUPS,
+    HARDSWISH,
     HEAD_BIAS,
     HEAD_ROWS,
     HEAD_SCALE,
     HEAD_W,
     INNER,
     INNER_WIDTH,
+    LAPLACE,
     LAYER_SIZE,
     LAYERS,
     LEAD,
+    LEAKY_RELU,
     LN_1_GAIN,
     LN_1_SHIFT,
     LN_2_GAIN,
@@ -60,6 +64,7 @@ from laplm.gpt.plan import (
     LN_F_SHIFT,
     LOG_SUM_EXP,
     LOGITS,
+    MISH,
     N_EMBD,
     N_GROUPS,
     N_HEAD,
@@ -89,15 +94,20 @@ from laplm.gpt.plan import (
     PROJ_W,
     QKV,
     QKV_WIDTH,
+    QUICK_GELU,
+    RELU6,
+    RELU_SQUARED,
     RUNNING,
     SCORES_WIDTH,
     SHARE,
+    SIGMOID,
     SILU,
     SPINS_BEFORE_PARKING,
     SPINS_BEFORE_YIELD,
     STATES,
     STORE,
     TABLE,
+    TANH,
     TILE,
     WANTED,
     WIDTH,
@@ -208,26 +218,53 @@ def build(isa: Isa, spec: Spec) -> Any:
         """Gate ``x`` by the sigmoid of ``u``."""
         return x / (splat(1.0) + exp(splat(0.0) - u))
 
+    @inlined
+    def erf(x: Any) -> Any:
+        """The error function of x / sqrt(2), by Abramowitz and Stegun 7.1.26."""
+        s = absolute(x) * splat(0.7071067811865476)
+        t = splat(1.0) / fma(s, splat(0.3275911), splat(1.0))
+        p = fma(t, splat(1.061405429), splat(-1.453152027))
+        p = fma(p, t, splat(1.421413741))
+        p = fma(p, t, splat(-0.284496736))
+        p = fma(p, t, splat(0.254829592)) * t
+        tail = p * exp(splat(0.0) - s * s)
+        return copy_sign(splat(1.0) - tail, x)
+
     @compiled
     def activate(kind: int, base: int, index: int) -> None:
         """Apply the feed-forward's non-linearity to sixteen numbers in place."""
         x = load(base, index)
+        y = maximum(x, splat(0.0))  # RELU, and what begins with it
         if kind == GELU_TANH:  # 0.5 * (1 + tanh(u)) = 1 / (1 + e**(-2u))
             u = fma(x * x * x, splat(0.044715), x) * splat(1.5957691216057308)
-            store(base, index, sigmoid_times(x, u))
-        elif kind == GELU_ERF:  # Abramowitz and Stegun 7.1.26
-            s = absolute(x) * splat(0.7071067811865476)
-            t = splat(1.0) / fma(s, splat(0.3275911), splat(1.0))
-            p = fma(t, splat(1.061405429), splat(-1.453152027))
-            p = fma(p, t, splat(1.421413741))
-            p = fma(p, t, splat(-0.284496736))
-            p = fma(p, t, splat(0.254829592)) * t
-            tail = p * exp(splat(0.0) - s * s)
-            store(base, index, splat(0.5) * x * (splat(1.0) + copy_sign(splat(1.0) - tail, x)))
+            y = sigmoid_times(x, u)
+        elif kind == GELU_ERF:
+            y = splat(0.5) * x * (splat(1.0) + erf(x))
+        elif kind == GELU_CLIPPED:  # it is nowhere below -10
+            y = minimum(splat(0.5) * x * (splat(1.0) + erf(x)), splat(10.0))
         elif kind == SILU:
-            store(base, index, sigmoid_times(x, x))
-        else:
-            store(base, index, maximum(x, splat(0.0)))
+            y = sigmoid_times(x, x)
+        elif kind == QUICK_GELU:
+            y = sigmoid_times(x, x * splat(1.702))
+        elif kind == RELU_SQUARED:
+            y = y * y
+        elif kind == RELU6:
+            y = minimum(y, splat(6.0))
+        elif kind == LEAKY_RELU:
+            y = maximum(x, x * splat(0.01))
+        elif kind == HARDSWISH:
+            y = x * minimum(maximum(x + splat(3.0), splat(0.0)), splat(6.0)) / splat(6.0)
+        elif kind == TANH:
+            y = sigmoid_times(splat(2.0), x + x) - splat(1.0)
+        elif kind == MISH:  # tanh(log(1 + e**x)) without a logarithm
+            e = exp(minimum(x, splat(20.0)))
+            e = e * (e + splat(2.0))
+            y = x * (e / (e + splat(2.0)))
+        elif kind == SIGMOID:
+            y = sigmoid_times(splat(1.0), x)
+        elif kind == LAPLACE:
+            y = splat(0.5) * (splat(1.0) + erf((x - splat(0.707107)) / splat(0.282095)))
+        store(base, index, y)
 
     @compiled
     def layer_norm(plan: int, row: int, gain: int, shift: int, out: int) -> None:
@@ -413,8 +450,13 @@ def build(isa: Isa, spec: Spec) -> Any:
                        out, out_width * 4, how)  # fmt: skip
                 if activation != NO_ACTIVATION:
                     for t in range(tokens):
+                        row = out + t * out_width * 4
                         for i in range(start * 16, end * 16, 16):
-                            activate(activation, out + t * out_width * 4, i)
+                            activate(activation, row, i)
+                        if end * 16 > rows:  # not every function of zero is zero
+                            last = end * 16 - 16
+                            kept = keep_between(load(row, last), 0, rows - last, 0.0)
+                            store(row, last, kept)
                 start, end = take(plan, phase, me, count, size)
             look_ahead(plan, me, then, then_size)
             return wait_for_all(plan, phase)

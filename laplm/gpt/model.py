@@ -41,7 +41,10 @@ BLOCK = 256  # tokens that go through the layers together; more gains nothing
 WORTH_SHARING = (4_000_000, 60_000_000)
 _ACTIVATIONS = {
     "gelu_new": p.GELU_TANH, "gelu_pytorch_tanh": p.GELU_TANH, "gelu": p.GELU_ERF,
-    "relu": p.RELU, "silu": p.SILU,
+    "gelu_10": p.GELU_CLIPPED, "quick_gelu": p.QUICK_GELU, "relu": p.RELU,
+    "relu2": p.RELU_SQUARED, "relu6": p.RELU6, "leaky_relu": p.LEAKY_RELU, "silu": p.SILU,
+    "mish": p.MISH, "hardswish": p.HARDSWISH, "tanh": p.TANH, "sigmoid": p.SIGMOID,
+    "laplace": p.LAPLACE, "linear": p.NO_ACTIVATION,
 }  # fmt: skip
 
 

@@ -49,7 +49,10 @@ SHARE, LEAD, FOLLOW, LOG_SUM_EXP = range(4)  # what the engine is asked to do
 AHEAD = 32768  # bytes of the next weights that a thread asks for before it waits
 FEW = 4  # up to this many tokens every thread prepares its inputs itself: cheaper than waiting
 PHASES_PER_LAYER = 10
-NO_ACTIVATION, GELU_TANH, GELU_ERF, RELU, SILU = range(5)
+(
+    NO_ACTIVATION, GELU_TANH, GELU_ERF, GELU_CLIPPED, QUICK_GELU, RELU, RELU_SQUARED, RELU6,
+    LEAKY_RELU, SILU, MISH, HARDSWISH, TANH, SIGMOID, LAPLACE,
+) = range(15)  # fmt: skip
 SPINS_BEFORE_YIELD = 4000
 SPINS_BEFORE_PARKING = 20000
 

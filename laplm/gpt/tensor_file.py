@@ -25,7 +25,7 @@ from typing import IO, Any, NoReturn, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from laplm.errors import CacheError, ModelFormatError
+from laplm.errors import CacheError, ModelFormatError, shown, shown_name
 
 Array = NDArray[np.float32]
 Entry = tuple[str, str, Sequence[int], Callable[[], NDArray[Any]]]
@@ -46,6 +46,8 @@ _NUMPY |= {"I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "<i1"}
 _NUMPY |= {"U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "<u1"}
 # The safetensors library refuses longer tables too: a broken length is then not believed.
 _MAX_TABLE = 100_000_000
+_MAX_SIZE = 1 << 63  # the format's sizes have 64 bits
+_MAX_DIMENSIONS = 64  # NumPy's own limit
 _ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
 _PADDING = "__padding__."
 _CHECKSUM = "__checksum__.xxh3_128"  # of all bytes before it; the last of a file's tensors
@@ -178,7 +180,7 @@ def read_table(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
         if not isinstance(table, dict):
             raise ValueError("not a table of tensors by name")
     except (ValueError, RecursionError) as error:
-        refuse(path, f"its table is not readable ({error}); {_AGAIN}")
+        refuse(path, f"its table is not readable ({json_problem(error)}); {_AGAIN}")
     metadata = table.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         refuse(path, f"its __metadata__ is not a table of texts; {_AGAIN}")
@@ -188,12 +190,23 @@ def read_table(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
     for name, tensor in sorted(tensors.items(), key=lambda kv: (kv[1].offset, kv[1].n_bytes)):
         if tensor.offset != end:
             what = "overlaps the one before it" if tensor.offset < end else "leaves a gap before it"
-            refuse(path, f"tensor {name} {what} (byte {tensor.offset - data:,}); {_AGAIN}")
+            where = f"tensor {shown_name(name)} {what} (byte {tensor.offset - data:,})"
+            refuse(path, f"{where}; {_AGAIN}")
         end += tensor.n_bytes
     if size != end:
         cause = "cut short" if size < end else "too long"
         refuse(path, f"{cause}: {size:,} bytes, but its table describes {end:,}; {_AGAIN}")
     return tensors, metadata
+
+
+def json_problem(error: Exception) -> str:
+    """What is wrong with a text that ``json.loads`` does not take, in a few words."""
+    if isinstance(error, RecursionError):
+        return "levels within levels without end"
+    if isinstance(error, UnicodeDecodeError):
+        return f"byte {error.start:,} is no UTF-8"
+    # Python's own words on numbers of more than 4,300 digits tell how to change Python.
+    return "a number of thousands of digits" if "digits" in str(error) else str(error)
 
 
 def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -204,22 +217,30 @@ def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _tensor(path: Path, data: int, name: str, entry: Any) -> StoredTensor:
+    tensor = f"tensor {shown_name(name)}"
     if not isinstance(entry, dict):
-        refuse(path, f"tensor {name} has no description; {_AGAIN}")
+        refuse(path, f"{tensor} has no description; {_AGAIN}")
     dtype, shape, place = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
     if not isinstance(dtype, str) or dtype not in _BITS:
-        refuse(path, f"tensor {name} has the unknown number format {dtype!r}")
-    if not _whole(shape) or not _whole(place) or len(place) != 2 or place[0] > place[1]:
-        refuse(path, f"tensor {name} has an impossible shape {shape} or place {place}; {_AGAIN}")
+        refuse(path, f"{tensor} has the unknown number format {shown(dtype)}")
+    if (
+        not _whole(shape)
+        or not _whole(place)
+        or len(place) != 2
+        or place[0] > place[1]
+        or (len(shape) > _MAX_DIMENSIONS)
+    ):
+        impossible = f"an impossible shape {shown(shape)} or place {shown(place)}"
+        refuse(path, f"{tensor} has {impossible}; {_AGAIN}")
     n_bytes = place[1] - place[0]
     if n_bytes * 8 != math.prod(shape) * _BITS[dtype]:
-        refuse(path, f"tensor {name}: {shape} in {dtype} is not {n_bytes:,} bytes; {_AGAIN}")
+        refuse(path, f"{tensor}: {shown(shape)} in {dtype} is not {n_bytes:,} bytes; {_AGAIN}")
     return StoredTensor(path, dtype, tuple(shape), data + place[0], n_bytes)
 
 
 def _whole(values: Any) -> TypeGuard[list[int]]:
     # type() rather than isinstance(): JSON's true and false are no sizes.
-    return isinstance(values, list) and all(type(v) is int and v >= 0 for v in values)
+    return isinstance(values, list) and all(type(v) is int and 0 <= v < _MAX_SIZE for v in values)
 
 
 def map_safetensors(
@@ -248,7 +269,8 @@ def map_safetensors(
         if name.startswith(_PADDING) or name == _CHECKSUM:
             continue
         if tensor.dtype not in _NUMPY:
-            refuse(path, f"tensor {name} is stored as {tensor.dtype}, which NumPy cannot map")
+            stored = f"tensor {shown_name(name)} is stored as {tensor.dtype}"
+            refuse(path, f"{stored}, which NumPy cannot map")
         raw = whole[tensor.offset : tensor.offset + tensor.n_bytes]
         arrays[name] = raw.view(_NUMPY[tensor.dtype]).reshape(tensor.shape)
     return arrays, metadata

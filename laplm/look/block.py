@@ -33,7 +33,10 @@ STEPS = {
     "resid_post": "X + ΔX goes out",
 }
 ACTIVATIONS = {
-    "gelu_new": "GELU", "gelu_pytorch_tanh": "GELU", "gelu": "GELU", "relu": "ReLU", "silu": "SiLU",
+    "gelu_new": "GELU", "gelu_pytorch_tanh": "GELU", "gelu": "GELU", "gelu_10": "GELU, at most 10",
+    "quick_gelu": "quick GELU", "relu": "ReLU", "relu2": "ReLU²", "relu6": "ReLU6",
+    "leaky_relu": "leaky ReLU", "silu": "SiLU", "mish": "Mish", "hardswish": "hard swish",
+    "tanh": "tanh", "sigmoid": "sigmoid", "laplace": "Laplace", "linear": "no activation",
 }  # fmt: skip
 
 

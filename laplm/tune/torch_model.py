@@ -63,6 +63,24 @@ class Attention(nn.Module):
         return out
 
 
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": functional.gelu,
+    "gelu_10": lambda x: functional.gelu(x).clamp(-10, 10),
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+    "relu": functional.relu,
+    "relu2": lambda x: functional.relu(x).square(),
+    "relu6": functional.relu6,
+    "leaky_relu": functional.leaky_relu,
+    "silu": functional.silu,
+    "mish": functional.mish,
+    "hardswish": functional.hardswish,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "laplace": lambda x: 0.5 * (1 + torch.erf((x - 0.707107) / (0.282095 * math.sqrt(2)))),
+    "linear": lambda x: x.clone(),
+}
+
+
 class MLP(nn.Module):
     """The feed-forward layer."""
 
@@ -98,8 +116,7 @@ class MLP(nn.Module):
     def _activate(self, hidden: Tensor) -> Tensor:
         if self.activation_function in ("gelu_new", "gelu_pytorch_tanh"):
             return gelu(hidden)
-        out: Tensor = getattr(functional, self.activation_function)(hidden)
-        return out
+        return _ACTIVATIONS[self.activation_function](hidden)
 
 
 class Block(nn.Module):

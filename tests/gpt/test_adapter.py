@@ -169,6 +169,46 @@ def test_embedding_that_was_trained_outside_of_the_adapter_and_saved_with_it(
     assert lm.config.tie_word_embeddings == (target == "c_attn")
 
 
+ENLARGED: dict[str, dict[str, Any]] = {
+    "saved with the adapter": {"target_modules": ["c_attn"]},
+    "trained whole": {"target_modules": ["c_attn"], "modules_to_save": ["wte", "lm_head"]},
+    "adapted": {"target_modules": ["wte", "c_attn"]},
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("kind", ENLARGED)
+def test_adapter_with_more_tokens_than_its_base(
+    kind: str, tied: bool, tiny_model_dir: Path, untied_dir: Path, tmp_path: Path
+) -> None:
+    base = tiny_model_dir if tied else untied_dir
+    theirs = GPT2LMHeadModel.from_pretrained(base, dtype=torch.float32)
+    n_vocab = theirs.config.vocab_size + 5
+    theirs.resize_token_embeddings(n_vocab)
+    settings = {"r": 4, "lora_alpha": 12} | ENLARGED[kind]
+    model = get_peft_model(theirs, LoraConfig(task_type="CAUSAL_LM", **settings))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter) * 0.05)
+    model.eval().save_pretrained(tmp_path, save_embedding_layers=True)
+    lm = LanguageModel(tmp_path, "fp32")
+    assert lm.config.vocab_size == n_vocab
+    np.testing.assert_allclose(our_logits(lm), logits_of(model), rtol=0, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_new_tokens_in_one_of_two_matrices_are_refused(untied_dir: Path, tmp_path: Path) -> None:
+    theirs = GPT2LMHeadModel.from_pretrained(untied_dir, dtype=torch.float32)
+    theirs.resize_token_embeddings(theirs.config.vocab_size + 5)
+    config = LoraConfig(task_type="CAUSAL_LM", target_modules=["c_attn"], modules_to_save=["wte"])
+    get_peft_model(theirs, config).save_pretrained(tmp_path, save_embedding_layers=False)
+    message = refused(tmp_path)
+    assert "enlarged to 407 tokens, but lm_head.weight is in the base model alone" in message
+    assert "which has 402; save both" in message
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_adapter(dtype: torch.dtype, adapter: Path, tiny_model_dir: Path) -> None:
     rewrite(adapter, lambda state: {name: tensor.to(dtype) for name, tensor in state.items()})
@@ -387,6 +427,8 @@ def refused(adapter: Path) -> str:
         ({"use_rslora": 1}, "use_rslora is 1"),
         ({"rank_pattern": {"c_attn": 0}}, "rank_pattern is {'c_attn': 0}"),
         ({"rank_pattern": {"c_(": 4}}, "rank_pattern is {'c_(': 4}"),
+        ({"rank_pattern": {"c" * 1001: 4}}, "rank_pattern is {'ccc"),
+        ({"peft_type": "\x1b[2J"}, r"a '\x1b[2J' adapter"),
         ({"alpha_pattern": ["c_attn"]}, "alpha_pattern is ['c_attn']"),
         ({"modules_to_save": [3]}, "modules_to_save is [3]"),
         ({"bias": "some"}, "bias is 'some'"),
@@ -397,6 +439,32 @@ def test_configs_that_cannot_be_used(changes: dict[str, Any], words: str, adapte
     configure(adapter, **changes)
     message = refused(adapter)
     assert words in message and "adapter_config.json: " in message
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("setting", ["rank_pattern", "alpha_pattern"])
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"(([a-z_.0-9])+)+!", r"(a|a)*b", r"(.*)*!", r"(.*.*.*.*.*.*.*.*.*.*.*.*)*[^t]n",
+        r"(.+)+\1!",
+        r"(?=(\w+\.?)+!)x", r"(?:(?:[a-z]+[._0-9]*)+)+[xyz]", r"(x+x+)+y",
+        r"((\w|\w\w|\w\w\w)*\.?)*q",
+        r"(?:(\w*)(\w*)(\w*)(\w*)(\w*)(\w*)(\w*)(\w*)(\w*)[.]?)+[qn]q",
+    ],
+)  # fmt: skip
+def test_pattern_that_never_ends_is_refused_or_fits_nothing(
+    pattern: str, setting: str, adapter: Path
+) -> None:
+    """Python's own ``re`` takes minutes to years for each of these."""
+    want = our_logits(LanguageModel(adapter, "fp32"))
+    configure(adapter, **{setting: {pattern: 4}})
+    start = time.perf_counter()
+    try:
+        assert np.array_equal(our_logits(LanguageModel(adapter, "fp32")), want)
+    except ModelFormatError as error:
+        assert "takes too long to find out" in str(error) and "\n" not in str(error)
+    assert time.perf_counter() - start < 30
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "[" * 100_000])
@@ -446,8 +514,14 @@ B = "base_model.model.transformer.h.1.attn.c_attn.lora_B.weight"
          "holds an adapter of h.0.ln_1.weight"),
         (lambda s: s | {"base_model.model.score.weight": torch.zeros(2, 64)},
          "holds score.weight, which the base model does not have"),
-        (lambda s: s | {"base_model.model.transformer.wte.weight": torch.zeros(999, 64)},
-         "wte.weight is [999, 64], but ["),
+        (lambda s: s | {"base_model.model.transformer.wte.weight": torch.zeros(9, 64)},
+         "wte.weight is [9, 64], but ["),
+        (lambda s: s | {"base_model.model.transformer.wte.weight": torch.zeros(999, 63)},
+         "wte.weight is [999, 63], but ["),
+        (lambda s: s | {"base_model.model.transformer.wte.weight": torch.zeros(())},
+         "wte.weight is [], but ["),
+        (lambda s: s | {A: torch.zeros(())}, "is [], not [4, 64]"),
+        (lambda s: s | {"\x1b[2J": torch.zeros(1)}, r"holds '\x1b[2J', which the base model"),
         (lambda s: s | {A.removeprefix("base_model.model."): s[A]}, "twice"),
         (lambda s: s | {n.replace("transformer.", ""): t for n, t in s.items()}, "module twice"),
         (lambda s: s | {A.replace("lora_A.weight", "lora_magnitude_vector"): torch.ones(192)},

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -16,14 +18,23 @@ import pytest
 import torch
 from conftest import make_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, GPT2LMHeadModel
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+from transformers.activations import ACT2FN
 
+import laplm
 from laplm.errors import CacheError, InputError, ModelFormatError
 from laplm.gpt import tensor_file
-from laplm.gpt.checkpoint import Checkpoint, check_finite, open_checkpoint, save_checkpoint
+from laplm.gpt.checkpoint import (
+    Checkpoint,
+    check_finite,
+    open_checkpoint,
+    read_config,
+    save_checkpoint,
+)
 from laplm.gpt.config import NAMED_SIZES, GPTConfig, tensor_shapes
 from laplm.gpt.reference import DenseWeights, forward
 
+VOCAB = 402  # of the tiny model
 IDS = [5, 17, 300, 2, 2, 40]
 State = dict[str, torch.Tensor]
 
@@ -130,6 +141,22 @@ def test_dtype_is_that_of_most_numbers(directory: Path) -> None:
     checkpoint = assert_same_model(directory)
     assert checkpoint.dtype == "bf16"
     assert checkpoint.mapped("ln_f.weight") and not checkpoint.mapped("wte.weight")
+
+
+def test_every_activation_of_transformers_is_computed_or_refused(directory: Path) -> None:
+    rewrite(directory, lambda state: {n: t * 3 if "c_fc" in n else t for n, t in state.items()})
+    refusals = []
+    for name in ACT2FN:
+        configure(directory, activation_function=name)
+        try:
+            checkpoint = open_checkpoint(directory)
+        except ModelFormatError as error:
+            refusals.append(name)
+            assert f"'{name}' is not one of gelu, gelu_10, " in str(error)
+        else:
+            ours, theirs = our_logits(checkpoint), their_logits(directory)
+            np.testing.assert_allclose(ours, theirs, atol=1e-5, err_msg=name)
+    assert refusals == ["sqrtsoftplus", "prelu", "xielu"]  # the last two have weights of their own
 
 
 def test_shards(directory: Path) -> None:
@@ -278,6 +305,29 @@ def test_matrices_that_differ_in_the_last_number_are_two(directory: Path) -> Non
     assert not assert_same_model(directory).config.tie_word_embeddings
 
 
+@pytest.mark.parametrize("where", ["first", "last of the first 2^20", "last"])
+def test_large_matrices_that_differ_in_one_number_are_two(where: str, tmp_path: Path) -> None:
+    """They are compared in pieces of about a million numbers."""
+    rng = np.random.default_rng(0)
+    config = GPTConfig(vocab_size=9000, n_embd=128, n_head=2, n_layer=1, n_ctx=8)
+    tensors = {
+        name: rng.standard_normal(shape, np.float32) / 10
+        for name, shape in tensor_shapes(config).items()
+    }
+    head = tensors["wte.weight"].copy()
+    assert head.size > 1 << 20
+    at = {"first": 0, "last of the first 2^20": (1 << 20) - 1, "last": head.size - 1}[where]
+    head.reshape(-1)[at] += 1
+    untied = dataclasses.replace(config, tie_word_embeddings=False)
+    save_checkpoint(tmp_path / "two", untied, tensors | {"lm_head.weight": head})
+    configure(tmp_path / "two", tie_word_embeddings=True)
+    assert not open_checkpoint(tmp_path / "two").config.tie_word_embeddings
+    assert assert_same_model(tmp_path / "two").names[-1] == "lm_head.weight"
+    save_checkpoint(tmp_path / "two", untied, tensors | {"lm_head.weight": tensors["wte.weight"]})
+    configure(tmp_path / "two", tie_word_embeddings=True)
+    assert open_checkpoint(tmp_path / "two").config.tie_word_embeddings
+
+
 def test_zeros_of_either_sign_are_equal(directory: Path) -> None:
     def change(state: State) -> State:
         state["transformer.wte.weight"][3, 3] = 0.0
@@ -341,10 +391,54 @@ def test_extra_tensors_are_counted_and_the_first_named(directory: Path) -> None:
     )
 
 
-def test_head_of_another_task_is_named(directory: Path) -> None:
-    rewrite(directory, lambda state: state | {"score.weight": torch.zeros(2, 64)})
-    assert "no GPT-2 of these sizes has: 1 (" in refused(directory)
-    assert "(score.weight); check n_layer in config.json, or save the model" in refused(directory)
+@pytest.mark.parametrize(
+    "name", ["h.0.crossattention.c_attn.weight", "transformer.h.1.attn.q_norm.weight", "h.9.x"]
+)
+def test_part_of_a_block_that_gpt2_does_not_have_is_refused(directory: Path, name: str) -> None:
+    rewrite(directory, lambda state: state | {name: torch.zeros(64)})
+    assert f"({name.removeprefix('transformer.')}); check n_layer" in refused(directory)
+
+
+HEADS = {
+    "value": ["v_head.summary.weight", "v_head.summary.bias"],
+    "classifier": ["score.weight"],
+    "tokens": ["classifier.weight", "classifier.bias"],
+    "choices": ["multiple_choice_head.summary.weight", "multiple_choice_head.summary.bias"],
+    "questions": ["qa_outputs.weight", "qa_outputs.bias"],
+    "many": ["a", "b.weight", "c.weight", "d.weight"],
+    "biased": ["lm_head.bias"],
+    "hostile": ["\x1b]0;PWNED\x07\x1b[2J", "x" * 3000],
+}
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_heads_beside_a_whole_model_are_left_out_and_named_once(
+    head: str, directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    more = {name: torch.randn(2, 64) for name in HEADS[head]}
+    rewrite(directory, lambda state: state | more)
+    assert_same_model(directory)
+    open_checkpoint(directory)
+    (line,) = (record.getMessage() for record in caplog.records if record.name == "laplm")
+    assert str(directory) in line and line.isprintable() and len(line) < 400
+    assert head == "hostile" or HEADS[head][0] in line
+
+
+def test_whole_model_says_nothing(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rewrite(directory, with_masks)
+    open_checkpoint(directory)
+    assert caplog.messages == []
+
+
+def test_config_with_the_names_that_all_models_share(directory: Path) -> None:
+    names = {"n_embd": "hidden_size", "n_layer": "num_hidden_layers",
+             "n_head": "num_attention_heads", "n_positions": "max_position_embeddings"}  # fmt: skip
+    file = directory / "config.json"
+    values = json.loads(file.read_text())
+    values = {names.get(key, key): value for key, value in values.items() if key != "n_ctx"}
+    assert values.keys() >= set(names.values())
+    file.write_text(json.dumps(values))
+    assert_same_model(directory)
 
 
 def test_wrong_shapes_are_named_with_both_shapes(directory: Path) -> None:
@@ -367,6 +461,29 @@ def test_transposed_weights_are_refused(directory: Path) -> None:
 def test_other_number_formats_are_named(directory: Path, dtype: torch.dtype, code: str) -> None:
     rewrite(directory, lambda state: {n: t.to(dtype) for n, t in state.items()})
     assert f"is stored as {code}; laplm reads fp32, fp16 and bf16" in refused(directory)
+
+
+@pytest.mark.parametrize("name", ["transformer.wte.weight", "lm_head.weight"])
+@pytest.mark.parametrize(
+    ("tensor", "words"),
+    [
+        (torch.zeros((), dtype=torch.int64), "another shape than config.json asks for"),
+        (torch.zeros(()), "another shape than config.json asks for"),
+        (torch.zeros(VOCAB), "another shape than config.json asks for"),
+        (torch.zeros(0, 64), "another shape than config.json asks for"),
+        (torch.zeros(VOCAB, 64, 1), "another shape than config.json asks for"),
+        (torch.zeros(VOCAB, 64, dtype=torch.int8), "stored as I8"),
+        (torch.zeros(VOCAB, 64, dtype=torch.bool), "stored as BOOL"),
+        (torch.zeros(VOCAB, 64, dtype=torch.complex64), "stored as C64"),
+        (torch.zeros(VOCAB, 64, dtype=torch.float8_e5m2), "stored as F8_E5M2"),
+    ],
+)
+def test_embeddings_of_odd_shapes_and_formats_are_named(
+    directory: Path, name: str, tensor: torch.Tensor, words: str
+) -> None:
+    rewrite(directory, lambda state: with_head(state) | {name: tensor})
+    message = refused(directory)
+    assert words in message and name.removeprefix("transformer.") in message
 
 
 def test_same_tensor_with_and_without_prefix_is_refused(directory: Path) -> None:
@@ -412,7 +529,7 @@ def put_index(directory: Path, weight_map: object) -> None:
     "shard",
     [
         "../outside.safetensors", "/etc/passwd", "a/b.safetensors", "..", ".", "", "C:x",
-        "a\\b.safetensors", "a\0b", None, 7, ["x"],
+        "a\\b.safetensors", "a\0b", None, 7, ["x"], "x" * 300, "ü" * 130, "\ud800" * 100,
     ],
 )  # fmt: skip
 def test_index_cannot_lead_out_of_the_directory(directory: Path, shard: object) -> None:
@@ -476,6 +593,39 @@ def test_pickle_of_something_else_is_refused(directory: Path, content: object) -
     (directory / "model.safetensors").unlink()
     torch.save(content, directory / "pytorch_model.bin")
     assert "not a table of tensors by name" in refused(directory)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda t: t.to_sparse(), "stored as sparse_coo, on cpu"),
+        (lambda t: t.to_sparse_csr(), "stored as sparse_csr, on cpu"),
+        (lambda t: t.to("meta"), "stored as strided, on meta"),
+        (lambda t: t.to(torch.complex64), "stored as complex64"),
+        (lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8), "stored as qint8"),
+        (lambda t: t[0, 0], "another shape than config.json asks for"),
+    ],
+)
+@pytest.mark.parametrize("name", ["transformer.wte.weight", "lm_head.weight"])
+@pytest.mark.filterwarnings("ignore")
+def test_pickles_of_what_is_no_plain_matrix_are_named(
+    directory: Path, name: str, make: Callable[[torch.Tensor], torch.Tensor], words: str
+) -> None:
+    state = with_head(state_of(directory))
+    (directory / "model.safetensors").unlink()
+    torch.save(state | {name: make(state[name])}, directory / "pytorch_model.bin")
+    message = refused(directory)
+    assert words in message and name.removeprefix("transformer.") in message
+
+
+def test_pickled_views_are_read(directory: Path) -> None:
+    state = state_of(directory)
+    (directory / "model.safetensors").unlink()
+    name = "transformer.h.0.mlp.c_fc.weight"
+    state[name] = state[name].T.contiguous().T
+    state["transformer.ln_f.bias"] = torch.nn.Parameter(state["transformer.ln_f.bias"])
+    torch.save(state, directory / "pytorch_model.bin")
+    assert_same_model(directory)
 
 
 def test_pickle_without_torch_says_how_to_convert(
@@ -544,6 +694,80 @@ def test_opening_needs_no_torch(directory: Path) -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+# --- files that may not be read ---------------------------------------------------------------
+
+LOOK = """
+import os, sys
+from laplm import hub
+from laplm.errors import LaplmError
+from laplm.run.language_model import LanguageModel
+LanguageModel(sys.argv[1])
+hub.installed()  # all is imported: Python itself may be closed to others
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+for path in sys.argv[2:]:
+    try:
+        LanguageModel(path)
+        print("opened")
+    except LaplmError as error:
+        print(error)
+print([model.problem for model in hub.installed()])
+"""
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "setuid") or os.getuid() != 0, reason="only root can be another"
+)
+def test_what_another_user_may_not_read_is_one_plain_line(directory: Path, tmp_path: Path) -> None:
+    parts = {}
+    for file in directory.iterdir():
+        file.chmod(0o644)
+    for part in ("config.json", "model.safetensors", "tokenizer.json"):
+        parts[part] = Path(shutil.copytree(directory, tmp_path / f"no-{part}"))
+        (parts[part] / part).chmod(0)
+    for mode in (0o0, 0o4, 0o1):  # nothing, listing alone, entering alone
+        parts[str(mode)] = Path(shutil.copytree(directory, tmp_path / f"mode{mode}"))
+    folder = tmp_path / "hub" / "models--gpt2"
+    shutil.copytree(directory, folder / "snapshots" / "b")
+    above = Path(shutil.copytree(directory, tmp_path / "above" / "model"))
+    parts["above"] = above
+    for path in (tmp_path, *tmp_path.parents[:-1]):
+        if path.stat().st_uid == 0 and path != Path("/tmp"):
+            path.chmod(path.stat().st_mode | 0o5)
+    for mode in (0o0, 0o4, 0o1):
+        parts[str(mode)].chmod(mode)
+    above.parent.chmod(0)
+    (folder / "snapshots").chmod(0)
+    environment = os.environ | {"HF_HUB_CACHE": str(tmp_path / "hub")}
+    out = subprocess.run(
+        [sys.executable, "-c", LOOK, str(directory), *map(str, parts.values())],
+        env=environment, cwd=Path(laplm.__file__).parents[1], capture_output=True, text=True,
+    )  # fmt: skip
+    assert out.returncode == 0, out.stderr
+    *lines, listed = out.stdout.splitlines()
+    told = dict(zip(parts, lines, strict=True))
+    assert told.pop("1") == "opened"
+    for name, line in told.items():
+        assert "Permission denied" in line and str(parts[name].parent) in line, (name, line)
+    assert listed == "[None, 'its download did not finish']"
+
+
+def test_permission_denied_is_one_plain_line(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For those who are not root; ``is_file`` raises it where a directory may not be entered."""
+
+    def denied(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_file", denied)
+    words = "cannot be read (Permission denied); check who may read"
+    assert f"{directory}/config.json: {words}" in refused(directory)
+    with pytest.raises(ModelFormatError, match=re.escape(words)):
+        read_config(directory)
+
+
 # --- saving -----------------------------------------------------------------------------------
 
 
@@ -581,6 +805,8 @@ def test_saved_model_is_what_transformers_loads(
 def test_saved_model_with_an_output_matrix_of_its_own(tmp_path: Path) -> None:
     config, tensors = opened(make_model(tmp_path / "untied", tie_word_embeddings=False))
     save_checkpoint(tmp_path / "saved", config, tensors)
+    # transformers would find the matrix without being told; its other readers would not.
+    assert GPT2Config.from_pretrained(tmp_path / "saved").tie_word_embeddings is False
     assert_same_model(tmp_path / "saved")
     assert np.allclose(their_logits(tmp_path / "untied"), their_logits(tmp_path / "saved"))
 

@@ -52,6 +52,29 @@ def test_impossible_settings_are_named(values: dict[str, object], words: str) ->
         GPTConfig.from_dict(values)
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3,
+         "max_position_embeddings": 8},
+        {"n_embd": 24, "hidden_size": 12, "n_layer": 1, "num_hidden_layers": 2, "n_head": 3},
+        {"num_attention_heads": 6, "n_head": 3, "n_embd": 12, "max_position_embeddings": 7,
+         "n_positions": 9, "n_ctx": 10, "intermediate_size": 5, "num_heads": 2},
+    ],
+)  # fmt: skip
+def test_names_that_all_models_share_are_taken_as_transformers_takes_them(
+    values: dict[str, int],
+) -> None:
+    theirs, ours = GPT2Config.from_dict(dict(values)), GPTConfig.from_dict(values)
+    assert (ours.n_embd, ours.n_layer, ours.n_head) == (
+        theirs.n_embd,
+        theirs.n_layer,
+        theirs.n_head,
+    )
+    assert ours.n_ctx == theirs.n_positions
+    assert ours.n_inner == (theirs.n_inner or 4 * theirs.n_embd)
+
+
 def test_end_token_that_the_vocabulary_does_not_have_is_none() -> None:
     assert GPTConfig.from_dict({"vocab_size": 65}).eos_token_id is None
     assert GPTConfig.from_dict({"eos_token_id": [3, 4]}).eos_token_id == 3

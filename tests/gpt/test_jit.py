@@ -11,14 +11,17 @@ from pathlib import Path
 import pytest
 
 from laplm import home
-from laplm.gpt import isa, jit
+from laplm.gpt import isa, jit, lower
 
 
 def load(told: list[tuple[str, int, int]] | None = None) -> jit.Engine:
     """A function of next to nothing: the real ones take some ten seconds to compile."""
 
-    def build() -> Callable[..., int]:
-        return lambda what, a, b, c: what + 10 * a + 100 * b + 1000 * c
+    def build() -> lower.Kernel:
+        def digits(what: int, a: int, b: int, c: int) -> int:
+            return what + 10 * a + 100 * b + 1000 * c
+
+        return lower.kernel(digits)
 
     progress = None if told is None else lambda *step: told.append(step)
     return jit.load(isa.choose(), "tests", build, progress)
@@ -67,22 +70,22 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 def test_what_is_no_code_of_ours_is_compiled_again(
     damage: str, kept: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    good = kept.read_bytes()
     DAMAGE[damage](kept)
     told: list[tuple[str, int, int]] = []
     assert load(told)(1, 2, 3, 4) == 4321
     assert told == [("kernels", 0, 1), ("kernels", 1, 1)]
-    assert kept.read_bytes() == good
     assert str(kept) in caplog.messages[0] and caplog.messages[0].endswith("compiling them again")
+    jit._loaded.clear()
+    load(told)
+    assert len(told) == 2  # what is there now is loaded
 
 
 def test_kernels_of_another_key_are_not_run(kept: Path, caplog: pytest.LogCaptureFixture) -> None:
     """For another CPU, say: only the name of the file says what it was compiled for."""
-    good = kept.read_bytes()
-    code = good[32:]
+    code = kept.read_bytes()[32:]
     kept.write_bytes(jit._digest("another", code) + code)
     assert load()(1, 2, 3, 4) == 4321
-    assert kept.read_bytes() == good and "compiling them again" in caplog.text
+    assert "compiling them again" in caplog.text
 
 
 def test_good_kernels_are_loaded_and_nothing_is_said(

@@ -94,6 +94,26 @@ def test_forks_share_memory_until_they_write() -> None:
     assert a._pages[1] is b._pages[1]
 
 
+@pytest.mark.parametrize("kv", ["fp32", "fp16"])
+@pytest.mark.parametrize("writer", [0, 1, 2])
+def test_whoever_of_a_family_writes_first_changes_nobody_else(kv: str, writer: int) -> None:
+    """The parent too: nobody reads in between, which would take a copy of the page."""
+    parent = KVCache(CONFIG, kv)
+    numbers = np.arange(1, PAGE + 4)
+    add(parent, numbers)
+    family = [parent, *parent.fork(2)]
+    add(family[writer], np.array([99, 98]))
+    for member in family:
+        ids = [*numbers.tolist(), *([99, 98] if member is family[writer] else [])]
+        assert member.ids == ids
+        if member is not family[writer]:
+            add(member, np.array([7, 7]))  # over what the writer wrote, if the page were its too
+            ids += [7, 7]
+        k, v = held(member, 1)
+        np.testing.assert_allclose(k[:, 0, 0], np.array(ids) + 1)
+        np.testing.assert_allclose(v[:, 0, 0], -(np.array(ids) + 1), rtol=1e-6)
+
+
 def test_half_precision_clamps_instead_of_becoming_infinite() -> None:
     cache = KVCache(CONFIG, "fp16")
     big = np.full((1, CONFIG.n_head, CONFIG.head_dim), 1e9, np.float32)

@@ -23,7 +23,8 @@ from safetensors.numpy import save_file
 
 from laplm.errors import CacheError
 from laplm.gpt import quantize
-from laplm.gpt.checkpoint import open_checkpoint
+from laplm.gpt.checkpoint import open_checkpoint, save_checkpoint
+from laplm.gpt.config import GPTConfig, tensor_shapes
 from laplm.gpt.quantize import pack, prepared, quantise_groups, unpack
 from laplm.gpt.tensor_file import map_safetensors
 
@@ -119,7 +120,8 @@ def test_two_processes_at_once_both_get_whole_weights(
     code = f"""
 import sys, time, zlib
 from pathlib import Path
-from laplm.gpt.checkpoint import open_checkpoint
+from laplm.gpt.checkpoint import open_checkpoint, save_checkpoint
+from laplm.gpt.config import GPTConfig, tensor_shapes
 from laplm.gpt.quantize import prepared
 checkpoint = open_checkpoint(Path({str(tiny_model_dir)!r}))
 print("ready", flush=True)
@@ -137,6 +139,30 @@ print({{name: zlib.crc32(array) for name, array in prepared(checkpoint, "int8").
 
 def _prepare(directory: Path) -> dict[str, np.ndarray[Any, Any]]:
     return prepared(open_checkpoint(directory), "int8")
+
+
+@pytest.mark.parametrize("precision", quantize.PRECISIONS)
+def test_every_row_of_a_large_matrix_has_its_own_scale(
+    precision: quantize.Precision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Matrices are packed a thousand rows at a time."""
+    monkeypatch.setenv("LAPLM_HOME", str(tmp_path / "home"))
+    config = GPTConfig(vocab_size=2100, n_ctx=4, n_embd=32, n_layer=1, n_head=1, n_inner=1100)
+    rng = np.random.default_rng(0)
+    tensors = {}
+    for name, shape in tensor_shapes(config).items():
+        values = rng.standard_normal(shape, np.float32)
+        largest = rng.uniform(0.01, 100, (shape[0], *[1] * (len(shape) - 1)))
+        tensors[name] = (values * largest).astype(np.float32)
+    save_checkpoint(tmp_path / "model", config, tensors)
+    arrays = prepared(open_checkpoint(tmp_path / "model"), precision)
+    for name, rows, how in (
+        ("head", tensors["wte.weight"], quantize.head_precision(precision)),
+        ("h.0.mlp.c_fc", tensors["h.0.mlp.c_fc.weight"].T, precision),
+    ):
+        want = unpack(*pack(rows, how), how, *rows.shape)
+        got = unpack(arrays[f"{name}.packed"], arrays[f"{name}.scales"], how, *rows.shape)
+        np.testing.assert_array_equal(got, want)
 
 
 # --- what lies where the prepared weights should ------------------------------------------------

@@ -10,7 +10,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from tuning_examples import tiny_config, tiny_model
 
 from laplm.errors import ContextLengthError, ModelFormatError
-from laplm.gpt.config import GPTConfig, tensor_shapes
+from laplm.gpt.config import ACTIVATIONS, GPTConfig, tensor_shapes
 from laplm.tune.torch_model import TorchGPT
 
 
@@ -18,9 +18,9 @@ from laplm.tune.torch_model import TorchGPT
     "changes",
     [
         {},
-        {"activation_function": "gelu"},
-        {"activation_function": "relu", "n_inner": 48},
-        {"activation_function": "silu", "layer_norm_epsilon": 1e-3},
+        {"n_inner": 48},
+        {"layer_norm_epsilon": 1e-3},
+        *({"activation_function": name} for name in sorted({*ACTIVATIONS} - {"gelu_new"})),
         {"scale_attn_by_inverse_layer_idx": True},
         {"scale_attn_weights": False},
         {"tie_word_embeddings": False},
