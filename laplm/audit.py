@@ -318,8 +318,11 @@ def _leave_network() -> str | None:
 
 def _unshare() -> int:
     """Leave the network and bring up loopback; 0, or the error number."""
-    import ctypes
     import errno
+
+    if sys.platform != "linux":
+        return errno.ENOSYS
+    import ctypes
     import fcntl
     import socket
     import struct

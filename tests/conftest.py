@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,11 +27,32 @@ def f(x): return x**2 + 3*x - 1  # don't, we'll, I'm, they've, 1234 567
 """
 
 
+NEED_TORCH = ("torch", "transformers", "peft")
+WITHOUT_TORCH = "LAPLM_TINY_MODEL" in os.environ  # on purpose: scripts/lowest
+if WITHOUT_TORCH:
+    _imports = re.compile(rf"^(?:import|from) (?:{'|'.join(NEED_TORCH)})\b", re.MULTILINE)
+    _here = Path(__file__).parent
+    collect_ignore = [
+        str(path.relative_to(_here))
+        for path in _here.rglob("test_*.py")
+        if _imports.search(path.read_text(encoding="utf-8"))
+    ]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 BROWSER_ARGUMENTS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update",
 ]  # fmt: skip
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Without torch, tests that compare with it have no oracle."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if WITHOUT_TORCH and error.name in NEED_TORCH:
+            pytest.skip(f"{error.name} is left out")
+        raise
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -88,6 +110,8 @@ def make_model(directory: Path, *, seed: int = 0, **sizes: object) -> Path:
 @pytest.fixture(scope="session")
 def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three layers, four heads, 64 wide, 128 positions, about 480 tokens. Read only."""
+    if WITHOUT_TORCH:
+        return Path(os.environ["LAPLM_TINY_MODEL"])
     return make_model(tmp_path_factory.mktemp("models") / "tiny")
 
 

@@ -16,6 +16,7 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import sys
 import time
 from collections.abc import AsyncGenerator, Mapping
@@ -35,6 +36,12 @@ from laplm.serve.parameters import Whole
 from laplm.serve.problems import BODY, ApiError, Json, answers, given
 from laplm.serve.streams import EventStream, event
 
+# A process group of its own: Ctrl-C at the terminal is the server's to hand on.
+_OF_ITS_OWN: dict[str, Any] = {"start_new_session": True}
+if sys.platform == "win32":
+    import subprocess
+
+    _OF_ITS_OWN = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
 _BUSY = ("planning", "running", "stopping")
 _FINAL = ("done", "failed", "stopped")
 _INTERRUPTED = 130  # of a run that was asked to stop, and has kept everything
@@ -452,7 +459,7 @@ class Tunings:
             with run.log.open("wb") as complaints:
                 run.process = process = await asyncio.create_subprocess_exec(
                     *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
-                    stderr=complaints, limit=_LINE, start_new_session=True,
+                    stderr=complaints, limit=_LINE, **_OF_ITS_OWN,
                 )  # fmt: skip
             run.kept["pid"] = process.pid
             self._write_entry(run)
@@ -522,8 +529,12 @@ class Tunings:
 
 
 def _terminate(run: Run) -> None:
-    if run.process is not None:
-        with contextlib.suppress(ProcessLookupError):
+    if run.process is None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        if sys.platform == "win32":  # there terminate() strikes at once, and nothing is kept
+            run.process.send_signal(signal.CTRL_BREAK_EVENT)
+        else:
             run.process.terminate()
 
 

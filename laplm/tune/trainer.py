@@ -871,7 +871,10 @@ def _deferred_interrupt() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         interrupted.set()
 
-    before = {n: signal.signal(n, ask_to_stop) for n in (signal.SIGINT, signal.SIGTERM)}
+    # SIGBREAK is how one process asks another to end on Windows, where SIGTERM strikes at once.
+    names = ("SIGINT", "SIGTERM", "SIGBREAK")
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    before = {n: signal.signal(n, ask_to_stop) for n in numbers}
     try:
         yield interrupted
     finally:
