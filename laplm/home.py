@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
+import math
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 from laplm.errors import CacheError
 
@@ -130,3 +133,26 @@ def write_whole(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise cannot_write(path, error) from error
+
+
+def json_text(value: Any, **options: Any) -> str:
+    """JSON that every program reads: NaN and infinities, which JSON has not, become null.
+
+    Args:
+        value: what ``json.dumps`` takes.
+        options: of ``json.dumps``.
+    """
+    try:
+        return json.dumps(value, allow_nan=False, **options)
+    except ValueError:
+        return json.dumps(_finite(value), allow_nan=False, **options)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

@@ -47,10 +47,10 @@ def write(text: str) -> None:
 
 
 def write_json(value: Any, indent: int | None = 2) -> None:
-    """One JSON value to standard output."""
-    import json
+    """One JSON value to standard output; numbers that JSON has not become null."""
+    from laplm.home import json_text
 
-    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    text = json_text(value, ensure_ascii=False, indent=indent)
     if is_terminal(sys.stdout):
         # What json leaves as it is may still control a terminal; both spellings are the same JSON.
         text = "".join(c if visible(c) == c else f"\\u{ord(c):04x}" for c in text)

@@ -126,7 +126,11 @@ def add_tune(verb: Callable[..., argparse.ArgumentParser]) -> None:
 
 def _tune(args: argparse.Namespace) -> int:
     with contextlib.ExitStack() as at_the_end:
-        return _tune_until(args, at_the_end)
+        try:
+            return _tune_until(args, at_the_end)
+        except InputError as error:
+            # What the command itself calls otherwise.
+            raise InputError(error.named({"n_positions": "--window"})) from error
 
 
 def _tune_until(args: argparse.Namespace, at_the_end: contextlib.ExitStack) -> int:
@@ -151,11 +155,12 @@ def _tune_until(args: argparse.Namespace, at_the_end: contextlib.ExitStack) -> i
             place = at_the_end.enter_context(tempfile.TemporaryDirectory(prefix="laplm-plan-"))
             args.out = Path(place) / "run"
         config = _config(args)
+    from laplm.bounds import TUNING
     from laplm.tune.read import read_examples
     from laplm.tune.tuning import tune
 
-    if args.threads is not None and args.threads < 1:
-        raise InputError(f"--threads is {args.threads}, but it must be at least 1")
+    if args.threads is not None:
+        TUNING["threads"].check("threads", args.threads)
     reading = read_examples(args.data, **{name: getattr(args, name) for name in _READING})
     _note_reading(reading)
     with progress_bars() as progress:
@@ -241,6 +246,7 @@ def _alone(args: argparse.Namespace) -> None:
 
 
 def _config(args: argparse.Namespace) -> TuneConfig:
+    from laplm.bounds import TUNING
     from laplm.tune.lora import LoRAConfig
     from laplm.tune.tuning import TuneConfig
 
@@ -262,9 +268,7 @@ def _config(args: argparse.Namespace) -> TuneConfig:
     if lora and settings.get("method") != "lora":
         raise InputError("--rank, --alpha, --lora-dropout and --target belong to --method lora")
     if args.heldout is not None:
-        if not math.isfinite(args.heldout):
-            raise InputError(f"--heldout is {args.heldout}, but it must be a percentage")
-        settings["heldout_share"] = args.heldout / 100
+        settings["heldout_share"] = TUNING["heldout"].check("heldout", args.heldout) / 100
     return TuneConfig(**settings, lora=LoRAConfig(**lora))
 
 
@@ -273,9 +277,9 @@ def _config(args: argparse.Namespace) -> TuneConfig:
 
 def _tell(event: str, **values: Any) -> None:
     """One line of ``--json``; what is not known, such as a loss not yet measured, is null."""
-    unknown = [k for k, v in values.items() if isinstance(v, float) and not math.isfinite(v)]
-    line = {"event": event, **values, **dict.fromkeys(unknown)}
-    write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
+    from laplm.home import json_text
+
+    write(json_text({"event": event, **values}, ensure_ascii=False, default=str) + "\n")
 
 
 def _tell_step(now: Progressed) -> None:
@@ -390,7 +394,9 @@ def _time(seconds: float) -> str:
 
 
 def _result_text(result: TuneResult) -> str:
-    before, after = math.exp(result.loss_before), math.exp(result.loss_after)
+    from laplm.tune.data import perplexity
+
+    before, after = perplexity(result.loss_before), perplexity(result.loss_after)
     peak = f", {result.peak_bytes / 1e9:.1f} GB at the peak" if result.peak_bytes else ""
     return (
         f"held-out perplexity {before:.2f} before, {after:.2f} after "

@@ -6,7 +6,6 @@ import csv
 import dataclasses
 import html
 import io
-import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from laplm.gpt.config import GPTConfig
 from laplm.gpt.model import GPT
 from laplm.gpt.quantize import Precision
 from laplm.gpt.tokenizer import Tokenizer
-from laplm.home import reason_of, write_whole
+from laplm.home import json_text, reason_of, write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -231,7 +230,7 @@ class View(ABC):
             ".html": lambda: self.to_html().encode(),
             ".csv": lambda: self.to_csv().encode(),
             ".json": lambda: (
-                json.dumps(self.to_dict(), ensure_ascii=False, indent=2) + "\n"
+                json_text(self.to_dict(), ensure_ascii=False, indent=2) + "\n"
             ).encode(),
         }
         write_out(path, make[path.suffix.lower()]())

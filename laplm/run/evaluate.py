@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from laplm.errors import InputError
+from laplm.bounds import Bounds
+from laplm.errors import InputError, ModelFormatError
 from laplm.gpt.kv_cache import KVCache
 from laplm.gpt.model import GPT
 from laplm.run.language_model import LanguageModel
@@ -232,14 +233,15 @@ def perplexity(
 
     Raises:
         InputError: window or stride is out of range, or there is nothing to score.
+        ModelFormatError: the model gives values that are not numbers.
     """
     n_ctx = lm.config.n_ctx
     window = min(1024, n_ctx) if window is None else window
-    if not 2 <= window <= n_ctx:
-        raise InputError(f"window is {window}, but it must be from 2 to {n_ctx} for this model")
+    window = int(Bounds(2, n_ctx, "this model has no more positions").check("window", window))
     stride = window // 2 if stride is None else stride
-    if not 1 <= stride <= window:
-        raise InputError(f"stride is {stride}, but it must be from 1 to the window, {window}")
+    stride = int(
+        Bounds(1, window, "tokens between windows would be left out").check("stride", stride)
+    )
 
     build = lm.tokenizer.build_inputs_with_special_tokens
     texts = [(document, build(lm.tokenizer.encode(document.text))) for document in documents]
@@ -325,6 +327,7 @@ def lambada(
 
     Raises:
         InputError: there are no passages, or one is a single word.
+        ModelFormatError: the model gives values that are not numbers.
     """
     if not passages:
         raise InputError("there are no passages to score")
@@ -388,11 +391,22 @@ def _score(
 def _losses(
     logits: Array, targets: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Of logits (T, V) and targets (T,): -log probability, and whether it is the largest."""
-    top = logits.max(axis=1)
-    chosen = logits[np.arange(len(targets)), targets]
-    sums = np.exp(logits - top[:, None]).sum(axis=1)
-    losses = np.log(sums.astype(np.float64)) + top - chosen
+    """Of logits (T, V) and targets (T,): -log probability, and whether it is the largest.
+
+    Raises:
+        ModelFormatError: a logit is NaN or infinite.
+    """
+    with np.errstate(all="ignore"):  # what comes of numbers that are none is looked at below
+        top = logits.max(axis=1)
+        chosen = logits[np.arange(len(targets)), targets]
+        sums = np.exp(logits - top[:, None]).sum(axis=1)
+        losses = np.log(sums.astype(np.float64)) + top - chosen
+    if not np.isfinite(losses).all():
+        raise ModelFormatError(
+            "the model's output holds values that are not numbers, so it cannot be measured: its "
+            "weights are damaged, or too large for this precision; try precision fp32, or another "
+            "copy of it"
+        )
     return losses, logits.argmax(axis=1) == targets
 
 

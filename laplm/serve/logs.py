@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import time
 from typing import Any
+
+from laplm.home import json_text
 
 LOGGER = logging.getLogger("laplm.serve")
 
@@ -25,7 +26,7 @@ class JsonFormatter(logging.Formatter):
         out |= getattr(record, "fields", {})
         if record.exc_info:
             out["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(out, ensure_ascii=True, default=str)
+        return json_text(out, ensure_ascii=True, default=str)
 
 
 def set_up(*, quiet: bool = False) -> None:

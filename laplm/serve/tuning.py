@@ -21,14 +21,15 @@ import sys
 import time
 from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from laplm import home
-from laplm.home import write_whole
+from laplm.bounds import TUNING
+from laplm.home import json_text, write_whole
 from laplm.machine import end_process
 from laplm.serve.logs import log, log_exception
 from laplm.serve.models import Registry
@@ -54,10 +55,15 @@ _REPORT_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'none'; "
     "base-uri 'none'; frame-ancestors 'self'; sandbox"
 )
-_Positive = Annotated[Whole, Field(ge=1, lt=2**31)]
-_Share = Annotated[float, Field(ge=0, lt=1)]
 # Settings that the command calls otherwise.
 _OPTIONS = {"positions": "window"}
+
+
+def _bounded(name: str) -> Any:
+    """A setting that may be left out, within the bounds that ``laplm tune`` has for it."""
+    bounds = TUNING[name]
+    low, high = "gt" if bounds.above else "ge", "lt" if bounds.below else "le"
+    return Field(None, **{low: bounds.least, high: bounds.most}, description=bounds.words)
 
 
 class TuneSettings(BaseModel):
@@ -66,24 +72,24 @@ class TuneSettings(BaseModel):
     model_config = ConfigDict(strict=True, allow_inf_nan=False, extra="forbid")
 
     method: Literal["full", "lora"] | None = None
-    epochs: float | None = Field(None, gt=0, le=1e6)
-    max_steps: _Positive | None = None
-    batch_size: _Positive | None = None
-    grad_accum_steps: _Positive | None = None
-    positions: _Positive | None = None
-    learning_rate: float | None = Field(None, gt=0, le=1e3)
-    dropout: _Share | None = None
-    patience: Whole | None = Field(None, ge=0, lt=2**31)
-    seed: Whole | None = Field(None, ge=0, lt=2**31)
+    epochs: float | None = _bounded("epochs")
+    max_steps: Whole | None = _bounded("max_steps")
+    batch_size: Whole | None = _bounded("batch_size")
+    grad_accum_steps: Whole | None = _bounded("grad_accum_steps")
+    positions: Whole | None = _bounded("n_positions")
+    learning_rate: float | None = _bounded("learning_rate")
+    dropout: float | None = _bounded("dropout")
+    patience: Whole | None = _bounded("patience")
+    seed: Whole | None = _bounded("seed")
     checkpointing: bool | None = None
-    heldout: float | None = Field(None, gt=0, lt=100)
+    heldout: float | None = _bounded("heldout")
     column: str | None = Field(None, min_length=1, max_length=300)
     train_on_prompt: bool | None = None
     skip_bad: bool | None = None
-    rank: _Positive | None = None
-    alpha: float | None = Field(None, gt=0, le=1e6)
-    lora_dropout: _Share | None = None
-    threads: Whole | None = Field(None, ge=1, le=256)
+    rank: Whole | None = _bounded("rank")
+    alpha: float | None = _bounded("alpha")
+    lora_dropout: float | None = _bounded("lora_dropout")
+    threads: Whole | None = _bounded("threads")
 
     def words(self) -> list[str]:
         """The same on a command line."""
@@ -516,7 +522,7 @@ class Tunings:
         run.tell("state", run.entry())
 
     def _write_entry(self, run: Run) -> None:
-        write_whole(run.directory / "entry.json", json.dumps(run.kept, indent=2).encode())
+        write_whole(run.directory / "entry.json", json_text(run.kept, indent=2).encode())
 
     def _write_data(self, run: Run, content: str) -> None:
         try:

@@ -81,6 +81,11 @@ class Corpus(Protocol):
         ...
 
 
+def perplexity(nats_per_token: float) -> float:
+    """Exp of a loss; infinite where that is more than a number can be."""
+    return math.exp(nats_per_token) if nats_per_token < 700 else math.inf
+
+
 def shuffled(n: int, seed: int, first: int, count: int) -> Ids:
     """Samples ``first`` to ``first + count`` of a run that sees all ``n`` once an epoch.
 

@@ -8,7 +8,6 @@ Shapes: r rank; A (r, inputs), B (outputs, r), as peft stores them.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,10 +16,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from laplm.bounds import TUNING
 from laplm.errors import InputError, MissingExtraError
 from laplm.gpt.adapter import BASE, CONFIG, WEIGHTS
 from laplm.gpt.checkpoint import write_safetensors
-from laplm.home import write_whole
+from laplm.home import json_text, write_whole
 from laplm.tune.int8_base import Int8Conv1D
 from laplm.tune.torch_model import Conv1D, TorchGPT
 
@@ -57,12 +57,9 @@ class LoRAConfig:
     target_modules: tuple[str, ...] = TARGETS
 
     def __post_init__(self) -> None:
-        if isinstance(self.r, bool) or not isinstance(self.r, int) or self.r < 1:
-            raise InputError(f"rank is {self.r!r}, but it must be a whole number of at least 1")
-        if not (math.isfinite(self.alpha) and self.alpha > 0):
-            raise InputError(f"alpha is {self.alpha}, but it must be above 0")
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"dropout is {self.dropout}, but it must be in [0, 1)")
+        for name, key in (("r", "rank"), ("alpha", "alpha"), ("dropout", "lora_dropout")):
+            value = TUNING[key].check(key, getattr(self, name))
+            object.__setattr__(self, name, value)
         unknown = [name for name in self.target_modules if name not in TARGETS]
         if unknown or not self.target_modules:
             raise InputError(
@@ -182,7 +179,7 @@ def save_adapter(
         "bias": "none",
         "inference_mode": True,
     }
-    write_whole(directory / CONFIG, (json.dumps(values, indent=2) + "\n").encode())
+    write_whole(directory / CONFIG, (json_text(values, indent=2) + "\n").encode())
 
 
 def adapter_card(directory: Path, base: str) -> str:

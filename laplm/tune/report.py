@@ -10,7 +10,6 @@ import dataclasses
 import html
 import itertools
 import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from laplm.gpt.quantize import LINEAR, Progress
 from laplm.gpt.tokenizer import Tokenizer
 from laplm.home import write_whole
 from laplm.tune.copying import Span, longest_copied_spans
+from laplm.tune.data import perplexity
 from laplm.tune.read import Example, Reading
 from laplm.tune.tuning import SUMMARY, TuneConfig, read_run, split
 
@@ -227,7 +227,7 @@ def _share(change: Any, matrix: Any) -> float:
 def _figures(report: Report) -> list[tuple[str, str]]:
     s = report.summary
     rows = [
-        ("perplexity", f"{math.exp(s['loss_before']):.2f}", f"{math.exp(s['loss_after']):.2f}"),
+        ("perplexity", f"{perplexity(s['loss_before']):.2f}", f"{perplexity(s['loss_after']):.2f}"),
         ("nats a token", f"{s['loss_before']:.4f}", f"{s['loss_after']:.4f}"),
         ("bits a byte", f"{s['bits_before']:.4f}", f"{s['bits_after']:.4f}"),
     ]

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laplm.errors import ContextLengthError, MissingExtraError, ModelFormatError
-from laplm.gpt.checkpoint import Checkpoint
+from laplm.gpt.checkpoint import Checkpoint, check_finite
 from laplm.gpt.config import GPTConfig, tensor_shapes
 from laplm.gpt.quantize import Progress
 from laplm.tune.attention import Texts, causal_attention
@@ -276,7 +276,7 @@ class TorchGPT(nn.Module):
             progress: told how many tensors of how many are read.
 
         Raises:
-            ModelFormatError: the file changed since it was opened.
+            ModelFormatError: the file changed since it was opened, or a weight is NaN or infinite.
         """
         with torch.device("meta"):
             model = cls(checkpoint.config)
@@ -285,7 +285,9 @@ class TorchGPT(nn.Module):
                 progress("reading the model", number, len(checkpoint.names))
             layer, _, part = name.rpartition(".")
             parent, _, child = layer.rpartition(".")
-            values = torch.tensor(checkpoint.tensor(name))
+            array = checkpoint.tensor(name)
+            check_finite(name, array)
+            values = torch.tensor(array)
             if base_precision == "int8" and isinstance(model.get_submodule(layer), Conv1D):
                 if part == "weight":
                     bias = torch.tensor(checkpoint.tensor(f"{layer}.bias"))

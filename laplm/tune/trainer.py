@@ -26,7 +26,10 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from laplm import bounds
+from laplm.bounds import check_fields, check_update
 from laplm.errors import CheckpointError, InputError, MissingExtraError
+from laplm.home import json_text
 from laplm.machine import resident_bytes
 from laplm.tune.data import IGNORE, Batch, Corpus
 
@@ -136,32 +139,17 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in (
-            "max_steps", "batch_size", "grad_accum_steps", "n_positions", "eval_interval",
-            "eval_windows", "log_interval",
-        ):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}, but it must be at least 1")
-        for name in (
-            "learning_rate", "final_learning_rate", "warmup_steps", "weight_decay",
-            "checkpoint_seconds", "patience",
-        ):  # fmt: skip
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
-                raise InputError(f"{name} is {getattr(self, name)}, but it must be 0 or more")
-        for name in ("beta1", "beta2", "short_share", "int4_share", "dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}, but it must be in [0, 1)")
-        if self.short_positions and (
-            self.short_positions < 0 or self.n_positions % self.short_positions
-        ):
+        check_fields(
+            self, bounds.TUNING.keys() & {field.name for field in dataclasses.fields(self)}
+        )
+        check_update(self.batch_size, self.grad_accum_steps, self.n_positions)
+        if self.short_positions and self.n_positions % self.short_positions:
             raise InputError(
                 f"short_positions is {self.short_positions}, but n_positions, {self.n_positions}, "
                 "must be a multiple of it"
             )
         if self.optimizer not in ("adamw", "muon"):
             raise InputError(f"optimizer is {self.optimizer!r}, but it must be adamw or muon")
-        if not self.grad_clip > 0:
-            raise InputError(f"grad_clip is {self.grad_clip}, but it must be above 0")
         if self.precision not in ("fp32", "bf16", "autocast"):
             raise InputError(
                 f"precision is {self.precision!r}, but it must be fp32, bf16 or autocast"
@@ -421,7 +409,10 @@ class Trainer:
                 total += float(self._loss(batch, learned)) * learned
                 count += learned
         self.model.train()
-        return total / count
+        loss = total / count
+        if not math.isfinite(loss):
+            raise InputError(f"the held-out loss is no number at step {self.step}{self._way_out}")
+        return loss
 
     def _update(self, rate: float | None = None) -> tuple[float, float]:
         """One step of the optimiser: its loss (nats a token) and gradient norm before clipping."""
@@ -453,16 +444,21 @@ class Trainer:
         norm = self._clip()
         if not (math.isfinite(total) and math.isfinite(norm)):
             last = first + config.grad_accum_steps - 1
-            kept = ""
-            if self._checkpoint_path.exists():
-                kept = f". The last good state is in {self._checkpoint_path}"
             raise InputError(
-                f"the loss is no longer a number at step {self.step} (batches {first} to {last}); "
-                f"start again with a lower learning rate{kept}"
+                f"the loss is no longer a number at step {self.step} (batches {first} to {last})"
+                f"{self._way_out}"
             )
         for optimizer in self._optimizers:
             optimizer.step()
         return total, norm
+
+    @property
+    def _way_out(self) -> str:
+        """What is to be done about a loss that is no number."""
+        text = "; start again with a lower learning rate"
+        if self._checkpoint_path.exists():
+            text += f". The last good state is in {self._checkpoint_path}"
+        return text
 
     def _clip(self) -> float:
         """Make gradients smaller where all together are too long; how long they were."""
@@ -786,7 +782,7 @@ class Trainer:
                 else:
                     self._board.add_scalar(name, value, self.step)
             self._board.flush()
-        line = json.dumps({"step": self.step, "seconds": round(self.seconds, 1), **values})
+        line = json_text({"step": self.step, "seconds": round(self.seconds, 1), **values})
         with self._metrics_path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 

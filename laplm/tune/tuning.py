@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from laplm import built_in
+from laplm import bounds, built_in
+from laplm.bounds import check_fields, check_update
 from laplm.errors import CheckpointError, InputError, MissingExtraError
 from laplm.gpt.adapter import BASE, is_adapter
 from laplm.gpt.chat import DEFAULT, ChatTemplate
@@ -26,7 +27,7 @@ from laplm.gpt.checkpoint import Checkpoint, save_checkpoint
 from laplm.gpt.pretrained_settings import PretrainedSettings
 from laplm.gpt.quantize import Progress
 from laplm.gpt.tokenizer import Tokenizer, end_tokens
-from laplm.home import write_whole
+from laplm.home import json_text, write_whole
 from laplm.machine import available_bytes, peak_bytes
 from laplm.tune import adamw, attention, pointwise
 from laplm.tune.curve import draw_loss_curve
@@ -130,19 +131,10 @@ class TuneConfig:
             )
         if self.precision not in (None, "fp32", "bf16"):
             raise InputError(f"precision is {self.precision!r}, but it must be fp32 or bf16")
-        if not (math.isfinite(self.epochs) and self.epochs > 0):
-            raise InputError(f"epochs is {self.epochs}, but it must be above 0")
-        if not 0 < self.heldout_share < 1:
-            raise InputError(
-                f"the held-out share is {self.heldout_share:g}, but it must lie between 0 and 1"
-            )
-        rate = self.learning_rate
-        if rate is not None and not (math.isfinite(rate) and rate > 0):
-            raise InputError(f"learning rate is {rate}, but it must be a number above 0")
-        for name in ("batch_size", "grad_accum_steps", "evaluations", "max_steps", "n_positions"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"{name} is {value}, but it must be at least 1")
+        check_fields(
+            self, bounds.TUNING.keys() & {field.name for field in dataclasses.fields(self)}
+        )
+        check_update(self.batch_size, self.grad_accum_steps, self.n_positions or 1)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TuneConfig:
@@ -292,7 +284,7 @@ def tune(
         )
     directory = Path(out)
     if threads is not None:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(int(bounds.TUNING["threads"].check("threads", threads)))
     reading = data if isinstance(data, Reading) else read_examples(Path(data))
     reading = reading.in_template(model.chat_template)
     with contextlib.ExitStack() as held, join_processes(device, shard=shard) as processes:
@@ -379,7 +371,7 @@ def _tune_together(
         "request": request,
     }
     if processes.leads:
-        write_whole(directory / RUN, (json.dumps(record, indent=2) + "\n").encode())
+        write_whole(directory / RUN, (json_text(record, indent=2) + "\n").encode())
     try:
         result = trainer.run()
     except CheckpointError as error:
@@ -399,7 +391,7 @@ def _tune_together(
     if processes.leads:
         _save(directory, weights, model, config, reading)
         summary = _json(dataclasses.asdict(done)) | {"directory": str(directory)}
-        write_whole(directory / SUMMARY, (json.dumps(summary, indent=2) + "\n").encode())
+        write_whole(directory / SUMMARY, (json_text(summary, indent=2) + "\n").encode())
         with contextlib.suppress(MissingExtraError):  # a picture is not worth a failed run
             draw_loss_curve(
                 directory / RUN_FILES / "metrics.jsonl",
@@ -697,7 +689,7 @@ def _save(
         return
     values = settings.tokenizer_config_json(model.checkpoint.config, tokenizer)
     write_whole(directory / "tokenizer.json", tokenizer.encode())
-    write_whole(directory / "tokenizer_config.json", (json.dumps(values, indent=2) + "\n").encode())
+    write_whole(directory / "tokenizer_config.json", (json_text(values, indent=2) + "\n").encode())
     base = _base_for_others(directory, model)
     save_adapter(directory, weights, config.lora, base)
     write_whole(directory / "README.md", adapter_card(directory, base).encode())
@@ -719,4 +711,4 @@ def _base_for_others(directory: Path, model: Model) -> str:
 
 def _json(values: dict[str, Any]) -> dict[str, Any]:
     """The same in what JSON gives back."""
-    return dict(json.loads(json.dumps(values, default=str)))
+    return dict(json.loads(json_text(values, default=str)))

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 from conftest import TEXT
 from transformers import AutoTokenizer, GPT2LMHeadModel
 
-from laplm.errors import InputError
+from laplm.errors import InputError, ModelFormatError
 from laplm.run.evaluate import (
     Document,
     lambada,
@@ -60,7 +62,7 @@ def transformers_loss(oracle, ids: list[int], window: int, stride: int) -> tuple
 )
 def test_perplexity_is_that_of_the_same_loop_in_transformers(lm, oracle, window, stride) -> None:
     if window is not None and (window > 128 or (stride or 0) > window):
-        with pytest.raises(InputError, match=r"must be from \d to"):
+        with pytest.raises(InputError, match=r"must be a whole number from \d to"):
             perplexity(lm, [Document("a", LONG)], window=window, stride=stride)
         return
     text = LONG if window != 2 else TEXT
@@ -228,6 +230,45 @@ def test_a_text_that_cannot_be_scored_is_named(lm, tmp_path, make, message) -> N
 def test_a_last_word_longer_than_the_context_is_refused(lm) -> None:
     with pytest.raises(InputError, match="last word of passage 2 is longer"):
         lambada(lm, ["a b", "the " + "x" * 400])
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("where", [0, 7])  # in the context, and in a position that is scored
+def test_a_model_that_gives_no_numbers_cannot_be_measured(
+    tiny_model_dir: Path, tmp_path: Path, laplm_, bad: float, where: int
+) -> None:
+    shutil.copytree(tiny_model_dir, tmp_path / "m")
+    file = tmp_path / "m" / "model.safetensors"
+    tensors = safetensors.numpy.load_file(file)
+    tensors["transformer.wpe.weight"][where] = bad
+    safetensors.numpy.save_file(tensors, file, {"format": "pt"})
+    damaged = LanguageModel(tmp_path / "m", "fp32", threads=1)
+    for measure in (
+        lambda: perplexity(damaged, [Document("a", TEXT)]),
+        lambda: lambada(damaged, [TEXT.strip()]),
+    ):
+        with pytest.raises(ModelFormatError):
+            measure()
+    (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
+    result = laplm_("eval", tmp_path / "text.txt", "-m", tmp_path / "m", "--json", "--threads", 1)
+    assert (result.code, result.out) == (2, "") and result.err.count("\n") == 1
+
+
+def test_a_perplexity_beyond_all_numbers_is_null_in_json(
+    tiny_model_dir: Path, tmp_path: Path, laplm_
+) -> None:
+    """One word of a thousand letters: the exponential of its loss is more than a float."""
+    (tmp_path / "text.txt").write_text("x?" * 500, encoding="utf-8")
+    result = laplm_("eval", tmp_path / "text.txt", "-m", tiny_model_dir, "--json", "--threads", 1)
+    found = json.loads(result.out, parse_constant=lambda name: pytest.fail(name))["text"]
+    assert found["word_perplexity"] is None and found["perplexity"] > 1
+
+
+@pytest.mark.parametrize("value", [0, 2.0, True, "9", -(10**300), math.nan])
+@pytest.mark.parametrize("name", ["window", "stride"])
+def test_windows_and_strides_are_whole_numbers_that_fit(lm, name: str, value: object) -> None:
+    with pytest.raises(InputError, match=rf"^{name} is .{{1,60}}, but it must be a whole number"):
+        perplexity(lm, [Document("a", TEXT)], **{name: value})
 
 
 def test_losses_are_exact_for_extreme_logits(lm) -> None:

@@ -298,10 +298,10 @@ def test_wider_models_take_smaller_steps() -> None:
         ({"method": "half"}, "method is 'half'"),
         ({"epochs": 0}, "epochs is 0"),
         ({"epochs": math.nan}, "epochs is nan"),
-        ({"learning_rate": math.nan}, "learning rate is nan"),
-        ({"learning_rate": -1.0}, "learning rate is -1.0"),
+        ({"learning_rate": math.nan}, "learning_rate is nan"),
+        ({"learning_rate": -1.0}, "learning_rate is -1.0"),
         ({"batch_size": 0}, "batch_size is 0"),
-        ({"heldout_share": 1.0}, "held-out share is 1"),
+        ({"heldout_share": 1.0}, "heldout_share is 1.0"),
         ({"max_steps": 0}, "max_steps is 0"),
     ],
 )

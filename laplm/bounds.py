@@ -1,0 +1,144 @@
+"""How large the numbers that people set may be, and why: one list for Python, commands and HTTP."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from laplm.errors import InputError
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a number may be.
+
+    Attributes:
+        least: the smallest that it may be, or must be above.
+        most: the largest that it may be, or must be below.
+        why: what would be wrong beyond ``most``.
+        whole: whether it must be a whole number.
+        above: whether it must be more than ``least``.
+        below: whether it must be less than ``most``.
+    """
+
+    least: float
+    most: float
+    why: str
+    whole: bool = True
+    above: bool = False
+    below: bool = False
+
+    def check(self, name: str, value: Any) -> int | float:
+        """The value as Python's own number.
+
+        Raises:
+            InputError: it is no such number.
+        """
+        kind = numbers.Integral if self.whole else numbers.Real
+        if isinstance(value, kind) and not isinstance(value, bool) and self._holds(value):
+            return int(value) if self.whole else float(value)
+        raise InputError(f"{name} is {_shown(value)}, but it must be {self.words}: {self.why}")
+
+    def _holds(self, value: Any) -> bool:
+        low = value > self.least if self.above else value >= self.least
+        return bool(low and (value < self.most if self.below else value <= self.most))
+
+    @property
+    def words(self) -> str:
+        """What may be, in words."""
+        text = f"a {'whole ' * self.whole}number {'above' if self.above else 'from'} {self.least:,}"
+        if math.isinf(self.most):
+            return text
+        return f"{text} {'and ' * self.above}{'below' if self.below else 'up to'} {self.most:,.15g}"
+
+
+_SHARE = "all of it would be dropped"
+_STEPS = "at a thousand updates a second, more would take weeks"
+_MEASURING = "nobody looks at so many measurements"
+
+# Of ``laplm tune``: by the names that TuneConfig, LoRAConfig, TrainConfig and HTTP have for them.
+TUNING: dict[str, Bounds] = {
+    "epochs": Bounds(0, 1e6, "nothing is left to learn long before", whole=False, above=True),
+    "max_steps": Bounds(1, 10**9, _STEPS),
+    "batch_size": Bounds(1, 1 << 16, "no machine holds more windows at once"),
+    "grad_accum_steps": Bounds(1, 1 << 16, "all batches of an update are drawn before it begins"),
+    "n_positions": Bounds(1, 1 << 20, "no model of this kind has more positions"),
+    "short_positions": Bounds(0, 1 << 20, "no model of this kind has more positions"),
+    "learning_rate": Bounds(
+        0, 1, "each update moves a weight by about as much, and weights are smaller",
+        whole=False, above=True,
+    ),
+    "final_learning_rate": Bounds(
+        0, 1, "each update moves a weight by about as much, and weights are smaller", whole=False
+    ),
+    "warmup_steps": Bounds(0, 10**9, _STEPS),
+    "weight_decay": Bounds(0, 1, "weights would be turned around", whole=False),
+    "beta1": Bounds(0, 1, "no gradient would count", whole=False, below=True),
+    "beta2": Bounds(0, 1, "no gradient would count", whole=False, below=True),
+    "dropout": Bounds(0, 1, _SHARE, whole=False, below=True),
+    "lora_dropout": Bounds(0, 1, _SHARE, whole=False, below=True),
+    "short_share": Bounds(0, 1, "the last windows are long", whole=False, below=True),
+    "int4_share": Bounds(0, 1, "the first updates are exact", whole=False, below=True),
+    "grad_clip": Bounds(0, math.inf, "gradients would vanish or turn", whole=False, above=True),
+    "heldout": Bounds(
+        0, 100, "it is the percentage of documents that is only measured on", whole=False,
+        above=True, below=True,
+    ),
+    "heldout_share": Bounds(
+        0, 1, "some documents are learned and some only measured on", whole=False,
+        above=True, below=True,
+    ),
+    "evaluations": Bounds(1, 10**6, _MEASURING),
+    "eval_interval": Bounds(1, 10**9, _STEPS),
+    "eval_windows": Bounds(1, 10**6, _MEASURING),
+    "log_interval": Bounds(1, 10**9, _STEPS),
+    "patience": Bounds(0, 10**6, _MEASURING),
+    "checkpoint_seconds": Bounds(0, 1e9, "a checkpoint would never be written", whole=False),
+    "seed": Bounds(0, (1 << 32) - 1, "numpy's and torch's generators take no other"),
+    "rank": Bounds(1, 1 << 16, "no matrix of a model has a higher rank"),
+    "alpha": Bounds(
+        0, 1e6, "adapters would drown the model", whole=False, above=True
+    ),
+    "threads": Bounds(1, 256, "more only wait for each other"),
+}  # fmt: skip
+
+UPDATE_TOKENS = 1 << 24
+"""Tokens of an update: GPT-3's largest batch had 3.2 million (Brown et al. 2020, table 2.1)."""
+
+
+def check_fields(config: Any, names: Iterable[str]) -> None:
+    """Check those fields of a frozen dataclass that are not None, and make them Python's numbers.
+
+    Raises:
+        InputError: one is out of its bounds.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if value is not None:
+            object.__setattr__(config, name, TUNING[name].check(name, value))
+
+
+def check_update(batch_size: int, grad_accum_steps: int, n_positions: int) -> None:
+    """Refuse updates whose batches would not fit into memory before anything is computed.
+
+    Raises:
+        InputError: they have more than ``UPDATE_TOKENS`` tokens.
+    """
+    tokens = batch_size * grad_accum_steps * n_positions
+    if tokens > UPDATE_TOKENS:
+        raise InputError(
+            f"an update of {batch_size:,} × {grad_accum_steps:,} windows of {n_positions:,} tokens "
+            f"has {tokens:,} of them, but at most {UPDATE_TOKENS:,} are drawn at once: choose a "
+            "smaller batch, or fewer of them an update"
+        )
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value.item() if hasattr(value, "item") else value)
+    except ValueError:  # Python writes no integer of more than 4,300 digits
+        return "too long to be written"
+    return text if len(text) <= 40 else f"{text[:39]}…"
