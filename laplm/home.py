@@ -44,15 +44,17 @@ def cannot_write(path: Path, error: OSError) -> CacheError:
     """The plain sentence for a failed write, in the cache directory or wherever a person chose."""
     ours = _root() in path.absolute().parents
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        elsewhere = "set LAPLM_HOME to" if ours else "choose"
+        if not ours:
+            return CacheError(f"no space left to write {path}: free some, or choose another disk")
         return CacheError(
-            f"no space left to write {path}: free some, or {elsewhere} a directory on a disk that "
-            "has room"
+            f"no space left to write {path}: free some, or set LAPLM_HOME to a directory on a "
+            "disk that has room"
         )
     reason = error.strerror or error.__class__.__name__
+    if not ours:
+        return CacheError(f"cannot write {path} ({reason}): choose another directory")
     return CacheError(
-        f"cannot write {path} ({reason}): {'set LAPLM_HOME to' if ours else 'choose'} a directory "
-        "that can be written"
+        f"cannot write {path} ({reason}): set LAPLM_HOME to a directory that can be written"
     )
 
 

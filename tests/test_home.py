@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -70,3 +71,14 @@ def test_a_home_of_nobody_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAPLM_HOME", "~nosuchuser/x")
     with pytest.raises(CacheError, match=r"LAPLM_HOME is '~nosuchuser/x'.*set it to a directory"):
         home.directory("prepared")
+
+
+def test_advice_about_a_full_disk_is_for_where_the_file_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAPLM_HOME", str(tmp_path / "home"))
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    kept = home.cannot_write(tmp_path / "home" / "prepared" / "x", full)
+    assert "set LAPLM_HOME" in str(kept)
+    chosen = home.cannot_write(tmp_path / "mine" / "run.json", full)
+    assert "LAPLM_HOME" not in str(chosen) and "another disk" in str(chosen)

@@ -7,6 +7,7 @@ nothing is compiled, so a look starts at once. In int8 and int4 it is the engine
 from __future__ import annotations
 
 import contextlib
+import math
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
@@ -15,7 +16,7 @@ from typing import Unpack
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from laplm.errors import ContextLengthError, InputError
+from laplm.errors import ContextLengthError, InputError, ModelFormatError
 from laplm.gpt import activations, reference
 from laplm.gpt.activations import ActivationCache
 from laplm.gpt.checkpoint import Checkpoint, check_finite
@@ -105,8 +106,23 @@ def forward(
     Raises:
         InputError: there are no ids, one is not in the vocabulary, or they do not fit in the
             context.
-        ModelFormatError: a weight is NaN or infinite.
+        ModelFormatError: a weight is NaN or infinite, or the logits are.
     """
+    # Numbers that grow too large are told of below, by what comes out: not by NumPy on the way.
+    with np.errstate(over="ignore", invalid="ignore"):
+        logits = _forward(model, ids, tap, past, last_only)
+    # NaN wins every max, so this one number tells of NaN and of infinity.
+    if not math.isfinite(logits.max()):
+        raise ModelFormatError(
+            "the model's output holds values that are not numbers: its weights are damaged, or "
+            "too large for this precision; try precision fp32"
+        )
+    return logits
+
+
+def _forward(
+    model: Model, ids: ArrayLike, tap: reference.Tap | None, past: Past | None, last_only: bool
+) -> Array:
     array = _checked(ids, model.config, 0 if past is None else past.length)
     _pause()
     if tap is not None:

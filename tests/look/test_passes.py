@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_model
+from safetensors.numpy import load_file, save_file
 from transformers import AutoTokenizer
 
 from laplm.errors import ContextLengthError, InputError, ModelFormatError
@@ -88,8 +90,6 @@ def test_weights_are_read_once_and_let_go_with_the_model(tiny_model_dir: Path) -
 
 
 def test_a_weight_that_is_not_a_number_is_named(tmp_path: Path) -> None:
-    from safetensors.numpy import load_file, save_file
-
     directory = make_model(tmp_path / "damaged")
     tensors = load_file(directory / "model.safetensors")
     tensors["transformer.h.1.ln_2.weight"][3] = np.nan
@@ -182,3 +182,20 @@ def test_the_bos_of_a_tokenizer_is_looked_at_too(bos_model_dir: Path) -> None:
     theirs = AutoTokenizer.from_pretrained(bos_model_dir)
     assert passes.encode(model, TEXT[:50]) == theirs(TEXT[:50])["input_ids"]
     assert passes.encode(model, [5, 6]) == [5, 6]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_model_whose_numbers_grow_too_large_is_refused_without_warnings(
+    tiny_model_dir: Path, tmp_path: Path, precision: Any
+) -> None:
+    directory = tmp_path / "huge"
+    shutil.copytree(tiny_model_dir, directory)
+    tensors = load_file(directory / "model.safetensors")
+    for name in tensors:
+        if "mlp" in name and name.endswith("weight"):
+            tensors[name] *= np.float32(1e25)
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    huge = LanguageModel(directory, precision)
+    with pytest.raises(ModelFormatError, match="not numbers"):
+        passes.cache(huge, [1, 2, 3], ["pattern"])
