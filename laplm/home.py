@@ -16,7 +16,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from laplm.errors import CacheError
+from laplm.errors import CacheError, visible
 
 
 def directory(name: str) -> Path:
@@ -88,7 +88,7 @@ def warn(message: str) -> None:
     """Say something beside the result: one line on standard error, unless logging is set up."""
     import logging  # takes longer to import than most runs have anything to say
 
-    logging.getLogger("laplm").warning("%s", message)
+    logging.getLogger("laplm").warning("%s", visible(message))
 
 
 def move_aside(path: Path) -> None:
