@@ -73,6 +73,30 @@ def test_an_adapter_is_merged_as_peft_merges_it(
     assert not list((tmp_path / "out").glob("adapter*"))
 
 
+def test_an_adapter_with_tokens_of_its_own_is_merged_with_them(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|user|>", "<|end|>"]})
+    theirs = GPT2LMHeadModel.from_pretrained(tiny_model_dir)
+    theirs.resize_token_embeddings(len(tokenizer))
+    config = peft.LoraConfig(r=4, target_modules=["c_attn"], fan_in_fan_out=True)
+    live = peft.get_peft_model(theirs, config)
+    adapter = tmp_path / "adapter"
+    live.save_pretrained(adapter, save_embedding_layers=True)
+    tokenizer.save_pretrained(adapter)
+    export(LanguageModel(adapter, "fp32"), tmp_path / "out")
+    merged = GPT2LMHeadModel.from_pretrained(tmp_path / "out")
+    assert merged.config.vocab_size == len(tokenizer)
+    np.testing.assert_allclose(logits(merged), logits(live), rtol=0, atol=1e-4)
+    ours = AutoTokenizer.from_pretrained(tmp_path / "out")
+    text = "<|user|>The dog saw<|end|>"
+    assert ours.encode(text) == tokenizer.encode(text)
+    assert ours.encode(text)[-1] == len(tokenizer) - 1
+    export(LanguageModel(adapter, "fp32"), tmp_path / "a.gguf")
+    assert LlamaServer(tmp_path / "a.gguf").tokenize(text) == tokenizer.encode(text)
+
+
 @pytest.mark.parametrize(("precision", "tolerance"), [("f32", 1e-5), ("f16", 5e-3), ("q8_0", 5e-2)])
 def test_transformers_reads_a_gguf_file_and_gives_the_same_logits(
     model: LanguageModel, tmp_path: Path, precision: str, tolerance: float
