@@ -32,6 +32,7 @@ _loaded: dict[str, tuple[Any, Engine]] = {}  # LLVM's engine owns the code: keep
 def _target_machine(isa: Isa) -> Any:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
+    llvm.initialize_native_asmparser()  # some tiles are written in machine instructions
     target = llvm.Target.from_default_triple()
     cpu = isa.cpu or llvm.get_host_cpu_name()
     return target.create_target_machine(

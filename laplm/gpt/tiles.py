@@ -39,9 +39,7 @@ def rows_together(isa: Isa, precision: str) -> int:
 
 def tokens_together(isa: Isa, precision: str) -> int:
     """How many tokens go through the registers together, by measurement."""
-    if precision == "int8":
-        return 5 if isa.registers >= 32 else 2 if isa.dot == "avx2" else 4
-    return 4
+    return 5 if precision == "int8" and isa.registers >= 32 else 4
 
 
 def make_tile(isa: Isa, precision: str, n_tiles: int, n_tokens: int, *, ahead: int = 0) -> Any:
@@ -75,18 +73,41 @@ def make_tile(isa: Isa, precision: str, n_tiles: int, n_tokens: int, *, ahead: i
         return acc
 
     def byte_step(b: Builder, g: Value, a: Args, acc: list[Value]) -> list[Value]:
-        bytes64 = ir.VectorType(I8, 64)
         offset = 128 if precision == "int8" else 8
+        # AVX2 takes signed int8 weights, but int4's as they are stored.
+        is_offset = not isa.signed_dot or (isa.dot == "avx2" and precision == "int4")
         starts, x_scales = [], []
         for t in range(n_tokens):
             start = ir.Constant(I32, 0)
-            if not isa.signed_dot:  # take out of the sum what the weights' offset puts into it
+            if is_offset:  # take out of the sum what the weights' offset puts into it
                 start = simd.read(b, place(b, a.x_sum, (g, 4), (t, a.group_stride)), I32, 4)
                 start = b.mul(start, ir.Constant(I32, -offset))
             starts.append(simd.broadcast(b, start, I32V))
             x_scale = simd.read(b, place(b, a.x_scale, (g, 4), (t, a.group_stride)), FLOAT, 4)
             x_scales.append(simd.broadcast(b, x_scale, F32V))
-        totals = [starts[t] for _, t in cells]
+        if isa.dot == "avx2":
+            w = place(b, a.w, (g, group_bytes))
+            xs = [place(b, a.x, (g, GROUP), (t, a.x_stride)) for t in range(n_tokens)]
+            totals = avx2_group(b, precision, w, xs, starts)
+        else:
+            totals = exact_sums(b, g, a, [starts[t] for _, t in cells])
+        sums = [b.sitofp(total, F32V) for total in totals]
+        if precision == "int8":
+            return [emit_fma(b, sums[i], x_scales[t], acc[i]) for i, (_, t) in enumerate(cells)]
+        w_scales = []
+        for r in range(n_tiles):
+            bits = simd.read(
+                b, place(b, a.scale, (g, 32), (r, a.scale_stride)), ir.VectorType(I16, LANES), 2
+            )
+            w_scales.append(simd.half_to_float(b, bits, isa))
+        return [
+            emit_fma(b, sums[i], b.fmul(w_scales[r], x_scales[t]), acc[i])
+            for i, (r, t) in enumerate(cells)
+        ]
+
+    def exact_sums(b: Builder, g: Value, a: Args, totals: list[Value]) -> list[Value]:
+        """Add a group's products of bytes to the total of each cell."""
+        bytes64, offset = ir.VectorType(I8, 64), 128 if precision == "int8" else 8
         packed: list[Value] = []
         for step in range(GROUP // 4):
             if precision == "int8":
@@ -115,19 +136,7 @@ def make_tile(isa: Isa, precision: str, n_tiles: int, n_tokens: int, *, ahead: i
                 for t in range(n_tokens)
             ]
             totals = [simd.dot4(b, isa, totals[i], ws[r], xs[t]) for i, (r, t) in enumerate(cells)]
-        sums = [b.sitofp(total, F32V) for total in totals]
-        if precision == "int8":
-            return [emit_fma(b, sums[i], x_scales[t], acc[i]) for i, (_, t) in enumerate(cells)]
-        w_scales = []
-        for r in range(n_tiles):
-            bits = simd.read(
-                b, place(b, a.scale, (g, 32), (r, a.scale_stride)), ir.VectorType(I16, LANES), 2
-            )
-            w_scales.append(simd.half_to_float(b, bits, isa))
-        return [
-            emit_fma(b, sums[i], b.fmul(w_scales[r], x_scales[t]), acc[i])
-            for i, (r, t) in enumerate(cells)
-        ]
+        return totals
 
     def emit(b: Builder, *values: Value) -> None:
         a = Args(*values)
@@ -161,6 +170,79 @@ def make_tile(isa: Isa, precision: str, n_tiles: int, n_tokens: int, *, ahead: i
                     simd.write(b, place(b, a.out, (r, 64), (t, a.out_stride)), acc[i], 4)
 
     return simd.operation(simd.void, *[i64] * 15)(emit)
+
+
+def avx2_group(
+    b: Builder, precision: str, w: Value, xs: list[Value], starts: list[Value]
+) -> list[Value]:
+    """A group's products of bytes for one tile: ``starts[t] + sum`` (i32x16) for each token.
+
+    In machine instructions, since LLVM puts the unrolled steps in an order that keeps more than the
+    16 registers hold. ``w`` and ``xs`` are addresses. Up to four tokens: two registers each.
+    """
+    halves, n = (0, 1), len(xs)
+    lines: list[str] = []
+    totals = [[f"${2 * t + half}" for half in halves] for t in range(n)]
+    ws, others = ([f"${2 * n + 2 * i + half}" for half in halves] for i in (0, 1))
+    x, product = f"${2 * n + 4}", f"${2 * n + 5}"
+    weights, first = f"${2 * n + 6}", 2 * n + 7
+    x_at = [f"${first + t}" for t in range(n)]
+    ones, mask = f"${first + n}", f"${first + n + 1}"
+
+    def multiply(step: int, unsigned: list[str], signs: list[str] | None, *, add: bool) -> None:
+        """Four inputs by 16 rows; for int8 pairs of products are added up to 32 bits."""
+        for t in range(n):
+            lines.append(f"vpbroadcastd {4 * step}({x_at[t]}), {x}")
+            for half in halves:
+                total, signed = totals[t][half], x
+                to = product if add or signs else total
+                if signs:
+                    lines.append(f"vpsignb {signs[half]}, {x}, {product}")
+                    signed = product
+                lines.append(f"vpmaddubsw {signed}, {unsigned[half]}, {to}")
+                if signs:
+                    to = product if add else total
+                    lines.append(f"vpmaddwd {ones}, {product}, {to}")
+                if add:
+                    kind = "vpaddd" if signs else "vpaddw"
+                    lines.append(f"{kind} {product}, {total}, {total}")
+
+    if precision == "int8":
+        # |w| * (x with w's sign): vpmaddubsw wants one side unsigned. No pair of products is over
+        # 2 * 127 * 127, so its 16 bits are enough.
+        for step in range(GROUP // 4):
+            for half in halves:
+                lines.append(f"vpxor {64 * step + 32 * half}({weights}), {mask}, {ws[half]}")
+                lines.append(f"vpabsb {ws[half]}, {others[half]}")
+            multiply(step, others, ws, add=step > 0)
+    else:
+        # No sum of a group's 16 products in a lane is over 16 * 15 * 127: 16 bits are enough.
+        for step in range(GROUP // 8):
+            for half in halves:
+                lines.append(f"vmovdqu {64 * step + 32 * half}({weights}), {others[half]}")
+                lines.append(f"vpand {others[half]}, {mask}, {ws[half]}")
+                lines.append(f"vpsrlw $$4, {others[half]}, {others[half]}")
+                lines.append(f"vpand {others[half]}, {mask}, {others[half]}")
+            multiply(step, ws, None, add=step > 0)
+            multiply(step + GROUP // 8, others, None, add=True)
+    i32x8, i16x16 = ir.VectorType(I32, 8), ir.VectorType(I16, 16)
+    kind = ir.LiteralStructType([i32x8] * (2 * n + 6))
+    constants = [
+        ir.Constant(i32x8, [0x00010001] * 8),
+        ir.Constant(i32x8, [(0x80808080 - 2**32) if precision == "int8" else 0x0F0F0F0F] * 8),
+    ]
+    constraints = [*["=&x"] * (2 * n + 6), "r", *["r"] * n, "x", "x", "~{memory}"]
+    arguments = [w, *xs, *constants]
+    signature = ir.FunctionType(kind, [value.type for value in arguments])
+    found = b.asm(signature, "\n".join(lines), ",".join(constraints), arguments, True)
+    out = []
+    for t in range(n):
+        sums = [b.extract_value(found, 2 * t + half) for half in halves]
+        if precision == "int4":  # two 16-bit sums a row
+            name, one = "llvm.x86.avx2.pmadd.wd", simd.constant(i16x16, 1)
+            sums = [simd.call(b, name, i32x8, [b.bitcast(s, i16x16), one]) for s in sums]
+        out.append(b.add(simd.join(b, *sums), starts[t]))
+    return out
 
 
 class Args:
