@@ -472,7 +472,7 @@ def test_eval_refuses_what_it_cannot_score(laplm_, tiny_model_dir, tmp_path) -> 
     (tmp_path / "x.txt").write_text("two words")
     refused(
         laplm_("eval", tmp_path / "x.txt", "-m", tiny_model_dir, "--window", 4096),
-        "window is 4096", "from 2 to 128",
+        "--window is 4096", "from 2 up to 128",
     )  # fmt: skip
 
 
