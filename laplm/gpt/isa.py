@@ -21,7 +21,7 @@ class Isa:
     """One way of doing the vector operations, and the LLVM target that it is compiled for."""
 
     name: str
-    dot: str  # how four byte products are added: "vnni512" "vnni256" "avx2" "neon" "generic"
+    dot: str  # how four byte products are added: "vnni512" "vnni256" "avx2" "i8mm" "neon" "generic"
     native_half: bool  # the CPU converts half precision itself
     registers: int  # vector registers of 16 lanes' worth that inner loops may fill
     needs: tuple[str, ...] = ()  # CPU features, by LLVM's names
@@ -51,6 +51,7 @@ _VARIANTS = {
     "arm": (
         # For no CPU in particular: LLVM 22's models of some end the process (Snapdragon X), and so
         # what is tried on an emulated CPU is what runs on all of them.
+        Isa("neon-i8mm", "i8mm", True, 8, ("i8mm", "dotprod", "lse", "neon"), "generic"),
         Isa("neon-dotprod", "neon", True, 8, ("dotprod", "lse", "neon"), "generic"),
         Isa("generic", "generic", False, 8, (), "generic"),
     ),

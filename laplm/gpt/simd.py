@@ -156,12 +156,13 @@ def dot4(b: Builder, isa: Isa, total: Value, weights: Value, x: Value) -> Value:
     if isa.dot == "vnni512":
         words, xs = b.bitcast(weights, I32V), broadcast(b, x, I32V)
         return call(b, "llvm.x86.avx512.vpdpbusd.512", I32V, [total, words, xs])
-    if isa.dot == "neon":
+    if isa.dot in ("neon", "i8mm"):
         i32x4, i8x16 = ir.VectorType(I32, 4), ir.VectorType(I8, 16)
+        name = f"llvm.aarch64.neon.{'sdot' if isa.signed_dot else 'usdot'}.v4i32.v16i8"
         xs, quarters = b.bitcast(broadcast(b, x, i32x4), i8x16), []
         for first in range(0, LANES, 4):
             operands = [part(b, total, first, 4), part(b, weights, 4 * first, 16), xs]
-            quarters.append(call(b, "llvm.aarch64.neon.sdot.v4i32.v16i8", i32x4, operands))
+            quarters.append(call(b, name, i32x4, operands))
         return join(b, join(b, *quarters[:2]), join(b, *quarters[2:]))
     if isa.dot in ("vnni256", "avx2"):
         i32x8, i16x16, i8x32 = (ir.VectorType(t, n) for t, n in ((I32, 8), (I16, 16), (I8, 32)))
@@ -186,6 +187,46 @@ def dot4(b: Builder, isa: Isa, total: Value, weights: Value, x: Value) -> Value:
         a = b.ashr(b.shl(xs, constant(I32V, 24 - 8 * j)), constant(I32V, 24))
         total = b.add(total, b.mul(w, a))
     return total
+
+
+def two_by_two(
+    b: Builder, totals: list[Value], weights: tuple[Value, Value], xs: list[tuple[Value, Value]]
+) -> list[Value]:
+    """``dot4`` twice for two tokens, by ARM's ``usmmla``: 2 rows x 8 inputs x 2 tokens at once.
+
+    ``totals`` are the blocks [row][token] of two rows each, i32x4; ``weights`` two times 64
+    unsigned bytes, of four inputs and of the next four; ``xs`` the same of each of two tokens, as
+    32-bit words.
+    """
+    i32x4, i8x16 = ir.VectorType(I32, 4), ir.VectorType(I8, 16)
+    inputs = ir.Constant(i32x4, ir.Undefined)
+    for lane, x in enumerate(x for token in xs for x in token):
+        inputs = b.insert_element(inputs, x, ir.Constant(I32, lane))
+    first, second = (b.bitcast(w, I32V) for w in weights)
+    blocks = []
+    for i, total in enumerate(totals):
+        rows = [2 * i, LANES + 2 * i, 2 * i + 1, LANES + 2 * i + 1]
+        pair = b.shuffle_vector(first, second, ir.Constant(ir.VectorType(I32, 4), rows))
+        operands = [total, b.bitcast(pair, i8x16), b.bitcast(inputs, i8x16)]
+        blocks.append(call(b, "llvm.aarch64.neon.usmmla.v4i32.v16i8", i32x4, operands))
+    return blocks
+
+
+def to_blocks(b: Builder, tokens: tuple[Value, Value]) -> list[Value]:
+    """Two tokens' i32x16 as the blocks that ``two_by_two`` adds to."""
+    blocks = []
+    for i in range(0, LANES, 2):
+        lanes = ir.Constant(ir.VectorType(I32, 4), [i, LANES + i, i + 1, LANES + i + 1])
+        blocks.append(b.shuffle_vector(*tokens, lanes))
+    return blocks
+
+
+def from_blocks(b: Builder, blocks: list[Value]) -> list[Value]:
+    """The two tokens' i32x16 again."""
+    while len(blocks) > 2:
+        blocks = [join(b, *blocks[i : i + 2]) for i in range(0, len(blocks), 2)]
+    masks = [ir.Constant(I32V, list(range(token, 2 * LANES, 2))) for token in (0, 1)]
+    return [b.shuffle_vector(*blocks, mask) for mask in masks]
 
 
 # --- operations for kernels ---------------------------------------------------------------------

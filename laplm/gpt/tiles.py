@@ -42,6 +42,30 @@ def tokens_together(isa: Isa, precision: str) -> int:
     return 5 if precision == "int8" and isa.registers >= 32 else 4
 
 
+def _two_tokens_at_once(
+    b: Builder,
+    isa: Isa,
+    totals: dict[tuple[int, int], Value],
+    steps: list[tuple[list[Value], list[Value]]],
+) -> list[Value]:
+    """What ``dot4`` adds to the totals of all cells (tile, token), by ``usmmla`` where it can.
+
+    ``steps`` are the weights of each tile and the inputs of each token, four inputs a step.
+    """
+    n_tokens = len(steps[0][1])
+    for r, t in totals:
+        if t % 2 == 0 and t + 1 < n_tokens:
+            blocks = simd.to_blocks(b, (totals[r, t], totals[r, t + 1]))
+            for (ws, xs), (next_ws, next_xs) in zip(steps[::2], steps[1::2], strict=True):
+                inputs = [(xs[token], next_xs[token]) for token in (t, t + 1)]
+                blocks = simd.two_by_two(b, blocks, (ws[r], next_ws[r]), inputs)
+            totals[r, t], totals[r, t + 1] = simd.from_blocks(b, blocks)
+        elif t % 2 == 0:  # the last one has no neighbour
+            for ws, xs in steps:
+                totals[r, t] = simd.dot4(b, isa, totals[r, t], ws[r], xs[t])
+    return list(totals.values())
+
+
 def make_tile(isa: Isa, precision: str, n_tiles: int, n_tokens: int, *, ahead: int = 0) -> Any:
     """The operation for ``n_tiles`` x ``n_tokens`` outputs of one linear layer.
 
@@ -109,6 +133,7 @@ def make_tile(isa: Isa, precision: str, n_tiles: int, n_tokens: int, *, ahead: i
         """Add a group's products of bytes to the total of each cell."""
         bytes64, offset = ir.VectorType(I8, 64), 128 if precision == "int8" else 8
         packed: list[Value] = []
+        steps: list[tuple[list[Value], list[Value]]] = []
         for step in range(GROUP // 4):
             if precision == "int8":
                 ws = [
@@ -135,7 +160,12 @@ def make_tile(isa: Isa, precision: str, n_tiles: int, n_tokens: int, *, ahead: i
                 simd.read(b, place(b, a.x, (g, GROUP), (t, a.x_stride), (step, 4)), I32, 4)
                 for t in range(n_tokens)
             ]
+            if isa.dot == "i8mm":
+                steps.append((ws, xs))
+                continue
             totals = [simd.dot4(b, isa, totals[i], ws[r], xs[t]) for i, (r, t) in enumerate(cells)]
+        if isa.dot == "i8mm":
+            return _two_tokens_at_once(b, isa, dict(zip(cells, totals, strict=True)), steps)
         return totals
 
     def emit(b: Builder, *values: Value) -> None:

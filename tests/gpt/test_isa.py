@@ -35,6 +35,7 @@ def machine(monkeypatch: pytest.MonkeyPatch):
         ("x86", AVX2, ["avx2", "generic"]),  # Zen 2, Zen 3, Haswell, Skylake
         ("x86", AVX2 - {"fma"}, ["generic"]),
         ("x86", {"sse2", "sse4.1"}, ["generic"]),  # Nehalem
+        ("arm", {*ARM, "i8mm"}, ["neon-i8mm", "neon-dotprod", "generic"]),  # M2, Snapdragon X
         ("arm", ARM, ["neon-dotprod", "generic"]),  # M1, Graviton 2, Raspberry Pi 5
         ("arm", {"neon"}, ["generic"]),  # Raspberry Pi 4
         ("", set(), ["generic"]),  # RISC-V
