@@ -375,12 +375,17 @@ def _chat_order(served: Served, body: ChatRequest, strict: bool) -> Order:
             code="no_chat_template",
         )
     going_on = body.continues_final_message()
-    ids = template.encode(
-        body.turns(),
-        add_generation_prompt=not going_on and body.add_generation_prompt is not False,
-        continue_final_message=going_on,
-        **(body.chat_template_kwargs or {}),
-    )
+    try:
+        ids = template.encode(
+            body.turns(),
+            add_generation_prompt=not going_on and body.add_generation_prompt is not False,
+            continue_final_message=going_on,
+            **(body.chat_template_kwargs or {}),
+        )
+    except RecursionError:
+        raise ApiError(
+            400, "the messages are nested too deeply for a chat template", param="messages"
+        ) from None
     ids = encode_prompt(ids, lm.tokenizer, lm.config, slide=True)
     return _order(
         served,

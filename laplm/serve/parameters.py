@@ -133,6 +133,7 @@ HARMLESS = frozenset((
 # Arguments of a chat template that a request has as fields, or that are not for it to say.
 _OURS = frozenset((
     "messages", "tools", "documents", "name", "add_generation_prompt", "continue_final_message",
+    "self",
 ))  # fmt: skip
 
 

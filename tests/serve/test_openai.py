@@ -316,6 +316,25 @@ def test_the_assistants_last_message_is_gone_on_with(client: TestClient) -> None
     assert answer.status_code == 400
 
 
+def test_what_a_template_cannot_be_given_is_refused(client: TestClient) -> None:
+    deep: Any = "x"
+    for _ in range(400):
+        deep = [deep]
+    said = {"role": "user", "content": "Hi"}
+    for body in (
+        {"messages": [said], "chat_template_kwargs": {"self": 1}},
+        {"messages": [said], "chat_template_kwargs": {"messages": []}},
+        {"messages": [said], "chat_template_kwargs": {"deep": deep}},
+        {"messages": [said | {"more": deep}]},
+    ):
+        answer = client.post("/v1/chat/completions", json={"model": "chat", **body})
+        assert answer.status_code in (200, 400)
+        assert ("self" in str(body)) <= (answer.status_code == 400)
+    plain = converse(client, messages=[said], max_tokens=3)
+    more = converse(client, messages=[said], max_tokens=3, chat_template_kwargs={"x": [1]})
+    assert more["choices"] == plain["choices"]
+
+
 def test_streamed_chat_of_two_is_the_whole_answer(client: TestClient) -> None:
     body = {"messages": [{"role": "user", "content": "Hi"}], "n": 2, "max_tokens": 12}
     body |= {"logprobs": True, "top_logprobs": 1, "ignore_eos": True}
