@@ -39,7 +39,8 @@ class Bounds:
         """
         kind = numbers.Integral if self.whole else numbers.Real
         if isinstance(value, kind) and not isinstance(value, bool) and self._holds(value):
-            return int(value) if self.whole else float(value)
+            number: int | float = int(value) if self.whole else float(value)  # type: ignore[call-overload]
+            return number
         raise InputError(f"{name} is {_shown(value)}, but it must be {self.words}: {self.why}")
 
     def _holds(self, value: Any) -> bool:

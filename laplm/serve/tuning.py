@@ -63,7 +63,8 @@ def _bounded(name: str) -> Any:
     """A setting that may be left out, within the bounds that ``laplm tune`` has for it."""
     bounds = TUNING[name]
     low, high = "gt" if bounds.above else "ge", "lt" if bounds.below else "le"
-    return Field(None, **{low: bounds.least, high: bounds.most}, description=bounds.words)
+    limits: dict[str, Any] = {low: bounds.least, high: bounds.most}
+    return Field(None, description=bounds.words, **limits)
 
 
 class TuneSettings(BaseModel):
