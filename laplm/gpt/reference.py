@@ -146,11 +146,6 @@ def _relu(x: Array) -> Array:
     return np.maximum(x, np.float32(0))
 
 
-def _mish(x: Array) -> Array:
-    out: Array = x * np.tanh(np.logaddexp(x, np.float32(0)).astype(np.float32))
-    return out
-
-
 def _laplace(x: Array) -> Array:
     centred = (x - np.float32(0.707107)) / np.float32(0.282095 * math.sqrt(2.0))
     return np.float32(0.5) * (1 + _erf(centred))
@@ -167,8 +162,8 @@ _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu6": lambda x: np.minimum(_relu(x), np.float32(6)),
     "leaky_relu": lambda x: np.maximum(x, np.float32(0.01) * x),
     "silu": lambda x: x * _sigmoid(x),
-    "mish": _mish,
-    "hardswish": lambda x: x * np.clip(x + 3, np.float32(0), np.float32(6)) / 6,
+    "mish": lambda x: x * np.tanh(np.logaddexp(x, np.float32(0))),
+    "hardswish": lambda x: x * np.minimum(_relu(x + np.float32(3)), np.float32(6)) / np.float32(6),
     "tanh": np.tanh,
     "sigmoid": _sigmoid,
     "laplace": _laplace,
