@@ -257,7 +257,10 @@ def _print_report(command: str, entries: list[dict[str, str]], outcome: dict[str
     total = sum(tried.values()) + int(outcome["unroutable"])
     lines.append(f"{total} attempt{'' if total == 1 else 's'} to connect outside")
     sys.stdout.flush()
-    print("\n".join(lines), file=sys.stderr)
+    # Names of hosts come from whatever the command ran, and may hold what a terminal would obey.
+    shown = "\n".join(lines)
+    shown = "".join(c if c == "\n" or c.isprintable() else ascii(c)[1:-1] for c in shown)
+    print(shown, file=sys.stderr)
     return total
 
 

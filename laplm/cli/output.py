@@ -51,7 +51,7 @@ def write_json(value: Any, indent: int | None = 2) -> None:
     from laplm.home import json_text
 
     text = json_text(value, ensure_ascii=False, indent=indent)
-    if is_terminal(sys.stdout):
+    if is_terminal(sys.stdout) and visible(text) != text:
         # What json leaves as it is may still control a terminal; both spellings are the same JSON.
         text = "".join(c if visible(c) == c else f"\\u{ord(c):04x}" for c in text)
     write(text + "\n")

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Array = NDArray[np.float32]
+_LARGEST = 1_000_000  # coefficient; a thousand already drowns what the model has
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,11 @@ def steer(
     """
     if not coefficients or not all(math.isfinite(c) for c in coefficients):
         raise InputError("coefficients must be at least one number, such as 0 and 1")
+    if max(map(abs, coefficients)) > _LARGEST:
+        raise InputError(
+            f"coefficient is {max(coefficients, key=abs):g}, but it must be a number from "
+            f"-{_LARGEST:,} to {_LARGEST:,}: far less drowns everything else"
+        )
     at = model.config.n_layer // 2 if layer is None else passes.check_layer(model, layer)
     ids = passes.encode(model, text)
     params = SamplingParams(temperature=temperature, top_k=top_k, seed=seed)

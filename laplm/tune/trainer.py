@@ -28,7 +28,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from laplm import bounds
 from laplm.bounds import check_fields, check_update
-from laplm.errors import CheckpointError, InputError, MissingExtraError
+from laplm.errors import CheckpointError, InputError, MissingExtraError, visible
 from laplm.home import json_text
 from laplm.machine import resident_bytes
 from laplm.tune.data import IGNORE, Batch, Corpus
@@ -700,7 +700,8 @@ class Trainer:
                     raise InputError(
                         f"{path} cannot be read; delete it to start this run again"
                     ) from error
-                self.console.print(f"{path} cannot be read; taking the checkpoint before it")
+                note = f"{visible(str(path))} cannot be read; taking the checkpoint before it"
+                self.console.print(note, markup=False)
         raise InputError(f"{self.directory} has no checkpoint")
 
     def _drop_metrics_after(self, step: int) -> None:
@@ -748,7 +749,7 @@ class Trainer:
             highlight=False,
         )
         if "sample" in values:
-            console.print(values["sample"], markup=False, highlight=False)
+            console.print(visible(values["sample"]), markup=False, highlight=False)
         if self._on_eval is not None:
             self._on_eval(self._progressed(elapsed))
 

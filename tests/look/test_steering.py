@@ -97,6 +97,7 @@ def test_the_table_has_a_text_for_each_coefficient(pocket: LanguageModel) -> Non
         ((TEXT, " happy", " happy"), {}, InputError, "give no direction"),
         ((TEXT, " happy", " sad"), {"layer": 99}, InputError, "layer 99 is not there"),
         ((TEXT, " happy", " sad"), {"coefficients": []}, InputError, "coefficients must be"),
+        ((TEXT, " happy", " sad"), {"coefficients": [1, -1e38]}, InputError, "coefficient is -1e"),
         ((TEXT, " happy", " sad"), {"coefficients": [float("nan")]}, InputError, "coefficients"),
         ((TEXT, " happy", " sad"), {"temperature": -1}, InputError, "temperature"),
         ((TEXT, " happy", " sad"), {"max_new_tokens": 10**6}, ContextLengthError, "ask for at"),
