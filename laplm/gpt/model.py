@@ -6,6 +6,7 @@ import itertools
 import math
 import os
 import threading
+import time
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -30,7 +31,7 @@ from laplm.gpt.quantize import (
     round_up,
     unpack,
 )
-from laplm.gpt.team import Team, default_threads
+from laplm.gpt.team import Team, ThreadChoice, default_threads
 
 Array = NDArray[np.float32]
 Ids = NDArray[np.int64]
@@ -117,6 +118,7 @@ class GPT:
         self._engine = load_kernels(precision, self.config.head_dim, progress)
         self._team = Team(self._engine, self.threads)
         weakref.finalize(self, self._team.dissolve)
+        self._choices = [ThreadChoice() for _ in range(p.FEW + 1)]  # by tokens of a pass
         self._process = os.getpid()
         self._lock = threading.Lock()
         self._buffers: list[NDArray[Any]] = []
@@ -401,7 +403,14 @@ class GPT:
         shared = self._weight_bytes >= WORTH_SHARING[0] or work >= WORTH_SHARING[1]
         plan[p.N_THREADS] = threads = self.threads if shared else 1
         self._counters.fill(0)
-        self._team.run(self._plan_address, threads)
+        if threads == 1 or n > p.FEW:
+            self._team.run(self._plan_address, threads)
+        else:
+            choice = self._choices[n]
+            plan[p.N_THREADS] = threads = 1 if choice.alone else threads
+            before = time.perf_counter()
+            self._team.run(self._plan_address, threads)
+            choice.record((now := time.perf_counter()) - before, now)
         logits = self._logits[: n_wanted * self._out_width].reshape(n_wanted, self._out_width)
         return logits[:, : self.config.vocab_size].copy()
 

@@ -7,11 +7,14 @@ then sleep, so that an idle model costs nothing.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
+from laplm.gpt.cpu_features import sysctl
 from laplm.gpt.jit import Engine
 from laplm.gpt.kv_cache import aligned
 from laplm.gpt.plan import (
@@ -25,20 +28,106 @@ from laplm.gpt.plan import (
     STATES,
 )
 
+_SYSTEM = Path("/sys/devices")  # where Linux tells of CPUs
+_FAST = 0.75  # of the fastest core's capacity: slower ones would make all the others wait
+
 
 def default_threads() -> int:
-    """One thread for each core that this process may use, not counting hyper-threads."""
+    """One thread for each fast core that this process may use, not counting hyper-threads.
+
+    Where a CPU has performance and efficiency cores only the former count: every phase of a pass
+    ends when its last thread does.
+    """
     try:
         usable = sorted(os.sched_getaffinity(0))
     except AttributeError:  # macOS and Windows
-        return max(1, (os.cpu_count() or 2) // (1 if sys.platform == "darwin" else 2))
-    topology, cores = "/sys/devices/system/cpu", set()
-    for cpu in usable:
-        try:
-            cores.add(Path(f"{topology}/cpu{cpu}/topology/thread_siblings_list").read_text())
-        except OSError:
-            cores.add(str(cpu))
-    return max(1, len(cores))
+        if sys.platform == "darwin":
+            return sysctl("hw.perflevel0.physicalcpu") or os.cpu_count() or 1
+        return max(1, (os.cpu_count() or 2) // 2)
+    fast = [cpu for cpu in usable if cpu in _fast_cpus(usable)] or usable
+    return max(
+        1, len({_read(f"system/cpu/cpu{c}/topology/thread_siblings_list") or c for c in fast})
+    )
+
+
+def _fast_cpus(usable: Sequence[int]) -> set[int]:
+    """Those of Linux's CPUs that are performance cores: all, where there is one kind."""
+    if listed := _read("cpu_core/cpus"):  # Intel's hybrid CPUs
+        return _cpu_list(listed)
+    capacity = {cpu: int(_read(f"system/cpu/cpu{cpu}/cpu_capacity") or 0) for cpu in usable}  # ARM
+    return {cpu for cpu in usable if capacity[cpu] >= _FAST * max(capacity.values())}
+
+
+def _read(name: str) -> str:
+    """A line of a file of the system's; "" where there is none."""
+    try:
+        return (_SYSTEM / name).read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return ""
+
+
+def _cpu_list(text: str) -> set[int]:
+    """Linux's "0-3,8" as numbers."""
+    out: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        out |= set(range(int(first), int(last or first) + 1))
+    return out
+
+
+class ThreadChoice:
+    """Whether passes of one kind go to the whole team or to one thread, by how long they take.
+
+    When another program keeps a core busy, a thread of ours is taken off it for milliseconds, and
+    all others wait for it at the next barrier: then one thread alone is quicker. One is tried at
+    first, and when the team is slower than it was or than one has been; while one goes on, the team
+    is tried every ``PROBE_SECONDS``, so that it is back soon after the other program has ended, or
+    less often, so that attempts take no more than a tenth of the time.
+    """
+
+    DISTURBED = 1.4  # times what the team's passes take at best
+    PROBE_SECONDS = 0.15
+    TRIED = 3  # passes for each attempt
+
+    def __init__(self) -> None:
+        self._alone = False
+        self._team = self._one = 0.0  # seconds of a pass, the last ones counting most
+        self._best, self._best_one = math.inf, 0.0  # of the team, and of one thread
+        self._trial = 0  # passes that are left of an attempt with the other way
+        self._spent = 0.0  # seconds of it
+        self._next = 0.0  # when the next attempt may begin
+
+    @property
+    def alone(self) -> bool:
+        """Whether the next pass goes to one thread."""
+        return self._alone != (self._trial > 0)
+
+    def record(self, seconds: float, now: float) -> None:
+        """A pass of the kind that ``alone`` said has taken so long, and ended at ``now``."""
+        alone = self.alone
+        if alone:
+            self._one = seconds if self._one == 0 else 0.5 * (self._one + seconds)
+            self._best_one = min(seconds, 1.001 * (self._best_one or seconds))
+        else:
+            self._team = seconds if self._team == 0 else 0.5 * (self._team + seconds)
+            self._best = min(seconds, 1.001 * self._best)  # passes grow with their context
+        if self._trial:
+            self._spent += seconds
+            self._trial -= 1
+            known = self._team if alone else self._one
+            if known and seconds > 2 * known:
+                self._trial = 0  # that is clear enough
+            if self._trial == 0:
+                self._alone = self._one < self._team
+                self._next = now + max(self.PROBE_SECONDS, 10 * self._spent)
+        elif now >= self._next and (
+            self._alone or self._team > min(self.DISTURBED * self._best, self._best_one)
+        ):
+            self._trial, self._spent = self.TRIED, 0.0
+            if self._alone:
+                self._team = 0.0
+            else:
+                self._one = 0.0
 
 
 class Team:
