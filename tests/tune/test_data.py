@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from laplm.errors import InputError
-from laplm.tune.data import TokenData, TokenWindows, consecutive_windows
+from laplm.tune.data import (
+    TokenData,
+    TokenWindows,
+    consecutive_windows,
+    perplexity,
+    shuffled,
+)
 
 
 def documents(lengths: list[int]) -> TokenData:
@@ -94,3 +101,40 @@ def test_consecutive_windows_lie_side_by_side() -> None:
     assert consecutive_windows(documents([22]), 5, limit=2)[0].shape == (2, 5)
     with pytest.raises(InputError, match="held-out text has 5 tokens"):
         consecutive_windows(documents([5]), 5, limit=2)
+
+
+def test_samples_of_a_run_are_whole_epochs_one_after_the_other() -> None:
+    n = 5
+    run = shuffled(n, 3, 0, 4 * n).tolist()
+    epochs = [run[i : i + n] for i in range(0, len(run), n)]
+    assert all(sorted(epoch) == list(range(n)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+    for first in range(2 * n):
+        for count in (1, 3, 2 * n):
+            assert shuffled(n, 3, first, count).tolist() == run[first : first + count]
+    assert shuffled(n, 4, 0, 4 * n).tolist() != run
+
+
+def test_windows_begin_at_documents_and_every_so_many_tokens_into_long_ones() -> None:
+    windows = TokenWindows(documents([3, 9, 4]), 4, seed=0)
+    begins = sorted(int(windows.batch(i, 1)[0][0, 0]) for i in range(len(windows)))
+    # Documents begin at 0, 3 and 12; the last window that fits begins at 11.
+    assert begins == [0, 3, 7, 11]
+    assert windows.batch(0, 3)[0].dtype == np.int64
+
+
+def test_the_largest_id_is_that_of_all_tokens() -> None:
+    assert documents([3, 9]).largest_id == 11
+    nothing = TokenData(tokens=np.zeros(0, np.uint16), starts=np.array([0]), n_bytes=0)
+    assert nothing.largest_id == -1
+
+
+def test_as_many_held_out_windows_as_there_are() -> None:
+    assert len(consecutive_windows(documents([21]), 5, limit=9)[0]) == 4
+    assert len(consecutive_windows(documents([20]), 5, limit=9)[0]) == 3
+    assert len(documents([22]).heldout(5, 2).inputs) == 2
+
+
+def test_a_perplexity_is_the_exponential_of_a_loss() -> None:
+    assert perplexity(math.log(17)) == pytest.approx(17)
+    assert perplexity(1e9) == math.inf

@@ -89,3 +89,42 @@ def test_all_logits_never_exist_at_once(monkeypatch: pytest.MonkeyPatch) -> None
     hidden, weight, targets = example(50, 0.0, torch.float32)
     chunked_cross_entropy(hidden, weight, targets, 16).backward()
     assert seen == [16, 16, 16, 2]
+
+
+def test_a_part_of_a_batch_is_divided_by_the_count_of_all_of_it() -> None:
+    hidden, weight, targets = example(24, 0.3, torch.float32)
+    total = functional.cross_entropy(
+        hidden @ weight.t(), targets, ignore_index=IGNORE, reduction="sum"
+    )
+    expected = torch.autograd.grad(total / 100, (hidden, weight))
+    loss = chunked_cross_entropy(hidden, weight, targets, 7, count=100)
+    assert loss.item() == pytest.approx(total.item() / 100, rel=1e-5)
+    for ours, theirs in zip(torch.autograd.grad(loss, (hidden, weight)), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("frozen", ["hidden", "weight"])
+def test_of_what_is_frozen_no_gradient_is_made(frozen: str) -> None:
+    hidden, weight, targets = example(24, 0.3, torch.float32)
+    both = {"hidden": hidden, "weight": weight}
+    other = both[({"hidden", "weight"} - {frozen}).pop()]
+    (expected,) = torch.autograd.grad(chunked_cross_entropy(hidden, weight, targets, 7), other)
+    both[frozen].requires_grad_(False)
+    chunked_cross_entropy(hidden, weight, targets, 7).backward()
+    assert both[frozen].grad is None
+    torch.testing.assert_close(other.grad, expected, rtol=0, atol=0)
+
+
+def test_many_chunks_in_bfloat16_are_added_up_in_fp32() -> None:
+    hidden, weight, targets = example(1024, 0.0, torch.bfloat16)
+    gradients = [
+        torch.autograd.grad(chunked_cross_entropy(hidden, weight, targets, size), weight)[0]
+        for size in (1024, 4)
+    ]
+    exact = (t.detach().float().requires_grad_() for t in (hidden, weight))
+    hidden32, weight32 = exact
+    (theirs,) = torch.autograd.grad(
+        functional.cross_entropy(hidden32 @ weight32.t(), targets), weight32
+    )
+    errors = [float((g.float() - theirs).norm() / theirs.norm()) for g in gradients]
+    assert errors[1] < 2 * errors[0] < 0.02

@@ -195,3 +195,77 @@ def test_a_conversation_in_a_template_has_its_tokens_and_one_end(bos_model_dir: 
     assert encoded.ids.tolist() == template.encode(messages)
     n_answer = len(tokenizer.encode("capital")) + 1
     assert encoded.learned.tolist() == [False] * (len(encoded.ids) - n_answer) + [True] * n_answer
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_model_dir: Path) -> Tokenizer:
+    return Tokenizer.from_directory(tiny_model_dir)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [(False, True), (True, True), (False, True, False), (True,), (False, True, False, True)],
+)
+def test_pieces_are_encoded_apart_and_ended(tokenizer: Tokenizer, flags: tuple[bool, ...]) -> None:
+    # Together, "once upo" and "n a time" have other tokens than apart.
+    texts = ("The capital of Spa", "in is Madrid. The", " capital", " of France")[: len(flags)]
+    apart = [i for text in texts for i in tokenizer.encode(text)]
+    assert len(texts) == 1 or tokenizer.encode("".join(texts)) != apart
+    found = encode_example(Example(tuple(zip(texts, flags, strict=True))), tokenizer, 7)
+    ids, learned = [], []
+    for text, flag in zip(texts, flags, strict=True):
+        piece = tokenizer.encode(text)
+        ids += piece
+        learned += [flag] * len(piece)
+    assert found.ids.tolist() == [*ids, 7] and found.ids.dtype == np.int32
+    # An end is learned after an answer, and not after what is only read.
+    assert found.learned.tolist() == [*learned, flags[-1]] and found.learned.dtype == np.bool_
+
+
+def test_an_example_of_nothing_is_an_end_that_is_not_learned(tokenizer: Tokenizer) -> None:
+    found = encode_example(Example(()), tokenizer, 7)
+    assert (found.ids.tolist(), found.learned.tolist()) == ([7], [False])
+
+
+def test_documents_go_where_they_leave_the_least_room() -> None:
+    """First fit and worst fit need a third window here."""
+    windows = corpus([2, 3, 4, 5, 6]).windows(10, seed=0)
+    assert (len(windows), windows.filled, windows.n_split) == (2, 1.0, 0)
+    sizes = [np.bincount(row[row >= 0]).tolist() for row in windows.windows([0, 1]).segments]
+    assert sorted(sizes) == [[5, 3, 2], [6, 4]]
+
+
+def test_a_document_as_long_as_a_window_is_whole(tmp_path: Path) -> None:
+    assert corpus([16, 16]).windows(16, seed=0).n_split == 0
+    assert corpus([16, 17]).windows(16, seed=0).n_split == 1
+
+
+def test_held_out_windows_are_the_first_ones_whatever_the_limit() -> None:
+    data = corpus([9] * 7)
+    everything = data.windows(10, seed=3).windows(range(7))
+    for limit in (1, 3, 7, 99):
+        batch = data.heldout(10, limit)
+        n = min(limit, 7)
+        assert batch.inputs.tolist() == everything.inputs[:n].tolist()
+        assert batch.targets.tolist() == everything.targets[:n].tolist()
+
+
+def test_an_epoch_begins_within_a_batch() -> None:
+    windows = corpus([16] * 5).windows(16, seed=2)
+    runs = [windows.batch(i, 3).inputs for i in range(5)]
+    seen = [str(row.tolist()) for rows in runs for row in rows]
+    assert [len(set(seen[i : i + 5])) for i in (0, 5, 10)] == [5, 5, 5]
+    assert len({tuple(seen[i : i + 5]) for i in (0, 5, 10)}) == 3
+
+
+def test_counts_are_those_of_what_is_read_and_what_is_learned() -> None:
+    made = EncodedDocument(np.array([3, 9, 60], np.int32), np.array([True, False, True]))
+    data = Documents([made, made], n_bytes=5, padding=1)
+    assert (data.n_tokens, data.n_learned, data.largest_id) == (4, 2, 60)
+    batch = data.windows(8, seed=0).windows([0])
+    assert batch.inputs.tolist() == [[3, 9, 3, 9, 1, 1, 1, 1]]
+    assert batch.targets.tolist() == [[IGNORE, 60, IGNORE, 60, *[IGNORE] * 4]]
+    assert batch.segments.tolist() == [[0, 0, 1, 1, -1, -1, -1, -1]]
+    rows = data.windows(2, seed=0).windows([0, 1])
+    assert rows.segments is None and rows.rows(1, 2).inputs.tolist() == [[3, 9]]
+    assert batch.rows(0, 1).segments.tolist() == batch.segments.tolist()

@@ -28,9 +28,9 @@ def run_tune(words: list[str], processes: int = 1) -> subprocess.CompletedProces
     )
 
 
-def losses(directory: Path) -> dict[int, float]:
+def losses(directory: Path, name: str = "train_loss") -> dict[int, float]:
     lines = (directory / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return {m["step"]: m["train_loss"] for m in map(json.loads, lines) if "train_loss" in m}
+    return {m["step"]: m[name] for m in map(json.loads, lines) if name in m}
 
 
 def samples(directory: Path) -> list[str]:
@@ -64,7 +64,8 @@ def test_two_processes_learn_as_one_does(
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("tuning pocket") == 1 and "shared by 2 processes" in done.stdout
     assert losses(out).keys() == losses(alone).keys()
-    assert losses(out) == pytest.approx(losses(alone), rel=1e-3)
+    for name in ("train_loss", "grad_norm", "heldout_loss"):
+        assert losses(out, name) == pytest.approx(losses(alone, name), rel=1e-3), name
     assert len(samples(out)) == len(samples(alone)) > 0
     assert samples(out)[-1].startswith("The ")
     one, two = (safetensors.numpy.load_file(d / "model.safetensors") for d in (alone, out))
