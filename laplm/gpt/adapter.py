@@ -448,19 +448,21 @@ def _merge(
 ) -> Array:
     """W + scale · B A in the layout of W, and with DoRA's lengths where there are some."""
     a, b = parts["A"].array(), parts["B"].array()
-    b = b * np.float32(scale)
-    merged: Array = b @ a if outputs_first else a.T @ b.T
-    merged += base.array()
-    if "magnitude" in parts:
-        norms = np.linalg.norm(merged, axis=1 if outputs_first else 0)
-        with np.errstate(divide="ignore", invalid="ignore"):
+    # Numbers beyond fp32 are found, with their tensor's name, when the sum is packed.
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        b = b * np.float32(scale)
+        merged: Array = b @ a if outputs_first else a.T @ b.T
+        merged += base.array()
+        if "magnitude" in parts:
+            norms = np.linalg.norm(merged, axis=1 if outputs_first else 0)
             factors = parts["magnitude"].array() / norms
             merged *= factors[:, None] if outputs_first else factors
     return merged
 
 
 def _shift(base: Tensor, bias: StoredTensor, scale: float) -> Array:
-    shifted: Array = base.array() + np.float32(scale) * bias.array()
+    with np.errstate(over="ignore", invalid="ignore"):
+        shifted: Array = base.array() + np.float32(scale) * bias.array()
     return shifted
 
 

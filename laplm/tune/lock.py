@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
+import platform
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -49,7 +49,7 @@ def lock_directory(directory: Path) -> Iterator[None]:
         ) from None
     try:
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        values = {"pid": os.getpid(), "host": socket.gethostname(), "since": now}
+        values = {"pid": os.getpid(), "host": platform.node(), "since": now}
         write_whole(directory / HOLDER, (json.dumps(values) + "\n").encode())
         yield
     finally:

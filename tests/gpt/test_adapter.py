@@ -24,6 +24,7 @@ from laplm import hub
 from laplm.errors import ModelFormatError, ModelNotFoundError
 from laplm.gpt.adapter import AdapterConfig, is_adapter, open_adapter, read_adapter_config
 from laplm.gpt.checkpoint import Checkpoint, open_checkpoint
+from laplm.gpt.quantize import prepared
 from laplm.run.language_model import LanguageModel
 
 IDS = [5, 17, 300, 2, 2, 40, 99]
@@ -534,6 +535,22 @@ def test_weights_that_do_not_fit_are_named(
     rewrite(adapter, change)
     message = refused(adapter)
     assert words in message and "adapter_model.safetensors" in message
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("dora", [False, True])
+def test_sum_beyond_what_fp32_holds_is_named(
+    dora: bool, adapter: Path, tiny_model_dir: Path
+) -> None:
+    more = {A.replace("lora_A.weight", "lora_magnitude_vector"): torch.ones(192)} if dora else {}
+    rewrite(
+        adapter,
+        lambda s: {A: torch.full((4, 64), 1e30), B: torch.full((192, 4), 1e30), **more},
+    )
+    configure(adapter, use_dora=dora)
+    checkpoint = open_both(adapter, tiny_model_dir)
+    with pytest.raises(ModelFormatError, match=r"h\.1\.attn\.c_attn\.weight holds .* infinite"):
+        prepared(checkpoint, "int8")
 
 
 def test_dora_without_its_magnitudes_is_refused(adapter: Path) -> None:
