@@ -211,11 +211,11 @@ class Registry:
         return served.look
 
     async def _get(self, name: str) -> Served:
-        served = self._loaded.get(name)
+        target = "" if name in self._loaded else await self.target(name)
+        served = self._loaded.get(name)  # another request may have brought it in meanwhile
         if served is not None:
             served.last_used = time.monotonic()
             return served
-        target = await self.target(name)
         task = self._loading.get(name)
         if task is None:  # whoever comes while it loads waits for the same
             task = asyncio.create_task(self._load(name, target))
