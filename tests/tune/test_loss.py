@@ -89,6 +89,26 @@ def test_all_logits_never_exist_at_once(monkeypatch: pytest.MonkeyPatch) -> None
     hidden, weight, targets = example(50, 0.0, torch.float32)
     chunked_cross_entropy(hidden, weight, targets, 16).backward()
     assert seen == [16, 16, 16, 2]
+    seen.clear()
+    with torch.no_grad():
+        chunked_cross_entropy(*example(1025, 0.0, torch.float32))
+    assert seen == [1024, 1]  # as memory.py counts
+
+
+def test_where_no_gradient_is_wanted_none_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted: list[bool] = []
+    to_slopes = loss_module.to_slopes
+
+    def watch(*arguments: object, with_slopes: bool) -> torch.Tensor:
+        wanted.append(with_slopes)
+        return to_slopes(*arguments, with_slopes=with_slopes)
+
+    monkeypatch.setattr(loss_module, "to_slopes", watch)
+    hidden, weight, targets = example(8, 0.0, torch.float32)
+    chunked_cross_entropy(hidden, weight, targets)
+    with torch.no_grad():
+        chunked_cross_entropy(hidden, weight, targets)
+    assert wanted == [True, False]
 
 
 def test_a_part_of_a_batch_is_divided_by_the_count_of_all_of_it() -> None:

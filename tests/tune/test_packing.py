@@ -161,12 +161,19 @@ def test_fingerprints_tell_documents_and_what_is_learned_apart() -> None:
     assert corpus([5, 6]).digest() == same
     assert corpus([6, 5]).digest() != same
     assert corpus([5, 6], seed=1).digest() != same
-    assert corpus([5, 6], prompts=True).digest() != same
+    ids = np.array([3, 4, END], np.int32)
+    one, other = (
+        Documents([EncodedDocument(ids, np.array([first, True, True]))], 3, END).digest()
+        for first in (True, False)
+    )
+    assert one != other
 
 
 def test_bits_per_byte_count_learned_bytes_only() -> None:
-    data = corpus([7])
-    assert data.bits_per_byte(math.log(2)) == pytest.approx(data.n_learned / 21)
+    made = [document(7, np.random.default_rng(0), prompt) for prompt in (5, 3)]
+    data = Documents(made, n_bytes=10, padding=END)
+    assert (data.n_learned, data.n_tokens) == (3 + 5, 14)
+    assert data.bits_per_byte(2 * math.log(2)) == pytest.approx(2 * 8 / 10)
 
 
 def test_nothing_to_learn_is_refused() -> None:
@@ -261,7 +268,9 @@ def test_an_epoch_begins_within_a_batch() -> None:
 def test_counts_are_those_of_what_is_read_and_what_is_learned() -> None:
     made = EncodedDocument(np.array([3, 9, 60], np.int32), np.array([True, False, True]))
     data = Documents([made, made], n_bytes=5, padding=1)
-    assert (data.n_tokens, data.n_learned, data.largest_id) == (4, 2, 60)
+    assert (data.n_tokens, data.n_learned) == (4, 2)
+    smaller = EncodedDocument(made.ids[:2], made.learned[:2])
+    assert Documents([smaller, made, smaller], n_bytes=5, padding=1).largest_id == 60
     batch = data.windows(8, seed=0).windows([0])
     assert batch.inputs.tolist() == [[3, 9, 3, 9, 1, 1, 1, 1]]
     assert batch.targets.tolist() == [[IGNORE, 60, IGNORE, 60, *[IGNORE] * 4]]
