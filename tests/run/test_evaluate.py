@@ -62,7 +62,7 @@ def transformers_loss(oracle, ids: list[int], window: int, stride: int) -> tuple
 )
 def test_perplexity_is_that_of_the_same_loop_in_transformers(lm, oracle, window, stride) -> None:
     if window is not None and (window > 128 or (stride or 0) > window):
-        with pytest.raises(InputError, match=r"must be a whole number from \d to"):
+        with pytest.raises(InputError, match=r"must be a whole number from \d up to"):
             perplexity(lm, [Document("a", LONG)], window=window, stride=stride)
         return
     text = LONG if window != 2 else TEXT
