@@ -38,12 +38,12 @@ def default_threads() -> int:
     Where a CPU has performance and efficiency cores only the former count: every phase of a pass
     ends when its last thread does.
     """
-    try:
-        usable = sorted(os.sched_getaffinity(0))
-    except AttributeError:  # macOS and Windows
+    affinity = getattr(os, "sched_getaffinity", None)
+    if affinity is None:  # macOS and Windows
         if sys.platform == "darwin":
             return sysctl("hw.perflevel0.physicalcpu") or os.cpu_count() or 1
         return max(1, (os.cpu_count() or 2) // 2)
+    usable = sorted(affinity(0))
     fast = [cpu for cpu in usable if cpu in _fast_cpus(usable)] or usable
     return max(
         1, len({_read(f"system/cpu/cpu{c}/topology/thread_siblings_list") or c for c in fast})
