@@ -44,7 +44,8 @@ def default_threads() -> int:
             return sysctl("hw.perflevel0.physicalcpu") or os.cpu_count() or 1
         return max(1, (os.cpu_count() or 2) // 2)
     usable = sorted(affinity(0))
-    fast = [cpu for cpu in usable if cpu in _fast_cpus(usable)] or usable
+    performance = _fast_cpus(usable)
+    fast = [cpu for cpu in usable if cpu in performance] or usable
     return max(
         1, len({_read(f"system/cpu/cpu{c}/topology/thread_siblings_list") or c for c in fast})
     )
