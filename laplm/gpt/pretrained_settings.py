@@ -11,10 +11,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from laplm.gpt.chat import DEFAULT, read_chat_templates
-from laplm.gpt.checkpoint import read_json
+from laplm.gpt.chat import DEFAULT, ChatTemplate, read_chat_templates
+from laplm.gpt.checkpoint import Checkpoint, read_json
 from laplm.gpt.config import GPTConfig
 from laplm.gpt.tokenizer import Tokenizer
 from laplm.gpt.tokenizer_file import END_OF_TEXT, read_settings
@@ -170,3 +170,19 @@ def _tokenizer_config(directory: Path) -> dict[str, Any]:
 
 def _read_if_there(path: Path) -> dict[str, Any] | None:
     return read_json(path) if path.is_file() else None
+
+
+class PretrainedModel(Protocol):
+    """A model with all that it came with; ``laplm.LanguageModel`` is one."""
+
+    name: str
+    checkpoint: Checkpoint
+    tokenizer: Tokenizer
+
+    @property
+    def settings(self) -> PretrainedSettings:
+        """What its directory says beside weights and tokens."""
+
+    @property
+    def chat_template(self) -> ChatTemplate | None:
+        """Its own, ready to render; conversations are written in it."""

@@ -17,12 +17,10 @@ from numpy.typing import NDArray
 from laplm.errors import InputError
 from laplm.gpt import reference
 from laplm.gpt.adapter import is_adapter
-from laplm.gpt.chat import ChatTemplate
 from laplm.gpt.checkpoint import Checkpoint, StoredDtype, open_checkpoint, save_checkpoint
 from laplm.gpt.config import GPTConfig
-from laplm.gpt.pretrained_settings import PretrainedSettings
+from laplm.gpt.pretrained_settings import PretrainedModel
 from laplm.gpt.tensor_file import write_error
-from laplm.gpt.tokenizer import Tokenizer
 from laplm.tune.gguf_file import check_llama_cpp, read_gguf, write_gguf
 from laplm.tune.modelfile import modelfile, write_modelfile
 
@@ -40,21 +38,10 @@ _STORED: dict[str, StoredDtype] = {"f32": "fp32", "f16": "fp16", "bf16": "bf16"}
 _TOLERANCE = {"f32": 1e-4, "f16": 0.05, "bf16": 0.2, "q8_0": 0.25}
 
 
-class Model(Protocol):
+class Model(PretrainedModel, Protocol):
     """What exporting needs of a model; ``laplm.LanguageModel`` has it."""
 
-    name: str
     path: Path
-    checkpoint: Checkpoint
-    tokenizer: Tokenizer
-
-    @property
-    def settings(self) -> PretrainedSettings:
-        """What its directory says beside weights and tokens."""
-
-    @property
-    def chat_template(self) -> ChatTemplate | None:
-        """Its chat template, ready to render."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from laplm.errors import InputError, MissingExtraError
-from laplm.gpt.checkpoint import Checkpoint
 from laplm.gpt.config import GPTConfig, tensor_shapes
-from laplm.gpt.pretrained_settings import PretrainedSettings
-from laplm.gpt.tokenizer import Tokenizer
+from laplm.gpt.pretrained_settings import PretrainedModel
 from laplm.tune.gguf_tokenizer import add_tokenizer
 
 Array = NDArray[np.float32]
@@ -31,18 +29,6 @@ _PARTS = {
     "mlp.c_fc": "ffn_up",
     "mlp.c_proj": "ffn_down",
 }
-
-
-class Model(Protocol):
-    """What a GGUF file holds of a model; ``laplm.LanguageModel`` has it."""
-
-    name: str
-    checkpoint: Checkpoint
-    tokenizer: Tokenizer
-
-    @property
-    def settings(self) -> PretrainedSettings:
-        """What its directory says beside weights and tokens."""
 
 
 def _gguf() -> Any:
@@ -65,7 +51,7 @@ def check_llama_cpp(config: GPTConfig) -> None:
         )
 
 
-def write_gguf(model: Model, path: Path, precision: str) -> None:
+def write_gguf(model: PretrainedModel, path: Path, precision: str) -> None:
     """Write the GGUF file alone; vectors and positions stay fp32, as llama.cpp wants them.
 
     Raises:

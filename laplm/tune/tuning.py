@@ -16,15 +16,15 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from laplm import bounds, built_in
 from laplm.bounds import check_fields, check_update
 from laplm.errors import CheckpointError, InputError, MissingExtraError
 from laplm.gpt.adapter import BASE, is_adapter
-from laplm.gpt.chat import DEFAULT, ChatTemplate
+from laplm.gpt.chat import DEFAULT
 from laplm.gpt.checkpoint import Checkpoint, save_checkpoint
-from laplm.gpt.pretrained_settings import PretrainedSettings
+from laplm.gpt.pretrained_settings import PretrainedModel
 from laplm.gpt.quantize import Progress
 from laplm.gpt.tokenizer import Tokenizer, end_tokens
 from laplm.home import json_text, write_whole
@@ -51,23 +51,6 @@ RUN_FILES = "run"
 SUMMARY = "summary.json"
 _SAMPLE_TOKENS = 40
 _PROMPT_TOKENS = 8
-
-
-class Model(Protocol):
-    """What tuning needs of a model; ``laplm.LanguageModel`` has it."""
-
-    name: str
-    checkpoint: Checkpoint
-    tokenizer: Tokenizer
-
-    @property
-    def settings(self) -> PretrainedSettings:
-        """What its directory says beside weights and tokens."""
-
-    @property
-    def chat_template(self) -> ChatTemplate | None:
-        """Its own, which conversations are written in."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,7 +217,7 @@ def suitable_learning_rate(method: str, n_embd: int) -> float:
 
 def tune(
     data: str | Path | Reading,
-    model: Model,
+    model: PretrainedModel,
     out: str | Path,
     config: TuneConfig | None = None,
     *,
@@ -302,7 +285,7 @@ def tune(
 def _tune_together(
     processes: Processes,
     reading: Reading,
-    model: Model,
+    model: PretrainedModel,
     directory: Path,
     config: TuneConfig,
     *,
@@ -463,7 +446,7 @@ def _encode(examples: Sequence[Example], tokenizer: Tokenizer, end: int) -> Docu
     return Documents([d for d in encoded if len(d.ids) > 1], n_bytes, padding=end)
 
 
-def _end_of_text(model: Model) -> int:
+def _end_of_text(model: PretrainedModel) -> int:
     for token in (model.checkpoint.config.eos_token_id, model.tokenizer.eos_token_id):
         if token is not None and token < model.checkpoint.config.vocab_size:
             return token
@@ -511,7 +494,7 @@ def _plan(
     reading: Reading,
     train: Documents,
     heldout: Documents,
-    model: Model,
+    model: PretrainedModel,
     gpt: TorchGPT,
     config: TuneConfig,
     precision: Literal["fp32", "bf16"],
@@ -668,7 +651,7 @@ def _loss_before(directory: Path, trainer: Trainer) -> float:
     return float(read_run(directory)["loss_before"])
 
 
-def _lasting_name(model: Model) -> str:
+def _lasting_name(model: PretrainedModel) -> str:
     """A name stays a name; of a directory the whole path, which is still right elsewhere."""
     return str(model.checkpoint.path.resolve()) if Path(model.name).exists() else model.name
 
@@ -676,7 +659,7 @@ def _lasting_name(model: Model) -> str:
 def _save(
     directory: Path,
     weights: dict[str, torch.Tensor],
-    model: Model,
+    model: PretrainedModel,
     config: TuneConfig,
     reading: Reading,
 ) -> None:
@@ -695,7 +678,7 @@ def _save(
     write_whole(directory / "README.md", adapter_card(directory, base).encode())
 
 
-def _base_for_others(directory: Path, model: Model) -> str:
+def _base_for_others(directory: Path, model: PretrainedModel) -> str:
     """What peft finds the base model by. The built-in one, which no hub has, is put beside."""
     path = model.checkpoint.path
     if path.resolve() != built_in.DIRECTORY.resolve():
