@@ -124,7 +124,7 @@ class Laplm(Engine):
         import tomllib
 
         try:
-            importlib.metadata.version("numba")
+            importlib.metadata.version("llvmlite")
             return importlib.metadata.version("laplm")
         except importlib.metadata.PackageNotFoundError as missing:
             if missing.name != "laplm":

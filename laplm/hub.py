@@ -266,9 +266,10 @@ def _describe(name: str, path: Path, problem: str | None = None) -> InstalledMod
 
 def _bytes_below(path: Path) -> int:
     total = 0
-    for file in path.glob("*"):
-        with contextlib.suppress(OSError):
-            total += file.stat().st_size
+    with contextlib.suppress(OSError), os.scandir(path) as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):  # a link to nothing
+                total += entry.stat().st_size
     return total
 
 

@@ -34,7 +34,7 @@ MODULES = (
     "laplm/tune/loss.py", "laplm/tune/data.py", "laplm/gpt/kv_cache.py", "laplm/gpt/quantize.py",
     "laplm/gpt/checkpoint.py", "laplm/gpt/tokenizer.py",
 )  # fmt: skip
-PRELOADED = ("torch", "transformers", "numba", "tokenizers", "httpx", "fastapi", "hypothesis")
+PRELOADED = ("torch", "transformers", "tokenizers", "httpx", "fastapi", "hypothesis")
 MOST_TESTS = 40
 
 

@@ -51,7 +51,7 @@ LIBRARIES = {
     "home": {"platformdirs"},
     "machine": {"psutil"},
     "hub": {"huggingface_hub", "rich"},
-    "gpt": {"jinja2", "llvmlite", "numba", "numpy", "regex", "tokenizers", "torch", "xxhash"},
+    "gpt": {"jinja2", "llvmlite", "numpy", "regex", "tokenizers", "torch", "xxhash"},
     "run": {"numpy"},
     "look": {"matplotlib", "numpy", "pandas"},
     "tune": {
@@ -158,15 +158,13 @@ def test_rooms_import_only_what_they_may(file: Path) -> None:
 
 
 @pytest.mark.parametrize("file", MODULES, ids=relative)
-def test_torch_and_numba_are_imported_only_where_they_must_be(file: Path) -> None:
+def test_torch_is_imported_only_where_it_must_be(file: Path) -> None:
     here = relative(file)
     for each in of(file):
         top = each.module.split(".")[0]
         if top == "torch" and not here.startswith("tune/"):
             assert each.in_function, f"{here}:{each.line}"
             assert here in TORCH_OUTSIDE_TUNE, f"{here}:{each.line}"
-        if top == "numba":
-            assert each.in_function, f"{here}:{each.line}"
 
 
 @pytest.mark.parametrize("file", MODULES, ids=relative)
@@ -196,7 +194,7 @@ def test_the_table_in_architecture_md_is_this_one() -> None:
     }
 
 
-def test_loading_and_running_import_neither_torch_nor_numba() -> None:
+def test_loading_and_running_do_not_import_torch() -> None:
     names = [name_of(file) for file in MODULES]
     names = [n for n in names if n != "laplm.__main__" and room(n) != "tune"]
     program = f"import sys, {', '.join(names)}; print(*sys.modules)"
@@ -205,7 +203,7 @@ def test_loading_and_running_import_neither_torch_nor_numba() -> None:
     )
     modules = set(done.stdout.split())
     assert {"laplm.gpt.model", "laplm.run.generate", "laplm.hub", "laplm.cli"} <= modules
-    assert not {"torch", "numba", "transformers", "huggingface_hub", "rich"} & modules
+    assert not {"torch", "transformers", "huggingface_hub", "rich"} & modules
 
 
 @pytest.mark.parametrize(

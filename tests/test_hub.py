@@ -200,7 +200,11 @@ def test_a_name_that_is_right_is_not_taken_for_another(cache: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["./no/such", "../..//x", "/no/such/dir", "a/b/c", "", "gpt2\0", "~nobody9/x", "-m"]
 )
-def test_impossible_names_are_refused_plainly(cache: Path, name: str) -> None:
+def test_impossible_names_are_refused_plainly(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / "empty" / "here").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "empty" / "here")
     with pytest.raises(ModelNotFoundError, match="no such directory"):
         locate(name)
 

@@ -1,1 +1,1 @@
-"""Text to tokens to logits: the model itself. Uses NumPy and Numba, never torch."""
+"""Text to tokens to logits: the model itself. Uses NumPy and llvmlite, never torch."""

@@ -52,19 +52,6 @@ def cpu_features() -> frozenset[str]:
     return _linux_arm()
 
 
-def tell_numba() -> None:
-    """Have what Numba compiles after this made for ARM CPUs in general, as the kernels are.
-
-    LLVM 22 ends the process with its model of the Snapdragon X ("incomplete machine model"). Numba
-    asks for the CPU once, before it compiles the first function.
-    """
-    from numba.core import config
-
-    if family() == "arm":
-        config.CPU_NAME = "generic"
-        config.CPU_FEATURES = ",".join(f"+{name}" for name in sorted(cpu_features()))
-
-
 # --- ARM: Linux ----------------------------------------------------------------------------------
 
 # Linux's name of the feature, the word that it is in and its bit

@@ -23,7 +23,9 @@ from laplm.gpt.quantize import Progress
 
 Engine = Callable[[int, int, int, int], int]
 
-_SOURCES = ("lower.py", "simd.py", "tiles.py", "kernels.py", "plan.py", "jit.py")
+_SOURCES = (
+    "lower.py", "simd.py", "tiles.py", "kernels.py", "plan.py", "group_search.py", "jit.py",
+)  # fmt: skip
 _NAME = "laplm_engine"
 _SIGNATURE = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 4)
 _loaded: dict[str, tuple[Any, Engine]] = {}  # LLVM's engine owns the code: keep it

@@ -2,7 +2,7 @@
 
 A plan is an array of 64-bit integers, addresses and sizes, that ``model.py`` fills in and
 ``kernels.py`` reads; the constants here say what stands at which index. (They are apart from the
-kernels so that a start with compiled kernels on disk need not import Numba.)
+kernels so that a start with compiled kernels on disk need not import the compiler.)
 """
 
 from __future__ import annotations

@@ -26,7 +26,6 @@ from laplm import home
 from laplm.errors import CacheError, ModelFormatError
 from laplm.gpt.checkpoint import Checkpoint
 from laplm.gpt.config import GPTConfig
-from laplm.gpt.cpu_features import tell_numba
 from laplm.gpt.plan import GROUP, TILE
 from laplm.gpt.tensor_file import (
     Entry,
@@ -112,47 +111,32 @@ def quantise_groups(groups: Array) -> tuple[NDArray[np.int8], NDArray[np.float16
 
     The scale is the one of a fan of candidates that leaves the least squared error.
     """
-    flat = np.ascontiguousarray(groups, dtype=np.float32).reshape(-1, groups.shape[-1])
+    width = groups.shape[-1]
+    flat = np.ascontiguousarray(groups, dtype=np.float32).reshape(-1, width)
     largest = np.take_along_axis(flat, np.abs(flat).argmax(axis=1)[:, None], axis=1)[:, 0]
     candidates = (largest / np.array(_LANDINGS, np.float32)[:, None]).astype(np.float16)
-    steps = np.empty(flat.shape, np.int8)
-    chosen = np.empty(len(flat), np.int64)
-    _group_search()(flat, candidates.astype(np.float32), steps, chosen)
-    scale = candidates[chosen, np.arange(len(flat))]
-    return steps.reshape(groups.shape), scale.reshape(groups.shape[:-1])
+    out = np.empty((-(-len(flat) // TILE), width + 1, TILE), np.float32)
+    blocks, scales = _blocks(flat), _blocks(candidates.T)
+    _group_search(width)(blocks.ctypes.data, scales.ctypes.data, out.ctypes.data, len(out))
+    found = out.transpose(0, 2, 1).reshape(-1, width + 1)[: len(flat)].astype(np.int8)
+    scale = candidates[found[:, width], np.arange(len(flat))]
+    return found[:, :width].reshape(groups.shape), scale.reshape(groups.shape[:-1])
+
+
+def _blocks(rows: NDArray[Any]) -> Array:
+    """Rows (n, width) as (n / 16, width, 16): those of a block side by side, padded with zeros."""
+    padded = np.zeros((round_up(len(rows), TILE), rows.shape[1]), np.float32)
+    padded[: len(rows)] = rows
+    return np.ascontiguousarray(padded.reshape(-1, TILE, rows.shape[1]).transpose(0, 2, 1))
 
 
 @functools.cache
-def _group_search() -> Any:
-    """Compiled now, when weights are being prepared, and not at every start."""
-    from numba import njit
+def _group_search(width: int) -> Callable[[int, int, int, int], int]:
+    """Compiled when int4 weights are first prepared, then kept."""
+    from laplm.gpt import group_search, isa, jit
 
-    tell_numba()
-
-    @njit(error_model="numpy", fastmath={"reassoc", "nsz"})
-    def search(groups, candidates, steps, chosen):  # type: ignore[no-untyped-def]
-        width = groups.shape[1]
-        for g in range(groups.shape[0]):
-            best = np.float32(np.inf)
-            for c in range(candidates.shape[0]):
-                scale = candidates[c, g]
-                inverse = np.float32(1) / scale if scale != 0 else np.float32(0)
-                error = np.float32(0)
-                for i in range(width):
-                    x = groups[g, i]
-                    step = min(max(np.rint(x * inverse), np.float32(-8)), np.float32(7))
-                    off = step * scale - x
-                    error += off * off
-                if error < best:
-                    best = error
-                    chosen[g] = c
-            scale = candidates[chosen[g], g]
-            inverse = np.float32(1) / scale if scale != 0 else np.float32(0)
-            for i in range(width):
-                step = min(max(np.rint(groups[g, i] * inverse), np.float32(-8)), np.float32(7))
-                steps[g, i] = np.int8(step)
-
-    return search
+    build = functools.partial(group_search.build, width, len(_LANDINGS))
+    return jit.load(isa.choose(), f"group search {width} {len(_LANDINGS)}", build)
 
 
 def prepared(

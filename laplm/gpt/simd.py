@@ -237,8 +237,8 @@ def operation(result: Any, *arguments: Any) -> Callable[[Callable[..., Value]], 
     return lambda emit: Operation(result, arguments, emit, emit.__name__)
 
 
-def _reader(kind: Any, numba_type: Any) -> Any:
-    @operation(numba_type, i64, i64)
+def _reader(kind: Any, result: Any) -> Any:
+    @operation(result, i64, i64)
     def read_one(b: Builder, base: Value, index: Value) -> Value:
         return read(b, element(b, base, index, kind), kind, BYTES[kind])
 
@@ -290,6 +290,12 @@ def maximum(b: Builder, x: Value, y: Value) -> Value:
 def minimum(b: Builder, x: Value, y: Value) -> Value:
     """The smaller of each pair of lanes."""
     return call(b, "llvm.minnum.v16f32", F32V, [x, y])
+
+
+@operation(f32x16, f32x16, f32x16, f32x16, f32x16)
+def where_less(b: Builder, x: Value, y: Value, then: Value, otherwise: Value) -> Value:
+    """Lanes of ``then`` where ``x < y``, of ``otherwise`` elsewhere."""
+    return b.select(b.fcmp_ordered("<", x, y), then, otherwise)
 
 
 @operation(f32x16, f32x16)

@@ -57,7 +57,6 @@ def compiled(kernel: str, spec: object, progress: Progress | None = None) -> jit
     chosen = isa.choose()
 
     def build() -> object:
-        # Only now, for it imports Numba.
         return importlib.import_module(f"laplm.tune.{kernel}").build(chosen, spec)
 
     here = Path(__file__).parent

@@ -598,8 +598,8 @@ def test_help_and_version(laplm_) -> None:
 @pytest.mark.parametrize(
     ("argv", "heavy"),
     [
-        (["--help"], {"numpy", "tokenizers", "llvmlite", "rich", "numba", "torch", "laplm.gpt"}),
-        (["run", "The", "-n", "3"], {"rich", "numba", "torch", "pydantic", "huggingface_hub",
+        (["--help"], {"numpy", "tokenizers", "llvmlite", "rich", "torch", "laplm.gpt"}),
+        (["run", "The", "-n", "3"], {"rich", "torch", "pydantic", "huggingface_hub",
                                      "numpy.random", "transformers", "scipy", "asyncio"}),
     ],
     ids=["help", "run"],

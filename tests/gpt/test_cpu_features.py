@@ -267,17 +267,3 @@ def test_linux_asks_the_kernel_and_else_reads_the_file(
     assert cpu_features._linux_arm() == ARM
     file.unlink()
     assert cpu_features._linux_arm() == set()
-
-
-def test_numba_compiles_for_arm_cpus_in_general(monkeypatch: pytest.MonkeyPatch) -> None:
-    from numba.core import config
-
-    monkeypatch.setattr(config, "CPU_NAME", None)
-    monkeypatch.setattr(config, "CPU_FEATURES", None)
-    monkeypatch.setattr(cpu_features, "family", lambda: "x86")
-    cpu_features.tell_numba()
-    assert config.CPU_NAME is config.CPU_FEATURES is None
-    monkeypatch.setattr(cpu_features, "family", lambda: "arm")
-    monkeypatch.setattr(cpu_features, "cpu_features", lambda: frozenset(ARM))
-    cpu_features.tell_numba()
-    assert (config.CPU_NAME, config.CPU_FEATURES) == ("generic", "+dotprod,+lse,+neon")

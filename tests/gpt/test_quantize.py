@@ -22,7 +22,7 @@ from hypothesis.extra import numpy as hnp
 from safetensors.numpy import save_file
 
 from laplm.errors import CacheError
-from laplm.gpt import quantize
+from laplm.gpt import isa, quantize
 from laplm.gpt.checkpoint import open_checkpoint, save_checkpoint
 from laplm.gpt.config import GPTConfig, tensor_shapes
 from laplm.gpt.quantize import pack, prepared, quantise_groups, unpack
@@ -63,6 +63,50 @@ def test_int4_is_no_worse_than_plain_rounding_to_sevenths(rows: np.ndarray) -> N
     plain = np.clip(np.rint(groups / safe), -8, 7) * scale
     plain_error = ((plain - groups) ** 2).sum()
     assert ((got - rows) ** 2).sum() <= plain_error * 1.001 + 1e-6
+
+
+GROUPS = hnp.arrays(
+    np.float32,
+    st.tuples(st.integers(1, 40), st.just(32)),
+    elements=st.floats(-100, 100, width=32, allow_subnormal=False),
+)
+
+
+def least_error(groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What ``quantise_groups`` says that it does, number by number."""
+    steps, scales = np.zeros(groups.shape, np.int8), np.zeros(len(groups), np.float16)
+    for g, group in enumerate(groups):
+        largest, least = group[np.abs(group).argmax()], np.float32(np.inf)
+        for landing in quantize._LANDINGS:
+            scale = np.float16(largest / np.float32(landing))
+            wide = np.float32(scale)
+            inverse = np.float32(1) / wide if wide else np.float32(0)
+            rounded = np.clip(np.rint(group * inverse), np.float32(-8), np.float32(7))
+            error = np.float32(0)
+            for off in rounded * wide - group:
+                error += off * off
+            if error < least:
+                least, steps[g], scales[g] = error, rounded, scale
+    return steps, scales
+
+
+@pytest.mark.parametrize("isa", isa.available(), ids=lambda isa: isa.name)
+def test_every_variant_chooses_the_scales_of_least_error(
+    isa: isa.Isa, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAPLM_ISA", isa.name)
+    quantize._group_search.cache_clear()
+
+    @settings(deadline=None, max_examples=40)
+    @given(GROUPS)
+    def check(groups: np.ndarray) -> None:
+        steps, scales = quantise_groups(groups)
+        expected_steps, expected_scales = least_error(groups)
+        np.testing.assert_array_equal(scales, expected_scales)
+        np.testing.assert_array_equal(steps, expected_steps)
+
+    check()
+    quantize._group_search.cache_clear()
 
 
 def test_int4_reaches_both_ends_of_its_grid() -> None:
