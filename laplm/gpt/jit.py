@@ -27,6 +27,7 @@ _SOURCES = (
     "lower.py", "simd.py", "tiles.py", "kernels.py", "plan.py", "group_search.py", "jit.py",
 )  # fmt: skip
 _NAME = "laplm_engine"
+_STEPS = 3  # of compiling, for whoever waits: translated, optimised, written; about a third each
 _SIGNATURE = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 4)
 _loaded: dict[str, tuple[Any, Engine]] = {}  # LLVM's engine owns the code: keep it
 
@@ -59,18 +60,21 @@ def _key(isa: Isa, spec: object) -> str:
     return digest.hexdigest()[:32]
 
 
-def _compile(isa: Isa, function: Any) -> bytes:
+def _compile(isa: Isa, function: Any, done: Callable[[int], None]) -> bytes:
+    """The object file of a kernel; ``done`` is told how many steps are, but for the last."""
     from laplm.gpt.lower import lower
 
     machine = _target_machine(isa)
     module = llvm.parse_assembly(str(lower(function, _NAME)))
     module.triple, module.data_layout = llvm.get_default_triple(), str(machine.target_data)
     module.verify()
+    done(1)
     options = llvm.create_pipeline_tuning_options(speed_level=2)
     options.loop_vectorization = True  # of AdamW's loop: other kernels are written in vectors
     options.slp_vectorization = options.loop_unrolling = False
     passes = llvm.create_pass_builder(machine, options)
     passes.getModulePassManager().run(module, passes)
+    done(2)
     code: bytes = machine.emit_object(module)
     return code
 
@@ -127,12 +131,15 @@ def load(
     file = home.directory("kernels") / f"{key}.o"
     code = _read(file, key)
     if code is None:
-        if progress:
-            progress("kernels", 0, 1)
-        code = _compile(isa, build())
+
+        def done(steps: int) -> None:
+            if progress:
+                progress("kernels", steps, _STEPS)
+
+        done(0)
+        code = _compile(isa, build(), done)
         home.write_whole(file, _digest(key, code) + code)
-        if progress:
-            progress("kernels", 1, 1)
+        done(_STEPS)
     _offer_c_functions()
     jit = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target_machine(isa))
     jit.add_object_file(llvm.ObjectFileRef.from_data(code))

@@ -144,12 +144,18 @@ class _Server(uvicorn.Server):
         self._grace = grace
         self._listening = listening
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._told_to_stop = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to listen."""
         await super().startup(sockets)
         self._loop = asyncio.get_running_loop()
         self._listening()
+
+    async def main_loop(self) -> None:
+        """Sleep until told to stop. uvicorn's own loop looks ten times a second, on battery too."""
+        if not await self.on_tick(0):
+            await self._told_to_stop.wait()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A signal to stop. The second one ends everything at once."""
@@ -158,6 +164,7 @@ class _Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
     def _stop(self) -> None:
+        self._told_to_stop.set()
         log("stopping", grace=self._grace)
         self._parts.stop_soon()
         asyncio.get_running_loop().call_later(self._grace, self._parts.end_streams)

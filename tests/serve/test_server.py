@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from serving import Running, started
 
@@ -166,6 +167,33 @@ def test_kernels_are_there_before_the_address_is_told(tmp_path: Path) -> None:
         answer = httpx.post(f"{server.address}/v1/completions", json=body, timeout=60)
         assert answer.status_code == 200
         assert len(list((tmp_path / "kernels").glob("*.o"))) == 1
+
+
+def test_an_idle_server_sleeps() -> None:
+    """No thread of it spins, and none looks again and again whether there is something to do.
+
+    The built-in model is large enough that a pass is shared among threads.
+    """
+    with started("pocket", "--threads", "2") as server:
+        body = {"prompt": "Once", "max_tokens": 4}
+        answer = httpx.post(f"{server.address}/v1/completions", json=body, timeout=60)
+        assert answer.status_code == 200
+        process = psutil.Process(server.process.pid)
+
+        def seconds() -> float:
+            all_of_it = [process, *process.children(recursive=True)]
+            return sum(sum(one.cpu_times()[:2]) for one in all_of_it)
+
+        def wakings() -> int:  # of all threads, which Linux alone tells
+            found = Path(f"/proc/{process.pid}/task").glob("*/status")
+            lines = [line for file in found for line in file.read_text().splitlines()]
+            return sum(int(line.split()[1]) for line in lines if line.startswith("voluntary"))
+
+        time.sleep(1)  # threads go to sleep a moment after their work
+        before = seconds(), wakings()
+        time.sleep(2)
+        assert seconds() - before[0] <= 0.02
+        assert wakings() - before[1] <= 4
 
 
 def test_a_model_that_cannot_be_opened_is_said_before_it_listens(tmp_path: Path) -> None:
