@@ -127,6 +127,18 @@ def older_files(files: Files) -> None:
 
 
 @_kind
+def slow_files(files: Files) -> None:
+    """vocab.json and merges.txt, and beside them added tokens in a file of their own."""
+    tokenizer = files.pop("tokenizer.json")
+    (end,) = tokenizer["added_tokens"]
+    files["vocab.json"] = tokenizer["model"]["vocab"] | {end["content"]: end["id"]}
+    merges = ["#version: 0.2", *map(" ".join, tokenizer["model"]["merges"])]
+    files["merges.txt"] = "\n".join(merges) + "\n"
+    files["added_tokens.json"] = {"<sp1>": end["id"] + 1, "<sp2>": end["id"] + 2}
+    files["tokenizer_config.json"] = {"tokenizer_class": "GPT2Tokenizer", "pad_token": "<sp1>"}
+
+
+@_kind
 def several_ends(files: Files) -> None:
     dot = files["tokenizer.json"]["model"]["vocab"]["."]
     ends = [files["config.json"]["eos_token_id"], dot]
@@ -172,6 +184,7 @@ def make_kind(kind: str, base: Path, directory: Path) -> Path:
     end = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}
     files["tokenizer_config.json"] = {"tokenizer_class": "PreTrainedTokenizerFast", **end}
     _KINDS[kind](files := copy.deepcopy(files))
+    (directory / "tokenizer.json").unlink()
     for name, value in files.items():
         text = value if isinstance(value, str) else json.dumps(value)
         (directory / name).write_text(text, encoding="utf-8")
@@ -184,7 +197,7 @@ def strings(count: int = 200, seed: int = 0) -> list[str]:
         *TEXT.split(" "), " ", "  ", "\n", "\n\n", "\t", " \n", "\r\n", "'s", "'LL", "12", "3.14",
         "\u0663", "½", "²", "1234567", "don't", "naïve", "e\u0301", "北京", "日本 語", "🙂",
         "\u00a0", "\u200b", "\u200d", "<s>", "<pad>", "<|im_start|>", "<|im_end|>", "<|endoftext|>",
-        "🙂🙂", "Sue lives", "...", "?!", "_x_", "/*", "Ünï", "\u01c5", "\u0915\u094d\u0937",
+        "🙂🙂", "Sue lives", "<sp1>", "<sp2> ", "...", "?!", "_x_", "/*", "Ünï", "\u01c5", "\u0915\u094d\u0937",
         "x" * 40,
     ]  # fmt: skip
     rng = random.Random(seed)

@@ -423,7 +423,7 @@ def test_text_shorter_than_a_window_is_enough(model: LanguageModel, tmp_path: Pa
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
-@pytest.mark.parametrize("kind", ["chatml", "single_digits", "bos_and_pad"])
+@pytest.mark.parametrize("kind", ["chatml", "single_digits", "bos_and_pad", "slow_files"])
 def test_a_tuned_model_keeps_tokenizer_template_and_ends(
     kinds: Path, tmp_path: Path, kind: str, method: Any
 ) -> None:
@@ -438,7 +438,13 @@ def test_a_tuned_model_keeps_tokenizer_template_and_ends(
     tuning._save(out, weights, chat, config, dataclasses.replace(NOTHING, chat_template="own"))
     theirs, ours = AutoTokenizer.from_pretrained(source), AutoTokenizer.from_pretrained(out)
     for text in strings(60):
-        assert ours(text)["input_ids"] == theirs(text)["input_ids"], repr(text)
+        ids = theirs(text)["input_ids"]
+        assert ours(text)["input_ids"] == ids, repr(text)
+        for skip in (False, True):
+            wanted = theirs.decode(ids, skip_special_tokens=skip)
+            assert ours.decode(ids, skip_special_tokens=skip) == wanted
+    assert ours.get_vocab() == theirs.get_vocab()
+    assert ours.all_special_tokens == theirs.all_special_tokens
     for name in ("bos_token", "eos_token", "pad_token"):
         assert getattr(ours, name) == getattr(theirs, name), name
     assert ours.chat_template == ("own" if theirs.chat_template is None else theirs.chat_template)
