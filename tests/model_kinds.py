@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 import json
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from conftest import TEXT, make_model
+from safetensors.numpy import load_file, save_file
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}"
@@ -189,6 +192,30 @@ def make_kind(kind: str, base: Path, directory: Path) -> Path:
         text = value if isinstance(value, str) else json.dumps(value)
         (directory / name).write_text(text, encoding="utf-8")
     return directory
+
+
+def say(directory: Path, script: Sequence[int]) -> None:
+    """Change a model's weights: each token of ``script`` follows the one before it for certain.
+
+    Layers add nothing to the embedding, by whose direction the output matrix tells the next token;
+    so a token can have one that follows, and the last of the script must have come before.
+    """
+    assert len(set(script)) == len(script[:-1])
+    tensors = load_file(directory / "model.safetensors")
+    (embedding,) = (name for name in tensors if name.endswith("wte.weight"))
+    for name, values in tensors.items():
+        if name.endswith(("c_proj.weight", "c_proj.bias", "wpe.weight", "ln_f.bias")):
+            values[:] = 0
+        if name.endswith("ln_f.weight"):
+            values[:] = 1
+    rows = tensors[embedding]
+    rows[:] = np.random.default_rng(0).standard_normal(rows.shape)
+    output = np.zeros_like(rows)
+    for token, following in itertools.pairwise(script):
+        output[following] += rows[token]
+    save_file(tensors | {"lm_head.weight": output}, directory / "model.safetensors")
+    config = json.loads((directory / "config.json").read_text()) | {"tie_word_embeddings": False}
+    (directory / "config.json").write_text(json.dumps(config))
 
 
 def strings(count: int = 200, seed: int = 0) -> list[str]:
