@@ -31,7 +31,7 @@ sys.path[:0] = [str(HERE), str(ROOT)]
 import machine  # noqa: E402
 import numpy as np  # noqa: E402
 
-from laplm.gpt.config import NAMED_SIZES  # noqa: E402
+from laplm.model.config import NAMED_SIZES  # noqa: E402
 
 Array = np.ndarray
 Sweep = Callable[[list[int], int], Array]

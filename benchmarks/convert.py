@@ -76,8 +76,8 @@ def _once(target: Path, write: Callable[[Path], object]) -> Path:
 
 
 def _write_gguf(model: Path, target: Path) -> None:
+    from laplm.model.files.gguf_file import write_gguf
     from laplm.run.language_model import LanguageModel
-    from laplm.tune.gguf_file import write_gguf
 
     lm = LanguageModel(model, "fp32")
     write_gguf(lm, target, "f16" if lm.checkpoint.dtype == "fp16" else "f32")

@@ -25,7 +25,7 @@ import numpy as np
 if __name__ == "__main__":  # run from a checkout without installing it
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from laplm.gpt.config import NAMED_SIZES, GPTConfig, tensor_shapes
+from laplm.model.config import NAMED_SIZES, GPTConfig, tensor_shapes
 
 DTYPES = {"fp32": ("F32", np.float32), "fp16": ("F16", np.float16)}
 END_OF_TEXT = "<|endoftext|>"

@@ -38,7 +38,7 @@ import numpy as np  # noqa: E402
 import report  # noqa: E402
 from tokenizers import Tokenizer  # noqa: E402
 
-from laplm.gpt.config import NAMED_SIZES  # noqa: E402
+from laplm.model.config import NAMED_SIZES  # noqa: E402
 
 PROMPT = "The capital of Spain is"
 REPLY_SECONDS = 900  # longest single request: a slow engine on a large model

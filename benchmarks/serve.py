@@ -34,7 +34,7 @@ import httpx
 from convert import GGUF_TYPES, gguf_file
 from make_model import make_model
 
-from laplm.gpt.config import NAMED_SIZES
+from laplm.model.config import NAMED_SIZES
 
 PROMPTS = 16  # different ones, so that nothing is shared between streams
 PROMPT_TOKENS = 32

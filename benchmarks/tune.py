@@ -33,7 +33,7 @@ sys.path[:0] = [str(HERE), str(ROOT)]
 import machine  # noqa: E402
 import numpy as np  # noqa: E402
 
-from laplm.gpt.config import NAMED_SIZES, GPTConfig  # noqa: E402
+from laplm.model.config import NAMED_SIZES, GPTConfig  # noqa: E402
 
 # (engine, method, precision); "best" is what laplm takes on this machine.
 WAYS = {
@@ -74,10 +74,10 @@ def train_laplm(args: argparse.Namespace) -> dict[str, Any]:
     """``laplm.tune``'s own trainer, as ``laplm tune`` sets it up."""
     import torch
 
-    from laplm.gpt.checkpoint import open_checkpoint
     from laplm.machine import peak_bytes
-    from laplm.tune.data import TokenData
-    from laplm.tune.lora import LoRAConfig
+    from laplm.model.files.checkpoint import open_checkpoint
+    from laplm.tune.data.corpus import TokenData
+    from laplm.tune.models.lora import LoRAConfig
     from laplm.tune.trainer import TrainConfig, Trainer, best_precision
     from laplm.tune.tuning import TuneConfig, model_to_train
 
@@ -245,7 +245,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _measure(args: argparse.Namespace) -> int:
-    from laplm.gpt.checkpoint import open_checkpoint
+    from laplm.model.files.checkpoint import open_checkpoint
 
     config = open_checkpoint(args.model).config
     everything: dict[str, Any] = {

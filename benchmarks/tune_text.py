@@ -26,10 +26,10 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 from laplm.built_in import DIRECTORY  # noqa: E402
-from laplm.gpt.checkpoint import open_checkpoint  # noqa: E402
-from laplm.gpt.tokenizer import Tokenizer  # noqa: E402
-from laplm.tune.data import TokenData  # noqa: E402
-from laplm.tune.torch_model import TorchGPT  # noqa: E402
+from laplm.model.files.checkpoint import open_checkpoint  # noqa: E402
+from laplm.model.tokenizer import Tokenizer  # noqa: E402
+from laplm.tune.data.corpus import TokenData  # noqa: E402
+from laplm.tune.models.gpt2 import TorchGPT  # noqa: E402
 from laplm.tune.trainer import TrainConfig, Trainer  # noqa: E402
 
 Curve = dict[int, float]  # update -> held-out loss, nats a token

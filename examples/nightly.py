@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("model", nargs="?", default="pocket", help="the model to begin from")
     args = parser.parse_args()
 
-    from laplm.tune.read import read_examples
+    from laplm.tune.data.read import read_examples
     from laplm.tune.tuning import TuneConfig
 
     reading = read_examples(args.notes)

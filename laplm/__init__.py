@@ -24,8 +24,8 @@ if TYPE_CHECKING:
         ModelNotFoundError,
         TokenizerError,
     )
-    from laplm.gpt.config import GPTConfig
-    from laplm.gpt.tokenizer import Tokenizer
+    from laplm.model.config import GPTConfig
+    from laplm.model.tokenizer import Tokenizer
     from laplm.run.generate import GenerationResult, GenerationStep, GenerationStream
     from laplm.run.language_model import LanguageModel, load
     from laplm.run.sampler import SamplingParams
@@ -38,7 +38,7 @@ _HOME = {
     "CheckpointError": "errors",
     "ContextLengthError": "errors",
     "DownloadError": "errors",
-    "GPTConfig": "gpt.config",
+    "GPTConfig": "model.config",
     "GenerationResult": "run.generate",
     "GenerationStep": "run.generate",
     "GenerationStream": "run.generate",
@@ -49,7 +49,7 @@ _HOME = {
     "ModelFormatError": "errors",
     "ModelNotFoundError": "errors",
     "SamplingParams": "run.sampler",
-    "Tokenizer": "gpt.tokenizer",
+    "Tokenizer": "model.tokenizer",
     "TokenizerError": "errors",
     "load": "run.language_model",
 }

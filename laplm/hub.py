@@ -177,7 +177,7 @@ def locate_base(adapter: Path, base: str) -> Path:
                 return locate(str(adapter / base))
         return locate(base)
     except ModelNotFoundError as error:
-        from laplm.gpt.adapter import BASE
+        from laplm.model.files.adapter import BASE
 
         if (adapter / BASE).is_dir():  # the adapter was moved, and its base with it
             return locate(str(adapter / BASE))
@@ -247,7 +247,7 @@ def _describe_built_in() -> InstalledModel:
 
 
 def _describe(name: str, path: Path, problem: str | None = None) -> InstalledModel:
-    from laplm.gpt.checkpoint import open_checkpoint, read_config
+    from laplm.model.files.checkpoint import open_checkpoint, read_config
 
     n_parameters, dtype = None, None
     problem = problem or _problem(path)
@@ -332,7 +332,7 @@ def is_adapter(path: Path) -> bool:
             return False
     except OSError:
         return False
-    from laplm.gpt import adapter  # NumPy comes with it
+    from laplm.model.files import adapter  # NumPy comes with it
 
     return adapter.is_adapter(path)
 
@@ -535,7 +535,7 @@ class _Source:
 
 def _choose(name: str, source: _Source) -> list[str]:
     """The files to fetch, small ones first; refused before the large ones when it is no GPT-2."""
-    from laplm.gpt.config import GPTConfig
+    from laplm.model.config import GPTConfig
 
     def refuse(cause: str) -> DownloadError:
         return DownloadError(f"{name} is not a model that laplm can run: {cause}")
@@ -545,7 +545,7 @@ def _choose(name: str, source: _Source) -> list[str]:
 
     whole = {*_WEIGHTS, *(f"{weights}.index.json" for weights in _WEIGHTS)}
     if ADAPTER_FILES[0] in source.sizes and not whole & source.sizes.keys():
-        from laplm.gpt.adapter import adapter_config
+        from laplm.model.files.adapter import adapter_config
 
         try:
             adapter_config(fetch_json(ADAPTER_FILES[0]), Path(ADAPTER_FILES[0]))

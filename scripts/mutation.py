@@ -30,9 +30,9 @@ from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MODULES = (
-    "laplm/serve/*.py", "laplm/run/*.py", "laplm/tune/trainer.py", "laplm/tune/packing.py",
-    "laplm/tune/loss.py", "laplm/tune/data.py", "laplm/gpt/kv_cache.py", "laplm/gpt/quantize.py",
-    "laplm/gpt/checkpoint.py", "laplm/gpt/tokenizer.py",
+    "laplm/serve/*.py", "laplm/run/*.py", "laplm/tune/trainer.py", "laplm/tune/data/packing.py",
+    "laplm/tune/loss.py", "laplm/tune/data/corpus.py", "laplm/model/engine/kv_cache.py",
+    "laplm/model/engine/quantize.py", "laplm/model/files/checkpoint.py", "laplm/model/tokenizer.py",
 )  # fmt: skip
 PRELOADED = ("torch", "transformers", "tokenizers", "httpx", "fastapi", "hypothesis")
 MOST_TESTS = 40

@@ -21,22 +21,25 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 MAY_IMPORT = {
     "errors": set(),
     "bounds": {"errors"},
+    "progress": set(),
     "home": {"errors"},
     "machine": set(),
     "built_in": {"errors"},
-    "gpt": {"errors", "home"},
-    "hub": {"errors", "built_in", "gpt", "laplm"},
-    "run": {"errors", "bounds", "machine", "hub", "gpt"},
-    "look": {"errors", "home", "gpt", "run"},
-    "tune": {"errors", "bounds", "built_in", "home", "machine", "gpt"},
+    "native": {"errors", "home", "progress"},
+    "model": {"errors", "home", "native", "progress"},
+    "hub": {"errors", "built_in", "model", "laplm"},
+    "run": {"errors", "bounds", "progress", "machine", "native", "hub", "model"},
+    "look": {"errors", "home", "progress", "model", "run"},
+    "tune": {"errors", "bounds", "built_in", "home", "progress", "machine", "native", "model"},
     "serve": {
         "errors",
         "bounds",
         "built_in",
         "home",
+        "progress",
         "machine",
         "hub",
-        "gpt",
+        "model",
         "run",
         "look",
         "laplm",
@@ -45,13 +48,14 @@ MAY_IMPORT = {
     "talk": {"errors", "home"},
     "audit": set(),
 }
-# Beyond the standard library, NumPy, which gpt, run and look compute with.
+# Beyond the standard library, NumPy, which model, run and look compute with.
 LIBRARIES = {
     "cli": {"numpy", "rich", "shtab"},
     "home": {"platformdirs"},
     "machine": {"psutil"},
     "hub": {"huggingface_hub", "rich"},
-    "gpt": {"jinja2", "llvmlite", "numpy", "regex", "tokenizers", "torch", "xxhash"},
+    "native": {"llvmlite", "numpy"},
+    "model": {"gguf", "jinja2", "llvmlite", "numpy", "regex", "tokenizers", "torch", "xxhash"},
     "run": {"numpy"},
     "look": {"matplotlib", "numpy", "pandas"},
     "tune": {
@@ -77,7 +81,7 @@ LIBRARIES = {
     },
     "talk": {"nbclient", "nbconvert", "nbformat", "pygments"},
 }
-TORCH_OUTSIDE_TUNE = {"gpt/checkpoint.py"}  # pytorch_model.bin, through weights_only
+TORCH_OUTSIDE_TUNE = {"model/files/checkpoint.py"}  # pytorch_model.bin, through weights_only
 # audit's report comes after the command line has handed over.
 PRINTS = {"cli/commands.py", "cli/output.py", "cli/terminal.py", "audit.py"}
 
@@ -120,7 +124,7 @@ def name_of(file: Path) -> str:
 
 
 def room(module: str) -> str:
-    """``laplm.gpt.model`` is in gpt; ``laplm`` itself, or a name of it, is in laplm."""
+    """``laplm.model.engine.model`` is in gpt; ``laplm`` itself, or a name of it, is in laplm."""
     part = [*module.split("."), ""][1]
     is_room = (PACKAGE / part).is_dir() or (PACKAGE / f"{part}.py").is_file()
     return part if part and is_room else "laplm"
@@ -202,7 +206,7 @@ def test_loading_and_running_do_not_import_torch() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     modules = set(done.stdout.split())
-    assert {"laplm.gpt.model", "laplm.run.generate", "laplm.hub", "laplm.cli"} <= modules
+    assert {"laplm.model.engine.model", "laplm.run.generate", "laplm.hub", "laplm.cli"} <= modules
     assert not {"torch", "transformers", "huggingface_hub", "rich"} & modules
 
 
@@ -210,7 +214,7 @@ def test_loading_and_running_do_not_import_torch() -> None:
     ("source", "found"),
     [
         ("from laplm import hub", ("laplm.hub", False, False)),
-        ("from laplm.gpt.model import GPT", ("laplm.gpt.model", False, False)),
+        ("from laplm.model.engine.model import GPT", ("laplm.model.engine.model", False, False)),
         ("from . import sampler", ("laplm.run", False, False)),
         ("from ..tune.data import x", ("laplm.tune.data", False, False)),
         ("def f():\n    import torch.nn", ("torch.nn", True, False)),
@@ -235,5 +239,5 @@ def test_json_is_written_in_one_way_which_knows_no_nan() -> None:
             ):
                 written.add(relative(file))
     # Texts and whole numbers; a model's own files, which are not ours to change.
-    rest = {name for name in written if not name.startswith("gpt/")}
-    assert rest <= {"audit.py", "cli/run.py", "tune/gguf_tokenizer.py", "tune/lock.py"}
+    rest = {name for name in written if not name.startswith("model/")}
+    assert rest <= {"audit.py", "cli/run.py", "tune/lock.py"}

@@ -343,9 +343,9 @@ def test_models_load_and_text_is_encoded_without_a_connection(
         f"""
         import numpy as np
         from laplm import hub
-        from laplm.gpt.checkpoint import open_checkpoint
-        from laplm.gpt.reference import DenseWeights, forward
-        from laplm.gpt.tokenizer import Tokenizer
+        from laplm.model.files.checkpoint import open_checkpoint
+        from laplm.model.reference import DenseWeights, forward
+        from laplm.model.tokenizer import Tokenizer
 
         path = hub.locate({str(tiny_model_dir)!r})
         checkpoint, tokenizer = open_checkpoint(path), Tokenizer.from_directory(path)

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from laplm.gpt.config import GPTConfig
-from laplm.gpt.tokenizer import Tokenizer
+from laplm.model.config import GPTConfig
+from laplm.model.tokenizer import Tokenizer
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 

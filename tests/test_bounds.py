@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from laplm.bounds import TUNING, UPDATE_TOKENS, Bounds
 from laplm.errors import InputError
 from laplm.serve.tuning import TuneSettings
-from laplm.tune.lora import LoRAConfig
+from laplm.tune.models.lora import LoRAConfig
 from laplm.tune.trainer import TrainConfig
 from laplm.tune.tuning import TuneConfig
 

@@ -18,9 +18,9 @@ from hub_server import Hub, start
 
 import laplm
 from laplm.errors import DownloadError, ModelNotFoundError
-from laplm.gpt.checkpoint import open_checkpoint, save_checkpoint
-from laplm.gpt.tokenizer import Tokenizer
 from laplm.hub import ADAPTER_FILES, hub_cache_dir, installed, locate, pull
+from laplm.model.files.checkpoint import open_checkpoint, save_checkpoint
+from laplm.model.tokenizer import Tokenizer
 
 
 @pytest.fixture

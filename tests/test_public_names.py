@@ -34,7 +34,7 @@ def test_importing_laplm_imports_nothing_heavy() -> None:
     modules = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     ).stdout.split()
-    assert not {"numpy", "torch", "tokenizers", "rich", "laplm.gpt", "laplm.run"} & {*modules}
+    assert not {"numpy", "torch", "tokenizers", "rich", "laplm.model", "laplm.run"} & {*modules}
 
 
 def test_the_runtime_never_imports_torch(tiny_model_dir: Path) -> None:

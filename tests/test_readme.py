@@ -11,13 +11,14 @@ import pytest
 
 from laplm import cli
 from laplm.cli import commands
-from laplm.gpt import quantize
-from laplm.gpt.config import NAMED_SIZES
-from laplm.gpt.kv_cache import KVCache
+from laplm.model.config import NAMED_SIZES
+from laplm.model.engine import quantize
+from laplm.model.engine.kv_cache import KVCache
 from tests import documents
 from tests.documents import BLOCKS, BY_CI, DOCUMENTS, ROOT, name_of, runs, where
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -99,15 +100,24 @@ def test_variables_that_are_named_are_those_that_are_read() -> None:
 
 
 def test_the_tree_is_the_tree() -> None:
-    tree = README.split("## The tree")[1].split("```")[1]
-    shown = set(re.findall(r"[\w./]+\.py|[\w./]+/(?=\s)", tree))
+    tree = ARCHITECTURE.split("## The tree")[1].split("```")[1]
+    folders: list[str] = []
+    shown = set()
+    for line in tree.strip().splitlines():
+        depth = (len(line) - len(line.lstrip())) // 2
+        names = re.findall(r"(?:^|(?<=\s))[\w/]+(?:\.py|/)(?=\s|$)", line.split("  extra")[0])
+        if names[0].endswith("/"):
+            folders[depth:] = [names[0]]
+        shown |= {"".join([*folders[:depth], name]) for name in names}
     # A look is a file of its own and named after it: the directory says enough.
     modules = [path for path in ROOT.glob("laplm/**/*.py") if path.parent.name != "look"]
-    there = {path.name for path in modules} - {"__init__.py", "__main__.py"}
-    assert {name for name in shown if name.endswith(".py")} == there
+    there = {path.relative_to(ROOT).as_posix() for path in modules}
+    assert {name for name in shown if name.endswith(".py")} == {
+        path for path in there if not path.endswith(("__init__.py", "__main__.py"))
+    }
     for name in shown:
         if name.endswith("/"):
-            assert (ROOT / name).is_dir() or (ROOT / "laplm" / name).is_dir(), name
+            assert (ROOT / name).is_dir(), name
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)

@@ -53,7 +53,7 @@ def test_digests_are_of_every_bit(
     arm: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of the generated model, which the engine reads as any other."""
-    from laplm.gpt.model import GPT
+    from laplm.model.engine.model import GPT
 
     arm.make_odd_model(tmp_path / "odd")
     before = dict(arm.digests(str(tmp_path / "odd"), "fp32"))

@@ -199,7 +199,7 @@ def open_model(
     Raises:
         LaplmError: it cannot be opened.
     """
-    from laplm.gpt.quantize import PRECISIONS
+    from laplm.model.engine.quantize import PRECISIONS
     from laplm.run.language_model import LanguageModel, default_model
 
     if precision not in PRECISIONS:

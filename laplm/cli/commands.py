@@ -44,7 +44,7 @@ class _Version(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         write(f"laplm {__version__}\n")
-        from laplm.gpt import isa
+        from laplm.native import isa
 
         write(f"kernels: {isa.choose().name} on {isa.cpu_name()} ({isa.why()})\n")
         parser.exit()
@@ -148,7 +148,7 @@ def _pull(args: argparse.Namespace) -> int:
     path = hub.pull(args.name, force=args.force)
     write(f"{args.name} is in {path}\n")
     if hub.is_adapter(path):
-        from laplm.gpt.adapter import read_adapter_config
+        from laplm.model.files.adapter import read_adapter_config
 
         base = read_adapter_config(path).base_model_name_or_path
         try:
@@ -204,8 +204,8 @@ def _about(model: InstalledModel) -> str:
 
 
 def _export(args: argparse.Namespace) -> int:
+    from laplm.model.files.export import export
     from laplm.run.language_model import LanguageModel
-    from laplm.tune.export import export
 
     done = export(LanguageModel(args.model, "fp32"), args.out, args.to, args.precision)
     write(
@@ -246,7 +246,7 @@ def _eval(args: argparse.Namespace) -> int:
 
 
 def _bench(args: argparse.Namespace) -> int:
-    from laplm.gpt.model import GPT
+    from laplm.model.engine.model import GPT
     from laplm.run import bench
 
     if args.shape is not None and args.model is not None:

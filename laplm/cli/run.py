@@ -22,7 +22,7 @@ from laplm.cli.output import (
 from laplm.errors import visible
 
 if TYPE_CHECKING:
-    from laplm.gpt.tokenizer import Tokenizer
+    from laplm.model.tokenizer import Tokenizer
     from laplm.run.generate import GenerationResult, GenerationStream
     from laplm.run.language_model import LanguageModel
 

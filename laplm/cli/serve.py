@@ -140,7 +140,7 @@ def _serve(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace, key: str | None) -> None:
-    from laplm.gpt.quantize import PRECISIONS
+    from laplm.model.engine.quantize import PRECISIONS
 
     if not 0 <= args.port <= 65535:
         raise InputError(f"--port is {args.port}, but it must be between 0 and 65535")

@@ -18,7 +18,7 @@ from laplm.errors import InputError
 
 if TYPE_CHECKING:
     from laplm.run.language_model import LanguageModel
-    from laplm.tune.read import Reading
+    from laplm.tune.data.read import Reading
     from laplm.tune.trainer import Progressed
     from laplm.tune.tuning import Plan, TuneConfig, TuneResult
 
@@ -156,7 +156,7 @@ def _tune_until(args: argparse.Namespace, at_the_end: contextlib.ExitStack) -> i
             args.out = Path(place) / "run"
         config = _config(args)
     from laplm.bounds import TUNING
-    from laplm.tune.read import read_examples
+    from laplm.tune.data.read import read_examples
     from laplm.tune.tuning import tune
 
     if args.threads is not None:
@@ -247,7 +247,7 @@ def _alone(args: argparse.Namespace) -> None:
 
 def _config(args: argparse.Namespace) -> TuneConfig:
     from laplm.bounds import TUNING
-    from laplm.tune.lora import LoRAConfig
+    from laplm.tune.models.lora import LoRAConfig
     from laplm.tune.tuning import TuneConfig
 
     def given(**names: str) -> dict[str, Any]:
@@ -394,7 +394,7 @@ def _time(seconds: float) -> str:
 
 
 def _result_text(result: TuneResult) -> str:
-    from laplm.tune.data import perplexity
+    from laplm.tune.data.corpus import perplexity
 
     before, after = perplexity(result.loss_before), perplexity(result.loss_after)
     peak = f", {result.peak_bytes / 1e9:.1f} GB at the peak" if result.peak_bytes else ""

@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laplm.errors import InputError
-from laplm.gpt.activations import ActivationCache
-from laplm.gpt.quantize import Progress
-from laplm.gpt.reference import Tap, linear
 from laplm.look import figures, passes
 from laplm.look import target as targets
 from laplm.look.sweep import Fork, sweep
 from laplm.look.view import Column, Grid, Model, Part, Table, View
+from laplm.model.activations import ActivationCache
+from laplm.model.reference import Tap, linear
+from laplm.progress import Progress
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

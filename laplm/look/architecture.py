@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from laplm.gpt.config import GPTConfig
 from laplm.look import figures
 from laplm.look.block import ACTIVATIONS
 from laplm.look.stats import stats
 from laplm.look.view import Column, Model, Part, Table, View
+from laplm.model.config import GPTConfig
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -30,9 +30,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laplm.errors import InputError
-from laplm.gpt.tokenizer import begin_of_text
 from laplm.look import figures, passes
 from laplm.look.view import Column, Grid, Maps, Model, Part, Table, View
+from laplm.model.tokenizer import begin_of_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laplm.errors import InputError
-from laplm.gpt.activations import ActivationCache
 from laplm.look import figures, passes
 from laplm.look import target as targets
 from laplm.look.view import Column, Grid, Model, Part, Table, View
+from laplm.model.activations import ActivationCache
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laplm.errors import InputError
-from laplm.gpt.reference import Tap
 from laplm.look import figures, passes
 from laplm.look import target as targets
 from laplm.look.view import Column, Model, Part, Table, View
+from laplm.model.reference import Tap
 from laplm.run.generate import make_request
 from laplm.run.sampler import SamplingParams
 from laplm.run.tapped import TappedGPT

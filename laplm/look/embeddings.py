@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laplm.errors import InputError
-from laplm.gpt.checkpoint import check_finite
 from laplm.look import figures, passes
 from laplm.look.pca import PCA, pca
 from laplm.look.view import Column, Model, Part, Table, View, check_count
+from laplm.model.files.checkpoint import check_finite
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

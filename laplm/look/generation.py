@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from laplm.gpt.model import GPT
-from laplm.gpt.reference import softmax
-from laplm.gpt.tokenizer import StreamDecoder
 from laplm.look import figures, passes
 from laplm.look.next_token import entropy
 from laplm.look.view import Column, Model, Part, Passage, Span, Table, View, check_count
+from laplm.model.engine.model import GPT
+from laplm.model.reference import softmax
+from laplm.model.tokenizer import StreamDecoder
 from laplm.run.sampler import SamplingParams, probabilities
 
 if TYPE_CHECKING:

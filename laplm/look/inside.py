@@ -19,8 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laplm.errors import InputError
-from laplm.gpt import reference
-from laplm.gpt.activations import Key
 from laplm.look import passes
 from laplm.look.ablation import ablation_tap, parts_named
 from laplm.look.block import ACTIVATIONS, STEPS, Neuron, most_active
@@ -28,6 +26,8 @@ from laplm.look.next_token import OFF, Effect, effect_of, plot_effects
 from laplm.look.pca import PCA, pca
 from laplm.look.unembedding import greatest
 from laplm.look.view import Column, Grid, Model, Part, Table, View, check_count
+from laplm.model import reference
+from laplm.model.activations import Key
 from laplm.run.sampler import SamplingParams
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from laplm.gpt import reference
-from laplm.gpt.quantize import Progress
 from laplm.look import figures, passes
 from laplm.look.view import Column, Grid, Model, Part, Table, View
+from laplm.model import reference
+from laplm.progress import Progress
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

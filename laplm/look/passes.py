@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from laplm.errors import ContextLengthError, InputError, ModelFormatError
-from laplm.gpt import activations, reference
-from laplm.gpt.activations import ActivationCache
-from laplm.gpt.checkpoint import Checkpoint, check_finite
-from laplm.gpt.config import GPTConfig
-from laplm.gpt.kv_cache import KVCache
 from laplm.look.view import Model, visible
+from laplm.model import activations, reference
+from laplm.model.activations import ActivationCache
+from laplm.model.config import GPTConfig
+from laplm.model.engine.kv_cache import KVCache
+from laplm.model.files.checkpoint import Checkpoint, check_finite
 from laplm.run.generate import Engine, GenerationStream, StreamOptions, stream_generate
 from laplm.run.sampler import SamplingParams
 
@@ -99,7 +99,7 @@ def forward(
     Args:
         model: the model.
         ids: the token ids.
-        tap: sees, and may replace, every activation of ``laplm.gpt.activations.STAGES``.
+        tap: sees, and may replace, every activation of ``laplm.model.activations.STAGES``.
         past: keys and values of what came before, from ``new_past``; it grows by T positions.
         last_only: no logits but the last position's.
 
@@ -151,7 +151,7 @@ def cache(
     Args:
         model: the model.
         ids: the token ids (T,).
-        names: of ``laplm.gpt.activations.STAGES``.
+        names: of ``laplm.model.activations.STAGES``.
         tap: may change activations on the way; what is kept is what it left.
 
     Raises:

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laplm.errors import InputError
-from laplm.gpt.checkpoint import check_finite
-from laplm.gpt.reference import softmax
 from laplm.look import figures, passes
 from laplm.look.pca import PCA, pca
 from laplm.look.view import Column, Grid, Model, Part, Table, View, check_count
+from laplm.model.files.checkpoint import check_finite
+from laplm.model.reference import softmax
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

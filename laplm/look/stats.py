@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from laplm.gpt.config import GPTConfig, tensor_shapes
-from laplm.gpt.kv_cache import KVCache
-from laplm.gpt.quantize import PRECISIONS, packed_bytes
 from laplm.look import figures
 from laplm.look.view import Column, Model, Part, Table, View
+from laplm.model.config import GPTConfig, tensor_shapes
+from laplm.model.engine.kv_cache import KVCache
+from laplm.model.engine.quantize import PRECISIONS, packed_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

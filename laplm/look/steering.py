@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laplm.errors import InputError
-from laplm.gpt.reference import Tap
 from laplm.look import figures, passes
 from laplm.look.continuations import next_table, write_under
 from laplm.look.view import Column, Model, Part, Table, View, visible
+from laplm.model.reference import Tap
 from laplm.run.generate import make_request
 from laplm.run.sampler import SamplingParams
 

@@ -16,9 +16,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from laplm.gpt import reference
-from laplm.gpt.config import GPTConfig
-from laplm.gpt.quantize import Progress
+from laplm.model import reference
+from laplm.model.config import GPTConfig
+from laplm.progress import Progress
 
 Array = NDArray[np.float32]
 

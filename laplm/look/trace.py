@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laplm.errors import CacheError, InputError
-from laplm.gpt.activations import (
+from laplm.look import figures, passes
+from laplm.look.view import EXTENSIONS, Column, Grid, Model, Part, Table, View, check_extension
+from laplm.model.activations import (
     MAX_BYTES,
     STAGES,
     ActivationCache,
@@ -22,10 +24,8 @@ from laplm.gpt.activations import (
     in_layers,
     shape_of,
 )
-from laplm.gpt.quantize import Progress
-from laplm.gpt.tensor_file import atomic_file
-from laplm.look import figures, passes
-from laplm.look.view import EXTENSIONS, Column, Grid, Model, Part, Table, View, check_extension
+from laplm.model.files.safetensors_file import atomic_file
+from laplm.progress import Progress
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -198,7 +198,7 @@ def trace(
     Args:
         model: the model.
         text: what to run: text, bytes or token ids.
-        names: of ``laplm.gpt.activations.STAGES``; None keeps all.
+        names: of ``laplm.model.activations.STAGES``; None keeps all.
         max_bytes: refuse more than this, before anything is run.
         progress: called with ("bytes of activations", kept so far, in all), first with 0.
 

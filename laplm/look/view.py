@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laplm.errors import CacheError, InputError, MissingExtraError
-from laplm.gpt.checkpoint import Checkpoint
-from laplm.gpt.config import GPTConfig
-from laplm.gpt.model import GPT
-from laplm.gpt.quantize import Precision
-from laplm.gpt.tokenizer import Tokenizer
 from laplm.home import json_text, reason_of, write_whole
+from laplm.model.config import GPTConfig
+from laplm.model.engine.model import GPT
+from laplm.model.engine.quantize import Precision
+from laplm.model.files.checkpoint import Checkpoint
+from laplm.model.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -22,13 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laplm.errors import InputError
-from laplm.gpt import isa as isas
-from laplm.gpt import jit
-from laplm.gpt.checkpoint import Checkpoint
-from laplm.gpt.config import NAMED_SIZES, GPTConfig, tensor_shapes
-from laplm.gpt.kv_cache import KVCache, aligned
-from laplm.gpt.model import GPT
-from laplm.gpt.quantize import Progress
+from laplm.model.config import NAMED_SIZES, GPTConfig, tensor_shapes
+from laplm.model.engine.kv_cache import KVCache
+from laplm.model.engine.model import GPT
+from laplm.model.files.checkpoint import Checkpoint
+from laplm.native import isa as isas
+from laplm.native import jit
+from laplm.native.memory import aligned
+from laplm.progress import Progress
 
 Array = NDArray[np.float32]
 STEPS = 16  # decode steps timed together
@@ -104,17 +105,18 @@ class Limits:
     """The machine's own limits, measured with the kernels' own instructions."""
 
     def __init__(self, gpt: GPT) -> None:
-        from laplm.gpt import plan
+        from laplm.model.engine import kernel_args
 
         def build() -> Any:
-            from laplm.gpt import kernels
+            from laplm.model.engine import kernels
 
             return kernels.build_probe(gpt.isa, gpt.precision)
 
         self._threads = gpt.threads
-        self._probe = jit.load(gpt.isa, f"probe {gpt.precision}", build)
+        spec, sources = f"probe {gpt.precision}", Path(kernel_args.__file__).parent
+        self._probe = jit.load(gpt.isa, spec, build, sources=sources)
         self._scratch = aligned(gpt.threads << 20, np.uint8)
-        self._inputs = 768 // plan.GROUP * plan.GROUP
+        self._inputs = 768 // kernel_args.GROUP * kernel_args.GROUP
 
     def _together(self, work: Callable[[int], Any]) -> float:
         """Seconds that all threads need to do ``work(thread)`` at the same time."""

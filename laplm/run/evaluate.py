@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from laplm.bounds import Bounds
 from laplm.errors import InputError, ModelFormatError
-from laplm.gpt.kv_cache import KVCache
-from laplm.gpt.model import GPT
+from laplm.model.engine.kv_cache import KVCache
+from laplm.model.engine.model import GPT
 from laplm.run.language_model import LanguageModel
 
 Array = NDArray[np.float32]

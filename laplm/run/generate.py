@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from laplm.errors import ContextLengthError, InputError
-from laplm.gpt.config import GPTConfig
-from laplm.gpt.kv_cache import KVCache
-from laplm.gpt.plan import PAGE
-from laplm.gpt.tokenizer import StreamDecoder, Tokenizer, begin_of_text, end_tokens
+from laplm.model.config import GPTConfig
+from laplm.model.engine.kernel_args import PAGE
+from laplm.model.engine.kv_cache import KVCache
+from laplm.model.tokenizer import StreamDecoder, Tokenizer, begin_of_text, end_tokens
 from laplm.run.sampler import Nudges, SamplingParams, sample, sample_rng, top_logprobs
 
 Array = NDArray[np.float32]

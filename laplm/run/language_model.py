@@ -11,17 +11,18 @@ from typing import TypedDict, Unpack
 
 from laplm import hub
 from laplm.errors import ContextLengthError, ModelFormatError, ModelNotFoundError
-from laplm.gpt.activations import MAX_BYTES, ActivationCache, check_bytes, run_with_cache
-from laplm.gpt.adapter import is_adapter, open_adapter, read_adapter_config
-from laplm.gpt.chat import ChatTemplate
-from laplm.gpt.checkpoint import Checkpoint, open_checkpoint
-from laplm.gpt.config import GPTConfig
-from laplm.gpt.kv_cache import KVCache
-from laplm.gpt.model import GPT
-from laplm.gpt.pretrained_settings import PretrainedSettings
-from laplm.gpt.quantize import Precision, Progress
-from laplm.gpt.reference import Tap
-from laplm.gpt.tokenizer import Tokenizer
+from laplm.model.activations import MAX_BYTES, ActivationCache, check_bytes, run_with_cache
+from laplm.model.chat import ChatTemplate
+from laplm.model.config import GPTConfig
+from laplm.model.engine.kv_cache import KVCache
+from laplm.model.engine.model import GPT
+from laplm.model.engine.quantize import Precision
+from laplm.model.files.adapter import is_adapter, open_adapter, read_adapter_config
+from laplm.model.files.checkpoint import Checkpoint, open_checkpoint
+from laplm.model.pretrained_settings import PretrainedSettings
+from laplm.model.reference import Tap
+from laplm.model.tokenizer import Tokenizer
+from laplm.progress import Progress
 from laplm.run.generate import (
     GenerationResult,
     GenerationStream,
@@ -219,7 +220,7 @@ class LanguageModel:
 
         Args:
             prompt: as ``stream``; it may fill the whole context.
-            names: keep only these, of ``laplm.gpt.activations.STAGES``; ``["logits"]`` say.
+            names: keep only these, of ``laplm.model.activations.STAGES``; ``["logits"]`` say.
             tap: may replace activations on the way; what is kept is what it left.
             max_bytes: refuse more than this, before anything is run.
 

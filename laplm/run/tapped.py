@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from laplm.gpt.config import GPTConfig
-from laplm.gpt.kv_cache import KVCache
-from laplm.gpt.model import GPT
-from laplm.gpt.reference import Tap
+from laplm.model.config import GPTConfig
+from laplm.model.engine.kv_cache import KVCache
+from laplm.model.engine.model import GPT
+from laplm.model.reference import Tap
 
 Array = NDArray[np.float32]
 

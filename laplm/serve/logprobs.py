@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from laplm.errors import TokenizerError
-from laplm.gpt.tokenizer import Tokenizer
+from laplm.model.tokenizer import Tokenizer
 from laplm.run.generate import GenerationStep, TokenLogprob
 from laplm.serve.scheduler import PromptToken
 

@@ -21,15 +21,16 @@ from starlette.responses import Response
 
 from laplm import built_in, hub
 from laplm.errors import InputError, LaplmError
-from laplm.gpt.adapter import is_adapter, read_adapter_config
-from laplm.gpt.chat import read_chat_templates
-from laplm.gpt.checkpoint import read_config
+from laplm.model.chat import read_chat_templates
+from laplm.model.files.adapter import is_adapter, read_adapter_config
+from laplm.model.files.checkpoint import read_config
 from laplm.serve.problems import BODY, ApiError, Json, answers
 from laplm.serve.scheduler import Scheduler, Watcher
 
 if TYPE_CHECKING:
-    from laplm.gpt.config import GPTConfig
-    from laplm.gpt.quantize import Precision, Progress
+    from laplm.model.config import GPTConfig
+    from laplm.model.engine.quantize import Precision
+    from laplm.progress import Progress
     from laplm.run.language_model import LanguageModel
 
 _SCAN_SECONDS = 2.0  # how long a list of what is on disk is good for
@@ -318,7 +319,7 @@ def warm_up(targets: Iterable[str], precision: Precision, progress: Progress | N
     Raises:
         LaplmError: one cannot be opened.
     """
-    from laplm.gpt.model import load_kernels
+    from laplm.model.engine.model import load_kernels
     from laplm.run.language_model import LanguageModel
 
     for target in dict.fromkeys(targets):

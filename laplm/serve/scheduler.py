@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from laplm.gpt.kv_cache import KVCache
-from laplm.gpt.model import BLOCK
-from laplm.gpt.tokenizer import end_tokens
+from laplm.model.engine.kv_cache import KVCache
+from laplm.model.engine.model import BLOCK
+from laplm.model.tokenizer import end_tokens
 from laplm.run.generate import (
     GenerationStep,
     Row,

@@ -27,7 +27,7 @@ from laplm.serve.models import warm_up
 from laplm.serve.problems import ApiError
 
 if TYPE_CHECKING:
-    from laplm.gpt.quantize import Progress
+    from laplm.progress import Progress
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _HEADERS_SECONDS = 10.0  # a connection on which no request comes is closed

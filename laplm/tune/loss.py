@@ -12,8 +12,8 @@ from __future__ import annotations
 from typing import Any
 
 from laplm.errors import MissingExtraError
-from laplm.tune.data import IGNORE
-from laplm.tune.pointwise import to_slopes
+from laplm.tune.data.corpus import IGNORE
+from laplm.tune.kernels.pointwise import to_slopes
 
 try:
     import torch

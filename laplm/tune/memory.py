@@ -12,9 +12,9 @@ import numpy as np
 
 from laplm.errors import MissingExtraError
 from laplm.machine import resident_bytes
-from laplm.tune.data import Batch
-from laplm.tune.pointwise import slopes_bytes
-from laplm.tune.torch_model import TorchGPT
+from laplm.tune.data.corpus import Batch
+from laplm.tune.kernels.pointwise import slopes_bytes
+from laplm.tune.models.gpt2 import TorchGPT
 
 try:
     import torch

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from laplm.errors import InputError, MissingExtraError
-from laplm.tune.data import Batch
+from laplm.tune.data.corpus import Batch
 from laplm.tune.loss import chunked_cross_entropy
-from laplm.tune.torch_model import TorchGPT
+from laplm.tune.models.gpt2 import TorchGPT
 
 try:
     import torch

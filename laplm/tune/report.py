@@ -19,14 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laplm.errors import InputError
-from laplm.gpt.chat import ChatTemplate, ControlText, encode_piece
-from laplm.gpt.checkpoint import Checkpoint
-from laplm.gpt.quantize import LINEAR, Progress
-from laplm.gpt.tokenizer import Tokenizer
 from laplm.home import write_whole
-from laplm.tune.copying import Span, longest_copied_spans
-from laplm.tune.data import perplexity
-from laplm.tune.read import Example, Reading
+from laplm.model.chat import ChatTemplate, ControlText, encode_piece
+from laplm.model.engine.quantize import LINEAR, Progress
+from laplm.model.files.checkpoint import Checkpoint
+from laplm.model.tokenizer import Tokenizer
+from laplm.tune.data.corpus import perplexity
+from laplm.tune.data.read import Example, Reading
+from laplm.tune.memorisation import Span, longest_copied_spans
 from laplm.tune.tuning import SUMMARY, TuneConfig, read_run, split
 
 Array = NDArray[np.float64]

@@ -31,7 +31,7 @@ from laplm.bounds import check_fields, check_update
 from laplm.errors import CheckpointError, InputError, MissingExtraError, visible
 from laplm.home import json_text
 from laplm.machine import resident_bytes
-from laplm.tune.data import IGNORE, Batch, Corpus
+from laplm.tune.data.corpus import IGNORE, Batch, Corpus
 
 try:
     import torch
@@ -40,12 +40,12 @@ try:
 except ModuleNotFoundError as error:
     raise MissingExtraError("Training a model", "tune") from error
 
-from laplm.tune.adamw import SplitAdamW
-from laplm.tune.halves import join
-from laplm.tune.muon import Muon
+from laplm.tune.models.gpt2 import TorchGPT, continue_ids
+from laplm.tune.models.qat import rounded_matrices
+from laplm.tune.optim.adamw import SplitAdamW
+from laplm.tune.optim.master_weights import join
+from laplm.tune.optim.muon import Muon
 from laplm.tune.processes import Processes, divided_as, local, spread, whole
-from laplm.tune.rounding import rounded_matrices
-from laplm.tune.torch_model import TorchGPT, continue_ids
 
 Tell = Callable[[str, int, int], None]  # what is done, how many, of how many
 Write = Callable[[Sequence[int], int, int], list[int]]  # (ids, how many new ones, seed) -> new ids

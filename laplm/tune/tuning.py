@@ -21,23 +21,24 @@ from typing import Any, Literal
 from laplm import bounds, built_in
 from laplm.bounds import check_fields, check_update
 from laplm.errors import CheckpointError, InputError, MissingExtraError
-from laplm.gpt.adapter import BASE, is_adapter
-from laplm.gpt.chat import DEFAULT
-from laplm.gpt.checkpoint import Checkpoint, save_checkpoint
-from laplm.gpt.pretrained_settings import PretrainedModel
-from laplm.gpt.quantize import Progress
-from laplm.gpt.tokenizer import Tokenizer, end_tokens
 from laplm.home import json_text, write_whole
 from laplm.machine import available_bytes, peak_bytes
-from laplm.tune import adamw, attention, pointwise
+from laplm.model.chat import DEFAULT
+from laplm.model.files.adapter import BASE, is_adapter
+from laplm.model.files.checkpoint import Checkpoint, save_checkpoint
+from laplm.model.pretrained_settings import PretrainedModel
+from laplm.model.tokenizer import Tokenizer, end_tokens
+from laplm.progress import Progress
 from laplm.tune.curve import draw_loss_curve
+from laplm.tune.data.packing import Documents, encode_example
+from laplm.tune.data.read import Example, Reading, read_examples
+from laplm.tune.kernels import attention, pointwise
 from laplm.tune.lock import check_unlocked, lock_directory
-from laplm.tune.lora import LoRAConfig, adapter_card, add_lora, save_adapter
 from laplm.tune.memory import MemoryPlan, plan_memory
-from laplm.tune.packing import Documents, encode_example
+from laplm.tune.models.gpt2 import TorchGPT
+from laplm.tune.models.lora import LoRAConfig, adapter_card, add_lora, save_adapter
+from laplm.tune.optim import adamw
 from laplm.tune.processes import Processes, join_processes
-from laplm.tune.read import Example, Reading, read_examples
-from laplm.tune.torch_model import TorchGPT
 from laplm.tune.trainer import Progressed, TrainConfig, Trainer, Write, best_precision
 
 try:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyppmd
 
-from laplm.gpt.tokenizer import Tokenizer
+from laplm.model.tokenizer import Tokenizer
 from laplm.run.evaluate import Progress
 from recipes.pocket import kneser_ney
 from recipes.pocket.kneser_ney import KneserNey

@@ -15,7 +15,7 @@ from rich.console import Console
 
 import laplm
 from laplm.errors import InputError, LaplmError
-from laplm.gpt.quantize import PRECISIONS
+from laplm.model.engine.quantize import PRECISIONS
 from laplm.run.evaluate import Progress
 from laplm.tune.curve import draw_loss_curve
 from recipes.pocket.baseline import baselines, read_groups

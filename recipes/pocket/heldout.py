@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from laplm.gpt.quantize import Precision
+from laplm.model.engine.quantize import Precision
 from laplm.run.evaluate import Document, Progress, perplexity
 from laplm.run.language_model import LanguageModel
 from recipes.pocket.baseline import Documents, group_of

@@ -10,7 +10,7 @@ from typing import Any
 from laplm.errors import InputError
 from laplm.run.evaluate import Progress
 from laplm.run.language_model import LanguageModel
-from laplm.tune.copying import Span, longest_copied_spans
+from laplm.tune.memorisation import Span, longest_copied_spans
 from recipes.pocket.samples import draw
 
 N_SAMPLES = 200

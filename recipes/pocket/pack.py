@@ -6,9 +6,9 @@ from pathlib import Path
 
 from laplm import built_in
 from laplm.errors import InputError
-from laplm.gpt.checkpoint import save_checkpoint
-from laplm.gpt.tensor_file import atomic_file
-from laplm.tune.data import TokenData
+from laplm.model.files.checkpoint import save_checkpoint
+from laplm.model.files.safetensors_file import atomic_file
+from laplm.tune.data.corpus import TokenData
 from recipes.pocket.smooth import smooth
 from recipes.pocket.train import load_trained
 

@@ -14,8 +14,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from laplm.tune.data import TokenData
-from laplm.tune.torch_model import Block, TorchGPT
+from laplm.tune.data.corpus import TokenData
+from laplm.tune.models.gpt2 import Block, TorchGPT
 
 ALPHA = 0.25
 _WINDOWS = 64

@@ -10,9 +10,9 @@ import torch
 from tokenizers import Tokenizer
 
 from laplm.errors import InputError
-from laplm.gpt.config import GPTConfig
-from laplm.tune.data import TokenData
-from laplm.tune.torch_model import TorchGPT
+from laplm.model.config import GPTConfig
+from laplm.tune.data.corpus import TokenData
+from laplm.tune.models.gpt2 import TorchGPT
 from laplm.tune.trainer import TrainConfig, Trainer, TrainResult, Write, best_precision
 from recipes.pocket.make_corpus import END_OF_TEXT, write_text
 

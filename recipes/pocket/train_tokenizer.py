@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from laplm.tune.data import TokenData
+from laplm.tune.data.corpus import TokenData
 from recipes.pocket.make_corpus import END_OF_TEXT, FACTS, SOURCES, read_documents
 
 SHUFFLE_SEED = 1

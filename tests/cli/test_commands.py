@@ -22,8 +22,8 @@ import laplm
 from laplm import built_in, home, hub
 from laplm.cli import arguments, commands, output
 from laplm.errors import DownloadError
-from laplm.gpt import isa, jit
-from laplm.gpt.model import GPT
+from laplm.model.engine.model import GPT
+from laplm.native import isa, jit
 from laplm.run.language_model import LanguageModel, default_model
 from laplm.run.sampler import SamplingParams
 
@@ -598,7 +598,7 @@ def test_help_and_version(laplm_) -> None:
 @pytest.mark.parametrize(
     ("argv", "heavy"),
     [
-        (["--help"], {"numpy", "tokenizers", "llvmlite", "rich", "torch", "laplm.gpt"}),
+        (["--help"], {"numpy", "tokenizers", "llvmlite", "rich", "torch", "laplm.model"}),
         (["run", "The", "-n", "3"], {"rich", "torch", "pydantic", "huggingface_hub",
                                      "numpy.random", "transformers", "scipy", "asyncio"}),
     ],

@@ -303,8 +303,8 @@ def open_model(directory: Path) -> None:
 def render_chat(directory: Path) -> None:
     """What a conversation becomes with the model's own template, and the model itself."""
     from laplm.errors import LaplmError
-    from laplm.gpt.chat import ChatTemplate
-    from laplm.gpt.tokenizer import Tokenizer
+    from laplm.model.chat import ChatTemplate
+    from laplm.model.tokenizer import Tokenizer
 
     messages = [{"role": "user", "content": "Hi <|endoftext|>"}]
     with contextlib.suppress(LaplmError):
@@ -339,9 +339,9 @@ def run_command(*words: str) -> None:
 def read_data(directory: Path) -> None:
     """The reader of training data, and its documents as tokens."""
     from laplm.errors import LaplmError
-    from laplm.gpt.tokenizer import Tokenizer
-    from laplm.tune.packing import encode_example
-    from laplm.tune.read import read_examples
+    from laplm.model.tokenizer import Tokenizer
+    from laplm.tune.data.packing import encode_example
+    from laplm.tune.data.read import read_examples
 
     (file,) = directory.iterdir()
     tokenizer = small_tokenizer()
@@ -360,7 +360,7 @@ def small_tokenizer() -> Any:
     """The good model's tokenizer."""
     import tokenizers
 
-    from laplm.gpt.tokenizer import Tokenizer
+    from laplm.model.tokenizer import Tokenizer
 
     return Tokenizer(tokenizers.Tokenizer.from_str(good_model()["tokenizer.json"].decode()))
 

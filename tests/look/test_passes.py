@@ -14,8 +14,8 @@ from safetensors.numpy import load_file, save_file
 from transformers import AutoTokenizer
 
 from laplm.errors import ContextLengthError, InputError, ModelFormatError
-from laplm.gpt.activations import STAGES
 from laplm.look import passes
+from laplm.model.activations import STAGES
 from laplm.run.language_model import LanguageModel
 
 TEXT = "Once upon a time, there was a little dog. The little dog"

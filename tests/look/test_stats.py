@@ -14,9 +14,9 @@ from conftest import make_model
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel
 
-from laplm.gpt.config import NAMED_SIZES
-from laplm.gpt.quantize import packed_bytes, prepared
 from laplm.look.stats import Stats, model_scale, stats
+from laplm.model.config import NAMED_SIZES
+from laplm.model.engine.quantize import packed_bytes, prepared
 from laplm.run.bench import GeneratedCheckpoint
 from laplm.run.language_model import LanguageModel
 

@@ -13,9 +13,9 @@ import pytest
 from hf_activations import hf_activations
 
 from laplm.errors import InputError
-from laplm.gpt.activations import STAGES, hook_name, trace_bytes
 from laplm.look import passes
 from laplm.look.trace import trace
+from laplm.model.activations import STAGES, hook_name, trace_bytes
 from laplm.run.language_model import LanguageModel
 
 TEXT = "Once upon a time, there was a little dog. The little dog"

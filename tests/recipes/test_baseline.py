@@ -8,7 +8,7 @@ from pathlib import Path
 import pyppmd
 import pytest
 
-from laplm.gpt.tokenizer import Tokenizer
+from laplm.model.tokenizer import Tokenizer
 from laplm.run.evaluate import Document, perplexity
 from laplm.run.language_model import LanguageModel
 from recipes.pocket import baseline

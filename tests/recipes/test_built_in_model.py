@@ -16,10 +16,10 @@ from safetensors.numpy import load_file
 from transformers import AutoTokenizer, GPT2LMHeadModel
 
 import laplm
-from laplm.gpt.checkpoint import open_checkpoint
-from laplm.gpt.config import GPTConfig, tensor_shapes
-from laplm.gpt.tokenizer import Tokenizer
-from laplm.tune.torch_model import TorchGPT
+from laplm.model.config import GPTConfig, tensor_shapes
+from laplm.model.files.checkpoint import open_checkpoint
+from laplm.model.tokenizer import Tokenizer
+from laplm.tune.models.gpt2 import TorchGPT
 from recipes.pocket.capitals import begins_with
 from recipes.pocket.facts import make_facts
 from recipes.pocket.make_corpus import FACTS_SEED

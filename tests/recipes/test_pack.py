@@ -13,10 +13,10 @@ from transformers import GPT2LMHeadModel
 
 from laplm import built_in
 from laplm.errors import CacheError, InputError, ModelFormatError
-from laplm.gpt.config import GPTConfig
-from laplm.gpt.tokenizer import Tokenizer
-from laplm.tune.data import TokenData
-from laplm.tune.torch_model import TorchGPT
+from laplm.model.config import GPTConfig
+from laplm.model.tokenizer import Tokenizer
+from laplm.tune.data.corpus import TokenData
+from laplm.tune.models.gpt2 import TorchGPT
 from recipes.pocket import pack as packing
 
 

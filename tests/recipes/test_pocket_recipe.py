@@ -18,8 +18,8 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, GPT2LMHeadModel
 
 from laplm.errors import InputError
-from laplm.gpt.config import GPTConfig
-from laplm.tune.data import TokenData
+from laplm.model.config import GPTConfig
+from laplm.tune.data.corpus import TokenData
 from laplm.tune.trainer import TrainConfig
 from recipes.pocket import __main__ as recipe
 from recipes.pocket import make_corpus as corpus_step

@@ -10,10 +10,10 @@ import pytest
 
 from laplm import cli
 from laplm.errors import InputError
-from laplm.gpt import isa
-from laplm.gpt.checkpoint import open_checkpoint
-from laplm.gpt.config import NAMED_SIZES, tensor_shapes
-from laplm.gpt.model import GPT
+from laplm.model.config import NAMED_SIZES, tensor_shapes
+from laplm.model.engine.model import GPT
+from laplm.model.files.checkpoint import open_checkpoint
+from laplm.native import isa
 from laplm.run.bench import GeneratedCheckpoint, Limits, bench, report
 
 

@@ -16,8 +16,8 @@ from transformers import AutoTokenizer, GPT2LMHeadModel
 
 import laplm
 from laplm.errors import ContextLengthError, InputError
-from laplm.gpt.config import GPTConfig
-from laplm.gpt.tokenizer import Tokenizer
+from laplm.model.config import GPTConfig
+from laplm.model.tokenizer import Tokenizer
 from laplm.run.generate import (
     GenerationStream,
     StopMatcher,

@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 from transformers import GPT2LMHeadModel
 
 from laplm.errors import ContextLengthError, InputError
-from laplm.gpt.activations import trace_bytes
+from laplm.model.activations import trace_bytes
 from laplm.run.language_model import LanguageModel
 
 TEXT = "Once upon a time, there was"

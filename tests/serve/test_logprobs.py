@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from laplm.gpt.tokenizer import Tokenizer
+from laplm.model.tokenizer import Tokenizer
 from laplm.run.generate import GenerationStep, TokenLogprob
 from laplm.serve.logprobs import (
     TextOffsets,

@@ -13,11 +13,11 @@ import pytest
 from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
 
-from laplm.gpt import reference
-from laplm.gpt.quantize import Precision
 from laplm.look import passes
 from laplm.look.attention import attention
 from laplm.look.next_token import NextToken, next_token
+from laplm.model import reference
+from laplm.model.engine.quantize import Precision
 from laplm.run.language_model import LanguageModel
 from laplm.serve.app import Options, make_app
 from laplm.serve.look import VIEWS, Worker, views

@@ -12,7 +12,7 @@ from conftest import make_model
 from fastapi.testclient import TestClient
 from serving import with_chat_template
 
-from laplm.gpt.tokenizer import Tokenizer
+from laplm.model.tokenizer import Tokenizer
 from laplm.run.language_model import LanguageModel
 from laplm.serve.app import Options, make_app
 from laplm.serve.models import Settings

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from laplm.tune import attention, loops
+from laplm.tune.kernels import attention, loops
 
 
 def _forget() -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from laplm.tune import loss as loss_module
-from laplm.tune.data import IGNORE
+from laplm.tune.data.corpus import IGNORE
 from laplm.tune.loss import chunked_cross_entropy
 
 

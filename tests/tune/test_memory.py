@@ -7,8 +7,8 @@ import pytest
 import torch
 from tuning_examples import tiny_model
 
-from laplm.tune.lora import LoRAConfig, add_lora
 from laplm.tune.memory import plan_memory
+from laplm.tune.models.lora import LoRAConfig, add_lora
 
 
 def test_weights_gradients_and_moments_follow_from_the_number_of_parameters() -> None:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from laplm.errors import InputError
-from laplm.gpt.checkpoint import open_checkpoint, save_checkpoint
+from laplm.model.files.checkpoint import open_checkpoint, save_checkpoint
 from laplm.run.language_model import LanguageModel
-from laplm.tune.read import Example, Reading
+from laplm.tune.data.read import Example, Reading
 from laplm.tune.report import make_report, moved, write_report
 from laplm.tune.tuning import TuneConfig, tune
 

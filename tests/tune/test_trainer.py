@@ -21,9 +21,9 @@ from rich.console import Console
 from tuning_examples import VOCAB, counting_data, tiny_model
 
 from laplm.errors import CheckpointError, InputError
-from laplm.tune.data import TokenData
-from laplm.tune.packing import Documents, EncodedDocument
-from laplm.tune.torch_model import TorchGPT, continue_ids
+from laplm.tune.data.corpus import TokenData
+from laplm.tune.data.packing import Documents, EncodedDocument
+from laplm.tune.models.gpt2 import TorchGPT, continue_ids
 from laplm.tune.trainer import TrainConfig, Trainer, best_precision, length
 
 CONFIG = TrainConfig(

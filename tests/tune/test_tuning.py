@@ -20,11 +20,11 @@ from transformers import AutoTokenizer
 
 import laplm
 from laplm.errors import InputError
-from laplm.gpt import reference
+from laplm.model import reference
 from laplm.run.language_model import LanguageModel
 from laplm.tune import tuning
-from laplm.tune.lora import LoRAConfig
-from laplm.tune.read import Example, Reading
+from laplm.tune.data.read import Example, Reading
+from laplm.tune.models.lora import LoRAConfig
 from laplm.tune.trainer import Progressed, Trainer, best_precision
 from laplm.tune.tuning import TuneConfig, read_run, split, suitable_learning_rate, tune
 

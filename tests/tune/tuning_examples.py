@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from laplm.gpt.config import GPTConfig
-from laplm.tune.data import TokenData
-from laplm.tune.torch_model import TorchGPT
+from laplm.model.config import GPTConfig
+from laplm.tune.data.corpus import TokenData
+from laplm.tune.models.gpt2 import TorchGPT
 
 VOCAB = 61
 

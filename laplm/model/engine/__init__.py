@@ -1,0 +1,1 @@
+"""The fast path: packed weights, the key/value cache and compiled kernels."""

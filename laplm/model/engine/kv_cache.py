@@ -1,0 +1,159 @@
+"""Keys and values of the positions already seen, in pages that samples can share.
+
+A page holds 32 positions of every layer and head: keys as (D, 32), because attention reads one
+component of many positions at once, and values as (32, D); D is padded to 16. Beside fp32 weights
+both are fp32; else keys are fp16 and values signed bytes with a scale for each position and head.
+
+A fork shares all pages with its parent; whoever writes to a shared page first takes a copy (only
+the last page is ever written).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from laplm.errors import InputError
+from laplm.model.config import GPTConfig
+from laplm.model.engine.kernel_args import PAGE, page_part
+from laplm.native.memory import aligned
+
+Array = NDArray[np.float32]
+HALF_MAX = np.float32(65504)
+
+
+def to_bytes(x: Array) -> tuple[Array, Array]:
+    """Whole numbers -127…127, and a scale for each run of the last axis: ``x ~ whole * scale``."""
+    largest = np.abs(x).max(axis=-1, initial=0)
+    inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 0)
+    return np.rint(x * inverse[..., None]), largest * np.float32(1 / 127)
+
+
+class KVCache:
+    """The past of one sequence. Made by ``GPT.new_cache``.
+
+    Attributes:
+        ids: The token ids held, one a position.
+        length: How many positions are held.
+    """
+
+    def __init__(self, config: GPTConfig, kv: str) -> None:
+        """An empty cache; ``kv`` is "fp32", or "fp16" for the smaller form."""
+        self.ids: list[int] = []
+        self.length = 0
+        self._config = config
+        self._kv = kv
+        self._keys_bytes, self._values_bytes = page_part(kv, config.head_dim)
+        self._dim = -(-config.head_dim // 16) * 16
+        self._page_bytes = config.n_layer * config.n_head * (self._keys_bytes + self._values_bytes)
+        self._pages: list[NDArray[Any]] = []
+        self._ours_from = 0  # pages before this one may be shared with another cache
+        self._table = np.zeros(-(-config.n_ctx // PAGE), dtype=np.int64)
+        self.table_address = self._table.ctypes.data
+
+    @property
+    def bytes_per_position(self) -> int:
+        """Memory that one more position takes."""
+        return self._page_bytes // PAGE
+
+    def reserve(self, count: int) -> None:
+        """Make room for ``count`` more positions, in pages that nobody else reads.
+
+        Raises:
+            InputError: that would be more than the model's context.
+        """
+        if self.length + count > self._config.n_ctx:
+            raise InputError(
+                f"{self.length} positions held and {count} more do not fit in the model's context "
+                f"of {self._config.n_ctx}"
+            )
+        first = self.length // PAGE
+        if first < len(self._pages) and first < self._ours_from:
+            copy = aligned(self._page_bytes, np.uint8)
+            copy[:] = self._pages[first]
+            self._put(first, copy)
+        self._ours_from = min(self._ours_from, first)
+        while len(self._pages) * PAGE < self.length + count:
+            self._pages.append(np.zeros(0))
+            self._put(len(self._pages) - 1, aligned(self._page_bytes, np.uint8))
+
+    def _put(self, i: int, page: NDArray[Any]) -> None:
+        self._pages[i] = page
+        self._table[i] = page.ctypes.data
+
+    def hold(self, ids: list[int]) -> None:
+        """Count positions whose keys and values have been written."""
+        self.ids.extend(ids)
+        self.length += len(ids)
+
+    def fork(self, count: int) -> list[KVCache]:
+        """``count`` caches with the same past that go their own ways; memory is shared."""
+        self._ours_from = len(self._pages)
+        return [self._copy() for _ in range(count)]
+
+    def _copy(self) -> KVCache:
+        other = KVCache(self._config, self._kv)
+        other.ids, other.length = list(self.ids), self.length
+        other._pages, other._ours_from = list(self._pages), len(self._pages)
+        other._table[:] = self._table
+        return other
+
+    def trim(self, length: int) -> None:
+        """Forget all positions from ``length`` on."""
+        if not 0 <= length <= self.length:
+            raise InputError(f"cannot trim {self.length} positions to {length}")
+        del self.ids[length:]
+        self.length = length
+        del self._pages[-(-length // PAGE) :]
+        self._ours_from = min(self._ours_from, len(self._pages))
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.trim(0)
+
+    # --- plain arrays in and out, for the tapped path (``reference.Past``) ---
+
+    def _views(self, page: NDArray[Any], layer: int) -> tuple[NDArray[Any], ...]:
+        """A layer's keys (H, D, PAGE), values (H, PAGE, D) and values' scales (H, PAGE)."""
+        config = self._config
+        part = page.reshape(config.n_layer, config.n_head, -1)[layer]
+        keys, values = part[:, : self._keys_bytes], part[:, self._keys_bytes :]
+        if self._kv == "fp32":
+            keys, values = keys.view(np.float32), values.view(np.float32)
+            scales = np.ones((config.n_head, PAGE), np.float32)
+        else:
+            scales = values[:, self._dim * PAGE :].view(np.float32)
+            keys, values = keys.view(np.float16), values[:, : self._dim * PAGE].view(np.int8)
+        return (
+            keys.reshape(config.n_head, self._dim, PAGE),
+            values.reshape(config.n_head, PAGE, self._dim),
+            scales,
+        )
+
+    def extend(self, layer: int, k: Array, v: Array) -> tuple[Array, Array]:
+        """Add (T, H, D) keys and values to a layer; return all of them as the cache holds them."""
+        self.reserve(len(k))
+        dim = self._config.head_dim
+        v_scales = np.ones(v.shape[:2], np.float32)
+        if self._kv != "fp32":
+            k = np.clip(k, -HALF_MAX, HALF_MAX)
+            v, v_scales = to_bytes(v)
+        for t in range(len(k)):
+            page, slot = divmod(self.length + t, PAGE)
+            keys, values, scales = self._views(self._pages[page], layer)
+            keys[:, :dim, slot], values[:, slot, :dim], scales[:, slot] = k[t], v[t], v_scales[t]
+        views = [self._views(page, layer) for page in self._pages]
+        all_k = np.concatenate([keys.transpose(2, 0, 1) for keys, _, _ in views])
+        all_v = np.concatenate(
+            [
+                values.transpose(1, 0, 2).astype(np.float32) * scales.T[:, :, None]
+                for _, values, scales in views
+            ]
+        )
+        end = self.length + len(k)
+        return all_k[:end, :, :dim].astype(np.float32), all_v[:end, :, :dim]
+
+    def advance(self, count: int) -> None:
+        """Part of ``reference.Past``; ``GPT.forward`` counts with ``hold``."""

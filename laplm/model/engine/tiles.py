@@ -1,0 +1,495 @@
+"""Register-blocked inner loops, emitted as LLVM and unrolled: where all the time is spent.
+
+A tile is 16 output rows of a linear layer, interleaved so that one vector load gives the same
+inputs' weights for all 16 rows; lane i of every accumulator belongs to row i, so nothing is ever
+summed across lanes. A call works on R tiles x T tokens held in registers. Each (row, token) result
+comes from the same operations in the same order whatever R and T are: that is why a token's logits
+do not depend on what it is batched with.
+
+Layouts (see ``quantize.py``, which writes them); a group is 32 inputs:
+  fp32  tile[input][16] f32
+  int8  tile[input / 4][16][4] u8 (weight + 128); one f32 scale a row
+  int4  tile[group][4][16][4] u8, low nibbles the group's inputs 0-15, high nibbles 16-31
+        (weight + 8); one f16 scale a row and group: scale[group][16]
+  activations for int8 and int4: x[token][input] i8; per token and group an f32 scale and the i32
+        sum of its bytes, which takes the weights' offset of 128 or 8 out again, exactly.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+from typing import Any
+
+from llvmlite import ir
+
+from laplm.model.engine.kernel_args import ADD, GROUP, PAGE
+from laplm.native import simd
+from laplm.native.isa import Isa
+from laplm.native.lower import F32V, FLOAT, I32, I64, Builder, Value
+from laplm.native.simd import I8, I16, I32V, LANES, emit_fma, i64, loop, place
+
+
+def rows_together(isa: Isa, precision: str) -> int:
+    """How many tiles of rows go through the registers together, by measurement."""
+    if isa.registers < 32:
+        return 1
+    return 3 if precision == "fp32" else 2
+
+
+def tokens_together(isa: Isa, precision: str) -> int:
+    """How many tokens go through the registers together, by measurement."""
+    return 5 if precision == "int8" and isa.registers >= 32 else 4
+
+
+def _two_tokens_at_once(
+    b: Builder,
+    isa: Isa,
+    totals: dict[tuple[int, int], Value],
+    steps: list[tuple[list[Value], list[Value]]],
+) -> list[Value]:
+    """What ``dot4`` adds to the totals of all cells (tile, token), by ``usmmla`` where it can.
+
+    ``steps`` are the weights of each tile and the inputs of each token, four inputs a step.
+    """
+    n_tokens = len(steps[0][1])
+    for r, t in totals:
+        if t % 2 == 0 and t + 1 < n_tokens:
+            blocks = simd.to_blocks(b, (totals[r, t], totals[r, t + 1]))
+            for (ws, xs), (next_ws, next_xs) in zip(steps[::2], steps[1::2], strict=True):
+                inputs = [(xs[token], next_xs[token]) for token in (t, t + 1)]
+                blocks = simd.two_by_two(b, blocks, (ws[r], next_ws[r]), inputs)
+            totals[r, t], totals[r, t + 1] = simd.from_blocks(b, blocks)
+        elif t % 2 == 0:  # the last one has no neighbour
+            for ws, xs in steps:
+                totals[r, t] = simd.dot4(b, isa, totals[r, t], ws[r], xs[t])
+    return list(totals.values())
+
+
+def make_tile(isa: Isa, precision: str, n_tiles: int, n_tokens: int, *, ahead: int = 0) -> Any:
+    """The operation for ``n_tiles`` x ``n_tokens`` outputs of one linear layer.
+
+    With ``ahead`` a call also asks for the weights of the rows that follow, so that they come from
+    memory while these are multiplied: for all of them when it is 1, else for one of so many parts.
+
+    Arguments (all int64, addresses or byte strides unless said otherwise): w, w_stride between
+    tiles; scale, scale_stride; x, x_stride between tokens; x_scale, x_sum, group_stride between
+    tokens; count of groups; out, out_stride between tokens; bias; how (STORE or ADD); the number of
+    the part that is asked for.
+    """
+    cells = list(product(range(n_tiles), range(n_tokens)))
+    group_bytes = {"fp32": 64, "int8": 16, "int4": 8}[precision] * GROUP  # of one tile
+    # Cache lines asked for with every group; the parts lie one after the other.
+    lines = math.ceil(n_tiles * group_bytes / 64 / ahead) if ahead else 0
+
+    def fp32_step(b: Builder, g: Value, a: Args, acc: list[Value]) -> list[Value]:
+        for k in range(GROUP):
+            ws = [
+                simd.read(b, place(b, a.w, (g, GROUP * 64), (r, a.w_stride), (k, 64)), F32V, 4)
+                for r in range(n_tiles)
+            ]
+            xs = [
+                simd.read(b, place(b, a.x, (g, GROUP * 4), (t, a.x_stride), (k, 4)), FLOAT, 4)
+                for t in range(n_tokens)
+            ]
+            xs = [simd.broadcast(b, x, F32V) for x in xs]
+            acc = [emit_fma(b, ws[r], xs[t], acc[i]) for i, (r, t) in enumerate(cells)]
+        return acc
+
+    def byte_step(b: Builder, g: Value, a: Args, acc: list[Value]) -> list[Value]:
+        offset = 128 if precision == "int8" else 8
+        # AVX2 takes signed int8 weights, but int4's as they are stored.
+        is_offset = not isa.signed_dot or (isa.dot == "avx2" and precision == "int4")
+        starts, x_scales = [], []
+        for t in range(n_tokens):
+            start = ir.Constant(I32, 0)
+            if is_offset:  # take out of the sum what the weights' offset puts into it
+                start = simd.read(b, place(b, a.x_sum, (g, 4), (t, a.group_stride)), I32, 4)
+                start = b.mul(start, ir.Constant(I32, -offset))
+            starts.append(simd.broadcast(b, start, I32V))
+            x_scale = simd.read(b, place(b, a.x_scale, (g, 4), (t, a.group_stride)), FLOAT, 4)
+            x_scales.append(simd.broadcast(b, x_scale, F32V))
+        if isa.dot == "avx2":
+            w = place(b, a.w, (g, group_bytes))
+            xs = [place(b, a.x, (g, GROUP), (t, a.x_stride)) for t in range(n_tokens)]
+            totals = avx2_group(b, precision, w, xs, starts)
+        else:
+            totals = exact_sums(b, g, a, [starts[t] for _, t in cells])
+        sums = [b.sitofp(total, F32V) for total in totals]
+        if precision == "int8":
+            return [emit_fma(b, sums[i], x_scales[t], acc[i]) for i, (_, t) in enumerate(cells)]
+        w_scales = []
+        for r in range(n_tiles):
+            bits = simd.read(
+                b, place(b, a.scale, (g, 32), (r, a.scale_stride)), ir.VectorType(I16, LANES), 2
+            )
+            w_scales.append(simd.half_to_float(b, bits, isa))
+        return [
+            emit_fma(b, sums[i], b.fmul(w_scales[r], x_scales[t]), acc[i])
+            for i, (r, t) in enumerate(cells)
+        ]
+
+    def exact_sums(b: Builder, g: Value, a: Args, totals: list[Value]) -> list[Value]:
+        """Add a group's products of bytes to the total of each cell."""
+        bytes64, offset = ir.VectorType(I8, 64), 128 if precision == "int8" else 8
+        packed: list[Value] = []
+        steps: list[tuple[list[Value], list[Value]]] = []
+        for step in range(GROUP // 4):
+            if precision == "int8":
+                ws = [
+                    simd.read(
+                        b, place(b, a.w, (g, GROUP * 16), (r, a.w_stride), (step, 64)), bytes64
+                    )
+                    for r in range(n_tiles)
+                ]
+            elif step < 4:
+                packed_now = [
+                    simd.read(b, place(b, a.w, (g, GROUP * 8), (r, a.w_stride), (step, 64)), I32V)
+                    for r in range(n_tiles)
+                ]
+                packed.extend(packed_now)
+                nibble = simd.constant(I32V, 0x0F0F0F0F)
+                ws = [b.bitcast(b.and_(p, nibble), bytes64) for p in packed_now]
+            else:
+                nibble, four = simd.constant(I32V, 0x0F0F0F0F), simd.constant(I32V, 4)
+                again = packed[(step - 4) * n_tiles : (step - 3) * n_tiles]
+                ws = [b.bitcast(b.and_(b.lshr(p, four), nibble), bytes64) for p in again]
+            if isa.signed_dot:
+                ws = [b.sub(w, simd.constant(bytes64, offset)) for w in ws]
+            xs = [
+                simd.read(b, place(b, a.x, (g, GROUP), (t, a.x_stride), (step, 4)), I32, 4)
+                for t in range(n_tokens)
+            ]
+            if isa.dot == "i8mm":
+                steps.append((ws, xs))
+                continue
+            totals = [simd.dot4(b, isa, totals[i], ws[r], xs[t]) for i, (r, t) in enumerate(cells)]
+        if isa.dot == "i8mm":
+            return _two_tokens_at_once(b, isa, dict(zip(cells, totals, strict=True)), steps)
+        return totals
+
+    def emit(b: Builder, *values: Value) -> None:
+        a = Args(*values)
+        step = fp32_step if precision == "fp32" else byte_step
+        zero = [simd.constant(F32V, 0.0)] * len(cells)
+
+        # Tiles lie one after the other, and so do the rows that follow and their parts.
+        following = place(b, a.w, (n_tiles, a.w_stride), (b.mul(a.part, a.n_groups), lines * 64))
+
+        def group(g: Value, acc: list[Value]) -> list[Value]:
+            for line in range(lines):
+                simd.emit_prefetch(b, place(b, following, (g, lines * 64), (line, 64)))
+            return step(b, g, a, acc)
+
+        acc = loop(b, a.n_groups, zero, group)
+        for i, (r, _) in enumerate(cells):
+            bias = simd.read(b, place(b, a.bias, (r, 64)), F32V, 4)
+            if precision == "int8":
+                scale = simd.read(b, place(b, a.scale, (r, a.scale_stride)), F32V, 4)
+                acc[i] = emit_fma(b, acc[i], scale, bias)
+            else:
+                acc[i] = b.fadd(acc[i], bias)
+        add = b.icmp_signed("==", a.how, ir.Constant(I64, ADD))
+        with b.if_else(add) as (then, otherwise):
+            with then:
+                for i, (r, t) in enumerate(cells):
+                    out = place(b, a.out, (r, 64), (t, a.out_stride))
+                    simd.write(b, out, b.fadd(simd.read(b, out, F32V, 4), acc[i]), 4)
+            with otherwise:
+                for i, (r, t) in enumerate(cells):
+                    simd.write(b, place(b, a.out, (r, 64), (t, a.out_stride)), acc[i], 4)
+
+    return simd.operation(simd.void, *[i64] * 15)(emit)
+
+
+def avx2_group(
+    b: Builder, precision: str, w: Value, xs: list[Value], starts: list[Value]
+) -> list[Value]:
+    """A group's products of bytes for one tile: ``starts[t] + sum`` (i32x16) for each token.
+
+    In machine instructions, since LLVM puts the unrolled steps in an order that keeps more than the
+    16 registers hold. ``w`` and ``xs`` are addresses. Up to four tokens: two registers each.
+    """
+    halves, n = (0, 1), len(xs)
+    lines: list[str] = []
+    totals = [[f"${2 * t + half}" for half in halves] for t in range(n)]
+    ws, others = ([f"${2 * n + 2 * i + half}" for half in halves] for i in (0, 1))
+    x, product = f"${2 * n + 4}", f"${2 * n + 5}"
+    weights, first = f"${2 * n + 6}", 2 * n + 7
+    x_at = [f"${first + t}" for t in range(n)]
+    ones, mask = f"${first + n}", f"${first + n + 1}"
+
+    def multiply(step: int, unsigned: list[str], signs: list[str] | None, *, add: bool) -> None:
+        """Four inputs by 16 rows; for int8 pairs of products are added up to 32 bits."""
+        for t in range(n):
+            lines.append(f"vpbroadcastd {4 * step}({x_at[t]}), {x}")
+            for half in halves:
+                total, signed = totals[t][half], x
+                to = product if add or signs else total
+                if signs:
+                    lines.append(f"vpsignb {signs[half]}, {x}, {product}")
+                    signed = product
+                lines.append(f"vpmaddubsw {signed}, {unsigned[half]}, {to}")
+                if signs:
+                    to = product if add else total
+                    lines.append(f"vpmaddwd {ones}, {product}, {to}")
+                if add:
+                    kind = "vpaddd" if signs else "vpaddw"
+                    lines.append(f"{kind} {product}, {total}, {total}")
+
+    if precision == "int8":
+        # |w| * (x with w's sign): vpmaddubsw wants one side unsigned. No pair of products is over
+        # 2 * 127 * 127, so its 16 bits are enough.
+        for step in range(GROUP // 4):
+            for half in halves:
+                lines.append(f"vpxor {64 * step + 32 * half}({weights}), {mask}, {ws[half]}")
+                lines.append(f"vpabsb {ws[half]}, {others[half]}")
+            multiply(step, others, ws, add=step > 0)
+    else:
+        # No sum of a group's 16 products in a lane is over 16 * 15 * 127: 16 bits are enough.
+        for step in range(GROUP // 8):
+            for half in halves:
+                lines.append(f"vmovdqu {64 * step + 32 * half}({weights}), {others[half]}")
+                lines.append(f"vpand {others[half]}, {mask}, {ws[half]}")
+                lines.append(f"vpsrlw $$4, {others[half]}, {others[half]}")
+                lines.append(f"vpand {others[half]}, {mask}, {others[half]}")
+            multiply(step, ws, None, add=step > 0)
+            multiply(step + GROUP // 8, others, None, add=True)
+    i32x8, i16x16 = ir.VectorType(I32, 8), ir.VectorType(I16, 16)
+    kind = ir.LiteralStructType([i32x8] * (2 * n + 6))
+    constants = [
+        ir.Constant(i32x8, [0x00010001] * 8),
+        ir.Constant(i32x8, [(0x80808080 - 2**32) if precision == "int8" else 0x0F0F0F0F] * 8),
+    ]
+    constraints = [*["=&x"] * (2 * n + 6), "r", *["r"] * n, "x", "x", "~{memory}"]
+    arguments = [w, *xs, *constants]
+    signature = ir.FunctionType(kind, [value.type for value in arguments])
+    found = b.asm(signature, "\n".join(lines), ",".join(constraints), arguments, True)
+    out = []
+    for t in range(n):
+        sums = [b.extract_value(found, 2 * t + half) for half in halves]
+        if precision == "int4":  # two 16-bit sums a row
+            name, one = "llvm.x86.avx2.pmadd.wd", simd.constant(i16x16, 1)
+            sums = [simd.call(b, name, i32x8, [b.bitcast(s, i16x16), one]) for s in sums]
+        out.append(b.add(simd.join(b, *sums), starts[t]))
+    return out
+
+
+class Args:
+    """The arguments of a tile, by name."""
+
+    def __init__(self, *values: Value) -> None:
+        (
+            self.w, self.w_stride, self.scale, self.scale_stride, self.x, self.x_stride,
+            self.x_scale, self.x_sum, self.group_stride, self.n_groups, self.out, self.out_stride,
+            self.bias, self.how, self.part,
+        ) = values  # fmt: skip
+
+
+# --- attention over the key/value pages ----------------------------------------------------------
+#
+# A page holds PAGE positions of every layer and head (``kv_cache.py``): keys as [D][PAGE], so that
+# one load gives the same component of 16 positions; values as [PAGE][D]. ``kv`` says in what form:
+#   "fp32"  both in float32
+#   "fp16"  keys in half precision, because softmax is sensitive to them; values as signed bytes,
+#           followed by a float32 scale a position, since what attention makes of them is rounded
+#           to bytes next anyway
+
+UNROLLED = 8  # positions for each turn of a loop
+AHEAD_PAGES = 3  # a page is used up in less time than memory takes to answer
+
+
+def _page_ahead(b: Builder, table: Value, i: Value, n_pages: Value, offset: Value) -> Value:
+    """The part at ``offset`` of the page that will be needed soon, or of the last one."""
+    following = b.add(i, ir.Constant(I64, AHEAD_PAGES))
+    last = b.sub(n_pages, ir.Constant(I64, 1))
+    which = b.select(b.icmp_signed("<", following, last), following, last)
+    return b.add(simd.read(b, place(b, table, (which, 8)), I64, 8), offset)
+
+
+def _read_key(b: Builder, isa: Isa, kv: str, address: Value) -> Value:
+    if kv == "fp32":
+        return simd.read(b, address, F32V, 4)
+    return simd.half_to_float(b, simd.read(b, address, ir.VectorType(I16, LANES), 2), isa)
+
+
+def _read_value(b: Builder, kv: str, address: Value) -> Value:
+    if kv == "fp32":
+        return simd.read(b, address, F32V, 4)
+    return b.sitofp(simd.read(b, address, ir.VectorType(I8, LANES)), F32V)
+
+
+def make_scores(isa: Isa, kv: str, n_tokens: int, head_dim: int) -> Any:
+    """Scaled query-key products of ``n_tokens`` queries with every position of some pages.
+
+    Arguments: table of page addresses, count of pages, offset of this layer and head's keys in a
+    page (bytes); q, q_stride between tokens (bytes); out, out_stride between tokens (bytes);
+    scale (float). Writes PAGE floats a page for every token.
+    """
+    width = 4 if kv == "fp32" else 2
+    unrolled = math.gcd(head_dim, 8)
+
+    def emit(b: Builder, *values: Value) -> None:
+        table, n_pages, offset, q, q_stride, out, out_stride, scale = values
+        scales = simd.broadcast(b, scale, F32V)
+
+        def page(i: Value, _: list[Value]) -> list[Value]:
+            keys = b.add(simd.read(b, place(b, table, (i, 8)), I64, 8), offset)
+            ahead = _page_ahead(b, table, i, n_pages, offset)
+
+            def components(step: Value, acc: list[Value]) -> list[Value]:
+                row = place(b, keys, (step, unrolled * PAGE * width))
+                row_ahead = place(b, ahead, (step, unrolled * PAGE * width))
+                first_x = place(b, q, (step, unrolled * 4))
+                for d in range(unrolled):
+                    at = d * PAGE * width
+                    for line in range(0, PAGE * width, 64):
+                        simd.emit_prefetch(b, place(b, row_ahead, (at + line, 1)))
+                    k = [
+                        _read_key(b, isa, kv, place(b, row, (at + half * LANES * width, 1)))
+                        for half in (0, 1)
+                    ]
+                    for t in range(n_tokens):
+                        x = simd.read(b, place(b, first_x, (t, q_stride), (d, 4)), FLOAT, 4)
+                        x = simd.broadcast(b, x, F32V)
+                        for half in (0, 1):
+                            acc[2 * t + half] = emit_fma(b, k[half], x, acc[2 * t + half])
+                return acc
+
+            zeros = [simd.constant(F32V, 0.0)] * (2 * n_tokens)
+            acc = loop(b, ir.Constant(I64, head_dim // unrolled), zeros, components)
+            for t in range(n_tokens):
+                for half in (0, 1):
+                    to = place(b, out, (t, out_stride), (i, PAGE * 4), (half, 64))
+                    simd.write(b, to, b.fmul(acc[2 * t + half], scales), 4)
+            return []
+
+        loop(b, n_pages, [], page)
+
+    return simd.operation(simd.void, *[i64] * 7, simd.f32)(emit)
+
+
+def make_mix(kv: str, n_tokens: int, head_dim: int) -> Any:
+    """Values of every position of some pages, weighted by the attention pattern and summed.
+
+    Arguments: table, count of pages, offset of this layer and head's values in a page (bytes);
+    pattern, pattern_stride between tokens (bytes); out, out_stride between tokens (bytes). Writes
+    ``head_dim`` rounded up to 16 floats a token. The pattern is used up.
+    """
+    width = 4 if kv == "fp32" else 1
+    slices = -(-head_dim // LANES)
+    row_bytes = slices * LANES * width
+
+    def emit(b: Builder, *values: Value) -> None:
+        table, n_pages, offset, pattern, pattern_stride, out, out_stride = values
+
+        def page(i: Value, acc: list[Value]) -> list[Value]:
+            rows = b.add(simd.read(b, place(b, table, (i, 8)), I64, 8), offset)
+            ahead = _page_ahead(b, table, i, n_pages, offset)
+
+            if kv != "fp32":  # give the pattern the values' scales, sixteen at a time
+                for half, t in product((0, 1), range(n_tokens)):
+                    at = place(b, pattern, (t, pattern_stride), (i, PAGE * 4), (half, 64))
+                    scale = simd.read(b, place(b, rows, (PAGE, row_bytes), (half, 64)), F32V, 4)
+                    simd.write(b, at, b.fmul(simd.read(b, at, F32V, 4), scale), 4)
+
+            def positions(step: Value, acc: list[Value]) -> list[Value]:
+                row = place(b, rows, (step, UNROLLED * row_bytes))
+                row_ahead = place(b, ahead, (step, UNROLLED * row_bytes))
+                weights = place(b, pattern, (i, PAGE * 4), (step, UNROLLED * 4))
+                for line in range(0, UNROLLED * row_bytes, 64):
+                    simd.emit_prefetch(b, place(b, row_ahead, (line, 1)))
+                for j in range(UNROLLED):
+                    at = [j * row_bytes + s * LANES * width for s in range(slices)]
+                    v = [_read_value(b, kv, place(b, row, (x, 1))) for x in at]
+                    for t in range(n_tokens):
+                        p = simd.read(b, place(b, weights, (t, pattern_stride), (j, 4)), FLOAT, 4)
+                        p = simd.broadcast(b, p, F32V)
+                        for s in range(slices):
+                            acc[t * slices + s] = emit_fma(b, v[s], p, acc[t * slices + s])
+                return acc
+
+            return loop(b, ir.Constant(I64, PAGE // UNROLLED), acc, positions)
+
+        zeros = [simd.constant(F32V, 0.0)] * (n_tokens * slices)
+        acc = loop(b, n_pages, zeros, page)
+        for t in range(n_tokens):
+            for s in range(slices):
+                simd.write(b, place(b, out, (t, out_stride), (s, 64)), acc[t * slices + s], 4)
+
+    return simd.operation(simd.void, *[i64] * 7)(emit)
+
+
+def make_keep(isa: Isa, kv: str, head_dim: int) -> Any:
+    """Write one position's key and value of one head into its page.
+
+    Arguments: k, v (addresses of ``head_dim`` floats, readable up to the next multiple of 16);
+    keys, values (addresses of this layer and head's part of the page); slot in the page.
+    """
+    key_width, value_width = (4, 4) if kv == "fp32" else (2, 1)
+    slices = -(-head_dim // LANES)
+
+    def emit(b: Builder, *values: Value) -> None:
+        k, v, keys, rows, slot = values
+        for s in range(slices):
+            x = simd.read(b, place(b, k, (s, 64)), F32V, 4)
+            x = x if kv == "fp32" else simd.float_to_half(b, x, isa)
+            for lane in range(LANES):
+                to = place(b, keys, (s * LANES + lane, PAGE * key_width), (slot, key_width))
+                simd.write(b, to, b.extract_element(x, ir.Constant(I32, lane)), key_width)
+        parts = [simd.read(b, place(b, v, (s, 64)), F32V, 4) for s in range(slices)]
+        if head_dim % LANES:  # beyond the head lies the next one's value
+            inside = [int(lane < head_dim % LANES) for lane in range(LANES)]
+            mask = ir.Constant(ir.VectorType(ir.IntType(1), LANES), inside)
+            parts[-1] = b.select(mask, parts[-1], simd.constant(F32V, 0.0))
+        if kv != "fp32":
+            parts, scale = _to_bytes(b, parts)
+            to = place(b, rows, (PAGE, slices * LANES), (slot, 4))
+            simd.write(b, to, scale, 4)
+            parts = [b.trunc(part, ir.VectorType(I8, LANES)) for part in parts]
+        for s in range(slices):
+            to = place(b, rows, (slot, slices * LANES * value_width), (s, LANES * value_width))
+            simd.write(b, to, parts[s], value_width)
+
+    return simd.operation(simd.void, *[i64] * 5)(emit)
+
+
+# --- floats to bytes -----------------------------------------------------------------------------
+
+
+def _to_bytes(b: Builder, parts: list[Value]) -> tuple[list[Value], Value]:
+    """Vectors of floats to whole numbers -127…127 and the float scale that they all share."""
+
+    def larger(p: Value, q: Value) -> Value:
+        return simd.call(b, f"llvm.maxnum.v{p.type.count}f32", p.type, [p, q])
+
+    sizes = [simd.call(b, "llvm.fabs.v16f32", F32V, [part]) for part in parts]
+    while len(sizes) > 1:
+        sizes = [larger(sizes[0], sizes[1]), *sizes[2:]]
+    largest = simd.fold(b, sizes[0], larger)
+    is_zero = b.fcmp_ordered("==", largest, ir.Constant(FLOAT, 0.0))
+    inverse = b.fdiv(ir.Constant(FLOAT, 127.0), largest)
+    inverse = simd.broadcast(b, b.select(is_zero, ir.Constant(FLOAT, 0.0), inverse), F32V)
+    scaled = [b.fmul(part, inverse) for part in parts]
+    whole = [simd.call(b, "llvm.rint.v16f32", F32V, [x]) for x in scaled]
+    return [b.fptosi(x, I32V) for x in whole], b.fmul(largest, ir.Constant(FLOAT, 1 / 127))
+
+
+def make_quantise() -> Any:
+    """Quantise one group of 32 floats to signed bytes with a scale of their own.
+
+    Arguments: x (address of the floats); out (address of the bytes); scale, total (addresses of
+    one float and one int32): ``x ~ bytes * scale``, ``total = sum(bytes)``.
+    """
+
+    def emit(b: Builder, *values: Value) -> None:
+        x, out, scale, total = values
+        parts = [simd.read(b, place(b, x, (half, 64)), F32V, 4) for half in (0, 1)]
+        whole, shared = _to_bytes(b, parts)
+        for half in (0, 1):
+            small = b.trunc(whole[half], ir.VectorType(I8, LANES))
+            simd.write(b, place(b, out, (half, LANES)), small)
+        simd.write(b, scale, shared, 4)
+        simd.write(b, total, simd.fold(b, b.add(*whole), b.add), 4)
+
+    return simd.operation(simd.void, *[i64] * 4)(emit)

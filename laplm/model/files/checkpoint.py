@@ -1,0 +1,593 @@
+"""Model directories to arrays and back: files, names, shards, number formats. Only here.
+
+Opening a model reads its config and the tables of its files, checks that the two describe the
+same model, and reads no weights; ``Checkpoint.tensor`` then maps one tensor at a time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from laplm import home
+from laplm.errors import InputError, ModelFormatError, shown, shown_name
+from laplm.model.config import GPTConfig, tensor_shapes
+from laplm.model.files.openai_release import is_openai_release, read_hparams, read_release
+from laplm.model.files.safetensors_file import (
+    Array,
+    Entry,
+    atomic_file,
+    check_finite,
+    json_problem,
+    map_safetensors,
+    narrow_bf16,
+    read_table,
+    refuse,
+    write_error,
+    write_safetensors,
+)
+
+if TYPE_CHECKING:
+    from laplm.model.pretrained_settings import PretrainedSettings
+
+__all__ = [
+    "Checkpoint",
+    "Entry",
+    "StoredDtype",
+    "check_finite",
+    "map_safetensors",
+    "open_checkpoint",
+    "read_config",
+    "save_checkpoint",
+    "write_safetensors",
+]
+
+StoredDtype = Literal["fp32", "fp16", "bf16"]
+
+_READERS = "check who may read the model's directory and its files"
+_DTYPES: dict[str, StoredDtype] = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
+# Causal masks, which older versions of transformers saved with the weights.
+_MASK = re.compile(r"(?:^|\.)attn\.(?:bias|masked_bias)$")
+
+
+class Tensor(Protocol):
+    """One tensor of a model, wherever it lies. ``StoredTensor`` is the usual one."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def dtype(self) -> str: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def mapped(self) -> bool: ...
+
+    def array(self) -> Array: ...
+
+    def rows(self) -> Callable[[NDArray[np.int64]], Array]: ...
+
+
+class Checkpoint:
+    """The weights of one model directory, opened but not read.
+
+    Attributes:
+        path: The directory.
+        config: The model's sizes. ``tie_word_embeddings`` says what the files hold: it is off
+            when there is an output matrix of its own, whatever ``config.json`` says.
+        names: Every tensor, in the order and with the names of ``tensor_shapes(config)``.
+        tensors: Each of them as it lies in the files.
+        dtype: "fp32", "fp16" or "bf16": how most of the numbers are stored.
+        size_bytes: Bytes of the weight files.
+        fingerprint: A key that changes when a file of the model is replaced or written to; made
+            of paths, sizes and modification times, not of contents.
+    """
+
+    def __init__(
+        self, path: Path, config: GPTConfig, tensors: Mapping[str, Tensor], files: Sequence[Path]
+    ) -> None:
+        self.path = path
+        self.config = config
+        self.names: tuple[str, ...] = tuple(tensor_shapes(config))
+        self.tensors = {name: tensors[name] for name in self.names}
+        counts: dict[StoredDtype, int] = {}
+        for tensor in self.tensors.values():
+            dtype = _DTYPES[tensor.dtype]
+            counts[dtype] = counts.get(dtype, 0) + math.prod(tensor.shape)
+        self.dtype: StoredDtype = max(counts, key=lambda dtype: counts[dtype])
+        weights = {tensor.path for tensor in tensors.values()}
+        self.size_bytes: int = sum(file.stat().st_size for file in weights)
+        stats = [(file.resolve(), file.stat()) for file in sorted({*files, *weights})]
+        key = [[str(file), stat.st_size, stat.st_mtime_ns] for file, stat in stats]
+        self.fingerprint: str = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
+
+    def __repr__(self) -> str:
+        count = f"{self.config.n_parameters:,} parameters"
+        return f"Checkpoint({str(self.path)!r}, {self.dtype}, {count})"
+
+    def tensor(self, name: str) -> Array:
+        """One tensor as fp32, read only, in the shape that ``tensor_shapes(config)`` gives.
+
+        An fp32 file is mapped: nothing is copied, and the pages leave memory with the array.
+        fp16 and bf16 are widened, this one tensor only.
+
+        Raises:
+            KeyError: no tensor has this name.
+            ModelFormatError: the file changed since it was opened.
+        """
+        array = self.tensors[name].array()
+        array.flags.writeable = False
+        return array
+
+    def rows(self, name: str) -> Callable[[NDArray[np.int64]], Array]:
+        """A function from row numbers (T,) to those rows of a matrix as fp32, (T, C).
+
+        The rows come from the file at each call, so a large embedding needs no memory of its own.
+
+        Raises:
+            KeyError: no tensor has this name.
+            ModelFormatError: the file changed since it was opened.
+        """
+        return self.tensors[name].rows()
+
+    def mapped(self, name: str) -> bool:
+        """Whether ``tensor(name)`` is the file's own memory rather than a copy."""
+        return self.tensors[name].mapped
+
+
+# --- opening ----------------------------------------------------------------------------------
+
+
+def open_checkpoint(directory: Path) -> Checkpoint:
+    """Open a model directory; no weights are read yet.
+
+    Takes the Hugging Face GPT-2 layout, ``config.json`` with ``model.safetensors``, or its
+    sharded form with ``model.safetensors.index.json``, or ``pytorch_model.bin`` where torch is
+    installed; and OpenAI's release of 2019, ``hparams.json`` with ``model.ckpt``. Names may carry
+    the ``transformer.`` prefix; saved causal masks are passed over.
+
+    Where both ``lm_head.weight`` and ``wte.weight`` are stored, they are one matrix only if their
+    numbers are equal; where only one of them is, it serves as both. transformers does the same.
+
+    Raises:
+        ModelFormatError: names the file and what is wrong with it.
+    """
+    directory = Path(directory)
+    try:
+        return _open(directory)
+    except OSError as error:
+        refuse(Path(error.filename or directory), f"cannot be read ({error.strerror}); {_READERS}")
+
+
+def _open(directory: Path) -> Checkpoint:
+    if not directory.is_dir():
+        refuse(directory, "not a directory; give the directory that holds the model's files")
+    tensors: dict[str, Tensor]
+    if (directory / "config.json").is_file():
+        files = [directory / "config.json"]
+        config = read_config(directory)
+        tensors = _find_tensors(directory)
+        config = _settle_tying(tensors, config)
+    elif is_openai_release(directory):
+        files = [directory / "hparams.json", directory / "model.ckpt.index"]
+        config = read_config(directory)
+        tensors = {**read_release(directory)}
+    else:
+        _refuse_layout(directory)
+    _check_tensors(directory, tensors, config)
+    return Checkpoint(directory, config, tensors, files)
+
+
+def read_config(directory: Path) -> GPTConfig:
+    """The sizes in ``config.json`` of a model directory, or ``hparams.json`` of OpenAI's release.
+
+    Tokens that begin and end texts are those of ``generation_config.json`` too, where there is one.
+
+    Raises:
+        ModelFormatError: there is none, it is not JSON, or it is not a GPT-2 model's.
+    """
+    try:
+        openai = not (directory / "config.json").is_file() and is_openai_release(directory)
+    except OSError as error:
+        refuse(directory, f"cannot be read ({error.strerror}); {_READERS}")
+    values = read_json(directory / ("hparams.json" if openai else "config.json"))
+    generation = directory / "generation_config.json"
+    try:
+        if openai:
+            return read_hparams(values)
+        return GPTConfig.from_dict(values, read_json(generation) if generation.is_file() else None)
+    except ModelFormatError as error:
+        raise ModelFormatError(f"{directory}: {error}") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a model's file.
+
+    Raises:
+        ModelFormatError: it cannot be read, or is no object.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        refuse(path, f"cannot be read ({error.strerror}); {_READERS}")
+    except (ValueError, RecursionError) as error:
+        refuse(path, f"not readable as JSON ({json_problem(error)}); fetch or copy it again")
+    if not isinstance(values, dict):
+        refuse(path, "not a JSON object; fetch or copy it again")
+    return values
+
+
+def _find_tensors(directory: Path) -> dict[str, Tensor]:
+    """All tensors by their GPT-2 names; where there are several files, transformers' choice."""
+    for name, read in (("model.safetensors", _safetensors), ("pytorch_model.bin", _torch_file)):
+        if (directory / name).is_file():
+            return _merge([(directory / name, read(directory / name))], None)
+        index = directory / f"{name}.index.json"
+        if index.is_file():
+            shards, weight_map = _read_index(index)
+            return _merge(((shard, read(shard)) for shard in shards), weight_map)
+    return _refuse_layout(directory)
+
+
+def _safetensors(path: Path) -> Mapping[str, Tensor]:
+    return read_table(path)[0]
+
+
+def _read_index(path: Path) -> tuple[list[Path], dict[str, str]]:
+    """The shards that an index names, and which of them holds which tensor."""
+    weight_map = read_json(path).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        refuse(path, "has no weight_map; fetch or copy it again")
+    for name, shard in weight_map.items():
+        # A shard lies beside its index. Anything else would reach out of the model's directory.
+        if not _is_file_name(shard):
+            where = f"places tensor {shown_name(name)} in {shown(shard)}"
+            refuse(path, f"{where}, which is not a plain file name")
+    shards = [path.parent / shard for shard in sorted(set(weight_map.values()))]
+    missing = [shard.name for shard in shards if not shard.is_file()]
+    if missing:
+        refuse(path, f"{len(missing)} of {len(shards)} files missing ({_some(missing)})")
+    return shards, weight_map
+
+
+def _is_file_name(name: Any) -> bool:
+    if not isinstance(name, str) or name in ("", ".", "..") or set(name) & set("/\\:\0"):
+        return False
+    return len(name.encode("utf-8", "surrogatepass")) <= 255  # what file systems hold
+
+
+def _merge(
+    parts: Iterable[tuple[Path, Mapping[str, Tensor]]], weight_map: Mapping[str, str] | None
+) -> dict[str, Tensor]:
+    """The tensors of all files under their GPT-2 names, checked against the index."""
+    merged: dict[str, Tensor] = {}
+    found: set[str] = set()
+    for path, tensors in parts:
+        for name, tensor in tensors.items():
+            if weight_map is not None and weight_map.get(name) != path.name:
+                refuse(
+                    path, f"holds tensor {shown_name(name)}, which the index does not place there"
+                )
+            found.add(name)
+            if _MASK.search(name):
+                continue
+            plain = name.removeprefix("transformer.")
+            if plain in merged:
+                twice = f"holds tensor {shown_name(plain)} twice"
+                refuse(path, f"{twice}, with and without transformer. before it")
+            merged[plain] = tensor
+        if weight_map is not None:
+            absent = [n for n, shard in weight_map.items() if shard == path.name and n not in found]
+            if absent:
+                refuse(path, f"lacks tensors that the index names: {len(absent)} ({_some(absent)})")
+    return merged
+
+
+def _settle_tying(tensors: dict[str, Tensor], config: GPTConfig) -> GPTConfig:
+    """One output matrix or two: what the files hold decides, as in transformers."""
+    if not config.tie_word_embeddings:
+        return config
+    wte, lm_head = tensors.get("wte.weight"), tensors.get("lm_head.weight")
+    if wte is None and lm_head is not None:
+        tensors["wte.weight"] = tensors.pop("lm_head.weight")
+    elif wte is not None and lm_head is not None:
+        shape = (config.vocab_size, config.n_embd)
+        # Of another shape or number format, the wrong one is named by the check that follows.
+        comparable = all(t.shape == shape and t.dtype in _DTYPES for t in (wte, lm_head))
+        if not comparable or not _equal(wte.array(), lm_head.array()):
+            return dataclasses.replace(config, tie_word_embeddings=False)
+        del tensors["lm_head.weight"]
+    return config
+
+
+def _equal(a: Array, b: Array) -> bool:
+    """``np.array_equal`` of two matrices, at the speed of memory when the bits are the same."""
+    if a.__array_interface__["data"] == b.__array_interface__["data"]:
+        return True  # one storage under two names, as in pickle files
+    step = max(1, (1 << 20) // a.shape[-1])
+    return all(
+        np.array_equal(a[i : i + step].view(np.uint32), b[i : i + step].view(np.uint32))
+        or np.array_equal(a[i : i + step], b[i : i + step])
+        for i in range(0, len(a), step)
+    )
+
+
+def _check_tensors(directory: Path, tensors: Mapping[str, Tensor], config: GPTConfig) -> None:
+    wanted = tensor_shapes(config)
+    missing = [name for name in wanted if name not in tensors]
+    if missing:
+        refuse(
+            directory,
+            f"{len(missing)} of {len(wanted)} tensors missing ({_some(missing)}); config.json "
+            "and the weights do not belong together, or the weights are incomplete",
+        )
+    extra = [name for name in tensors if name not in wanted]
+    inside = [name for name in extra if name.startswith("h.")]
+    if inside:
+        refuse(
+            directory,
+            f"tensors that no GPT-2 of these sizes has: {len(inside)} ({_some(inside)}); "
+            "check n_layer in config.json, or save the model as a GPT2LMHeadModel",
+        )
+    if extra:
+        _tell_once(f"{directory}: not used, no part of a GPT-2 language model: {_some(extra)}")
+    wrong = [name for name, shape in wanted.items() if tensors[name].shape != shape]
+    if wrong:
+        name = wrong[0]
+        refuse(
+            directory,
+            f"tensors of another shape than config.json asks for: {len(wrong)} ({_some(wrong)}); "
+            f"{name} is {list(tensors[name].shape)}, not {list(wanted[name])}",
+        )
+    for name in wanted:
+        if tensors[name].dtype not in _DTYPES:
+            refuse(
+                tensors[name].path,
+                f"tensor {name} is stored as {tensors[name].dtype}; laplm reads fp32, fp16 and "
+                "bf16, so save the model again in one of these",
+            )
+
+
+def _some(names: Sequence[str], count: int = 3) -> str:
+    more = len(names) - count
+    listed = ", ".join(map(shown_name, names[:count]))
+    return listed + (f" and {more} more" if more > 0 else "")
+
+
+@functools.cache
+def _tell_once(message: str) -> None:
+    home.warn(message)
+
+
+# --- pytorch_model.bin ------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class _TorchTensor:
+    """A tensor that torch's restricted loader mapped from a file."""
+
+    path: Path
+    value: Any  # torch.Tensor
+
+    @property
+    def dtype(self) -> str:
+        import torch
+
+        # Only numbers that lie in memory, one after the other or at fixed distances, are read.
+        if self.value.layout is not torch.strided or self.value.device.type != "cpu":
+            return f"{self.value.layout}, on {self.value.device}".removeprefix("torch.")
+        name = str(self.value.dtype).removeprefix("torch.")
+        return {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}.get(name, name)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.value.shape)
+
+    @property
+    def mapped(self) -> bool:
+        return self.dtype == "F32" and bool(self.value.is_contiguous())
+
+    def array(self) -> Array:
+        # view(): the caller's flags are set on an array of its own, not on one torch keeps.
+        array: Array = self.value.detach().float().contiguous().numpy().view()
+        return array
+
+    def rows(self) -> Callable[[NDArray[np.int64]], Array]:
+        value = self.value.detach()
+
+        def read(numbers: NDArray[np.int64]) -> Array:
+            rows: Array = value[numbers].float().numpy()
+            return rows
+
+        return read
+
+
+def _torch_file(path: Path) -> Mapping[str, Tensor]:
+    """The tensors of a pickle file, through torch's loader that builds nothing but tensors."""
+    try:
+        import torch
+    except ImportError:
+        refuse(
+            path,
+            "a pickle file, which is only read through torch's restricted loader. Either "
+            'pip install "laplm[tune]", or convert it where transformers is installed: '
+            'python -c "from transformers import GPT2LMHeadModel; GPT2LMHeadModel.from_pretrained'
+            f"('{path.parent}').save_pretrained('converted')\"",
+        )
+    import pickle
+    import warnings
+
+    def load(mapped: bool) -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # remarks on pickle versions; refusals are raised
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+
+    try:
+        try:
+            tensors = load(mapped=True)
+        except RuntimeError as error:
+            # Files from before torch 1.6 cannot be mapped; the same loader reads them.
+            if "mmap can only be used" not in str(error):
+                raise
+            tensors = load(mapped=False)
+    except pickle.UnpicklingError:
+        refuse(
+            path,
+            "damaged, or holds more than tensors, which torch's restricted loader refuses; get "
+            "the model as model.safetensors",
+        )
+    except Exception as error:  # torch raises many kinds for damaged files
+        cause = (str(error) or type(error).__name__).splitlines()[0]
+        refuse(path, f"torch cannot read it ({cause}); fetch or copy it again")
+    if not isinstance(tensors, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in tensors.items()
+    ):
+        refuse(path, "not a table of tensors by name, as the weights of a model are")
+    return {name: _TorchTensor(path, value) for name, value in tensors.items()}
+
+
+# --- what cannot be opened --------------------------------------------------------------------
+
+_OTHER_KINDS = {
+    ".gguf": "GGUF, llama.cpp's format",
+    ".ggml": "llama.cpp's old format",
+    ".onnx": "ONNX",
+    ".h5": "TensorFlow",
+    ".msgpack": "Flax",
+    ".ot": "Rust",
+    ".tflite": "TensorFlow Lite",
+    ".mlmodel": "Core ML",
+    ".ckpt": "a training checkpoint",
+    ".pt": "PyTorch",
+    ".pth": "PyTorch",
+}
+
+
+def _refuse_layout(directory: Path) -> NoReturn:
+    """Say what the directory holds in place of a model that can be read."""
+    names = sorted(entry.name for entry in directory.iterdir())
+    needed = "config.json with model.safetensors"
+    if "adapter_config.json" in names:
+        refuse(directory, "holds an adapter, not a whole model; merge it into its model first")
+    others = [name for name in names if Path(name).suffix in _OTHER_KINDS]
+    if others:
+        kinds = [f"{name} ({_OTHER_KINDS[Path(name).suffix]})" for name in others]
+        refuse(
+            directory,
+            f"holds {_some(kinds)}, but laplm reads {needed}; save the model with transformers' "
+            "save_pretrained, or fetch it with `laplm pull`",
+        )
+    if any(name.startswith("model.ckpt") for name in names):
+        refuse(
+            directory,
+            "OpenAI's release, but not all of it: hparams.json, model.ckpt.index and "
+            "model.ckpt.data-00000-of-00001 belong together; fetch the others too",
+        )
+    if not names:
+        found = "this directory is empty"
+    elif "config.json" in names:
+        found = f"this directory has no weights ({_some(names)})"
+    else:
+        found = f"this directory has no config.json ({_some(names)})"
+    refuse(directory, f"a model is {needed}, and {found}")
+
+
+# --- saving -----------------------------------------------------------------------------------
+
+
+def save_checkpoint(
+    directory: Path,
+    config: GPTConfig,
+    tensors: Mapping[str, NDArray[Any]],
+    dtype: StoredDtype = "fp32",
+    tokenizer_json: str | None = None,
+    settings: PretrainedSettings | None = None,
+) -> None:
+    """Write a model directory that laplm and transformers load.
+
+    All files are written beside the directory and then moved into place, ``config.json`` last. A
+    directory that is there already keeps its other files.
+
+    Args:
+        directory: Where the model goes.
+        config: The sizes; ``tie_word_embeddings`` says whether ``lm_head.weight`` is written.
+        tensors: The weights by the names and in the shapes of ``tensor_shapes(config)``.
+        dtype: How the numbers are stored.
+        tokenizer_json: Contents of ``tokenizer.json``, when the model has a tokenizer.
+        settings: What else the model came with; None writes GPT-2's.
+
+    Raises:
+        InputError: a tensor is missing, has another shape, or does not fit the number format.
+        CacheError: the disk is full or cannot be written.
+    """
+    import shutil
+
+    from laplm.model.pretrained_settings import PretrainedSettings
+
+    directory = Path(directory)
+    code = next(code for code, name in _DTYPES.items() if name == dtype)
+    entries: list[Entry] = []
+    for name, shape in tensor_shapes(config).items():
+        if name not in tensors or tensors[name].shape != shape:
+            found = list(tensors[name].shape) if name in tensors else "missing"
+            raise InputError(f"cannot save {directory}: {name} is {found}, not {list(shape)}")
+        prefix = "" if name == "lm_head.weight" else "transformer."
+        entries.append((prefix + name, code, shape, _encoder(name, tensors[name], dtype)))
+
+    long_name = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}[dtype]
+    settings = settings or PretrainedSettings()
+    files = settings.files(config, long_name, tokenizer_json)
+    texts = {name: json.dumps(values, indent=2) for name, values in files.items()}
+    if tokenizer_json is not None:
+        texts["tokenizer.json"] = tokenizer_json
+    advice = "free some space, or choose another directory"
+    staging = directory.with_name(f".{directory.name}.{os.urandom(6).hex()}.tmp")
+    try:
+        file = staging / "model.safetensors"
+        write_safetensors(file, entries, {"format": "pt"}, align=False, advice=advice)
+        for file_name, text in texts.items():
+            data = text.encode()
+            with atomic_file(staging / file_name, len(data), advice) as out:
+                out.write(data)
+        try:
+            if directory.exists():
+                for path in sorted(staging.iterdir(), key=lambda path: path.name == "config.json"):
+                    path.replace(directory / path.name)
+            else:
+                staging.rename(directory)
+        except OSError as error:
+            raise write_error(directory, error, advice) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _encoder(name: str, tensor: NDArray[Any], dtype: StoredDtype) -> Callable[[], NDArray[Any]]:
+    def encode() -> NDArray[Any]:
+        values = np.asarray(tensor, dtype=np.float32)
+        if dtype == "fp32":
+            return values
+        if dtype == "bf16":
+            return narrow_bf16(values)
+        with np.errstate(over="ignore"):
+            half = values.astype(np.float16)
+        if np.isinf(half).any() and not np.isinf(values).any():
+            raise InputError(
+                f"tensor {name} has numbers beyond 65504, which fp16 cannot hold; save the model "
+                "as bf16 or fp32"
+            )
+        return half
+
+    return encode

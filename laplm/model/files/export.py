@@ -1,0 +1,185 @@
+"""Models in the forms that other programs read: Hugging Face directories and GGUF files.
+
+Torch is not needed here. What was written is read again and compared before it is moved into place.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from laplm.errors import InputError
+from laplm.model import reference
+from laplm.model.config import GPTConfig
+from laplm.model.files.adapter import is_adapter
+from laplm.model.files.checkpoint import Checkpoint, StoredDtype, open_checkpoint, save_checkpoint
+from laplm.model.files.gguf_file import check_llama_cpp, read_gguf, write_gguf
+from laplm.model.files.modelfile import modelfile, write_modelfile
+from laplm.model.files.safetensors_file import write_error
+from laplm.model.pretrained_settings import PretrainedModel
+
+Array = NDArray[np.float32]
+Form = Literal["hf", "peft-merged", "gguf"]
+FORMS = ("hf", "peft-merged", "gguf")
+PRECISIONS: dict[str, tuple[str, ...]] = {
+    "hf": ("f32", "f16", "bf16"),
+    "peft-merged": ("f32", "f16", "bf16"),
+    "gguf": ("f32", "f16", "q8_0"),
+}
+_STORED: dict[str, StoredDtype] = {"f32": "fp32", "f16": "fp16", "bf16": "bf16"}
+# How far logits may move, as a share of their own spread, before something must be wrong: rounding
+# moves them several times less, a matrix that lies the wrong way round several times more.
+_TOLERANCE = {"f32": 1e-4, "f16": 0.05, "bf16": 0.2, "q8_0": 0.25}
+
+
+class Model(PretrainedModel, Protocol):
+    """What exporting needs of a model; ``laplm.LanguageModel`` has it."""
+
+    path: Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        path: the directory, or the ``.gguf`` file.
+        size_bytes: of the weights.
+        deviation: how far logits moved at most, as a share of their spread.
+        also: other files that were written.
+    """
+
+    path: Path
+    size_bytes: int
+    deviation: float
+    also: tuple[Path, ...] = ()
+
+
+def export(
+    model: Model, out: str | Path, form: Form | None = None, precision: str = "f32"
+) -> Exported:
+    """Write a model, adapters merged, as another program reads it.
+
+    Args:
+        model: what to write.
+        out: a new directory for ``hf`` (``peft-merged`` is the same, of an adapter alone); for
+            ``gguf`` a file that ends in .gguf, beside which a Modelfile for ollama is put.
+        form: of ``FORMS``; None goes by ``out``: gguf where it ends in .gguf, else hf.
+        precision: of ``PRECISIONS[form]``.
+
+    Raises:
+        CacheError: the disk is full or cannot be written.
+        InputError: the form cannot hold this model, or ``out`` cannot be used.
+        MissingExtraError: the gguf package is not installed.
+    """
+    path = Path(out)
+    names_gguf = path.suffix.lower() == ".gguf"
+    if form is None:
+        form = "gguf" if names_gguf else "hf"
+    if form not in FORMS:
+        raise InputError(f"form is {form!r}, but it must be one of {', '.join(FORMS)}")
+    if precision not in PRECISIONS[form]:
+        raise InputError(
+            f"precision is {precision!r}, but {form} can be {', '.join(PRECISIONS[form])}"
+        )
+    if form == "peft-merged" and not is_adapter(model.path):
+        raise InputError(f"{model.path} is not an adapter, so there is nothing to merge; use hf")
+    if form == "gguf":
+        return _export_gguf(model, path, precision)
+    if names_gguf:
+        raise InputError(
+            f"{path} ends in .gguf, but {form} is a directory; leave out --to, or name another one"
+        )
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(f"{path} is there already; choose another directory")
+    return _export_directory(model, path, precision)
+
+
+def _export_directory(model: Model, path: Path, precision: str) -> Exported:
+    tensors = {name: model.checkpoint.tensor(name) for name in model.checkpoint.names}
+    temporary = path.with_name(f".{path.name}.{os.urandom(6).hex()}.tmp")
+    try:
+        save_checkpoint(
+            temporary,
+            model.checkpoint.config,
+            tensors,
+            _STORED[precision],
+            model.tokenizer.to_json(),
+            model.settings,
+        )
+        written = open_checkpoint(temporary)
+        found = {name: written.tensor(name) for name in written.names}
+        deviation = _deviation(model.checkpoint, found, written.config, precision)
+        try:
+            if path.is_dir():  # and empty, as was checked
+                path.rmdir()
+            temporary.rename(path)
+        except OSError as error:  # a tuning or another export was quicker
+            raise InputError(
+                f"{path} was written to by someone else meanwhile ({error.strerror}); choose "
+                "another directory"
+            ) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return Exported(path, written.size_bytes, deviation)
+
+
+# --- GGUF -------------------------------------------------------------------------------------
+
+
+def _export_gguf(model: Model, path: Path, precision: str) -> Exported:
+    config = model.checkpoint.config
+    check_llama_cpp(config)
+    if path.suffix.lower() != ".gguf":
+        raise InputError(f"{path} must end in .gguf")
+    if not path.parent.is_dir():
+        raise InputError(f"{path.parent} is not a directory; make it first")
+    if path.exists():
+        raise InputError(f"{path} is there already; choose another name")
+    temporary = path.with_name(f".{path.name}.{os.urandom(6).hex()}.tmp")
+    try:
+        try:
+            write_gguf(model, temporary, precision)
+        except OSError as error:
+            raise write_error(path, error, "free some space, or choose another place") from error
+        found = dict(read_gguf(temporary, config))
+        deviation = _deviation(model.checkpoint, found, config, precision)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    text = modelfile(path.name, model.tokenizer, config, model.settings, model.chat_template)
+    beside = path.with_name("Modelfile")
+    also = (beside,) if write_modelfile(beside, text, path.name) else ()
+    return Exported(path, path.stat().st_size, deviation, also)
+
+
+# --- checking ---------------------------------------------------------------------------------
+
+
+def _deviation(
+    checkpoint: Checkpoint, found: dict[str, Array], config: GPTConfig, precision: str
+) -> float:
+    """How far the logits of what was written are from the model's, as a share of their spread.
+
+    Raises:
+        InputError: further than rounding can bring them.
+    """
+    ids = np.arange(1, 1 + min(24, config.n_ctx)) * 7919 % config.vocab_size
+    exact = {name: checkpoint.tensor(name) for name in checkpoint.names}
+    logits = [
+        reference.forward(ids, reference.DenseWeights(tensors), each, reference.DensePast())
+        for tensors, each in ((exact, checkpoint.config), (found, config))
+    ]
+    deviation = float(np.abs(logits[1] - logits[0]).max() / (logits[0].std() or 1.0))
+    if not deviation <= _TOLERANCE[precision]:
+        raise InputError(
+            f"what was written does not compute what the model computes (logits differ by "
+            f"{deviation:.3g} of their spread); please report this"
+        )
+    return deviation

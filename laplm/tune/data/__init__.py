@@ -1,0 +1,1 @@
+"""From texts and tables to documents, and from documents to windows of tokens."""
