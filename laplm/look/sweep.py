@@ -81,7 +81,7 @@ def sweep(
             joining = [fork.streams(some) for fork, some in group if fork.step == step]
             x = np.concatenate([x, *(new[:, -x.shape[1] :] for new in joining)])
             if step < end:
-                x = _advance(x, step, weights, config)
+                x = _next_sublayer(x, step, weights, config)
             done += len(x)
             if progress is not None:
                 progress("runs", done, total)
@@ -89,7 +89,7 @@ def sweep(
         start += len(x)
 
 
-def _advance(x: Array, step: int, weights: reference.Weights, config: GPTConfig) -> Array:
+def _next_sublayer(x: Array, step: int, weights: reference.Weights, config: GPTConfig) -> Array:
     """One sublayer more for all runs; of the last layer only what the last position needs."""
     layer, past_attention = divmod(step, 2)
     if past_attention:

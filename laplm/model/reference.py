@@ -25,7 +25,7 @@ from laplm.model.config import GPTConfig
 Array = NDArray[np.float32]
 Ids = NDArray[np.int64]
 Tap = Callable[[str, int | None, Array], Array | None]
-See = Callable[[str, int | None, Array], Array]
+Hook = Callable[[str, int | None, Array], Array]
 """A tap as the stages call it: gives back what goes on."""
 
 
@@ -65,7 +65,7 @@ class Past(Protocol):
         """Add (T, H, D) keys and values; return all of them, (P + T, H, D) each."""
         ...
 
-    def advance(self, count: int) -> None:
+    def append(self, count: int) -> None:
         """Every layer has been extended by ``count`` positions: P grows by it."""
         ...
 
@@ -117,7 +117,7 @@ class DensePast:
         self._layers[layer] = (k, v)
         return k, v
 
-    def advance(self, count: int) -> None:
+    def append(self, count: int) -> None:
         """See ``Past``."""
         self.length += count
 
@@ -193,7 +193,7 @@ def attention_scale(config: GPTConfig, layer: int) -> float:
     return scale / (layer + 1) if config.scale_attn_by_inverse_layer_idx else scale
 
 
-def untouched(name: str, layer: int | None, x: Array) -> Array:
+def identity(name: str, layer: int | None, x: Array) -> Array:
     """What is seen when nobody looks."""
     return x
 
@@ -210,7 +210,7 @@ def layer_norm(
     x: Array,
     weights: Weights,
     config: GPTConfig,
-    see: See = untouched,
+    hook: Hook = identity,
 ) -> Array:
     """Every position to mean 0 and variance 1, then a gain and a shift: (..., C) -> (..., C).
 
@@ -220,10 +220,10 @@ def layer_norm(
     centred = x - x.mean(axis=-1, keepdims=True)
     variance = np.mean(centred * centred, axis=-1, keepdims=True)
     epsilon = np.float32(config.layer_norm_epsilon)
-    scale = see(f"{stage}_scale", layer, np.sqrt(variance + epsilon))  # (..., 1)
-    normalized = see(f"{stage}_normalized", layer, centred / scale)
+    scale = hook(f"{stage}_scale", layer, np.sqrt(variance + epsilon))  # (..., 1)
+    normalized = hook(f"{stage}_normalized", layer, centred / scale)
     gain, shift = weights.vector(f"{name}.weight"), weights.vector(f"{name}.bias")
-    return see(stage, layer, normalized * gain + shift)
+    return hook(stage, layer, normalized * gain + shift)
 
 
 def attention(
@@ -232,7 +232,7 @@ def attention(
     weights: Weights,
     config: GPTConfig,
     past: Past | None = None,
-    see: See = untouched,
+    hook: Hook = identity,
     last_only: bool = False,
 ) -> Array:
     """What the attention of a layer adds to the residual stream: (..., T, C) -> (..., T, C).
@@ -240,11 +240,11 @@ def attention(
     Sequences of one length may be stacked in front. With ``last_only`` only the last position
     looks back, and the result is (..., 1, C).
     """
-    h = layer_norm("ln1", layer, x, weights, config, see)  # (..., T, C)
+    h = layer_norm("ln1", layer, x, weights, config, hook)  # (..., T, C)
     qkv = linear(f"h.{layer}.attn.c_attn", h, weights)  # (..., T, 3C)
     heads = qkv.reshape(*qkv.shape[:-1], 3, config.n_head, config.head_dim)
     q, k, v = np.moveaxis(heads, -3, 0)  # (..., T, H, D) each
-    q, k, v = see("q", layer, q), see("k", layer, k), see("v", layer, v)
+    q, k, v = hook("q", layer, q), hook("k", layer, k), hook("v", layer, v)
     if past is not None:
         k, v = past.extend(layer, k, v)  # (..., P + T, H, D) each
     if last_only:
@@ -254,29 +254,29 @@ def attention(
     # A position sees itself and what came before it.
     n_asking, n_asked = scores.shape[-2:]
     visible = np.tri(n_asking, n_asked, n_asked - n_asking, dtype=bool)
-    scores = see("attn_scores", layer, np.where(visible, scores, np.float32(-np.inf)))
-    pattern = see("pattern", layer, softmax(scores))  # (..., H, T, P + T)
+    scores = hook("attn_scores", layer, np.where(visible, scores, np.float32(-np.inf)))
+    pattern = hook("pattern", layer, softmax(scores))  # (..., H, T, P + T)
     z = np.matmul(pattern, v.swapaxes(-3, -2)).swapaxes(-3, -2)  # (..., T, H, D)
-    z = see("z", layer, z)
+    z = hook("z", layer, z)
     flat = z.reshape(*z.shape[:-2], -1)  # (..., T, C)
     return linear(f"h.{layer}.attn.c_proj", flat, weights)
 
 
 def feed_forward(
-    x: Array, layer: int, weights: Weights, config: GPTConfig, see: See = untouched
+    x: Array, layer: int, weights: Weights, config: GPTConfig, hook: Hook = identity
 ) -> Array:
     """What the feed-forward of a layer adds to the residual stream: (..., T, C) -> (..., T, C)."""
-    h = layer_norm("ln2", layer, x, weights, config, see)  # (..., T, C)
-    inner = see("mlp_pre", layer, linear(f"h.{layer}.mlp.c_fc", h, weights))  # (..., T, 4C)
-    inner = see("mlp_post", layer, activation(config.activation_function, inner))
+    h = layer_norm("ln2", layer, x, weights, config, hook)  # (..., T, C)
+    inner = hook("mlp_pre", layer, linear(f"h.{layer}.mlp.c_fc", h, weights))  # (..., T, 4C)
+    inner = hook("mlp_post", layer, activation(config.activation_function, inner))
     return linear(f"h.{layer}.mlp.c_proj", inner, weights)
 
 
-def unembed(x: Array, weights: Weights, config: GPTConfig, see: See = untouched) -> Array:
+def unembed(x: Array, weights: Weights, config: GPTConfig, hook: Hook = identity) -> Array:
     """The last layer norm and the output matrix: residual stream (..., C) to logits (..., V)."""
-    x = layer_norm("ln_final", None, x, weights, config, see)
+    x = layer_norm("ln_final", None, x, weights, config, hook)
     logits = weights.unembed(x.reshape(-1, x.shape[-1]))
-    return see("logits", None, logits.reshape(*x.shape[:-1], -1))
+    return hook("logits", None, logits.reshape(*x.shape[:-1], -1))
 
 
 def forward(
@@ -294,23 +294,23 @@ def forward(
     """
     n_past = 0 if past is None else past.length
 
-    def see(name: str, layer: int | None, x: Array) -> Array:
+    def hook(name: str, layer: int | None, x: Array) -> Array:
         replaced = None if tap is None else tap(name, layer, x)
         return x if replaced is None else replaced
 
-    embed = see("embed", None, weights.embed(ids))  # (T, C)
+    embed = hook("embed", None, weights.embed(ids))  # (T, C)
     positions = np.arange(n_past, n_past + len(ids))
-    x = embed + see("pos_embed", None, weights.position(positions))  # (T, C)
+    x = embed + hook("pos_embed", None, weights.position(positions))  # (T, C)
 
     for layer in range(config.n_layer):
         # Attention: move information between positions.
-        x = see("resid_pre", layer, x)  # (T, C)
-        x = x + see("attn_out", layer, attention(x, layer, weights, config, past, see))
+        x = hook("resid_pre", layer, x)  # (T, C)
+        x = x + hook("attn_out", layer, attention(x, layer, weights, config, past, hook))
         # Feed-forward: think about each position by itself.
-        x = see("resid_mid", layer, x)  # (T, C)
-        x = x + see("mlp_out", layer, feed_forward(x, layer, weights, config, see))
-        x = see("resid_post", layer, x)  # (T, C)
+        x = hook("resid_mid", layer, x)  # (T, C)
+        x = x + hook("mlp_out", layer, feed_forward(x, layer, weights, config, hook))
+        x = hook("resid_post", layer, x)  # (T, C)
 
     if past is not None:
-        past.advance(len(ids))
-    return unembed(x[-1:] if last_only else x, weights, config, see)  # (T, V)
+        past.append(len(ids))
+    return unembed(x[-1:] if last_only else x, weights, config, hook)  # (T, V)

@@ -1,6 +1,6 @@
 """Compile the kernels once, keep the machine code on disk, load it in a few milliseconds.
 
-``lower.py`` turns ``kernels.py`` into LLVM code; LLVM makes an object file for the chosen variant,
+``lower.py`` turns kernels into LLVM code; LLVM makes an object file for the chosen variant,
 which is kept in the cache directory. A later start only loads it.
 """
 

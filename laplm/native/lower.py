@@ -299,6 +299,9 @@ class _Lowering:
     def of_name(self, node: ast.Name) -> Value:
         return self.load(node.id)
 
+    def of_attribute(self, node: ast.Attribute) -> Value:
+        return getattr(self.value(node.value), node.attr)  # of a module: known while compiling
+
     def of_binop(self, node: ast.BinOp) -> Value:
         return self.binary(node, type(node.op), self.value(node.left), self.value(node.right))
 

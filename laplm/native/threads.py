@@ -18,10 +18,10 @@ from laplm.native.cpu_features import sysctl
 from laplm.native.jit import Engine
 from laplm.native.memory import aligned
 
-# What a compiled function of a team is asked to do.
-SHARE, LEAD, FOLLOW, LOG_SUM_EXP = range(4)
-# A team's control block: counters a cache line (8 numbers) apart.
-GENERATION, CURRENT_PLAN, ARRIVALS, STATES = 0, 8, 16, 24
+# What a compiled function of a pool is asked to do.
+FORWARD, LAUNCH, WORKER_LOOP, LOG_SUM_EXP = range(4)
+# A pool's control block: counters a cache line (8 numbers) apart.
+GENERATION, CURRENT_ARGS, ARRIVALS, STATES = 0, 8, 16, 24
 PARKED, RUNNING = 0, 1
 SPINS_BEFORE_YIELD, SPINS_BEFORE_PARKING = 4000, 20000
 
@@ -74,23 +74,23 @@ def _cpu_list(text: str) -> set[int]:
 
 
 class ThreadChoice:
-    """Whether passes of one kind go to the whole team or to one thread, by how long they take.
+    """Whether passes of one kind go to all threads or to one, by how long they take.
 
     When another program keeps a core busy, a thread of ours is taken off it for milliseconds, and
     all others wait for it at the next barrier: then one thread alone is quicker. One is tried at
-    first, and when the team is slower than it was or than one has been; while one goes on, the team
-    is tried every ``PROBE_SECONDS``, so that it is back soon after the other program has ended, or
+    first, and when all are slower than they were or than one has been; while one goes on, all are
+    tried every ``PROBE_SECONDS``, so that they are back soon after the other program has ended, or
     less often, so that attempts take no more than a tenth of the time.
     """
 
-    DISTURBED = 1.4  # times what the team's passes take at best
+    DISTURBED = 1.4  # times what passes of all threads take at best
     PROBE_SECONDS = 0.15
     TRIED = 3  # passes for each attempt
 
     def __init__(self) -> None:
         self._alone = False
-        self._team = self._one = 0.0  # seconds of a pass, the last ones counting most
-        self._best, self._best_one = math.inf, 0.0  # of the team, and of one thread
+        self._all = self._one = 0.0  # seconds of a pass, the last ones counting most
+        self._best, self._best_one = math.inf, 0.0  # of all threads, and of one
         self._trial = 0  # passes that are left of an attempt with the other way
         self._spent = 0.0  # seconds of it
         self._next = 0.0  # when the next attempt may begin
@@ -107,28 +107,28 @@ class ThreadChoice:
             self._one = seconds if self._one == 0 else 0.5 * (self._one + seconds)
             self._best_one = min(seconds, 1.001 * (self._best_one or seconds))
         else:
-            self._team = seconds if self._team == 0 else 0.5 * (self._team + seconds)
+            self._all = seconds if self._all == 0 else 0.5 * (self._all + seconds)
             self._best = min(seconds, 1.001 * self._best)  # passes grow with their context
         if self._trial:
             self._spent += seconds
             self._trial -= 1
-            known = self._team if alone else self._one
+            known = self._all if alone else self._one
             if known and seconds > 2 * known:
                 self._trial = 0  # that is clear enough
             if self._trial == 0:
-                self._alone = self._one < self._team
+                self._alone = self._one < self._all
                 self._next = now + max(self.PROBE_SECONDS, 10 * self._spent)
         elif now >= self._next and (
-            self._alone or self._team > min(self.DISTURBED * self._best, self._best_one)
+            self._alone or self._all > min(self.DISTURBED * self._best, self._best_one)
         ):
             self._trial, self._spent = self.TRIED, 0.0
             if self._alone:
-                self._team = 0.0
+                self._all = 0.0
             else:
                 self._one = 0.0
 
 
-class Team:
+class ThreadPool:
     """``count`` threads, the caller's among them, that share an engine's work."""
 
     def __init__(self, engine: Engine, count: int) -> None:
@@ -139,37 +139,37 @@ class Team:
         self.arrivals_address = self._address + ARRIVALS * 8
         self._lock = threading.Lock()
         self._wake = [threading.Semaphore(0) for _ in range(count)]
-        for me in range(1, count):
-            self._control[STATES + 8 * me] = PARKED
-            name = f"laplm-{me}"
-            threading.Thread(target=self._follow, args=(me,), name=name, daemon=True).start()
+        for thread in range(1, count):
+            self._control[STATES + 8 * thread] = PARKED
+            name = f"laplm-{thread}"
+            threading.Thread(target=self._work, args=(thread,), name=name, daemon=True).start()
 
     @property
     def arrivals(self) -> int:
         """How often a thread has come to a barrier so far."""
         return int(self._control[ARRIVALS])
 
-    def _follow(self, me: int) -> None:
+    def _work(self, thread: int) -> None:
         generation = 0
         while generation >= 0:
-            self._wake[me].acquire()
-            generation = self.engine(FOLLOW, self._address, me, generation)
+            self._wake[thread].acquire()
+            generation = self.engine(WORKER_LOOP, self._address, thread, generation)
 
-    def run(self, plan_address: int, threads: int) -> None:
-        """Run one plan to its end: on ``threads`` threads, as it says too, which is 1 or all."""
+    def run(self, args_address: int, threads: int) -> None:
+        """Run one pass to its end: on ``threads`` threads, as its arguments say too: 1 or all."""
         if threads == 1:
-            self.engine(SHARE, plan_address, 0, 0)
+            self.engine(FORWARD, args_address, 0, 0)
             return
-        parked = self.engine(LEAD, self._address, plan_address, 0)
+        parked = self.engine(LAUNCH, self._address, args_address, 0)
         if parked:
-            for me in range(1, self.count):
-                if parked >> me & 1:
-                    self._wake[me].release()
-            self.engine(SHARE, plan_address, 0, 0)
+            for thread in range(1, self.count):
+                if parked >> thread & 1:
+                    self._wake[thread].release()
+            self.engine(FORWARD, args_address, 0, 0)
 
-    def dissolve(self) -> None:
+    def shutdown(self) -> None:
         """Let the threads end."""
-        self._control[CURRENT_PLAN] = 0
+        self._control[CURRENT_ARGS] = 0
         self._control[GENERATION] += 1
         for semaphore in self._wake[1:]:
             semaphore.release()

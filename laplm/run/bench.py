@@ -108,9 +108,9 @@ class Limits:
         from laplm.model.engine import kernel_args
 
         def build() -> Any:
-            from laplm.model.engine import kernels
+            from laplm.model.engine.kernels import probe
 
-            return kernels.build_probe(gpt.isa, gpt.precision)
+            return probe.build_probe(gpt.isa, gpt.precision)
 
         self._threads = gpt.threads
         spec, sources = f"probe {gpt.precision}", Path(kernel_args.__file__).parent

@@ -390,10 +390,10 @@ def _draw_tokens(
         rows = going
         if not rows:
             return
-        logits = _advance(gpt, rows)
+        logits = _decode_rows(gpt, rows)
 
 
-def _advance(gpt: Engine, rows: list[Row]) -> Array:
+def _decode_rows(gpt: Engine, rows: list[Row]) -> Array:
     """Logits (rows, V) after the token that each row has just drawn."""
     # The rows began together, so all of them are full at the same step.
     if rows[0].cache.length < gpt.config.n_ctx:

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laplm.model.engine.kv_cache import KVCache
-from laplm.model.engine.model import BLOCK
+from laplm.model.engine.model import PREFILL_CHUNK
 from laplm.model.tokenizer import end_tokens
 from laplm.run.generate import (
     GenerationStep,
@@ -42,7 +42,7 @@ Array = NDArray[np.float32]
 
 BESIDE = 64  # tokens of prompts in a pass that others are waiting for: some milliseconds
 TURN = 256  # tokens that a prompt has read before others are: most prompts go through whole
-MAX_SLOTS = BLOCK - BESIDE
+MAX_SLOTS = PREFILL_CHUNK - BESIDE
 _KEPT = 4  # prompts whose caches are kept for those that begin alike
 _RECENT = 32  # requests whose length says how long the next ones will take
 
@@ -345,7 +345,7 @@ class Scheduler:
         parts: list[tuple[Sequence[int], KVCache, int]] = [
             (sample.row.ids[-1:], sample.row.cache, 1) for sample in samples
         ]
-        blocks = self._blocks(BESIDE if parts else BLOCK)
+        blocks = self._blocks(BESIDE if parts else PREFILL_CHUNK)
         for job, count in blocks:
             assert job.cache is not None
             start = job.cache.length
@@ -353,7 +353,7 @@ class Scheduler:
             parts.append((job.order.prompt_ids[start : start + count], job.cache, last))
         if not parts:
             return
-        logits = self._gpt.advance(parts)
+        logits = self._gpt.forward_batch(parts)
         for sample, x in zip(samples, logits, strict=False):
             self._draw(sample, x)
         row = len(samples)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from laplm.native import threads as module
 from laplm.native.threads import ThreadChoice, default_threads
 
 Machine = Callable[..., int]

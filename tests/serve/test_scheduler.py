@@ -357,7 +357,7 @@ def test_more_samples_than_places_take_turns_and_are_as_alone(
 def test_a_short_prompt_does_not_wait_for_a_long_one(
     lm: LanguageModel, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in (("BLOCK", 16), ("BESIDE", 8), ("TURN", 16)):
+    for name, value in (("PREFILL_CHUNK", 16), ("BESIDE", 8), ("TURN", 16)):
         monkeypatch.setattr(module, name, value)
     ended: list[str] = []
 

@@ -1,8 +1,8 @@
-"""The plan: how Python tells the compiled engine what to do.
+"""The arguments of the compiled engine: an array of 64-bit integers, addresses and sizes.
 
-A plan is an array of 64-bit integers, addresses and sizes, that ``model.py`` fills in and
-``kernels.py`` reads; the constants here say what stands at which index. (They are apart from the
-kernels so that a start with compiled kernels on disk need not import the compiler.)
+``model.py`` fills it in and ``kernels/`` reads it; the constants say what stands at which index.
+(They are apart from the kernels so that a start with compiled kernels on disk need not import the
+compiler.)
 """
 
 from __future__ import annotations
@@ -14,21 +14,23 @@ PAGE = 32  # positions in a page of the key/value cache
 TILE = 16  # output rows of a linear layer that are interleaved
 STORE, ADD = 0, 1  # what a linear layer does with its result: write it, or add it to what is there
 
-# The plan: what stands at which index. Buffers are float32 [token][width]; widths are padded.
+# What stands at which index. Buffers are float32 [token][width]; widths are padded.
 (
     N_THREADS, N_LAYER, N_EMBD, N_HEAD, N_INNER, ACTIVATION,
     EPSILON,                                   # address of one float32
     WIDTH, INNER_WIDTH, QKV_WIDTH, OUT_WIDTH,  # floats a token in the buffers
     LAYERS, LN_F_GAIN, LN_F_SHIFT, HEAD_W, HEAD_SCALE, HEAD_BIAS, HEAD_ROWS,
     ATTENTION_SCALES,                          # address of one float32 a layer
-    N_TOKENS, N_GROUPS, GROUPS, ALONE,         # ALONE: every group is its sequence's only one
-    N_WANTED, WANTED,                          # the tokens whose logits are asked for
+    N_TOKENS, N_QUERY_BLOCKS, QUERY_BLOCKS,
+    DECODE_ONLY,                               # whether all are the next token of their sequence
+    N_LOGIT_ROWS, LOGIT_ROWS,                  # the tokens whose logits are asked for
     X, QKV, Z, INNER, LOGITS,
     ACT, ACT_SCALE, ACT_SUM,                   # inputs of a linear layer, many tokens
-    OWN, OWN_STRIDE,                           # scratch of each thread; in it, as byte offsets:
-    OWN_ROW, OWN_ACT, OWN_ACT_SCALE, OWN_ACT_SUM, OWN_MIX, OWN_SCORES, SCORES_WIDTH,
+    SCRATCH, SCRATCH_STRIDE,                   # of each thread; in it, as byte offsets:
+    SCRATCH_ROW, SCRATCH_ACT, SCRATCH_ACT_SCALE, SCRATCH_ACT_SUM, SCRATCH_ATTN_OUT, SCRATCH_SCORES,
+    SCORES_WIDTH,
     COUNTERS, BARRIER, BARRIER_START,
-    PLAN_SIZE,
+    ARGS_SIZE,
 ) = range(46)  # fmt: skip
 
 # One layer: addresses in the order of the forward pass.
@@ -38,11 +40,11 @@ STORE, ADD = 0, 1  # what a linear layer does with its result: write it, or add 
     LAYER_SIZE,
 ) = range(17)  # fmt: skip
 
-# One attention group: consecutive tokens of one sequence, at most ``attend_together``.
-FIRST, COUNT, TABLE, POSITION, GROUP_SIZE = range(5)
+# One query block: consecutive tokens of one sequence, at most ``queries_together``.
+FIRST, COUNT, TABLE, POSITION, QUERY_BLOCK_SIZE = range(5)
 
-AHEAD = 32768  # bytes of the next weights that a thread asks for before it waits
-FEW = 4  # up to this many tokens every thread prepares its inputs itself: cheaper than waiting
+PREFETCH_BYTES = 32768  # of the next weights, for each thread, before it waits
+MAX_REDUNDANT_ROWS = 4  # up to so many, each thread makes its own inputs: cheaper than a barrier
 PHASES_PER_LAYER = 10
 (
     NO_ACTIVATION, GELU_TANH, GELU_ERF, GELU_CLIPPED, QUICK_GELU, RELU, RELU_SQUARED, RELU6,
@@ -60,7 +62,7 @@ class Spec:
     head_dim: int
 
 
-def attend_together(registers: int) -> int:
+def queries_together(registers: int) -> int:
     """How many tokens of a sequence attention takes at a time, by the CPU's vector registers."""
     return 4 if registers >= 32 else 2
 

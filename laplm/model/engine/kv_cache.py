@@ -4,8 +4,8 @@ A page holds 32 positions of every layer and head: keys as (D, 32), because atte
 component of many positions at once, and values as (32, D); D is padded to 16. Beside fp32 weights
 both are fp32; else keys are fp16 and values signed bytes with a scale for each position and head.
 
-A fork shares all pages with its parent; whoever writes to a shared page first takes a copy (only
-the last page is ever written).
+Copy-on-write: a fork shares all pages with its parent, and whoever writes to a shared page takes a
+copy first (only the last page is ever written).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class KVCache:
         self._dim = -(-config.head_dim // 16) * 16
         self._page_bytes = config.n_layer * config.n_head * (self._keys_bytes + self._values_bytes)
         self._pages: list[NDArray[Any]] = []
-        self._ours_from = 0  # pages before this one may be shared with another cache
+        self._first_private_page = 0  # pages before this one may be shared with another cache
         self._table = np.zeros(-(-config.n_ctx // PAGE), dtype=np.int64)
         self.table_address = self._table.ctypes.data
 
@@ -70,11 +70,11 @@ class KVCache:
                 f"of {self._config.n_ctx}"
             )
         first = self.length // PAGE
-        if first < len(self._pages) and first < self._ours_from:
+        if first < len(self._pages) and first < self._first_private_page:
             copy = aligned(self._page_bytes, np.uint8)
             copy[:] = self._pages[first]
             self._put(first, copy)
-        self._ours_from = min(self._ours_from, first)
+        self._first_private_page = min(self._first_private_page, first)
         while len(self._pages) * PAGE < self.length + count:
             self._pages.append(np.zeros(0))
             self._put(len(self._pages) - 1, aligned(self._page_bytes, np.uint8))
@@ -83,20 +83,20 @@ class KVCache:
         self._pages[i] = page
         self._table[i] = page.ctypes.data
 
-    def hold(self, ids: list[int]) -> None:
+    def append_ids(self, ids: list[int]) -> None:
         """Count positions whose keys and values have been written."""
         self.ids.extend(ids)
         self.length += len(ids)
 
     def fork(self, count: int) -> list[KVCache]:
         """``count`` caches with the same past that go their own ways; memory is shared."""
-        self._ours_from = len(self._pages)
+        self._first_private_page = len(self._pages)
         return [self._copy() for _ in range(count)]
 
     def _copy(self) -> KVCache:
         other = KVCache(self._config, self._kv)
         other.ids, other.length = list(self.ids), self.length
-        other._pages, other._ours_from = list(self._pages), len(self._pages)
+        other._pages, other._first_private_page = list(self._pages), len(self._pages)
         other._table[:] = self._table
         return other
 
@@ -107,7 +107,7 @@ class KVCache:
         del self.ids[length:]
         self.length = length
         del self._pages[-(-length // PAGE) :]
-        self._ours_from = min(self._ours_from, len(self._pages))
+        self._first_private_page = min(self._first_private_page, len(self._pages))
 
     def reset(self) -> None:
         """Forget everything."""
@@ -155,5 +155,5 @@ class KVCache:
         end = self.length + len(k)
         return all_k[:end, :, :dim].astype(np.float32), all_v[:end, :, :dim]
 
-    def advance(self, count: int) -> None:
-        """Part of ``reference.Past``; ``GPT.forward`` counts with ``hold``."""
+    def append(self, count: int) -> None:
+        """Part of ``reference.Past``; ``GPT.forward`` counts with ``append_ids``."""

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from laplm.errors import InputError
 from laplm.model import reference
 from laplm.model.config import GPTConfig
-from laplm.model.engine import kernel_args as p
+from laplm.model.engine import kernel_args as k
 from laplm.model.engine.kv_cache import KVCache, to_bytes
 from laplm.model.engine.quantize import (
     LINEAR,
@@ -33,22 +33,22 @@ from laplm.model.files.checkpoint import Checkpoint
 from laplm.native import isa as isas
 from laplm.native import jit
 from laplm.native.memory import aligned
-from laplm.native.threads import LOG_SUM_EXP, Team, ThreadChoice, default_threads
+from laplm.native.threads import LOG_SUM_EXP, ThreadChoice, ThreadPool, default_threads
 from laplm.progress import Progress
 
 Array = NDArray[np.float32]
 Ids = NDArray[np.int64]
 
-BLOCK = 256  # tokens that go through the layers together; more gains nothing
-# A pass is shared among threads when it reads this many bytes of weights, or multiplies this often:
+PREFILL_CHUNK = 256  # tokens that go through the layers together; more gains nothing
+# A pass is shared among threads when it reads so many bytes of weights, or has so many products:
 # about a tenth of a millisecond for one thread.
-WORTH_SHARING = (4_000_000, 60_000_000)
+MIN_PARALLEL_BYTES, MIN_PARALLEL_PRODUCTS = 4_000_000, 60_000_000
 _ACTIVATIONS = {
-    "gelu_new": p.GELU_TANH, "gelu_pytorch_tanh": p.GELU_TANH, "gelu": p.GELU_ERF,
-    "gelu_10": p.GELU_CLIPPED, "quick_gelu": p.QUICK_GELU, "relu": p.RELU,
-    "relu2": p.RELU_SQUARED, "relu6": p.RELU6, "leaky_relu": p.LEAKY_RELU, "silu": p.SILU,
-    "mish": p.MISH, "hardswish": p.HARDSWISH, "tanh": p.TANH, "sigmoid": p.SIGMOID,
-    "laplace": p.LAPLACE, "linear": p.NO_ACTIVATION,
+    "gelu_new": k.GELU_TANH, "gelu_pytorch_tanh": k.GELU_TANH, "gelu": k.GELU_ERF,
+    "gelu_10": k.GELU_CLIPPED, "quick_gelu": k.QUICK_GELU, "relu": k.RELU,
+    "relu2": k.RELU_SQUARED, "relu6": k.RELU6, "leaky_relu": k.LEAKY_RELU, "silu": k.SILU,
+    "mish": k.MISH, "hardswish": k.HARDSWISH, "tanh": k.TANH, "sigmoid": k.SIGMOID,
+    "laplace": k.LAPLACE, "linear": k.NO_ACTIVATION,
 }  # fmt: skip
 
 
@@ -67,12 +67,12 @@ def load_kernels(
         CacheError: the cache directory cannot be written.
     """
     isa = isas.choose()
-    spec = p.Spec(precision, head_precision(precision), _kv_format(precision), head_dim)
+    spec = k.Spec(precision, head_precision(precision), _kv_format(precision), head_dim)
 
     def build() -> Any:
-        from laplm.model.engine import kernels
+        from laplm.model.engine.kernels import forward
 
-        return kernels.build(isa, spec)
+        return forward.build(isa, spec)
 
     return jit.load(isa, spec, build, progress, sources=Path(__file__).parent)
 
@@ -117,17 +117,18 @@ class GPT:
         self._embed = checkpoint.rows("wte.weight")
         self._position = checkpoint.rows("wpe.weight")
         self._kv = _kv_format(precision)
-        self._together = p.attend_together(self.isa.registers)
+        self._together = k.queries_together(self.isa.registers)
         self._engine = load_kernels(precision, self.config.head_dim, progress)
-        self._team = Team(self._engine, self.threads)
-        weakref.finalize(self, self._team.dissolve)
-        self._choices = [ThreadChoice() for _ in range(p.FEW + 1)]  # by tokens of a pass
+        self._pool = ThreadPool(self._engine, self.threads)
+        weakref.finalize(self, self._pool.shutdown)
+        # By tokens of a pass.
+        self._choices = [ThreadChoice() for _ in range(k.MAX_REDUNDANT_ROWS + 1)]
         self._process = os.getpid()
         self._lock = threading.Lock()
         self._buffers: list[NDArray[Any]] = []
-        self._plan = aligned(p.PLAN_SIZE, np.int64)
-        self._tokens = 0  # how many the buffers hold; they grow when more come
-        self._fill_plan()
+        self._args = aligned(k.ARGS_SIZE, np.int64)
+        self._tokens = 0  # how many the buffers append_ids; they grow when more come
+        self._fill_args()
 
     # --- what a caller does with it ---
 
@@ -158,14 +159,14 @@ class GPT:
             cache.reserve(len(ids))
             if tap is not None:
                 logits = reference.forward(ids, self.weights, self.config, cache, tap, last_only)
-                cache.hold(ids.tolist())
+                cache.append_ids(ids.tolist())
                 return logits
             parts = []
-            for start in range(0, len(ids), BLOCK):
-                block = ids[start : start + BLOCK]
-                is_last = start + BLOCK >= len(ids)
-                wanted = len(block) if not last_only else int(is_last)
-                parts.append(self._pass(block, [(len(block), cache, wanted)], alone=False))
+            for start in range(0, len(ids), PREFILL_CHUNK):
+                chunk = ids[start : start + PREFILL_CHUNK]
+                is_last = start + PREFILL_CHUNK >= len(ids)
+                part = (len(chunk), cache, int(is_last) if last_only else len(chunk))
+                parts.append(self._pass(chunk, [part], decode_only=False))
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
     def decode(self, ids: ArrayLike, kv_caches: Sequence[KVCache]) -> Array:
@@ -181,12 +182,13 @@ class GPT:
             raise InputError(f"{len(ids)} ids need as many caches, all different")
         with self._lock:
             parts = []
-            for start in range(0, len(ids), BLOCK):
-                block, caches = ids[start : start + BLOCK], kv_caches[start : start + BLOCK]
-                parts.append(self._pass(block, [(1, cache, 1) for cache in caches], alone=True))
+            for start in range(0, len(ids), PREFILL_CHUNK):
+                some = slice(start, start + PREFILL_CHUNK)
+                rows = [(1, cache, 1) for cache in kv_caches[some]]
+                parts.append(self._pass(ids[some], rows, decode_only=True))
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
-    def advance(self, parts: Sequence[tuple[Sequence[int], KVCache, int]]) -> Array:
+    def forward_batch(self, parts: Sequence[tuple[Sequence[int], KVCache, int]]) -> Array:
         """One pass over the next tokens of several sequences, prompts and single tokens together.
 
         Every weight is read once for all of them, so that a long prompt can go through in blocks
@@ -200,15 +202,15 @@ class GPT:
             Logits (wanted in all, V), in the order of the parts.
 
         Raises:
-            InputError: as ``decode``, or more than ``BLOCK`` ids in all.
+            InputError: as ``decode``, or more than ``PREFILL_CHUNK`` ids in all.
         """
         ids = self._checked(np.concatenate([np.asarray(part, np.int64) for part, _, _ in parts]))
         caches = [cache for _, cache, _ in parts]
-        if len(ids) > BLOCK or len({id(c) for c in caches}) != len(caches):
-            raise InputError(f"one pass takes at most {BLOCK} ids, and each cache once")
+        if len(ids) > PREFILL_CHUNK or len({id(c) for c in caches}) != len(caches):
+            raise InputError(f"one pass takes at most {PREFILL_CHUNK} ids, and each cache once")
         with self._lock:
-            alone = len(ids) == len(parts)  # nothing but single tokens
-            return self._pass(ids, [(len(part), c, last) for part, c, last in parts], alone=alone)
+            counts = [(len(part), cache, last) for part, cache, last in parts]
+            return self._pass(ids, counts, decode_only=len(ids) == len(parts))
 
     @property
     def weights(self) -> reference.Weights:
@@ -242,28 +244,28 @@ class GPT:
 
     # --- the compiled engine ---
 
-    def _fill_plan(self) -> None:
+    def _fill_args(self) -> None:
         """All that stays the same from call to call."""
-        config, plan = self.config, self._plan
+        config, args = self.config, self._args
         width, inner_width = round_up(config.n_embd, 32), round_up(config.n_inner, 32)
         self._out_width = round_up(config.vocab_size, 16)
         self._head_multiplications = config.n_embd * config.vocab_size
         self._weight_bytes = self.weights_span()[1]
         self._widths = {
-            p.X: width, p.Z: width, p.INNER: inner_width,
+            k.X: width, k.Z: width, k.INNER: inner_width,
             # Heads are read in steps of 16 floats, past the last one's end too.
-            p.QKV: round_up(3 * config.n_embd, 16) + 16,
+            k.QKV: round_up(3 * config.n_embd, 16) + 16,
         }  # fmt: skip
-        plan[p.N_LAYER] = config.n_layer
-        plan[p.N_EMBD], plan[p.N_HEAD], plan[p.N_INNER] = (
+        args[k.N_LAYER] = config.n_layer
+        args[k.N_EMBD], args[k.N_HEAD], args[k.N_INNER] = (
             config.n_embd, config.n_head, config.n_inner,
         )  # fmt: skip
-        plan[p.ACTIVATION] = _ACTIVATIONS[config.activation_function]
-        plan[p.EPSILON] = self._keep(np.array([config.layer_norm_epsilon], np.float32))
-        plan[p.WIDTH], plan[p.INNER_WIDTH] = width, inner_width
-        plan[p.QKV_WIDTH], plan[p.OUT_WIDTH] = self._widths[p.QKV], self._out_width
+        args[k.ACTIVATION] = _ACTIVATIONS[config.activation_function]
+        args[k.EPSILON] = self._address_of(np.array([config.layer_norm_epsilon], np.float32))
+        args[k.WIDTH], args[k.INNER_WIDTH] = width, inner_width
+        args[k.QKV_WIDTH], args[k.OUT_WIDTH] = self._widths[k.QKV], self._out_width
         scales = [reference.attention_scale(config, i) for i in range(config.n_layer)]
-        plan[p.ATTENTION_SCALES] = self._keep(np.array(scales, np.float32))
+        args[k.ATTENTION_SCALES] = self._address_of(np.array(scales, np.float32))
 
         def matrix(name: str) -> tuple[int, int]:
             return vector(f"{name}.packed"), vector(f"{name}.scales")
@@ -272,11 +274,11 @@ class GPT:
             return int(self._packed[name].ctypes.data)
 
         # One more than there are: a layer asks for the weights of the next ahead of time.
-        layers = aligned((config.n_layer + 1) * p.LAYER_SIZE, np.int64).reshape(-1, p.LAYER_SIZE)
-        order = (p.ATTN_W, p.PROJ_W, p.FC_W, p.OUT_W)
+        layers = aligned((config.n_layer + 1) * k.LAYER_SIZE, np.int64).reshape(-1, k.LAYER_SIZE)
+        order = (k.ATTN_W, k.PROJ_W, k.FC_W, k.OUT_W)
         for i, layer in enumerate(layers[:-1]):
             for ln, gain, shift in (
-                ("ln_1", p.LN_1_GAIN, p.LN_1_SHIFT), ("ln_2", p.LN_2_GAIN, p.LN_2_SHIFT),
+                ("ln_1", k.LN_1_GAIN, k.LN_1_SHIFT), ("ln_2", k.LN_2_GAIN, k.LN_2_SHIFT),
             ):  # fmt: skip
                 layer[gain], layer[shift] = (
                     vector(f"h.{i}.{ln}.weight"), vector(f"h.{i}.{ln}.bias"),
@@ -284,137 +286,144 @@ class GPT:
             for name, at in zip(LINEAR, order, strict=True):
                 layer[at], layer[at + 1] = matrix(f"h.{i}.{name}")
                 layer[at + 2] = vector(f"h.{i}.{name}.bias")
-        plan[p.LAYERS] = self._keep(layers)
-        plan[p.LN_F_GAIN], plan[p.LN_F_SHIFT] = vector("ln_f.weight"), vector("ln_f.bias")
-        plan[p.HEAD_W], plan[p.HEAD_SCALE] = matrix("head")
-        plan[p.HEAD_BIAS] = self._keep(aligned(self._out_width, np.float32))
-        plan[p.HEAD_ROWS] = config.vocab_size
+        args[k.LAYERS] = self._address_of(layers)
+        args[k.LN_F_GAIN], args[k.LN_F_SHIFT] = vector("ln_f.weight"), vector("ln_f.bias")
+        args[k.HEAD_W], args[k.HEAD_SCALE] = matrix("head")
+        args[k.HEAD_BIAS] = self._address_of(aligned(self._out_width, np.float32))
+        args[k.HEAD_ROWS] = config.vocab_size
 
         # Scratch of each thread, its parts at multiples of a cache line.
         largest = max(width, inner_width)
         number = 4 if self.precision == "fp32" else 1
         self._act_bytes = round_up(largest * number, 64)
-        groups = largest // p.GROUP
+        groups, rows = largest // k.GROUP, k.MAX_REDUNDANT_ROWS
         dim = round_up(config.head_dim, 16)
-        scores = round_up(config.n_ctx, p.PAGE)
+        scores = round_up(config.n_ctx, k.PAGE)
         end = 0
         for at, size in (
-            (p.OWN_ROW, largest * 4), (p.OWN_ACT, p.FEW * self._act_bytes),
-            (p.OWN_ACT_SCALE, p.FEW * groups * 4), (p.OWN_ACT_SUM, p.FEW * groups * 4),
-            (p.OWN_MIX, self._together * dim * 4), (p.OWN_SCORES, self._together * scores * 4),
+            (k.SCRATCH_ROW, largest * 4), (k.SCRATCH_ACT, rows * self._act_bytes),
+            (k.SCRATCH_ACT_SCALE, rows * groups * 4), (k.SCRATCH_ACT_SUM, rows * groups * 4),
+            (k.SCRATCH_ATTN_OUT, self._together * dim * 4),
+            (k.SCRATCH_SCORES, self._together * scores * 4),
         ):  # fmt: skip
-            plan[at] = end
+            args[at] = end
             end += round_up(size, 64)
-        plan[p.SCORES_WIDTH], plan[p.OWN_STRIDE] = scores, end
-        plan[p.OWN] = self._keep(aligned(self.threads * end, np.uint8))
+        args[k.SCORES_WIDTH], args[k.SCRATCH_STRIDE] = scores, end
+        args[k.SCRATCH] = self._address_of(aligned(self.threads * end, np.uint8))
         self._counters = aligned(
-            ((p.PHASES_PER_LAYER * config.n_layer) + 4) * self.threads * 8, np.int64
+            ((k.PHASES_PER_LAYER * config.n_layer) + 4) * self.threads * 8, np.int64
         )
-        plan[p.COUNTERS] = self._counters.ctypes.data
-        plan[p.BARRIER] = self._team.arrivals_address
-        self._plan_address = plan.ctypes.data
+        args[k.COUNTERS] = self._counters.ctypes.data
+        args[k.BARRIER] = self._pool.arrivals_address
+        self._args_address = args.ctypes.data
 
-    def _keep(self, array: NDArray[Any]) -> int:
+    def _address_of(self, array: NDArray[Any]) -> int:
         """Remember an array that the engine has the address of; returns the address."""
         self._buffers.append(array)
         return int(array.ctypes.data)
 
-    def _grow(self, tokens: int, wanted: int) -> None:
+    def _grow(self, tokens: int, logit_rows: int) -> None:
         """Make the buffers large enough."""
         if tokens > self._tokens:
-            self._tokens = tokens = max(tokens, min(BLOCK, 2 * tokens))
-            plan = self._plan
+            self._tokens = tokens = max(tokens, min(PREFILL_CHUNK, 2 * tokens))
+            args = self._args
             self._work = {
                 at: aligned(tokens * width, np.float32) for at, width in self._widths.items()
             }
             for at, array in self._work.items():
-                plan[at] = array.ctypes.data
-            groups = self._act_bytes // p.GROUP
+                args[at] = array.ctypes.data
+            groups = self._act_bytes // k.GROUP
             self._shared = {
-                p.ACT: aligned(tokens * self._act_bytes, np.uint8),
-                p.ACT_SCALE: aligned(tokens * groups, np.float32),
-                p.ACT_SUM: aligned(tokens * groups, np.int32),
-                p.GROUPS: aligned(tokens * p.GROUP_SIZE, np.int64),
-                p.WANTED: aligned(tokens, np.int64),
+                k.ACT: aligned(tokens * self._act_bytes, np.uint8),
+                k.ACT_SCALE: aligned(tokens * groups, np.float32),
+                k.ACT_SUM: aligned(tokens * groups, np.int32),
+                k.QUERY_BLOCKS: aligned(tokens * k.QUERY_BLOCK_SIZE, np.int64),
+                k.LOGIT_ROWS: aligned(tokens, np.int64),
             }
             for at, array in self._shared.items():
-                plan[at] = array.ctypes.data
-            self._x = self._work[p.X].reshape(tokens, -1)
+                args[at] = array.ctypes.data
+            self._x = self._work[k.X].reshape(tokens, -1)
             self._logits = aligned(0, np.float32)
-        if wanted * self._out_width > self._logits.size:
-            self._logits = aligned(wanted * self._out_width, np.float32)
-            self._plan[p.LOGITS] = self._logits.ctypes.data
+        if logit_rows * self._out_width > self._logits.size:
+            self._logits = aligned(logit_rows * self._out_width, np.float32)
+            self._args[k.LOGITS] = self._logits.ctypes.data
 
-    def _pass(self, ids: Ids, parts: Sequence[tuple[int, KVCache, int]], *, alone: bool) -> Array:
-        """One pass over at most BLOCK ids, which are then in their caches.
+    def _pass(
+        self, ids: Ids, parts: Sequence[tuple[int, KVCache, int]], *, decode_only: bool
+    ) -> Array:
+        """One pass over at most PREFILL_CHUNK ids, which are then in their caches.
 
         Args:
             ids: those of all parts, one after the other.
             parts: of each sequence how many ids there are, its cache, and of how many of them,
                 counted from the last, the logits are wanted.
-            alone: every part is one id.
+            decode_only: every part is one id.
         """
-        groups: list[tuple[int, int, int, int]] = []
+        query_blocks: list[tuple[int, int, int, int]] = []
         positions: list[int] = []
-        wanted: list[int] = []
+        logit_rows: list[int] = []
         start = 0
         for count, cache, last in parts:
             cache.reserve(count)
             held = cache.length
-            groups += [
+            query_blocks += [
                 (start + i, min(self._together, count - i), cache.table_address, held + i)
                 for i in range(0, count, self._together)
             ]
             positions += range(held, held + count)
-            wanted += range(start + count - last, start + count)
+            logit_rows += range(start + count - last, start + count)
             start += count
-        logits = self._run(ids, positions, groups, wanted, alone=alone)
+        logits = self._run(ids, positions, query_blocks, logit_rows, decode_only=decode_only)
         tokens = iter(ids.tolist())
         for count, cache, _ in parts:
-            cache.hold([*itertools.islice(tokens, count)])
+            cache.append_ids([*itertools.islice(tokens, count)])
         return logits
 
     def _run(
         self,
         ids: Ids,
         positions: list[int],
-        groups: list[tuple[int, int, int, int]],
-        wanted: list[int],
+        query_blocks: list[tuple[int, int, int, int]],
+        logit_rows: list[int],
         *,
-        alone: bool,
+        decode_only: bool,
     ) -> Array:
-        """The engine, over at most BLOCK tokens; logits of the ``wanted`` ones."""
-        n, n_wanted = len(ids), len(wanted)
+        """The engine, over at most PREFILL_CHUNK tokens; logits of the ``logit_rows`` ones."""
+        n, n_logit_rows = len(ids), len(logit_rows)
         if os.getpid() != self._process:  # threads do not survive a fork
-            self._team = Team(self._engine, self.threads)
-            self._plan[p.BARRIER] = self._team.arrivals_address
+            self._pool = ThreadPool(self._engine, self.threads)
+            self._args[k.BARRIER] = self._pool.arrivals_address
             self._process = os.getpid()
-        if n > self._tokens or n_wanted * self._out_width > self._logits.size:
-            self._grow(n, n_wanted)
-        plan = self._plan
+        if n > self._tokens or n_logit_rows * self._out_width > self._logits.size:
+            self._grow(n, n_logit_rows)
+        args = self._args
         c = self.config.n_embd
         np.add(self._embed(ids), self._position(np.array(positions)), out=self._x[:n, :c])
-        flat = [number for group in groups for number in group]
-        self._shared[p.GROUPS][: len(flat)] = flat
-        self._shared[p.WANTED][:n_wanted] = wanted
-        plan[p.N_TOKENS], plan[p.N_GROUPS], plan[p.ALONE] = n, len(groups), alone
-        plan[p.N_WANTED] = n_wanted
-        plan[p.BARRIER_START] = self._team.arrivals
+        flat = [number for block in query_blocks for number in block]
+        self._shared[k.QUERY_BLOCKS][: len(flat)] = flat
+        self._shared[k.LOGIT_ROWS][:n_logit_rows] = logit_rows
+        args[k.N_TOKENS], args[k.N_QUERY_BLOCKS], args[k.DECODE_ONLY] = (
+            n,
+            len(query_blocks),
+            decode_only,
+        )
+        args[k.N_LOGIT_ROWS] = n_logit_rows
+        args[k.BARRIER_START] = self._pool.arrivals
         # Little work is done sooner by one thread than it is shared out, above all when other
         # programs keep the cores busy. The numbers are the same.
-        work = self.config.n_multiplied * n + self._head_multiplications * n_wanted
-        shared = self._weight_bytes >= WORTH_SHARING[0] or work >= WORTH_SHARING[1]
-        plan[p.N_THREADS] = threads = self.threads if shared else 1
+        work = self.config.n_multiplied * n + self._head_multiplications * n_logit_rows
+        shared = self._weight_bytes >= MIN_PARALLEL_BYTES or work >= MIN_PARALLEL_PRODUCTS
+        args[k.N_THREADS] = threads = self.threads if shared else 1
         self._counters.fill(0)
-        if threads == 1 or n > p.FEW:
-            self._team.run(self._plan_address, threads)
+        if threads == 1 or n > k.MAX_REDUNDANT_ROWS:
+            self._pool.run(self._args_address, threads)
         else:
             choice = self._choices[n]
-            plan[p.N_THREADS] = threads = 1 if choice.alone else threads
+            args[k.N_THREADS] = threads = 1 if choice.alone else threads
             before = time.perf_counter()
-            self._team.run(self._plan_address, threads)
+            self._pool.run(self._args_address, threads)
             choice.record((now := time.perf_counter()) - before, now)
-        logits = self._logits[: n_wanted * self._out_width].reshape(n_wanted, self._out_width)
+        logits = self._logits[: n_logit_rows * self._out_width].reshape(n_logit_rows, -1)
         return logits[:, : self.config.vocab_size].copy()
 
 
@@ -462,9 +471,9 @@ class _PackedWeights:
             x = _round_to_bytes(x)
         parts = []
         for tile in range(0, len(packed), 128):  # a few megabytes of weights at a time
-            step = 1 if how == "int4" else p.TILE  # scales a tile
+            step = 1 if how == "int4" else k.TILE  # scales a tile
             some = scales[tile * step : (tile + 128) * step]
-            rows = unpack(packed[tile : tile + 128], some, how, 128 * p.TILE, n_in)
+            rows = unpack(packed[tile : tile + 128], some, how, 128 * k.TILE, n_in)
             parts.append(x @ rows.T)
         out: Array = np.concatenate(parts, axis=1)[:, :n_out]
         return out
@@ -473,9 +482,9 @@ class _PackedWeights:
 def _round_to_bytes(x: Array) -> Array:
     """Inputs as the kernels see them: signed bytes with a scale for each group of 32."""
     n, width = x.shape
-    padded = np.zeros((n, round_up(width, p.GROUP)), np.float32)
+    padded = np.zeros((n, round_up(width, k.GROUP)), np.float32)
     padded[:, :width] = x
-    whole, scales = to_bytes(padded.reshape(n, -1, p.GROUP))
+    whole, scales = to_bytes(padded.reshape(n, -1, k.GROUP))
     rounded = whole * scales[..., None]
     out: Array = rounded.reshape(n, -1)[:, :width]
     return out

@@ -66,21 +66,23 @@ def _two_tokens_at_once(
     return list(totals.values())
 
 
-def make_tile(isa: Isa, precision: str, n_tiles: int, n_tokens: int, *, ahead: int = 0) -> Any:
+def make_tile(
+    isa: Isa, precision: str, n_tiles: int, n_tokens: int, *, prefetch_parts: int = 0
+) -> Any:
     """The operation for ``n_tiles`` x ``n_tokens`` outputs of one linear layer.
 
-    With ``ahead`` a call also asks for the weights of the rows that follow, so that they come from
-    memory while these are multiplied: for all of them when it is 1, else for one of so many parts.
+    With ``prefetch_parts`` a call also prefetches the weights of the rows that follow, so that they
+    come from memory while these are multiplied: all when it is 1, else one of so many parts.
 
     Arguments (all int64, addresses or byte strides unless said otherwise): w, w_stride between
     tiles; scale, scale_stride; x, x_stride between tokens; x_scale, x_sum, group_stride between
-    tokens; count of groups; out, out_stride between tokens; bias; how (STORE or ADD); the number of
-    the part that is asked for.
+    tokens; count of groups; out, out_stride between tokens; bias; store_mode (STORE or ADD); the
+    number of the part to prefetch.
     """
     cells = list(product(range(n_tiles), range(n_tokens)))
     group_bytes = {"fp32": 64, "int8": 16, "int4": 8}[precision] * GROUP  # of one tile
     # Cache lines asked for with every group; the parts lie one after the other.
-    lines = math.ceil(n_tiles * group_bytes / 64 / ahead) if ahead else 0
+    lines = math.ceil(n_tiles * group_bytes / 64 / prefetch_parts) if prefetch_parts else 0
 
     def fp32_step(b: Builder, g: Value, a: Args, acc: list[Value]) -> list[Value]:
         for k in range(GROUP):
@@ -189,7 +191,7 @@ def make_tile(isa: Isa, precision: str, n_tiles: int, n_tokens: int, *, ahead: i
                 acc[i] = emit_fma(b, acc[i], scale, bias)
             else:
                 acc[i] = b.fadd(acc[i], bias)
-        add = b.icmp_signed("==", a.how, ir.Constant(I64, ADD))
+        add = b.icmp_signed("==", a.store_mode, ir.Constant(I64, ADD))
         with b.if_else(add) as (then, otherwise):
             with then:
                 for i, (r, t) in enumerate(cells):
@@ -282,7 +284,7 @@ class Args:
         (
             self.w, self.w_stride, self.scale, self.scale_stride, self.x, self.x_stride,
             self.x_scale, self.x_sum, self.group_stride, self.n_groups, self.out, self.out_stride,
-            self.bias, self.how, self.part,
+            self.bias, self.store_mode, self.part,
         ) = values  # fmt: skip
 
 
@@ -296,12 +298,12 @@ class Args:
 #           to bytes next anyway
 
 UNROLLED = 8  # positions for each turn of a loop
-AHEAD_PAGES = 3  # a page is used up in less time than memory takes to answer
+PREFETCH_PAGES = 3  # a page is used up in less time than memory takes to answer
 
 
-def _page_ahead(b: Builder, table: Value, i: Value, n_pages: Value, offset: Value) -> Value:
+def _page_to_prefetch(b: Builder, table: Value, i: Value, n_pages: Value, offset: Value) -> Value:
     """The part at ``offset`` of the page that will be needed soon, or of the last one."""
-    following = b.add(i, ir.Constant(I64, AHEAD_PAGES))
+    following = b.add(i, ir.Constant(I64, PREFETCH_PAGES))
     last = b.sub(n_pages, ir.Constant(I64, 1))
     which = b.select(b.icmp_signed("<", following, last), following, last)
     return b.add(simd.read(b, place(b, table, (which, 8)), I64, 8), offset)
@@ -335,16 +337,16 @@ def make_scores(isa: Isa, kv: str, n_tokens: int, head_dim: int) -> Any:
 
         def page(i: Value, _: list[Value]) -> list[Value]:
             keys = b.add(simd.read(b, place(b, table, (i, 8)), I64, 8), offset)
-            ahead = _page_ahead(b, table, i, n_pages, offset)
+            next_page = _page_to_prefetch(b, table, i, n_pages, offset)
 
             def components(step: Value, acc: list[Value]) -> list[Value]:
                 row = place(b, keys, (step, unrolled * PAGE * width))
-                row_ahead = place(b, ahead, (step, unrolled * PAGE * width))
+                row_next = place(b, next_page, (step, unrolled * PAGE * width))
                 first_x = place(b, q, (step, unrolled * 4))
                 for d in range(unrolled):
                     at = d * PAGE * width
                     for line in range(0, PAGE * width, 64):
-                        simd.emit_prefetch(b, place(b, row_ahead, (at + line, 1)))
+                        simd.emit_prefetch(b, place(b, row_next, (at + line, 1)))
                     k = [
                         _read_key(b, isa, kv, place(b, row, (at + half * LANES * width, 1)))
                         for half in (0, 1)
@@ -369,7 +371,7 @@ def make_scores(isa: Isa, kv: str, n_tokens: int, head_dim: int) -> Any:
     return simd.operation(simd.void, *[i64] * 7, simd.f32)(emit)
 
 
-def make_mix(kv: str, n_tokens: int, head_dim: int) -> Any:
+def make_weighted_values(kv: str, n_tokens: int, head_dim: int) -> Any:
     """Values of every position of some pages, weighted by the attention pattern and summed.
 
     Arguments: table, count of pages, offset of this layer and head's values in a page (bytes);
@@ -385,7 +387,7 @@ def make_mix(kv: str, n_tokens: int, head_dim: int) -> Any:
 
         def page(i: Value, acc: list[Value]) -> list[Value]:
             rows = b.add(simd.read(b, place(b, table, (i, 8)), I64, 8), offset)
-            ahead = _page_ahead(b, table, i, n_pages, offset)
+            next_page = _page_to_prefetch(b, table, i, n_pages, offset)
 
             if kv != "fp32":  # give the pattern the values' scales, sixteen at a time
                 for half, t in product((0, 1), range(n_tokens)):
@@ -395,10 +397,10 @@ def make_mix(kv: str, n_tokens: int, head_dim: int) -> Any:
 
             def positions(step: Value, acc: list[Value]) -> list[Value]:
                 row = place(b, rows, (step, UNROLLED * row_bytes))
-                row_ahead = place(b, ahead, (step, UNROLLED * row_bytes))
+                row_next = place(b, next_page, (step, UNROLLED * row_bytes))
                 weights = place(b, pattern, (i, PAGE * 4), (step, UNROLLED * 4))
                 for line in range(0, UNROLLED * row_bytes, 64):
-                    simd.emit_prefetch(b, place(b, row_ahead, (line, 1)))
+                    simd.emit_prefetch(b, place(b, row_next, (line, 1)))
                 for j in range(UNROLLED):
                     at = [j * row_bytes + s * LANES * width for s in range(slices)]
                     v = [_read_value(b, kv, place(b, row, (x, 1))) for x in at]
@@ -420,7 +422,7 @@ def make_mix(kv: str, n_tokens: int, head_dim: int) -> Any:
     return simd.operation(simd.void, *[i64] * 7)(emit)
 
 
-def make_keep(isa: Isa, kv: str, head_dim: int) -> Any:
+def make_store_kv(isa: Isa, kv: str, head_dim: int) -> Any:
     """Write one position's key and value of one head into its page.
 
     Arguments: k, v (addresses of ``head_dim`` floats, readable up to the next multiple of 16);
@@ -475,7 +477,7 @@ def _to_bytes(b: Builder, parts: list[Value]) -> tuple[list[Value], Value]:
     return [b.fptosi(x, I32V) for x in whole], b.fmul(largest, ir.Constant(FLOAT, 1 / 127))
 
 
-def make_quantise() -> Any:
+def make_quantize() -> Any:
     """Quantise one group of 32 floats to signed bytes with a scale of their own.
 
     Arguments: x (address of the floats); out (address of the bytes); scale, total (addresses of

@@ -22,7 +22,7 @@ def add(cache: KVCache, numbers: np.ndarray) -> None:
     values = np.broadcast_to(numbers[:, None, None], shape).astype(np.float32)
     for layer in range(CONFIG.n_layer):
         cache.extend(layer, values + layer, -(values + layer))
-    cache.hold(numbers.astype(int).tolist())
+    cache.append_ids(numbers.astype(int).tolist())
 
 
 def held(cache: KVCache, layer: int) -> tuple[np.ndarray, np.ndarray]:

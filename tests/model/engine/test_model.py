@@ -19,7 +19,7 @@ from laplm.model import reference
 from laplm.model.config import ACTIVATIONS
 from laplm.model.engine import kv_cache
 from laplm.model.engine import model as model_module
-from laplm.model.engine.model import BLOCK, GPT
+from laplm.model.engine.model import GPT, PREFILL_CHUNK
 from laplm.model.engine.quantize import Precision
 from laplm.model.files.checkpoint import open_checkpoint
 from laplm.native import isa as isas
@@ -47,7 +47,7 @@ def engines(tiny_model_dir: Path) -> dict[Precision, GPT]:
 @pytest.fixture(autouse=True)
 def _share_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiny models are run by one thread otherwise, and threads are what is to be tested."""
-    monkeypatch.setattr(model_module, "WORTH_SHARING", (0, 0))
+    monkeypatch.setattr(model_module, "MIN_PARALLEL_BYTES", 0)
 
 
 # --- faithful ---
@@ -250,10 +250,10 @@ def test_more_sequences_than_a_block_decode_together(engines: dict[Precision, GP
     gpt = engines["int8"]
     cache = gpt.new_cache()
     gpt.forward([1, 2, 3], cache)
-    forks = cache.fork(BLOCK + 5)
-    tokens = np.arange(BLOCK + 5) % gpt.config.vocab_size
+    forks = cache.fork(PREFILL_CHUNK + 5)
+    tokens = np.arange(PREFILL_CHUNK + 5) % gpt.config.vocab_size
     logits = gpt.decode(tokens, forks)
-    for i in (0, BLOCK - 1, BLOCK, BLOCK + 4):
+    for i in (0, PREFILL_CHUNK - 1, PREFILL_CHUNK, PREFILL_CHUNK + 4):
         np.testing.assert_array_equal(logits[i], gpt.forward([1, 2, 3, tokens[i]])[-1])
 
 
@@ -290,10 +290,11 @@ def test_a_small_model_is_run_by_one_thread_with_the_same_bits(
 ) -> None:
     ids = some_ids(engines["int8"], 20)
     shared = engines["int8"].forward(ids)
-    monkeypatch.setattr(model_module, "WORTH_SHARING", (10**12, 10**12))
-    before = engines["int8"]._team.arrivals
+    monkeypatch.setattr(model_module, "MIN_PARALLEL_BYTES", 10**12)
+    monkeypatch.setattr(model_module, "MIN_PARALLEL_PRODUCTS", 10**12)
+    before = engines["int8"]._pool.arrivals
     alone = engines["int8"].forward(ids)
-    phases = engines["int8"]._team.arrivals - before
+    phases = engines["int8"]._pool.arrivals - before
     np.testing.assert_array_equal(alone, shared)
     assert phases < 10 * engines["int8"].config.n_layer + 4  # one arrival for each phase
 
@@ -484,7 +485,7 @@ def test_prompts_and_single_tokens_go_together_as_they_would_alone(
                 parts.append((text[cache.length : cache.length + count], cache, count))
                 whose.append((i, count))
         if parts:
-            logits = gpt.advance(parts)
+            logits = gpt.forward_batch(parts)
             for i, count in whose:
                 found[i].append(logits[:count])
                 logits = logits[count:]
@@ -498,12 +499,12 @@ def test_a_pass_gives_the_logits_that_are_wanted_of_each_part(
 ) -> None:
     gpt = engines["int8"]
     first, second = gpt.new_cache(), gpt.new_cache()
-    logits = gpt.advance(
+    logits = gpt.forward_batch(
         [([1, 2, 3, 4], first, 1), ([5, 6, 7], second, 2), ([8], gpt.new_cache(), 0)]
     )
     np.testing.assert_array_equal(logits[:1], gpt.forward([1, 2, 3, 4])[-1:])
     np.testing.assert_array_equal(logits[1:], gpt.forward([5, 6, 7])[1:])
     with pytest.raises(InputError, match="each cache once"):
-        gpt.advance([([1], first, 1), ([1], first, 1)])
+        gpt.forward_batch([([1], first, 1), ([1], first, 1)])
     with pytest.raises(InputError, match="at most 256"):
-        gpt.advance([([1] * (BLOCK + 1), gpt.new_cache(), 1)])
+        gpt.forward_batch([([1] * (PREFILL_CHUNK + 1), gpt.new_cache(), 1)])

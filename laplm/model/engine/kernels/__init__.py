@@ -1,0 +1,1 @@
+"""The forward pass, compiled: a file for each step of ``reference.py``."""

@@ -1,0 +1,201 @@
+"""Linear layers: ``ops.linear``, with the inputs rounded to bytes where the weights are.
+
+``tiles.py`` has the inner loops.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from laplm.model.engine import kernel_args as k
+from laplm.model.engine import tiles
+from laplm.model.engine.kernels.activation import activate
+from laplm.model.engine.kernels.norm import layer_norm
+from laplm.model.engine.kernels.threads import claim_chunk, prefetch_weights
+from laplm.native import lower
+from laplm.native.isa import Isa
+from laplm.native.simd import get_i64, keep_between, load, store
+
+WEIGHT_BYTES = {"fp32": 4, "int8": 1, "int4": 0.5}
+quantize_group = tiles.make_quantize()
+
+
+# --- inputs -------------------------------------------------------------------------------------
+
+
+@lower.kernel
+def quantize_row(row: int, groups: int, act: int, scale: int, total: int) -> None:
+    """Floats to signed bytes, with a scale and a sum for each group of 32."""
+    for g in range(groups):
+        quantize_group(row + g * k.GROUP * 4, act + g * k.GROUP, scale + g * 4, total + g * 4)
+
+
+@lower.kernel
+def act_of(args: int, thread: int, tokens: int) -> tuple[int, int, int]:
+    """Where the inputs of linear layers are: (values, scales, sums)."""
+    if tokens <= k.MAX_REDUNDANT_ROWS:
+        scratch = get_i64(args, k.SCRATCH) + thread * get_i64(args, k.SCRATCH_STRIDE)
+        return (
+            scratch + get_i64(args, k.SCRATCH_ACT),
+            scratch + get_i64(args, k.SCRATCH_ACT_SCALE),
+            scratch + get_i64(args, k.SCRATCH_ACT_SUM),
+        )
+    return get_i64(args, k.ACT), get_i64(args, k.ACT_SCALE), get_i64(args, k.ACT_SUM)
+
+
+def make_inputs(precision: str, barrier: Any) -> Any:
+    """``inputs(args, thread, phase, …)``: all tokens' inputs of a linear layer; the next phase."""
+    is_fp32 = precision == "fp32"
+    act_bytes = 4 if is_fp32 else 1
+
+    @lower.kernel
+    def input_row(
+        args: int, thread: int, t: int, row: int, norm: int, gain: int, shift: int,
+        n_in: int, act: int, scale: int, total: int,
+    ) -> None:  # fmt: skip
+        """Token ``t``'s: layer norm if asked for, then bytes."""
+        groups = (n_in + k.GROUP - 1) // k.GROUP
+        act += t * groups * k.GROUP * act_bytes
+        if norm:
+            scratch = get_i64(args, k.SCRATCH) + thread * get_i64(args, k.SCRATCH_STRIDE)
+            normed = scratch + get_i64(args, k.SCRATCH_ROW)
+            if is_fp32:
+                normed = act
+            layer_norm(args, row, gain, shift, normed)
+            row = normed
+        if not is_fp32:
+            quantize_row(row, groups, act, scale + t * groups * 4, total + t * groups * 4)
+
+    @lower.kernel
+    def inputs(
+        args: int, thread: int, phase: int, tokens: int, rows: int, row_width: int, norm: int,
+        gain: int, shift: int, n_in: int, index: int,
+    ) -> int:  # fmt: skip
+        """``index`` picks rows when it is not 0."""
+        act, scale, total = act_of(args, thread, tokens)
+        if tokens <= k.MAX_REDUNDANT_ROWS:
+            for t in range(tokens):
+                which = get_i64(index, t) if index else t
+                row = rows + which * row_width * 4
+                input_row(args, thread, t, row, norm, gain, shift, n_in, act, scale, total)
+            return phase
+        start, end = claim_chunk(args, phase, thread, tokens, 4)
+        while start >= 0:
+            for t in range(start, end):
+                which = get_i64(index, t) if index else t
+                row = rows + which * row_width * 4
+                input_row(args, thread, t, row, norm, gain, shift, n_in, act, scale, total)
+            start, end = claim_chunk(args, phase, thread, tokens, 4)
+        return barrier(args, phase)
+
+    return inputs
+
+
+# --- products -----------------------------------------------------------------------------------
+
+
+def make_rows(isa: Isa, precision: str) -> Any:
+    """``rows(…)``: some tiles of a linear layer's output rows, for all tokens."""
+    tile_input = int(k.TILE * WEIGHT_BYTES[precision])
+    scale_group = 32 if precision == "int4" else 0
+    together = tiles.rows_together(isa, precision)
+    # Several tokens multiply for longer than one tile takes to come from memory: the first of
+    # them prefetch the next. One token only waits for memory, which is asked already.
+    most = tiles.tokens_together(isa, precision)
+    first_most, tile_x2 = (
+        tiles.make_tile(isa, precision, together, t, prefetch_parts=1) for t in (most, 2)
+    )
+    # Many take so long that memory would idle for most of it: the first calls share prefetching.
+    sharing = 3
+    share_most = tiles.make_tile(isa, precision, together, most, prefetch_parts=sharing)
+    tile_most, tile_x1 = (tiles.make_tile(isa, precision, together, t) for t in (most, 1))
+    tile_1x1 = tiles.make_tile(isa, precision, 1, 1)
+
+    @lower.kernel
+    def rows(
+        w: int, scale: int, bias: int, n_in: int, x: int, x_stride: int,
+        x_scale: int, x_sum: int, start: int, end: int, tokens: int, out: int,
+        out_stride: int, store_mode: int,
+    ) -> None:  # fmt: skip
+        groups = (n_in + k.GROUP - 1) // k.GROUP
+        g_stride = groups * 4
+        w_stride = groups * k.GROUP * tile_input
+        s_stride = groups * scale_group if scale_group else 64
+        tile = start
+        while tile < end:
+            wt, st, bt, ot = (
+                w + tile * w_stride, scale + tile * s_stride, bias + tile * 64, out + tile * 64,
+            )  # fmt: skip
+            t = 0
+            if tile + together <= end:
+                if tokens >= sharing * most:
+                    for part in range(sharing):
+                        share_most(wt, w_stride, st, s_stride, x + t * x_stride, x_stride,
+                                   x_scale + t * g_stride, x_sum + t * g_stride, g_stride, groups,
+                                   ot + t * out_stride, out_stride, bt, store_mode,
+                                   part)  # fmt: skip
+                        t += most
+                elif tokens >= most:
+                    first_most(wt, w_stride, st, s_stride, x, x_stride, x_scale, x_sum, g_stride,
+                               groups, ot, out_stride, bt, store_mode, 0)  # fmt: skip
+                    t = most
+                while t + most <= tokens:
+                    tile_most(wt, w_stride, st, s_stride, x + t * x_stride, x_stride,
+                              x_scale + t * g_stride, x_sum + t * g_stride, g_stride, groups,
+                              ot + t * out_stride, out_stride, bt, store_mode, 0)  # fmt: skip
+                    t += most
+                while t + 2 <= tokens:
+                    tile_x2(wt, w_stride, st, s_stride, x + t * x_stride, x_stride,
+                            x_scale + t * g_stride, x_sum + t * g_stride, g_stride, groups,
+                            ot + t * out_stride, out_stride, bt, store_mode, 0)  # fmt: skip
+                    t += 2
+                if t < tokens:
+                    tile_x1(wt, w_stride, st, s_stride, x + t * x_stride, x_stride,
+                            x_scale + t * g_stride, x_sum + t * g_stride, g_stride, groups,
+                            ot + t * out_stride, out_stride, bt, store_mode, 0)  # fmt: skip
+                tile += together
+            else:
+                while t < tokens:
+                    tile_1x1(wt, w_stride, st, s_stride, x + t * x_stride, x_stride,
+                             x_scale + t * g_stride, x_sum + t * g_stride, g_stride, groups,
+                             ot + t * out_stride, out_stride, bt, store_mode, 0)  # fmt: skip
+                    t += 1
+                tile += 1
+
+    return rows
+
+
+def make_linear(isa: Isa, precision: str, barrier: Any) -> Any:
+    """``linear(args, thread, phase, …)``: a whole linear layer, its rows shared among threads."""
+    together = tiles.rows_together(isa, precision)
+    rows = make_rows(isa, precision)
+
+    @lower.kernel
+    def linear(
+        args: int, thread: int, phase: int, tokens: int, x: int, x_stride: int, x_scale: int,
+        x_sum: int, n_in: int, w: int, scale: int, bias: int, n_out: int, out: int, out_width: int,
+        store_mode: int, activation: int, next_weights: int, next_bytes: int,
+    ) -> int:  # fmt: skip
+        """``next_weights`` are the next layer's, prefetched at the end; gives the next phase."""
+        count = (n_out + 15) // 16
+        threads = get_i64(args, k.N_THREADS)
+        # Whole register blocks; long runs of memory, but enough chunks to share out evenly.
+        blocks = min(16, count // (threads * 8)) // together
+        size = max(1, blocks) * together
+        start, end = claim_chunk(args, phase, thread, count, size)
+        while start >= 0:
+            rows(w, scale, bias, n_in, x, x_stride, x_scale, x_sum, start, end, tokens,
+                 out, out_width * 4, store_mode)  # fmt: skip
+            if activation != k.NO_ACTIVATION:
+                for t in range(tokens):
+                    row = out + t * out_width * 4
+                    for i in range(start * 16, end * 16, 16):
+                        activate(activation, row, i)
+                    if end * 16 > n_out:  # not every function of zero is zero
+                        last = end * 16 - 16
+                        store(row, last, keep_between(load(row, last), 0, n_out - last, 0.0))
+            start, end = claim_chunk(args, phase, thread, count, size)
+        prefetch_weights(args, thread, next_weights, next_bytes)
+        return barrier(args, phase)
+
+    return linear

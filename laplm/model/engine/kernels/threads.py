@@ -1,0 +1,124 @@
+"""How the threads of a pool share a forward pass: chunks of work, barriers, launch and sleep.
+
+A phase (a linear layer, attention, …) is cut into chunks; each thread claims chunks of its own
+range, then steals from the others'. A spin barrier ends the phase.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from laplm.model.engine import kernel_args as k
+from laplm.native import lower, simd
+from laplm.native import threads as pool
+from laplm.native.isa import Isa
+from laplm.native.simd import (
+    atomic_add,
+    atomic_get,
+    atomic_set,
+    atomic_swap_if,
+    get_i64,
+    give_way,
+    prefetch,
+)
+
+
+def make_barrier(isa: Isa) -> Any:
+    """``barrier(args, phase)``: spin until every thread has ended the phase; gives the next one."""
+    pause = simd.make_pause(isa)
+
+    @lower.kernel
+    def barrier(args: int, phase: int) -> int:
+        counter = get_i64(args, k.BARRIER)
+        target = get_i64(args, k.BARRIER_START) + (phase + 1) * get_i64(args, k.N_THREADS)
+        atomic_add(counter, 1)
+        spins = 0
+        while atomic_get(counter) < target:
+            pause()
+            spins += 1
+            if spins == pool.SPINS_BEFORE_YIELD:  # another program may have our core's partner
+                give_way()
+                spins = 0
+        return phase + 1
+
+    return barrier
+
+
+@lower.kernel
+def claim_chunk(args: int, phase: int, thread: int, count: int, size: int) -> tuple[int, int]:
+    """The next chunk of ``range(count)``, ``size`` long or less: (start, end), or (-1, -1).
+
+    Work stealing: a thread's own range first, then what is left of the others'.
+    """
+    threads = get_i64(args, k.N_THREADS)
+    chunks = (count + size - 1) // size
+    for step in range(threads):
+        victim = thread + step
+        if victim >= threads:
+            victim -= threads
+        first, last = chunks * victim // threads, chunks * (victim + 1) // threads
+        counter = get_i64(args, k.COUNTERS) + (phase * threads + victim) * 64
+        if first + atomic_get(counter) < last:
+            chunk = first + atomic_add(counter, 1)
+            if chunk < last:
+                return chunk * size, min((chunk + 1) * size, count)
+    return -1, -1
+
+
+@lower.kernel
+def prefetch_weights(args: int, thread: int, weights: int, size: int) -> None:
+    """Fetch the start of this thread's part of the next weights while others finish."""
+    start = weights + size // get_i64(args, k.N_THREADS) * thread
+    for line in range(0, min(k.PREFETCH_BYTES, size), 64):
+        prefetch(start + line)
+
+
+def make_pool(isa: Isa, forward: Any) -> tuple[Any, Any]:
+    """``launch(control, args)`` for the caller's thread, ``worker_loop`` for all others."""
+    pause = simd.make_pause(isa)
+
+    @lower.kernel
+    def launch(control: int, args: int) -> int:
+        """Announce ``args`` to the pool; returns 0 after running it, else which threads to wake.
+
+        When it returns a bit mask the caller wakes those threads, then runs ``forward(args, 0)``.
+        """
+        atomic_set(control + pool.CURRENT_ARGS * 8, args)
+        atomic_add(control + pool.GENERATION * 8, 1)
+        parked = 0
+        for thread in range(1, get_i64(args, k.N_THREADS)):
+            state = control + (pool.STATES + thread * 8) * 8
+            if atomic_swap_if(state, pool.PARKED, pool.RUNNING) == 1:
+                parked |= 1 << thread
+        if parked == 0:
+            forward(args, 0)
+        return parked
+
+    @lower.kernel
+    def worker_loop(control: int, thread: int, generation: int) -> int:
+        """Run what is announced after ``generation``; returns the last one's number.
+
+        Returns when nothing has come for a while (the thread is then marked as parked), or -1 when
+        the pool is shut down (arguments of 0).
+        """
+        state = control + (pool.STATES + thread * 8) * 8
+        while True:
+            spins = 0
+            while atomic_get(control + pool.GENERATION * 8) == generation:
+                pause()
+                spins += 1
+                if spins > pool.SPINS_BEFORE_PARKING:
+                    atomic_set(state, pool.PARKED)
+                    # What is announced in between either finds us parked, and will wake us, or we
+                    # take the mark back and run it now.
+                    if atomic_get(control + pool.GENERATION * 8) == generation:
+                        return generation
+                    if atomic_swap_if(state, pool.PARKED, pool.RUNNING) == 0:
+                        return generation
+            generation += 1
+            args = atomic_get(control + pool.CURRENT_ARGS * 8)
+            if args == 0:
+                return -1
+            forward(args, thread)
+
+    return launch, worker_loop
