@@ -1,4 +1,4 @@
-"""GPT-2 in torch, for training. Running a model never comes here: see ``laplm.gpt``.
+"""GPT-2 in torch, for training. Running a model never comes here: see ``laplm.model``.
 
 Shapes: B batch, T positions, C = n_embd, V vocabulary, H heads, D = head_dim (C = H * D).
 

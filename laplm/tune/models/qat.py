@@ -24,7 +24,7 @@ except ModuleNotFoundError as error:
 
 @contextlib.contextmanager
 def rounded_matrices(model: TorchGPT, precision: Precision = "int4") -> Iterator[None]:
-    """Within, the matrices inside the layers are what ``laplm.gpt`` makes of them in ``precision``.
+    """Within, the matrices inside the layers are what the engine makes of them in ``precision``.
 
     Gradients are those of the rounded matrices, and stay when the exact ones are back.
     """

@@ -221,7 +221,7 @@ def test_disk_that_fills_up_while_writing_is_left_clean(tmp_path: Path) -> None:
         from collections import namedtuple
         import numpy as np
         from laplm.errors import CacheError
-        from laplm.gpt import safetensors_file
+        from laplm.model.files import safetensors_file
         usage = namedtuple("usage", "total used free")
         shutil.disk_usage = lambda _: usage(1 << 40, 0, 1 << 40)
         entries = [("x", "F32", (1 << 20,), lambda: np.zeros(1 << 20, np.float32))]

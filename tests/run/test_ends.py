@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 from model_kinds import CHATML, make_kind, say
 from transformers import AutoTokenizer, GPT2LMHeadModel
 
-from laplm.gpt.tokenizer import Tokenizer
+from laplm.model.tokenizer import Tokenizer
 from laplm.run.language_model import LanguageModel
 from laplm.serve.app import Options, make_app
 
