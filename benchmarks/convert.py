@@ -9,24 +9,29 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 GGUF_TYPES = {"f16": 1, "q8_0": 7, "q4_0": 2}  # llama.cpp's LLAMA_FTYPE_*
 
 
-def gguf_file(model: Path, workdir: Path, kind: str) -> Path:
+def gguf_file(model: Path, workdir: Path, kind: str, *, as_neox: bool = False) -> Path:
     """A GGUF file for llama.cpp, quantised by llama.cpp itself with its own defaults.
 
     Args:
         model: directory with ``config.json``, ``model.safetensors`` and the tokenizer files.
         workdir: where conversions are kept.
         kind: ``"source"`` (the dtype of the checkpoint), ``"f16"``, ``"q8_0"`` or ``"q4_0"``.
+        as_neox: the same matrices called a GPT-NeoX; see ``_write_as_neox``.
     """
-    target = workdir / f"{kind}.gguf"
+    target = workdir / f"{kind}{'-neox' if as_neox else ''}.gguf"
     if kind == "source":
+        if as_neox:
+            gpt2 = gguf_file(model, workdir, "source")
+            return _once(target, lambda temporary: _write_as_neox(gpt2, temporary))
         return _once(target, lambda temporary: _write_gguf(model, temporary))
-    source = gguf_file(model, workdir, "source")
+    source = gguf_file(model, workdir, "source", as_neox=as_neox)
     return _once(target, lambda temporary: _quantize_gguf(source, temporary, GGUF_TYPES[kind]))
 
 
@@ -83,9 +88,48 @@ def _write_gguf(model: Path, target: Path) -> None:
     write_gguf(lm, target, "f16" if lm.checkpoint.dtype == "fp16" else "f32")
 
 
-def _quantize_gguf(source: Path, target: Path, ftype: int) -> None:
-    from llama_cpp import llama_cpp as lib
+def _write_as_neox(source: Path, target: Path) -> None:
+    """A GPT-2 file as a GPT-NeoX of the same matrices: of the same speed, not of the same texts.
 
+    For ik_llama.cpp, whose GPT-2 ends at an assertion (it gives the feed-forward's norm an epsilon
+    of 0). Positions are turned into two components of each head, for that there must be some.
+    """
+    import gguf
+
+    reader = gguf.GGUFReader(str(source))
+    writer = gguf.GGUFWriter(str(target), "gptneox")
+    for key, field in reader.fields.items():
+        if key == "general.architecture" or key.startswith("GGUF."):
+            continue
+        kinds = [*field.types, None]
+        writer.add_key_value(
+            key.replace("gpt2.", "gptneox."), field.contents(), kinds[0], sub_type=kinds[1]
+        )
+    writer.add_rope_dimension_count(2)
+    writer.add_parallel_residual(False)
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    del tensors["position_embd.weight"]
+    tensors.setdefault("output.weight", tensors["token_embd.weight"])
+    for name, tensor in tensors.items():
+        writer.add_tensor(name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def _quantize_gguf(source: Path, target: Path, ftype: int) -> None:
+    try:
+        from llama_cpp import llama_cpp as lib
+    except ImportError:  # ik_llama.cpp's wheel brings the program that does the same
+        from ik_llama_cpp.quantize import find_quantize_bin
+
+        program = find_quantize_bin()
+        if program is None:
+            raise RuntimeError("ik-llama-cpp-python has no llama-quantize") from None
+        program.chmod(0o755)  # pip forgets it
+        subprocess.run([program, source, target, str(ftype)], check=True)
+        return
     params = lib.llama_model_quantize_default_params()
     params.ftype = ftype
     code = lib.llama_model_quantize(str(source).encode(), str(target).encode(), params)

@@ -20,6 +20,7 @@ import json
 import os
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -475,6 +476,127 @@ class LlamaCpp(Engine):
         return self._append(self.context, ids).copy()
 
 
+class XLlamaCpp(Engine):
+    """llama.cpp as the wheel xllamacpp has it: its own server, inside this process.
+
+    The wheel chooses among llama.cpp's builds by what the CPU has. Times are the server's own.
+    """
+
+    package = "xllamacpp"
+    decode_ways = ("generate",)
+    sample_ways = ()
+    notes = "llama.cpp's own server, and the times that it tells; it gives no logits"
+
+    def __init__(self, precision: str, model: Path, workdir: Path, threads: int) -> None:
+        import xllamacpp
+        from convert import gguf_file
+
+        params = xllamacpp.CommonParams()
+        params.model.path = str(gguf_file(model, workdir, precision))
+        params.n_ctx, params.n_parallel = 0, 1
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+        params.warmup = params.fit_params = False
+        params.verbosity = -1
+        self.info = str(xllamacpp.get_system_info())
+        self.server = xllamacpp.Server(params)
+
+    def system_info(self) -> str:
+        """The instruction sets that it uses here."""
+        return self.info
+
+    def _timings(self, ids: Sequence[int], count: int) -> dict[str, float]:
+        request = urllib.request.Request(
+            self.server.listening_address + "/completion",
+            json.dumps({
+                "prompt": list(ids), "n_predict": count, "temperature": 0.0, "ignore_eos": True,
+                "cache_prompt": False,
+            }).encode(),
+            {"Content-Type": "application/json"},
+        )  # fmt: skip
+        with urllib.request.urlopen(request) as reply:
+            timings: dict[str, float] = json.load(reply)["timings"]
+        assert timings["prompt_n"] == len(ids)
+        assert timings["predicted_n"] == count
+        return timings
+
+    def prefill(self, ids: Sequence[int]) -> float:
+        """See ``Engine``."""
+        return self._timings(ids, 1)["prompt_ms"] / 1000
+
+    def decode(self, ids: Sequence[int], count: int, way: str) -> float:
+        """See ``Engine``."""
+        return self._timings(ids, count)["predicted_ms"] / 1000
+
+    def logits(self, ids: Sequence[int]) -> np.ndarray:
+        """See ``Engine``; never given."""
+        raise NotImplementedError("llama.cpp's server gives no logits")
+
+
+class IkLlamaCpp(Engine):
+    """ik_llama.cpp, by its C functions, as the wheel ik-llama-cpp-python has it for AVX2."""
+
+    package = "ik-llama-cpp-python"
+    decode_ways = ("step",)
+    sample_ways = ()
+    notes = (
+        "llama_decode, called by us; the wheel is built for AVX2 and FMA. Its GPT-2 ends at an "
+        "assertion, so it has the same matrices as a GPT-NeoX, without comparison of logits"
+    )
+
+    def __init__(self, precision: str, model: Path, workdir: Path, threads: int) -> None:
+        from convert import gguf_file
+        from ik_llama_cpp import _ctypes_api as lib
+
+        self.lib = lib
+        path = gguf_file(model, workdir, precision, as_neox=True)
+        lib.llama_backend_init()
+        self.model = lib.llama_model_load_from_file(
+            str(path).encode(), lib.llama_model_default_params()
+        )
+        params = lib.llama_context_default_params()
+        params.n_ctx = 0
+        params.n_threads = params.n_threads_batch = threads
+        self.context = lib.llama_init_from_model(self.model, params) if self.model else None
+        if not self.context:
+            raise RuntimeError(f"ik_llama.cpp does not load {path}")
+        self.vocab_size = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(self.model))
+        self.batch = lib.llama_batch_init(params.n_batch, 0, 1)
+
+    def _append(self, ids: Sequence[int], start: int) -> np.ndarray:
+        batch = self.batch
+        batch.n_tokens = len(ids)
+        for i, token in enumerate(ids):
+            batch.token[i], batch.pos[i] = token, start + i
+            batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
+            batch.logits[i] = i == len(ids) - 1
+        if code := self.lib.llama_decode(self.context, batch):
+            raise RuntimeError(f"llama_decode gave {code}")
+        pointer = self.lib.llama_get_logits_ith(self.context, len(ids) - 1)
+        return np.ctypeslib.as_array(pointer, (self.vocab_size,))
+
+    def prefill(self, ids: Sequence[int]) -> float:
+        """See ``Engine``."""
+        self.lib.llama_kv_cache_clear(self.context)
+        start = time.perf_counter()
+        self._append(ids, 0).argmax()
+        return time.perf_counter() - start
+
+    def decode(self, ids: Sequence[int], count: int, way: str) -> float:
+        """See ``Engine``."""
+        steps = Steps()
+        self.lib.llama_kv_cache_clear(self.context)
+        self._append(ids, 0)
+        token = ids[-1]
+        for i in range(count):
+            token = int(self._append([token], len(ids) + i).argmax())
+            steps.mark()
+        return steps.seconds(count)
+
+    def logits(self, ids: Sequence[int]) -> np.ndarray:
+        """See ``Engine``; never given."""
+        raise NotImplementedError("another architecture: its logits are others")
+
+
 class OnnxRuntime(Engine):
     """onnxruntime on a graph exported from transformers; it has no generation loop of its own."""
 
@@ -558,6 +680,10 @@ ENGINES: dict[str, tuple[type[Engine], str]] = {
     "llama.cpp q8_0": (LlamaCpp, "q8_0"),
     "llama.cpp q4_0": (LlamaCpp, "q4_0"),
     "llama.cpp f16": (LlamaCpp, "f16"),
+    "xllamacpp q8_0": (XLlamaCpp, "q8_0"),
+    "xllamacpp q4_0": (XLlamaCpp, "q4_0"),
+    "ik_llama.cpp q8_0": (IkLlamaCpp, "q8_0"),
+    "ik_llama.cpp q4_0": (IkLlamaCpp, "q4_0"),
     "ctranslate2 int8": (CTranslate2, "int8"),
     "ctranslate2 fp32": (CTranslate2, "fp32"),
     "onnxruntime int8": (OnnxRuntime, "int8"),

@@ -192,8 +192,8 @@ def variants(args: argparse.Namespace) -> list[Variant]:
     """The engines asked for, and the AVX2 ones where they can be forced."""
     found = [Variant(name, name) for name in engines.ENGINES]
     if "avx2" in machine.describe()["flags"]:
-        forced = Variant("laplm int8 avx2", "laplm int8", {"LAPLM_ISA": "avx2"})
-        found.insert(1, forced)
+        for name in ("laplm int4", "laplm int8"):
+            found.insert(1, Variant(f"{name} avx2", name, {"LAPLM_ISA": "avx2"}))
         if args.llama_avx2:
             env = {"LLAMA_CPP_LIB_PATH": str(args.llama_avx2)}
             found.append(Variant("llama.cpp q8_0 avx2", "llama.cpp q8_0", env))
@@ -461,6 +461,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--model", type=Path, help="time this Hugging Face GPT-2 directory instead")
     add("--only", type=lambda s: [p.strip() for p in s.split(",") if p.strip()],
         help='names of engines or parts of them, such as "laplm,llama.cpp q8_0"')  # fmt: skip
+    add("--task", choices=["memory", "decode", "samples", "prefill"],
+        help="this alone, and no cold start")  # fmt: skip
     add("--quick", action="store_true", help="two repeats of the shorter tasks")
     add("--repeats", type=int, help="counted repeats (default 5, quick 2)")
     add("--threads", type=int, default=machine.cores(), help="for every engine (default: cores)")
@@ -528,15 +530,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         "engines": [],
     }
     work = tasks(args, ids, config["n_positions"], config["vocab_size"])
+    if args.task:
+        work = [task for task in work if task.kind == args.task]
     with started(args, result["engines"]) as workers:
         result["same_model"] = same_model(workers, ids, args.workdir)
         result["measurements"] = measure(workers, work, args)
-        result["measurements"] += cold_start(args)
+        if not args.task:
+            result["measurements"] += cold_start(args)
     result["ratios"] = report.ratios(result)
 
     args.output.mkdir(parents=True, exist_ok=True)
     # A look at some engines, or at another model, does not replace the day's whole result.
-    part = "-part" if args.quick or args.only else ""
+    part = "-part" if args.quick or args.only or args.task else ""
     other = "" if args.model.name == "gpt2-shape" else f"-{args.model.name}"
     stem = args.output / f"{now:%Y-%m-%d}-peers{other}{part}"
     table = report.markdown(result)

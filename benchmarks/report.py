@@ -82,6 +82,10 @@ def ratios(result: Row) -> list[Row]:
     for peer in ("llama.cpp q8_0 avx2", "llama.cpp q8_0"):
         name = f"prefill: int8 avx2 / {peer}"
         speed(name, "laplm int8 avx2", peer, 1.3, task="prefill")
+    for ours, theirs in (("int8", "q8_0"), ("int4", "q4_0")):
+        for peer, target in (("xllamacpp", 1.3), ("ik_llama.cpp", 1.0)):
+            name = f"prefill: {ours} avx2 / {peer} {theirs}"
+            speed(name, f"laplm {ours} avx2", f"{peer} {theirs}", target, task="prefill")
 
     cold = {row["engine"]: row for row in rows if row["task"] == "cold start"}
     ours, script, usage = (

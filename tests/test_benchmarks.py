@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,10 +22,13 @@ def benchmarks(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     monkeypatch.syspath_prepend(BENCHMARKS)
     import engines
     import make_model
+    import neighbour
     import peers
     import report
 
-    return SimpleNamespace(engines=engines, make_model=make_model, peers=peers, report=report)
+    return SimpleNamespace(
+        engines=engines, make_model=make_model, neighbour=neighbour, peers=peers, report=report
+    )
 
 
 def test_a_run_writes_every_measurement_and_lists_the_missing_peer(
@@ -93,6 +97,39 @@ def test_a_ratio_says_whether_its_aim_is_met(benchmarks: SimpleNamespace) -> Non
         (pytest.approx(30.0), False),
         (pytest.approx(3.0), False),  # at most twice the time of one
     ]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems bind no process to a core")
+def test_decoding_beside_a_busy_neighbour_is_told_stretch_by_stretch(
+    benchmarks: SimpleNamespace,
+    tiny_model_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(benchmarks.neighbour, "WINDOW", 0.02)
+    code = benchmarks.neighbour.main([
+        "--model", str(tiny_model_dir), "--threads", "2", "--seconds", "0.1", "--repeats", "2",
+        "--output", str(tmp_path),
+    ])  # fmt: skip
+    assert code == 0
+    (file,) = tmp_path.iterdir()
+    result = json.loads(file.read_text())
+    assert benchmarks.neighbour.table(result["summary"]) in capsys.readouterr().out
+    rows = {row["name"]: row for row in result["summary"]}
+    assert rows["undisturbed"]["share"] == 1
+    assert all(row["tokens_per_second"] > 0 for row in rows.values())
+    assert len(rows) == 7 and [len(repeat) for repeat in result["repeats"]] == [7, 7]
+
+
+def test_full_speed_is_back_when_enough_tokens_have_come_in_a_quarter_of_a_second(
+    benchmarks: SimpleNamespace,
+) -> None:
+    slow, fast = np.arange(0, 1, 0.1), np.arange(1, 2, 0.01)
+    times = [*slow, *fast]
+    assert benchmarks.neighbour.back_after(times, 95) == pytest.approx(1, abs=0.11)
+    assert benchmarks.neighbour.back_after(times, 110) is None
+    assert benchmarks.neighbour.back_after(fast, 95) == 0
 
 
 def test_a_generated_model_is_gpt2_to_transformers_and_to_laplm(

@@ -7,7 +7,6 @@ then sleep, so that an idle model costs nothing.
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 import threading
@@ -20,8 +19,10 @@ from laplm.native.memory import aligned
 
 # What a compiled function of a pool is asked to do.
 FORWARD, LAUNCH, WORKER_LOOP, LOG_SUM_EXP = range(4)
-# A pool's control block: counters a cache line (8 numbers) apart.
-GENERATION, CURRENT_ARGS, ARRIVALS, STATES = 0, 8, 16, 24
+# A pool's control block, its parts a cache line (8 numbers) apart; the last ones are the threads'.
+CURRENT_ARGS, ARRIVALS, THREADS = 0, 8, 16
+# In a thread's part: is it asleep; how many passes it was told of; must it be woken.
+STATE, GENERATION, TO_WAKE = 0, 1, 2
 PARKED, RUNNING = 0, 1
 SPINS_BEFORE_YIELD, SPINS_BEFORE_PARKING = 4000, 20000
 
@@ -74,58 +75,77 @@ def _cpu_list(text: str) -> set[int]:
 
 
 class ThreadChoice:
-    """Whether passes of one kind go to all threads or to one, by how long they take.
+    """How many threads make passes of one kind, by how long they take.
 
     When another program keeps a core busy, a thread of ours is taken off it for milliseconds, and
-    all others wait for it at the next barrier: then one thread alone is quicker. One is tried at
-    first, and when all are slower than they were or than one has been; while one goes on, all are
-    tried every ``PROBE_SECONDS``, so that they are back soon after the other program has ended, or
-    less often, so that attempts take no more than a tenth of the time.
+    all others wait for it at the next barrier: then fewer threads are quicker. Fewer are tried at
+    first, and when the present ones are slower than they were or than fewer have been. While it is
+    not all of them, more are tried again and again, so that all are back within a second of the
+    other program's end; attempts that fail become rarer, and take less than a tenth of the time.
     """
 
-    DISTURBED = 1.4  # times what passes of all threads take at best
-    PROBE_SECONDS = 0.15
+    DISTURBED = 1.4  # times what passes take at best
+    PAUSES = 0.15, 0.4  # seconds between attempts: after one that came off, and at most
     TRIED = 3  # passes for each attempt
+    GAIN = 0.93  # times what passes take now: with this, more threads are worth it
 
-    def __init__(self) -> None:
-        self._alone = False
-        self._all = self._one = 0.0  # seconds of a pass, the last ones counting most
-        self._best, self._best_one = math.inf, 0.0  # of all threads, and of one
-        self._trial = 0  # passes that are left of an attempt with the other way
+    def __init__(self, count: int) -> None:
+        self._counts = sorted({count, max(1, count - 1), (count + 1) // 2, 1}, reverse=True)
+        self._level = 0  # which of them make passes
+        self._seconds = [0.0] * len(self._counts)  # of a pass, the last ones counting most
+        self._best = [0.0] * len(self._counts)
+        self._trial: int | None = None  # which of them are tried
+        self._tried_fewer = False  # by the last attempt
+        self._left = 0  # passes that are left of this attempt
         self._spent = 0.0  # seconds of it
+        self._pause, _ = self.PAUSES
         self._next = 0.0  # when the next attempt may begin
 
     @property
-    def alone(self) -> bool:
-        """Whether the next pass goes to one thread."""
-        return self._alone != (self._trial > 0)
+    def threads(self) -> int:
+        """How many the next pass goes to."""
+        return self._counts[self._level if self._trial is None else self._trial]
 
     def record(self, seconds: float, now: float) -> None:
-        """A pass of the kind that ``alone`` said has taken so long, and ended at ``now``."""
-        alone = self.alone
-        if alone:
-            self._one = seconds if self._one == 0 else 0.5 * (self._one + seconds)
-            self._best_one = min(seconds, 1.001 * (self._best_one or seconds))
-        else:
-            self._all = seconds if self._all == 0 else 0.5 * (self._all + seconds)
-            self._best = min(seconds, 1.001 * self._best)  # passes grow with their context
-        if self._trial:
+        """A pass of as many as ``threads`` said has taken so long, and ended at ``now``."""
+        level = self._level if self._trial is None else self._trial
+        known = self._seconds[level]
+        self._seconds[level] = 0.5 * (known + seconds) if known else seconds
+        best = self._best[level] or seconds
+        self._best[level] = min(seconds, 1.001 * best)  # passes grow with their context
+        if self._trial is not None:
             self._spent += seconds
-            self._trial -= 1
-            known = self._all if alone else self._one
-            if known and seconds > 2 * known:
-                self._trial = 0  # that is clear enough
-            if self._trial == 0:
-                self._alone = self._one < self._all
-                self._next = now + max(self.PROBE_SECONDS, 10 * self._spent)
-        elif now >= self._next and (
-            self._alone or self._all > min(self.DISTURBED * self._best, self._best_one)
-        ):
-            self._trial, self._spent = self.TRIED, 0.0
-            if self._alone:
-                self._all = 0.0
-            else:
-                self._one = 0.0
+            self._left -= 1
+            if self._left == 0 or seconds > 2 * self._seconds[self._level]:  # that is clear enough
+                self._decide(self._trial, now)
+        elif now >= self._next:
+            self._attempt()
+
+    def _attempt(self) -> None:
+        """Try fewer threads where something disturbs these, else, or by turns, more."""
+        level, fewer = self._level, self._level + 1
+        disturbed = fewer < len(self._counts) and self._seconds[level] > min(
+            self.DISTURBED * self._best[level], self._best[fewer]
+        )
+        if level > 0 and (self._tried_fewer or not disturbed):
+            self._trial = level - 1
+        elif disturbed:
+            self._trial = fewer
+        else:
+            return
+        self._tried_fewer = self._trial == fewer
+        self._left, self._spent, self._seconds[self._trial] = self.TRIED, 0.0, 0.0
+
+    def _decide(self, tried: int, now: float) -> None:
+        """Go on with the threads that were tried, or as before."""
+        first, most = self.PAUSES
+        gain = self.GAIN if tried < self._level else 1.0
+        if self._seconds[tried] < gain * self._seconds[self._level]:
+            self._level, self._pause = tried, first
+        elif tried < self._level:
+            self._pause = min(most, 2 * self._pause)
+        self._next = now + max(self._pause, 10 * self._spent)
+        self._trial = None
 
 
 class ThreadPool:
@@ -134,13 +154,13 @@ class ThreadPool:
     def __init__(self, engine: Engine, count: int) -> None:
         self.engine = engine
         self.count = count
-        self._control = aligned(STATES + 8 * (count + 1), "int64")
+        self._control = aligned(THREADS + 8 * (count + 1), "int64")
         self._address = self._control.ctypes.data
         self.arrivals_address = self._address + ARRIVALS * 8
         self._lock = threading.Lock()
         self._wake = [threading.Semaphore(0) for _ in range(count)]
         for thread in range(1, count):
-            self._control[STATES + 8 * thread] = PARKED
+            self._control[THREADS + 8 * thread + STATE] = PARKED
             name = f"laplm-{thread}"
             threading.Thread(target=self._work, args=(thread,), name=name, daemon=True).start()
 
@@ -156,20 +176,20 @@ class ThreadPool:
             generation = self.engine(WORKER_LOOP, self._address, thread, generation)
 
     def run(self, args_address: int, threads: int) -> None:
-        """Run one pass to its end: on ``threads`` threads, as its arguments say too: 1 or all."""
+        """Run one pass to its end, on ``threads`` threads, as its arguments say too."""
         if threads == 1:
             self.engine(FORWARD, args_address, 0, 0)
-            return
-        parked = self.engine(LAUNCH, self._address, args_address, 0)
-        if parked:
-            for thread in range(1, self.count):
-                if parked >> thread & 1:
+        elif self.engine(LAUNCH, self._address, args_address, 0):
+            for thread in range(1, threads):
+                to_wake = THREADS + 8 * thread + TO_WAKE
+                if self._control[to_wake]:
+                    self._control[to_wake] = 0
                     self._wake[thread].release()
             self.engine(FORWARD, args_address, 0, 0)
 
     def shutdown(self) -> None:
         """Let the threads end."""
         self._control[CURRENT_ARGS] = 0
-        self._control[GENERATION] += 1
-        for semaphore in self._wake[1:]:
-            semaphore.release()
+        for thread in range(1, self.count):
+            self._control[THREADS + 8 * thread + GENERATION] += 1
+            self._wake[thread].release()

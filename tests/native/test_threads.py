@@ -59,37 +59,64 @@ def test_a_system_that_tells_nothing_has_as_many_as_cpus(machine: Machine) -> No
     assert machine([], usable=3) == 3
 
 
-def passes(choice: ThreadChoice, clock: float, until: float, team: float, one: float) -> float:
-    """Let time go by on a machine where passes take so long; returns the seconds spent alone."""
-    alone = 0.0
-    while clock < until:
-        seconds = one if choice.alone else team
-        alone += seconds if choice.alone else 0
-        clock += seconds
-        choice.record(seconds, clock)
-    return alone
+class Passes:
+    """A machine on which passes take so long, by the number of threads that make them."""
+
+    def __init__(self, count: int) -> None:
+        self.choice, self.clock = ThreadChoice(count), 0.0
+
+    def go_on(self, seconds: float, **takes: float) -> dict[int, float]:
+        """Let time go by; returns how much of it each number of threads had."""
+        spent = dict.fromkeys(range(1, 9), 0.0)
+        end = self.clock + seconds
+        while self.clock < end:
+            threads = self.choice.threads
+            took = takes[f"t{threads}"]
+            self.clock += took
+            spent[threads] += took
+            self.choice.record(took, self.clock)
+        return spent
+
+
+UNDISTURBED = {"t2": 0.003, "t1": 0.005}
+DISTURBED = {"t2": 0.008, "t1": 0.005}
 
 
 def test_a_team_that_is_not_disturbed_stays_together() -> None:
-    assert passes(ThreadChoice(), 0, 2, team=0.003, one=0.005) < 0.02  # one attempt
+    assert Passes(2).go_on(2, **UNDISTURBED)[1] < 0.02  # one attempt
 
 
 def test_one_thread_goes_on_where_the_team_was_disturbed_from_the_beginning() -> None:
-    assert passes(ThreadChoice(), 0, 2, team=0.03, one=0.005) > 0.8
+    assert Passes(2).go_on(2, t2=0.03, t1=0.005)[1] > 1.6
 
 
 def test_one_thread_goes_on_while_a_core_is_taken_and_the_team_is_back_soon() -> None:
-    choice = ThreadChoice()
-    passes(choice, 0, 1, team=0.003, one=0.005)
-    assert passes(choice, 1, 3, team=0.008, one=0.005) > 1.6  # of two seconds
-    assert passes(choice, 3, 5, team=0.003, one=0.005) < 0.4
+    machine = Passes(2)
+    machine.go_on(1, **UNDISTURBED)
+    assert machine.go_on(5, **DISTURBED)[1] > 4.6
+    assert machine.go_on(5, **UNDISTURBED)[1] < 0.8  # back within a second
 
 
 def test_a_team_that_is_slower_than_it_was_but_quicker_than_one_stays() -> None:
-    choice = ThreadChoice()
-    passes(choice, 0, 1, team=0.003, one=0.009)
-    assert passes(choice, 1, 3, team=0.006, one=0.009) < 0.45  # attempts
+    machine = Passes(2)
+    machine.go_on(1, t2=0.003, t1=0.009)
+    assert machine.go_on(2, t2=0.006, t1=0.009)[1] < 0.45  # attempts
 
 
 def test_attempts_take_a_tenth_of_the_time_where_the_team_takes_for_ever() -> None:
-    assert passes(ThreadChoice(), 0, 20, team=1.0, one=0.005) > 17
+    assert Passes(2).go_on(20, t2=1.0, t1=0.005)[1] > 17
+
+
+def test_of_many_threads_one_is_left_out_for_one_core_that_is_taken() -> None:
+    machine = Passes(8)
+    alone = {"t4": 0.006, "t1": 0.020}
+    machine.go_on(1, t8=0.0030, t7=0.0034, **alone)
+    assert machine.go_on(5, t8=0.0070, t7=0.0034, **alone)[7] > 4.4
+    assert machine.go_on(5, t8=0.0030, t7=0.0034, **alone)[8] > 4.2
+    # Half of the cores are taken, and free again.
+    assert machine.go_on(5, t8=0.0090, t7=0.0085, **alone)[4] > 3.8
+    assert machine.go_on(5, t8=0.0030, t7=0.0034, **alone)[8] > 3.5
+
+
+def test_one_thread_is_all_that_one_can_choose() -> None:
+    assert Passes(1).go_on(1, t1=0.005)[1] >= 1

@@ -122,7 +122,7 @@ class GPT:
         self._pool = ThreadPool(self._engine, self.threads)
         weakref.finalize(self, self._pool.shutdown)
         # By tokens of a pass.
-        self._choices = [ThreadChoice() for _ in range(k.MAX_REDUNDANT_ROWS + 1)]
+        self._choices = [ThreadChoice(self.threads) for _ in range(k.MAX_REDUNDANT_ROWS + 1)]
         self._process = os.getpid()
         self._lock = threading.Lock()
         self._buffers: list[NDArray[Any]] = []
@@ -419,7 +419,7 @@ class GPT:
             self._pool.run(self._args_address, threads)
         else:
             choice = self._choices[n]
-            args[k.N_THREADS] = threads = 1 if choice.alone else threads
+            args[k.N_THREADS] = threads = choice.threads
             before = time.perf_counter()
             self._pool.run(self._args_address, threads)
             choice.record((now := time.perf_counter()) - before, now)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -214,6 +216,22 @@ def test_blocks_and_threads_do_not_change_a_bit(
             parts.append(other.forward(ids[start : start + cut], cache))
             start += cut
     np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
+def test_passes_that_other_numbers_of_threads_make_have_the_same_bits(
+    engines: dict[Precision, GPT], tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some threads take part and others do not, sleeping or awake, as when cores are busy."""
+    ids = some_ids(engines["int8"], 120)
+    counts = itertools.cycle([4, 1, 3, 2, 4, 4, 2, 3, 1, 4, 2])
+    monkeypatch.setattr(threads.ThreadChoice, "threads", property(lambda _: next(counts)))
+    gpt = GPT(open_checkpoint(tiny_model_dir), "int8", threads=4)
+    cache, rows = gpt.new_cache(), []
+    for i, token in enumerate(ids):
+        if i % 20 == 0:
+            time.sleep(0.01)  # time to fall asleep
+        rows.append(gpt.decode([token], [cache]))
+    np.testing.assert_array_equal(np.concatenate(rows), engines["int8"].forward(ids))
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -79,17 +79,19 @@ def make_pool(isa: Isa, forward: Any) -> tuple[Any, Any]:
 
     @lower.kernel
     def launch(control: int, args: int) -> int:
-        """Announce ``args`` to the pool; returns 0 after running it, else which threads to wake.
+        """Announce ``args`` to their threads; returns 0 after running them, else how many to wake.
 
-        When it returns a bit mask the caller wakes those threads, then runs ``forward(args, 0)``.
+        Those are marked ``TO_WAKE``; the caller wakes them, then runs ``forward(args, 0)``. Threads
+        that ``args`` does not count are told nothing, and so touch nothing of it.
         """
         atomic_set(control + pool.CURRENT_ARGS * 8, args)
-        atomic_add(control + pool.GENERATION * 8, 1)
         parked = 0
         for thread in range(1, get_i64(args, k.N_THREADS)):
-            state = control + (pool.STATES + thread * 8) * 8
-            if atomic_swap_if(state, pool.PARKED, pool.RUNNING) == 1:
-                parked |= 1 << thread
+            part = control + (pool.THREADS + thread * 8) * 8
+            atomic_add(part + pool.GENERATION * 8, 1)
+            if atomic_swap_if(part + pool.STATE * 8, pool.PARKED, pool.RUNNING) == 1:
+                atomic_set(part + pool.TO_WAKE * 8, 1)
+                parked += 1
         if parked == 0:
             forward(args, 0)
         return parked
@@ -101,17 +103,18 @@ def make_pool(isa: Isa, forward: Any) -> tuple[Any, Any]:
         Returns when nothing has come for a while (the thread is then marked as parked), or -1 when
         the pool is shut down (arguments of 0).
         """
-        state = control + (pool.STATES + thread * 8) * 8
+        part = control + (pool.THREADS + thread * 8) * 8
+        state, announced = part + pool.STATE * 8, part + pool.GENERATION * 8
         while True:
             spins = 0
-            while atomic_get(control + pool.GENERATION * 8) == generation:
+            while atomic_get(announced) == generation:
                 pause()
                 spins += 1
                 if spins > pool.SPINS_BEFORE_PARKING:
                     atomic_set(state, pool.PARKED)
                     # What is announced in between either finds us parked, and will wake us, or we
                     # take the mark back and run it now.
-                    if atomic_get(control + pool.GENERATION * 8) == generation:
+                    if atomic_get(announced) == generation:
                         return generation
                     if atomic_swap_if(state, pool.PARKED, pool.RUNNING) == 0:
                         return generation
