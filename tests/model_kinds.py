@@ -224,8 +224,8 @@ def strings(count: int = 200, seed: int = 0) -> list[str]:
         *TEXT.split(" "), " ", "  ", "\n", "\n\n", "\t", " \n", "\r\n", "'s", "'LL", "12", "3.14",
         "\u0663", "½", "²", "1234567", "don't", "naïve", "e\u0301", "北京", "日本 語", "🙂",
         "\u00a0", "\u200b", "\u200d", "<s>", "<pad>", "<|im_start|>", "<|im_end|>", "<|endoftext|>",
-        "🙂🙂", "Sue lives", "<sp1>", "<sp2> ", "...", "?!", "_x_", "/*", "Ünï", "\u01c5", "\u0915\u094d\u0937",
-        "x" * 40,
+        "🙂🙂", "Sue lives", "<sp1>", "<sp2> ", "...", "?!", "_x_", "/*", "Ünï",
+        "\u01c5", "\u0915\u094d\u0937", "x" * 40,
     ]  # fmt: skip
     rng = random.Random(seed)
     return ["", " ", *("".join(rng.choices(parts, k=rng.randint(1, 12))) for _ in range(count - 2))]

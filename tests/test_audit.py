@@ -324,11 +324,11 @@ def test_module_behind_an_attempt_is_named_with_the_one_of_ours() -> None:
     def frame(name: str, back: object) -> SimpleNamespace:
         return SimpleNamespace(f_globals={"__name__": name}, f_back=back)
 
-    stack = frame("laplm.hub", frame("laplm.cli", frame("__main__", None)))
+    stack = frame("laplm.hub.pull", frame("laplm.cli", frame("__main__", None)))
     for name in ("huggingface_hub.utils", "httpx._client", "ssl", "socket"):
         stack = frame(name, stack)
-    assert audit._module(stack) == "httpx._client, called by laplm.hub"
-    assert audit._module(frame("socket", frame("laplm.hub", None))) == "laplm.hub"
+    assert audit._module(stack) == "httpx._client, called by laplm.hub.pull"
+    assert audit._module(frame("socket", frame("laplm.hub.pull", None))) == "laplm.hub.pull"
     assert audit._module(frame("socket", None)) == "the standard library"
 
 
@@ -342,19 +342,19 @@ def test_models_load_and_text_is_encoded_without_a_connection(
         tmp_path,
         f"""
         import numpy as np
-        from laplm import hub
+        from laplm.hub import locate, pull
         from laplm.model.files.checkpoint import open_checkpoint
         from laplm.model.reference import DenseWeights, forward
         from laplm.model.tokenizer import Tokenizer
 
-        path = hub.locate({str(tiny_model_dir)!r})
+        path = locate.locate({str(tiny_model_dir)!r})
         checkpoint, tokenizer = open_checkpoint(path), Tokenizer.from_directory(path)
         weights = DenseWeights({{name: checkpoint.tensor(name) for name in checkpoint.names}})
         ids = np.array(tokenizer.encode("Once upon a time"))
         assert np.isfinite(forward(ids, weights, checkpoint.config)).all()
-        hub.installed()
+        locate.installed()
         try:
-            hub.locate("gpt2")
+            locate.locate("gpt2")
         except Exception as error:
             assert "pull" in str(error)
         """,
@@ -394,15 +394,15 @@ def test_pull_is_what_the_audit_catches(
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
     code = """
-        from laplm import hub
+        from laplm.hub import locate, pull
         from laplm.errors import DownloadError
-        try: hub.pull("gpt2")
+        try: pull.pull("gpt2")
         except DownloadError as error: print(error)
     """
     assert run_audited([], script(tmp_path, code)) == 1
     out, err = capfd.readouterr()
     assert "the connection to https://hub.example failed" in out
-    assert re.search(r"refused to look up hub\.example \(by .*called by laplm\.hub", err)
+    assert re.search(r"refused to look up hub\.example \(by .*called by laplm\.hub\.pull", err)
 
 
 def test_guard_file_is_valid_python_whatever_the_paths() -> None:

@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import laplm
-from laplm import built_in, hub
+from laplm import built_in
 from laplm.errors import ModelFormatError, ModelNotFoundError
+from laplm.hub import locate, pull
 
 
 def sealed(directory: Path, contents: list[bytes]) -> Path:
@@ -138,15 +139,15 @@ def test_damaged_checksums_are_noticed(small: Path, content: bytes) -> None:
 
 def test_any_name_of_the_built_in_model_finds_it_checked(pocket: Path) -> None:
     names = ["pocket", str(pocket), f"{pocket}/../pocket"]
-    assert [hub.locate(name).resolve() for name in names] == [pocket.resolve()] * 3
+    assert [locate.locate(name).resolve() for name in names] == [pocket.resolve()] * 3
     flip(pocket / "model.safetensors", 20_000_003)
     for name in names:
         with pytest.raises(ModelFormatError, match=r"damaged: model\.safetensors"):
-            hub.locate(name)
+            locate.locate(name)
         with pytest.raises(ModelFormatError, match=r"damaged: model\.safetensors"):
             laplm.load(name)
     with pytest.raises(ModelFormatError, match=r"damaged: model\.safetensors"):
-        hub.pull("pocket")
+        pull.pull("pocket")
 
 
 def test_a_copy_elsewhere_is_a_model_like_any_other(pocket: Path, tmp_path: Path) -> None:
@@ -154,15 +155,15 @@ def test_a_copy_elsewhere_is_a_model_like_any_other(pocket: Path, tmp_path: Path
     copy = tmp_path / "mine"
     shutil.copytree(pocket, copy)
     flip(copy / "model.safetensors", 20_000_003)
-    assert hub.locate(str(copy)) == copy
+    assert locate.locate(str(copy)) == copy
 
 
 def test_a_damaged_built_in_model_is_listed_with_the_reason(pocket: Path) -> None:
     flip(pocket / "tokenizer.json", 999)
-    (listed,) = [model for model in hub.installed() if model.name == "pocket"]
+    (listed,) = [model for model in locate.installed() if model.name == "pocket"]
     assert "damaged: tokenizer.json" in (listed.problem or "")
     (pocket / "model.safetensors").unlink()
-    (listed,) = [model for model in hub.installed() if model.name == "pocket"]
+    (listed,) = [model for model in locate.installed() if model.name == "pocket"]
     assert "model.safetensors is missing" in (listed.problem or "")
 
 

@@ -36,7 +36,7 @@ from laplm.cli.tune import add_tune
 from laplm.errors import InputError, LaplmError, did_you_mean, visible
 
 if TYPE_CHECKING:
-    from laplm.hub import InstalledModel
+    from laplm.hub.locate import InstalledModel
 
 
 class _Version(argparse.Action):
@@ -143,25 +143,25 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _pull(args: argparse.Namespace) -> int:
-    from laplm import hub
+    from laplm.hub import locate, pull
 
-    path = hub.pull(args.name, force=args.force)
+    path = pull.pull(args.name, force=args.force)
     write(f"{args.name} is in {path}\n")
-    if hub.is_adapter(path):
+    if locate.is_adapter(path):
         from laplm.model.files.adapter import read_adapter_config
 
         base = read_adapter_config(path).base_model_name_or_path
         try:
-            hub.locate_base(path, base)
+            locate.locate_base(path, base)
         except LaplmError:
             write(f"it is an adapter for {base}, which is not on disk: laplm pull {base}\n")
     return 0
 
 
 def _models(args: argparse.Namespace) -> int:
-    from laplm import hub
+    from laplm.hub import locate
 
-    found = hub.installed()
+    found = locate.installed()
     if args.json:
         import dataclasses
 

@@ -66,7 +66,7 @@ def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
 
 def _models() -> dict[str, Any]:
     """Names that every laplm knows, and directories; not what is on disk, which takes a moment."""
-    from laplm.hub import ALIASES, POCKET
+    from laplm.hub.locate import ALIASES, POCKET
 
     names = " ".join([POCKET, *ALIASES])
     return {

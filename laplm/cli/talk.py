@@ -37,13 +37,13 @@ def add_talk(verb: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def _talk(args: argparse.Namespace) -> int:
-    from laplm import hub
+    from laplm.hub import locate
     from laplm.talk import notebooks, slides
 
     slides.require() if args.slides else notebooks.require()
     # Notebooks run in their own directory, so a directory is named by its whole path.
     model = args.model or os.environ.get("LAPLM_MODEL") or "pocket"
-    path = hub.locate(model)
+    path = locate.locate(model)
     if Path(model).is_dir() and path.samefile(model):  # and not a name that a directory has too
         model = str(path.resolve())
     copies = notebooks.copy_to(args.directory)

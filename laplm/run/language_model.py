@@ -9,8 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypedDict, Unpack
 
-from laplm import hub
 from laplm.errors import ContextLengthError, ModelFormatError, ModelNotFoundError
+from laplm.hub import locate
 from laplm.model.activations import MAX_BYTES, ActivationCache, check_bytes, run_with_cache
 from laplm.model.chat import ChatTemplate
 from laplm.model.config import GPTConfig
@@ -75,7 +75,7 @@ class LanguageModel:
         """Open the model's files; the engine is made when it is first used. See ``load``."""
         start = time.perf_counter()
         self.name: str = str(name_or_path)
-        self.path: Path = hub.locate(self.name)
+        self.path: Path = locate.locate(self.name)
         self.precision: Precision = precision
         self.checkpoint: Checkpoint
         self.tokenizer: Tokenizer
@@ -253,14 +253,14 @@ def _open(path: Path) -> tuple[Checkpoint, Tokenizer, Path]:
     """
     if not is_adapter(path):
         return open_checkpoint(path), Tokenizer.from_directory(path), path
-    base = hub.locate_base(path, read_adapter_config(path).base_model_name_or_path)
+    base = locate.locate_base(path, read_adapter_config(path).base_model_name_or_path)
     if is_adapter(base):
         raise ModelFormatError(
             f"{path}: its base model {base} is an adapter too, and laplm adds one at a time; merge "
             "that one into its own model first, with peft's merge_and_unload()"
         )
     checkpoint = open_adapter(path, open_checkpoint(base))
-    return checkpoint, Tokenizer.from_directory(path if hub.has_tokenizer(path) else base), base
+    return checkpoint, Tokenizer.from_directory(path if locate.has_tokenizer(path) else base), base
 
 
 def load(
@@ -297,7 +297,7 @@ def load(
 def default_model() -> tuple[str, str]:
     """The model to use when none is named, and a sentence that says why it is this one."""
     try:
-        hub.locate("gpt2")
+        locate.locate("gpt2")
     except ModelNotFoundError:
         return "pocket", "the small built-in one; `laplm pull gpt2` fetches GPT-2"
     return "gpt2", "it is on disk; -m chooses another"

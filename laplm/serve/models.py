@@ -19,8 +19,9 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from laplm import built_in, hub
+from laplm import built_in
 from laplm.errors import InputError, LaplmError
+from laplm.hub import locate
 from laplm.model.chat import read_chat_templates
 from laplm.model.files.adapter import is_adapter, read_adapter_config
 from laplm.model.files.checkpoint import read_config
@@ -337,7 +338,7 @@ def given_models(words: list[str]) -> dict[str, str]:
         name, equals, target = word.partition("=")
         if not equals or Path(word).is_dir():
             target = word
-            is_path = Path(word).is_dir() and word not in (hub.POCKET, *hub.ALIASES)
+            is_path = Path(word).is_dir() and word not in (locate.POCKET, *locate.ALIASES)
             name = Path(word).resolve().name if is_path else word
         if not name or not target or name.startswith("run:"):
             raise InputError(f"{word!r} is no model; give a name, a directory, or NAME=DIRECTORY")
@@ -348,7 +349,7 @@ def given_models(words: list[str]) -> dict[str, str]:
 
 
 def _installed() -> dict[str, str]:
-    return {model.name: model.name for model in hub.installed() if model.problem is None}
+    return {model.name: model.name for model in locate.installed() if model.problem is None}
 
 
 def _describe(name: str, target: str) -> dict[str, Any]:
@@ -366,11 +367,11 @@ def _describe(name: str, target: str) -> dict[str, Any]:
         **dict.fromkeys(("n_layer", "n_head", "n_embd", "n_ctx", "vocab_size")),
     }
     try:
-        path = hub.locate(target)
+        path = locate.locate(target)
         adapter = is_adapter(path)
         base = path
         if adapter:
-            base = hub.locate_base(path, read_adapter_config(path).base_model_name_or_path)
+            base = locate.locate_base(path, read_adapter_config(path).base_model_name_or_path)
         config: GPTConfig = read_config(base)
         chat = bool(read_chat_templates(path) or read_chat_templates(base))
     except LaplmError as error:

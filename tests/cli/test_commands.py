@@ -19,9 +19,10 @@ import pytest
 from calling import refused
 
 import laplm
-from laplm import built_in, home, hub
+from laplm import built_in, home
 from laplm.cli import arguments, commands, output
 from laplm.errors import DownloadError
+from laplm.hub import locate, pull
 from laplm.model.engine.model import GPT
 from laplm.native import isa, jit
 from laplm.run.language_model import LanguageModel, default_model
@@ -327,7 +328,7 @@ def test_models_lists_what_is_on_disk(laplm_, tiny_model_dir, tmp_path, monkeypa
     header, pocket, mine, *about = result.out.rstrip("\n").split("\n")
     assert header.split() == ["name", "parameters", "on", "disk", "stored", "as", "path"]
     assert pocket.startswith("pocket ")
-    parameters = f"{hub.installed()[1].n_parameters / 1e6:.1f}"
+    parameters = f"{locate.installed()[1].n_parameters / 1e6:.1f}"
     assert re.match(rf"me/mine +{parameters} M +[\d.]+ MB +fp32 +\S+abc123$", mine)
     value = json.loads(laplm_("models", "--json").out)
     assert value[1]["name"] == "me/mine" and value[1]["dtype"] == "fp32"
@@ -426,7 +427,9 @@ def test_one_long_step_shows_time_that_passes_and_no_share(monkeypatch) -> None:
 
 def test_pull_says_where_the_model_is(laplm_, monkeypatch, tmp_path) -> None:
     asked = []
-    monkeypatch.setattr(hub, "pull", lambda name, *, force: asked.append((name, force)) or tmp_path)
+    monkeypatch.setattr(
+        pull, "pull", lambda name, *, force: asked.append((name, force)) or tmp_path
+    )
     assert laplm_("pull", "gpt2").out == f"gpt2 is in {tmp_path}\n"
     laplm_("pull", "gpt2", "--force")
     assert asked == [("gpt2", False), ("gpt2", True)]
@@ -434,7 +437,7 @@ def test_pull_says_where_the_model_is(laplm_, monkeypatch, tmp_path) -> None:
     def fail(name: str, *, force: bool) -> Path:
         raise DownloadError("cannot pull gpt2: the network is down; check it")
 
-    monkeypatch.setattr(hub, "pull", fail)
+    monkeypatch.setattr(pull, "pull", fail)
     refused(laplm_("pull", "gpt2"), "the network is down; check it")
 
 

@@ -16,8 +16,8 @@ from types import SimpleNamespace
 import pytest
 from calling import refused
 
-from laplm import hub
 from laplm.cli import output
+from laplm.hub import locate
 from laplm.run.language_model import LanguageModel
 
 COMMANDS = [
@@ -175,8 +175,8 @@ def test_a_name_in_a_file_of_weights_cannot_control_the_terminal(
 
 
 def test_tables_of_models_are_cleaned(laplm_, monkeypatch, tmp_path) -> None:
-    model = hub.InstalledModel(f"me/{EVIL}", tmp_path, 1000, 4000, "fp32", f"broken\n{EVIL}")
-    monkeypatch.setattr(hub, "installed", lambda: [model])
+    model = locate.InstalledModel(f"me/{EVIL}", tmp_path, 1000, 4000, "fp32", f"broken\n{EVIL}")
+    monkeypatch.setattr(locate, "installed", lambda: [model])
     listing = laplm_("models").out
     assert listing.count("\n") == 2 and r"me/\x1b]0;title" in listing and "\x1b" not in listing
     assert json.loads(laplm_("models", "--json").out)[0]["name"] == model.name

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from laplm import hub
 from laplm.errors import InputError
+from laplm.hub import locate
 from laplm.serve.models import Registry, Settings, given_models
 from laplm.serve.problems import ApiError
 
@@ -143,7 +143,7 @@ def test_the_disk_is_not_looked_at_for_every_request(
         looked.append(1)
         return []
 
-    monkeypatch.setattr(hub, "installed", installed)
+    monkeypatch.setattr(locate, "installed", installed)
 
     async def scenario(registry: Registry) -> None:
         for _ in range(3):

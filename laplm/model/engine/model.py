@@ -423,7 +423,7 @@ class GPT:
             before = time.perf_counter()
             self._pool.run(self._args_address, threads)
             choice.record((now := time.perf_counter()) - before, now)
-        logits = self._logits[: n_logit_rows * self._out_width].reshape(n_logit_rows, -1)
+        logits = self._logits[: n_logit_rows * self._out_width].reshape(-1, self._out_width)
         return logits[:, : self.config.vocab_size].copy()
 
 

@@ -20,8 +20,8 @@ from safetensors.torch import load_file, save_file
 from transformers import GPT2LMHeadModel
 
 import laplm
-from laplm import hub
 from laplm.errors import ModelFormatError, ModelNotFoundError
+from laplm.hub import locate
 from laplm.model.engine.quantize import prepared
 from laplm.model.files.adapter import AdapterConfig, is_adapter, open_adapter, read_adapter_config
 from laplm.model.files.checkpoint import Checkpoint, open_checkpoint
@@ -312,7 +312,7 @@ def test_base_is_found_from_the_adapter_and_from_the_current_directory(
 
 
 def put_in_cache(files: Path, repo: str) -> None:
-    folder = hub.hub_cache_dir() / ("models--" + repo.replace("/", "--"))
+    folder = locate.hub_cache_dir() / ("models--" + repo.replace("/", "--"))
     shutil.copytree(files, folder / "snapshots" / ("b" * 40))
     (folder / "refs").mkdir()
     (folder / "refs" / "main").write_text("b" * 40)
@@ -356,7 +356,7 @@ def test_adapter_in_the_hub_cache_is_found_by_name_and_not_listed_as_a_model(
         assert np.array_equal(
             our_logits(LanguageModel(name, "fp32")), our_logits(LanguageModel(adapter, "fp32"))
         )
-    assert [model.name for model in hub.installed()] == ["pocket"]
+    assert [model.name for model in locate.installed()] == ["pocket"]
 
 
 def test_adapter_has_its_own_tokenizer_or_its_bases(adapter: Path, tiny_model_dir: Path) -> None:

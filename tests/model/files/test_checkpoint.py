@@ -699,11 +699,11 @@ def test_opening_needs_no_torch(directory: Path) -> None:
 
 LOOK = """
 import os, sys
-from laplm import hub
+from laplm.hub import locate
 from laplm.errors import LaplmError
 from laplm.run.language_model import LanguageModel
 LanguageModel(sys.argv[1])
-hub.installed()  # all is imported: Python itself may be closed to others
+locate.installed()  # all is imported: Python itself may be closed to others
 os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)
@@ -713,7 +713,7 @@ for path in sys.argv[2:]:
         print("opened")
     except LaplmError as error:
         print(error)
-print([model.problem for model in hub.installed()[1:]])  # the package itself may be closed too
+print([model.problem for model in locate.installed()[1:]])  # the package itself may be closed too
 """
 
 

@@ -1,3 +1,5 @@
+"""Downloads from a stand-in for the hub, and that nothing else goes outside."""
+
 from __future__ import annotations
 
 import ast
@@ -18,15 +20,12 @@ from hub_server import Hub, start
 
 import laplm
 from laplm.errors import DownloadError, ModelNotFoundError
-from laplm.hub import ADAPTER_FILES, hub_cache_dir, installed, locate, pull
-from laplm.model.files.checkpoint import open_checkpoint, save_checkpoint
+from laplm.hub.locate import ADAPTER_FILES, installed, locate
+from laplm.hub.pull import pull
+from laplm.model.files.checkpoint import open_checkpoint
 from laplm.model.tokenizer import Tokenizer
 
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-    return tmp_path / "hub"
+pytest_plugins = ("hub_cache",)  # its fixture; a second conftest would hide the first one
 
 
 @pytest.fixture
@@ -52,292 +51,7 @@ def hub(cache: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> I
     server.server_close()
 
 
-def put(cache: Path, repo: str, files: Path, commit: str = "b" * 40) -> Path:
-    """A model in the cache, as huggingface_hub leaves it."""
-    folder = cache / ("models--" + repo.replace("/", "--"))
-    shutil.copytree(files, folder / "snapshots" / commit)
-    (folder / "refs").mkdir()
-    (folder / "refs" / "main").write_text(commit)
-    return folder / "snapshots" / commit
-
-
 def quiet(what: str, done: int, total: int) -> None: ...
-
-
-# --- where things are -------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "environment",
-    [
-        {},
-        {"HF_HOME": "~/elsewhere"},
-        {"XDG_CACHE_HOME": "/x/cache"},
-        {"HF_HOME": "/h", "XDG_CACHE_HOME": "/x"},
-        {"HUGGINGFACE_HUB_CACHE": "/old", "HF_HOME": "/h"},
-        {"HF_HUB_CACHE": "$HOME/new", "HUGGINGFACE_HUB_CACHE": "/old"},
-        {"HF_HUB_CACHE": ""},
-        {"HF_HUB_CACHE": "~nosuchuser/x"},
-        {"HF_HOME": "~nosuchuser/x"},
-    ],
-)
-def test_cache_directory_is_the_one_of_huggingface_hub(environment: dict[str, str]) -> None:
-    names = ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME")
-    clean = {k: v for k, v in os.environ.items() if k not in names}
-    code = (
-        "from laplm.hub import hub_cache_dir; from huggingface_hub.constants import HF_HUB_CACHE; "
-        "from pathlib import Path; print(hub_cache_dir()); print(Path(HF_HUB_CACHE))"
-    )
-    out = subprocess.run(
-        [sys.executable, "-c", code],
-        env=clean | environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    ours, theirs = out.stdout.splitlines()
-    assert ours == theirs
-
-
-def test_directory_is_taken_as_it_is(tiny_model_dir: Path, cache: Path) -> None:
-    assert locate(str(tiny_model_dir)) == tiny_model_dir
-
-
-def test_empty_directory_of_a_known_name_does_not_hide_the_model(
-    cache: Path, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "gpt2").mkdir()
-    monkeypatch.chdir(tmp_path)
-    snapshot = put(cache, "gpt2", tiny_model_dir)
-    assert locate("gpt2") == snapshot
-    shutil.copytree(tiny_model_dir, tmp_path / "gpt2", dirs_exist_ok=True)
-    assert locate("gpt2").resolve() == tmp_path / "gpt2"
-
-
-@pytest.mark.parametrize("stored", ["gpt2", "openai-community/gpt2"])
-@pytest.mark.parametrize("asked", ["gpt2", "openai-community/gpt2"])
-def test_gpt2_is_found_under_its_old_and_its_new_name(
-    cache: Path, tiny_model_dir: Path, stored: str, asked: str
-) -> None:
-    snapshot = put(cache, stored, tiny_model_dir)
-    assert locate(asked) == snapshot
-
-
-def test_other_hub_ids_are_found(cache: Path, tiny_model_dir: Path) -> None:
-    snapshot = put(cache, "someone/their--model", tiny_model_dir)
-    assert locate("someone/their--model") == snapshot
-
-
-def test_whole_model_is_preferred_to_a_partial_one(cache: Path, tiny_model_dir: Path) -> None:
-    (put(cache, "openai-community/gpt2", tiny_model_dir) / "model.safetensors").unlink()
-    snapshot = put(cache, "gpt2", tiny_model_dir)
-    assert locate("gpt2") == snapshot
-
-
-@pytest.mark.parametrize(
-    ("file", "reason"),
-    [
-        ("config.json", r"config\.json is missing"),
-        ("model.safetensors", "the weights are missing"),
-        ("tokenizer.json", "its tokenizer is missing"),
-    ],
-)
-def test_partial_model_is_refused_with_what_is_missing(
-    cache: Path, tiny_model_dir: Path, file: str, reason: str
-) -> None:
-    (put(cache, "gpt2", tiny_model_dir) / file).unlink()
-    with pytest.raises(ModelNotFoundError, match=rf"{reason}.*`laplm pull gpt2`"):
-        locate("gpt2")
-
-
-def test_link_to_nothing_counts_as_missing(cache: Path, tiny_model_dir: Path) -> None:
-    snapshot = put(cache, "gpt2", tiny_model_dir)
-    (snapshot / "model.safetensors").unlink()
-    (snapshot / "model.safetensors").symlink_to("../../blobs/gone")
-    with pytest.raises(ModelNotFoundError, match="the weights are missing"):
-        locate("gpt2")
-
-
-def test_missing_shard_is_counted(cache: Path, tiny_model_dir: Path) -> None:
-    snapshot = put(cache, "gpt2", tiny_model_dir)
-    (snapshot / "model.safetensors").rename(snapshot / "model-00001-of-00002.safetensors")
-    shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
-    index = snapshot / "model.safetensors.index.json"
-    index.write_text(json.dumps({"weight_map": shards}))
-    with pytest.raises(ModelNotFoundError, match="1 of 2 weight files are missing"):
-        locate("gpt2")
-    index.write_text("{")
-    with pytest.raises(ModelNotFoundError, match=r"index\.json cannot be read"):
-        locate("gpt2")
-
-
-def test_model_that_is_not_there_says_how_to_get_it(cache: Path) -> None:
-    with pytest.raises(ModelNotFoundError, match="`laplm pull gpt2-xl` downloads it") as caught:
-        locate("gpt2-xl")
-    assert str(cache) in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("typed", "meant"), [("gtp2", "gpt2"), ("gpt2-midium", "gpt2-medium"), ("poket", "pocket")]
-)
-def test_close_names_are_suggested(cache: Path, typed: str, meant: str) -> None:
-    with pytest.raises(ModelNotFoundError, match=rf"Did you mean.* {meant}\b"):
-        locate(typed)
-
-
-def test_names_on_disk_are_suggested_too(cache: Path, tiny_model_dir: Path) -> None:
-    put(cache, "someone/story-writer", tiny_model_dir)
-    with pytest.raises(ModelNotFoundError, match="Did you mean someone/story-writer"):
-        locate("someone/storywriter")
-
-
-def test_a_name_that_is_right_is_not_taken_for_another(cache: Path) -> None:
-    with pytest.raises(ModelNotFoundError) as caught:
-        locate("gpt2")
-    assert "Did you mean" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "name", ["./no/such", "../..//x", "/no/such/dir", "a/b/c", "", "gpt2\0", "~nobody9/x", "-m"]
-)
-def test_impossible_names_are_refused_plainly(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    (tmp_path / "empty" / "here").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path / "empty" / "here")
-    with pytest.raises(ModelNotFoundError, match="no such directory"):
-        locate(name)
-
-
-def test_very_long_name_is_refused_plainly(cache: Path) -> None:
-    with pytest.raises(ModelNotFoundError):
-        locate("a" * 5000)
-
-
-def test_unreadable_cache_is_named(
-    cache: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    snapshot = put(cache, "gpt2", tiny_model_dir)
-    real = Path.is_file
-
-    def is_file(path: Path) -> bool:
-        if path.parent == snapshot:
-            raise PermissionError(13, "Permission denied")
-        return real(path)
-
-    monkeypatch.setattr(Path, "is_file", is_file)
-    with pytest.raises(ModelNotFoundError, match="cannot be read: Permission denied"):
-        locate("gpt2")
-
-
-def test_file_is_not_taken_for_a_model(tiny_model_dir: Path, cache: Path) -> None:
-    with pytest.raises(ModelNotFoundError, match="is a file; give the directory"):
-        locate(str(tiny_model_dir / "model.safetensors"))
-
-
-def test_one_snapshot_is_taken_where_the_cache_names_no_branch(
-    cache: Path, tiny_model_dir: Path
-) -> None:
-    snapshot = put(cache, "gpt2", tiny_model_dir)
-    shutil.rmtree(snapshot.parents[1] / "refs")
-    assert locate("gpt2") == snapshot
-    assert {m.name: m.problem for m in installed()}["gpt2"] is None
-    (snapshot.parents[1] / "refs").mkdir()
-    os.mkfifo(snapshot.parents[1] / "refs" / "main")
-    assert locate("gpt2") == snapshot
-
-
-def test_newest_whole_snapshot_is_taken_where_the_cache_names_no_branch(
-    cache: Path, tiny_model_dir: Path
-) -> None:
-    old = put(cache, "gpt2", tiny_model_dir)
-    new, partial = old.with_name("c" * 40), old.with_name("a" * 40)
-    for time, path in enumerate((new, partial)):
-        shutil.copytree(tiny_model_dir, path)
-        os.utime(path, (2e9 + time, 2e9 + time))
-    (partial / "tokenizer.json").unlink()
-    os.utime(partial, (3e9, 3e9))
-    assert locate("gpt2") == old
-    (old.parents[1] / "refs" / "main").unlink()
-    assert locate("gpt2") == new
-    (new / "config.json").unlink()
-    assert locate("gpt2") == old
-
-
-def test_directory_that_may_not_be_read_is_named(
-    cache: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def denied(path: Path) -> bool:
-        raise PermissionError(13, "Permission denied", str(path))
-
-    monkeypatch.setattr(Path, "is_dir", denied)
-    with pytest.raises(ModelNotFoundError, match=r"tiny cannot be read \(Permission denied\)"):
-        locate(str(tiny_model_dir))
-
-
-def test_branch_reference_cannot_lead_out_of_the_cache(cache: Path, tiny_model_dir: Path) -> None:
-    put(cache, "gpt2", tiny_model_dir)
-    shutil.copytree(tiny_model_dir, cache / "models--gpt2" / "outside")
-    (cache / "models--gpt2" / "refs" / "main").write_text("../outside")
-    with pytest.raises(ModelNotFoundError):
-        locate("gpt2")
-
-
-def test_locating_imports_nothing_slow() -> None:
-    code = (
-        "import sys; from laplm import hub\n"
-        "try: hub.locate('gpt2')\n"
-        "except Exception as e: assert 'pull' in str(e)\n"
-        "slow = {'huggingface_hub', 'numpy', 'torch', 'rich', 'socket'} & set(sys.modules)\n"
-        "sys.exit(repr(slow) if slow else 0)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
-# --- what is installed ------------------------------------------------------------------------
-
-
-def test_models_on_disk_are_listed(cache: Path, tiny_model_dir: Path) -> None:
-    snapshot = put(cache, "openai-community/gpt2", tiny_model_dir)
-    (put(cache, "someone/half", tiny_model_dir) / "model.safetensors").unlink()
-    other = put(cache, "someone/bert", tiny_model_dir)
-    (other / "config.json").write_text('{"model_type": "bert"}')
-    (cache / "models--distilbert--distilgpt2" / "blobs").mkdir(parents=True)
-    (cache / "models--someone--unknown" / "blobs").mkdir(parents=True)
-    listed = {model.name: model for model in installed()}
-    assert set(listed) == {"pocket", "gpt2", "someone/half", "distilgpt2"}
-    gpt2 = listed["gpt2"]
-    assert gpt2.path == snapshot and gpt2.problem is None and gpt2.dtype == "fp32"
-    assert gpt2.n_parameters == open_checkpoint(tiny_model_dir).config.n_parameters
-    assert gpt2.size_bytes == sum(f.stat().st_size for f in tiny_model_dir.iterdir())
-    assert listed["someone/half"].problem == "the weights are missing"
-    assert listed["distilgpt2"].problem == "its download did not finish"
-
-
-def test_damaged_model_is_listed_with_the_reason(cache: Path, tiny_model_dir: Path) -> None:
-    snapshot = put(cache, "gpt2", tiny_model_dir)
-    data = (snapshot / "model.safetensors").read_bytes()
-    (snapshot / "model.safetensors").write_bytes(data[:-5])
-    (put(cache, "other", tiny_model_dir) / "config.json").write_text("{")
-    listed = {model.name: model for model in installed()}
-    assert "cut short" in (listed["gpt2"].problem or "")
-    assert "not readable as JSON" in (listed["other"].problem or "")
-    assert listed["other"].n_parameters is None
-
-
-def test_listing_does_not_import_torch_for_a_pickle(cache: Path, tiny_model_dir: Path) -> None:
-    snapshot = put(cache, "gpt2", tiny_model_dir)
-    (snapshot / "model.safetensors").rename(snapshot / "pytorch_model.bin")
-    code = (
-        "import sys; from laplm import hub; models = {m.name: m for m in hub.installed()}\n"
-        "assert models['gpt2'].problem is None and models['gpt2'].n_parameters, models\n"
-        "sys.exit('torch' in sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_no_cache_at_all_lists_the_built_in_model_only(cache: Path) -> None:
-    assert [model.name for model in installed()] == ["pocket"]
 
 
 # --- pull -------------------------------------------------------------------------------------
@@ -667,7 +381,7 @@ def test_impossible_names_are_not_sent_anywhere(hub: Hub, name: str) -> None:
 
 
 def test_two_pulls_at_once_leave_one_whole_model(hub: Hub) -> None:
-    code = "from laplm import hub; print(hub.pull('gpt2'))"
+    code = "from laplm.hub.pull import pull; print(pull('gpt2'))"
     environment = os.environ | {"HF_HUB_OFFLINE": "0"}
     pulls = [
         subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE)
@@ -701,7 +415,7 @@ NETWORK = {
     "xmlrpc",
 }  # fmt: skip
 # The audit names socket constants; serve listens, and opens no connection itself.
-ALLOWED = {"hub.py": {"huggingface_hub"}, "audit.py": {"socket"}}
+ALLOWED = {"hub/pull.py": {"huggingface_hub"}, "audit.py": {"socket"}}
 
 
 def imports(file: Path) -> set[str]:
@@ -724,11 +438,3 @@ def test_only_the_hub_module_can_open_connections() -> None:
         if name.startswith("serve/"):
             continue
         assert imports(file) & NETWORK <= ALLOWED.get(name, set()), name
-
-
-def test_saved_models_are_found_by_path(tiny_model_dir: Path, tmp_path: Path) -> None:
-    checkpoint = open_checkpoint(tiny_model_dir)
-    tensors = {name: checkpoint.tensor(name) for name in checkpoint.names}
-    save_checkpoint(tmp_path / "saved", checkpoint.config, tensors)
-    assert locate(str(tmp_path / "saved")) == tmp_path / "saved"
-    assert hub_cache_dir() != tmp_path

@@ -1,0 +1,1 @@
+"""Models by name: found on disk (``locate``), or downloaded first (``pull``)."""

@@ -1,0 +1,359 @@
+"""Models by name: where they are on disk. Nothing here opens a connection (``pull.py`` does)."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib
+import importlib.util
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from laplm import built_in
+from laplm.errors import (
+    LaplmError,
+    ModelNotFoundError,
+    did_you_mean,
+)
+
+POCKET = "pocket"
+# Names in use since 2019, and where their models live on the hub now.
+ALIASES = {
+    "gpt2": "openai-community/gpt2",
+    "gpt2-medium": "openai-community/gpt2-medium",
+    "gpt2-large": "openai-community/gpt2-large",
+    "gpt2-xl": "openai-community/gpt2-xl",
+    "distilgpt2": "distilbert/distilgpt2",
+}
+_SHORT = {repo: name for name, repo in ALIASES.items()}
+
+# The hub's own rule, 96 characters included.
+HUB_ID = re.compile(r"(?=.{1,96}\Z)[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+TOKENIZER_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+
+
+@dataclasses.dataclass(frozen=True)
+class InstalledModel:
+    """A model on disk.
+
+    Attributes:
+        name: What ``-m`` and ``load`` take.
+        path: Its directory.
+        n_parameters: Count of trained numbers; None when its config cannot be read.
+        size_bytes: Bytes of its files.
+        dtype: "fp32", "fp16" or "bf16" as stored; None when the weights cannot be looked at.
+        problem: Why it cannot be used, or None.
+        summary: What it is, in the words of the built-in model's card; None for any other.
+    """
+
+    name: str
+    path: Path
+    n_parameters: int | None
+    size_bytes: int
+    dtype: str | None
+    problem: str | None = None
+    summary: str | None = None
+
+
+# --- on disk ----------------------------------------------------------------------------------
+
+
+def hub_cache_dir() -> Path:
+    """The directory of downloaded models, found as ``huggingface_hub`` finds it."""
+    cache = os.environ.get("HF_HUB_CACHE", os.environ.get("HUGGINGFACE_HUB_CACHE"))
+    if cache is not None:
+        return _expand(cache)
+    home = os.environ.get("HF_HOME")
+    if home is None:
+        home = os.environ.get("XDG_CACHE_HOME", "~/.cache") + "/huggingface"
+    return _expand(home) / "hub"
+
+
+def _expand(path: str) -> Path:
+    # Not Path.expanduser, which raises an error where nobody has the name; ~nobody is a directory.
+    return Path(os.path.expanduser(os.path.expandvars(path)))  # noqa: PTH111
+
+
+def locate(name_or_path: str) -> Path:
+    """The directory of a model: a path, ``pocket``, a name such as ``gpt2``, or a hub id.
+
+    It may be an adapter's: ``locate_base`` then gives the model that it belongs to. The built-in
+    model's files are compared with their checksums, by whichever name it is asked for.
+
+    Raises:
+        ModelNotFoundError: nothing of this name is on disk, or only a part of it.
+        ModelFormatError: a file of the built-in model is damaged.
+    """
+    path = Path(name_or_path or "\0")  # Path("") would be the current directory
+    try:
+        path = path.expanduser()
+        # A directory that happens to be called gpt2 does not hide the model of that name.
+        named = name_or_path in ALIASES or name_or_path == POCKET
+        if path.is_dir() and (not named or (path / "config.json").is_file()):
+            if path.resolve() == built_in.DIRECTORY.resolve():
+                built_in.check()
+            return path
+        if path.is_file():
+            raise ModelNotFoundError(
+                f"{name_or_path} is a file; give the directory that holds the model's files"
+            )
+    except PermissionError as error:
+        raise ModelNotFoundError(
+            f"{error.filename} cannot be read ({error.strerror}); check who may read it"
+        ) from None
+    except (OSError, RuntimeError, ValueError):
+        pass  # too long, no such home, NUL
+    if name_or_path == POCKET:
+        built_in.check()
+        return built_in.DIRECTORY
+    if not HUB_ID.fullmatch(name_or_path):
+        raise ModelNotFoundError(
+            f"{name_or_path!r}: no such directory; give a model's directory, or a name such as "
+            "gpt2 or owner/name"
+        )
+    broken = None
+    for folder in _folders(name_or_path):
+        snapshot = _snapshot(folder)
+        problem = "its download did not finish" if snapshot is None else _problem(snapshot)
+        if snapshot is not None and problem is None:
+            return snapshot
+        broken = broken or (problem if folder.is_dir() else None)
+    if broken:
+        raise ModelNotFoundError(
+            f"{name_or_path} is on disk only in part ({broken}); `laplm pull {name_or_path}` "
+            "fetches the rest"
+        )
+    raise ModelNotFoundError(
+        f"{name_or_path} is not on disk (looked for a directory of this name, and in "
+        f"{hub_cache_dir()}); `laplm pull {name_or_path}` downloads it{suggestion(name_or_path)}"
+    )
+
+
+def locate_base(adapter: Path, base: str) -> Path:
+    """The directory of the model that an adapter was trained on.
+
+    Args:
+        adapter: The adapter's directory.
+        base: Its ``base_model_name_or_path``: a path, absolute or as seen from the adapter's
+            directory or from the current one, or a name that ``locate`` takes. Where nothing is
+            there, the copy that ``laplm tune`` puts into an adapter's directory is taken.
+
+    Raises:
+        ModelNotFoundError: nothing of this name is on disk, or only a part of it.
+        ModelFormatError: a file of the built-in model is damaged.
+    """
+    try:
+        with contextlib.suppress(OSError, ValueError):  # too long, NUL
+            if (adapter / base).is_dir():
+                return locate(str(adapter / base))
+        return locate(base)
+    except ModelNotFoundError as error:
+        from laplm.model.files.adapter import BASE
+
+        if (adapter / BASE).is_dir():  # the adapter was moved, and its base with it
+            return locate(str(adapter / BASE))
+        raise ModelNotFoundError(
+            f"{adapter} is an adapter, and its base model cannot be found (its "
+            f"adapter_config.json names it as base_model_name_or_path): {error}"
+        ) from None
+
+
+def has_tokenizer(path: Path) -> bool:
+    """Whether a directory holds a tokenizer's files."""
+    return any(all((path / name).is_file() for name in names) for names in TOKENIZER_FILES)
+
+
+def installed() -> list[InstalledModel]:
+    """The GPT-2 models on disk: the built-in one, then those of the hub cache by name.
+
+    Models of other kinds and adapters that share the cache are left out; broken and unfinished
+    ones are listed with the reason.
+    """
+    models = [_describe_built_in()]
+    try:
+        folders = sorted(hub_cache_dir().glob("models--*"))
+    except OSError:
+        folders = []
+    for folder in folders:
+        repo = folder.name.removeprefix("models--").replace("--", "/")
+        name = _SHORT.get(repo, repo)
+        try:
+            model = _describe_folder(name, repo, folder)
+        except OSError as error:
+            problem = f"its files cannot be read: {error.strerror}"
+            model = InstalledModel(
+                name, folder, None, _bytes_below(folder / "blobs"), None, problem
+            )
+        if model is not None:
+            models.append(model)
+    return models
+
+
+def _describe_folder(name: str, repo: str, folder: Path) -> InstalledModel | None:
+    """A model of the hub cache; None for another kind of model, or an adapter."""
+    snapshot = _snapshot(folder)
+    if snapshot is not None and is_adapter(snapshot):
+        return None  # some come with a copy of their base model's config
+    if snapshot is None or not (snapshot / "config.json").is_file():
+        # Without a config its kind is unknown: listed when laplm fetched it or knows it.
+        if repo in _SHORT or repo in ALIASES or any(folder.glob("blobs/*.laplm.incomplete")):
+            size = _bytes_below(folder / "blobs")
+            return InstalledModel(name, folder, None, size, None, "its download did not finish")
+        return None
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        config = json.loads((snapshot / "config.json").read_text(encoding="utf-8"))
+        if isinstance(config, dict) and config.get("model_type", "gpt2") != "gpt2":
+            return None
+    return _describe(name, snapshot)
+
+
+def _describe_built_in() -> InstalledModel:
+    problem = None
+    try:
+        built_in.check()
+    except LaplmError as error:
+        problem = str(error)
+    model = _describe(POCKET, built_in.DIRECTORY, problem)
+    return dataclasses.replace(model, summary=built_in.summary())
+
+
+def _describe(name: str, path: Path, problem: str | None = None) -> InstalledModel:
+    from laplm.model.files.checkpoint import open_checkpoint, read_config
+
+    n_parameters, dtype = None, None
+    problem = problem or _problem(path)
+    try:
+        n_parameters = read_config(path).n_parameters
+        if problem is None and _layout(path)[0].startswith(WEIGHT_FILES[1]):
+            # Looking into it would take torch's two seconds; its formats are not told apart.
+            if importlib.util.find_spec("torch") is None:
+                problem = f'{_layout(path)[0]} needs torch: pip install "laplm[tune]"'
+        elif problem is None:
+            dtype = open_checkpoint(path).dtype
+    except LaplmError as error:
+        problem = problem or str(error)
+    return InstalledModel(name, path, n_parameters, _bytes_below(path), dtype, problem)
+
+
+def _bytes_below(path: Path) -> int:
+    total = 0
+    with contextlib.suppress(OSError), os.scandir(path) as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):  # a link to nothing
+                total += entry.stat().st_size
+    return total
+
+
+def _folders(name: str) -> list[Path]:
+    """Where a name may lie in the cache: under its name of today, or of before."""
+    repos = dict.fromkeys([ALIASES.get(name, name), name, _SHORT.get(name, name)])
+    return [repo_folder(repo) for repo in repos]
+
+
+def repo_folder(repo: str) -> Path:
+    """Where the hub's cache keeps a repository."""
+    return hub_cache_dir() / ("models--" + repo.replace("/", "--"))
+
+
+def _snapshot(folder: Path) -> Path | None:
+    """The directory of a model's files as of its main branch.
+
+    Where the cache does not say what that is (one commit was fetched by its hash, or the cache was
+    copied without its ``refs``), it is the newest that is whole.
+    """
+    main = folder / "refs" / "main"
+    with contextlib.suppress(OSError, ValueError):
+        if main.is_file():
+            commit = main.read_text(encoding="utf-8").strip()
+            path = folder / "snapshots" / commit
+            return path if re.fullmatch(r"[0-9A-Za-z]+", commit) and path.is_dir() else None
+    with contextlib.suppress(OSError):
+        there = [path for path in (folder / "snapshots").iterdir() if path.is_dir()]
+        there.sort(key=lambda path: (_problem(path) is None, path.stat().st_mtime))
+        return there[-1] if there else None
+    return None
+
+
+def _layout(path: Path) -> tuple[str, list[str]]:
+    """The file that a model's weights begin with, and all that belong to it; ("", []) if none."""
+    for name in WEIGHT_FILES:
+        if (path / name).is_file():
+            return name, [name]
+        index = path / f"{name}.index.json"
+        if index.is_file():
+            try:
+                shards = shard_names(json.loads(index.read_text(encoding="utf-8")))
+            except (OSError, ValueError, RecursionError):
+                shards = []
+            return index.name, shards
+    return "", []
+
+
+def _problem(path: Path) -> str | None:
+    """What a model's directory lacks, by the names of its files; None when it is whole."""
+    try:
+        return _lack(path)
+    except OSError as error:
+        return f"its files cannot be read: {error.strerror}"
+
+
+def is_adapter(path: Path) -> bool:
+    """Whether a directory holds an adapter and no model of its own."""
+    try:
+        if not (path / ADAPTER_FILES[0]).is_file():
+            return False
+    except OSError:
+        return False
+    from laplm.model.files import adapter  # NumPy comes with it
+
+    return adapter.is_adapter(path)
+
+
+def _lack(path: Path) -> str | None:
+    if is_adapter(path):
+        return None  # whether it is whole is told when it is opened, with its base model
+    if not (path / "config.json").is_file():
+        return "config.json is missing"
+    first, files = _layout(path)
+    if not first:
+        return "the weights are missing"
+    if not files:
+        return f"{first} cannot be read"
+    missing = [name for name in files if not (path / name).is_file()]
+    if missing:
+        return f"{len(missing)} of {len(files)} weight files are missing"
+    if not has_tokenizer(path):
+        return "its tokenizer is missing"
+    return None
+
+
+def shard_names(index: Any) -> list[str]:
+    """The weight files that an index names.
+
+    Raises:
+        ValueError: it is no index, or names something that is not a plain file name.
+    """
+    weight_map = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ValueError("no weight_map")
+    names = sorted(set(map(str, weight_map.values())))
+    for name in names:
+        if not re.fullmatch(r"[\w-][\w.-]*", name):
+            raise ValueError(f"{name!r} is not a plain file name")
+    return names
+
+
+def suggestion(name: str) -> str:
+    """The end of a message about a name that is not known: those on disk that look like it."""
+    known = [POCKET, *ALIASES]
+    with contextlib.suppress(OSError):
+        for folder in hub_cache_dir().glob("models--*"):
+            known.append(folder.name.removeprefix("models--").replace("--", "/"))
+    if name in known:
+        return ""
+    return did_you_mean(name, known)
