@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -34,6 +33,7 @@ DEFAULT = "default"
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 _SENTINEL = "laplm"  # stands for what is said, where only what is around it matters
 _CONTINUED = "CONTINUE_FINAL_MESSAGE_TAG "
+_MAX_SOURCE = 1 << 18  # characters of a template; the longest that models have are a tenth of it
 _PRIVATE = range(0x100000, 0x10FFFE)  # characters that nobody writes: a private use plane
 
 
@@ -277,14 +277,17 @@ class ChatTemplate:
                     "the last message is to be continued and a new one begun; choose one of them"
                 )
             final, messages = _with_mark(messages)
+        from laplm.model.bounded_jinja import limited
+
         try:
-            text = template.render(
-                messages=messages,
-                tools=inputs.tools,
-                documents=inputs.documents,
-                add_generation_prompt=add_generation_prompt,
-                **{**self._tokenizer.special_tokens, **inputs.variables},
-            )
+            with limited():
+                text = template.render(
+                    messages=messages,
+                    tools=inputs.tools,
+                    documents=inputs.documents,
+                    add_generation_prompt=add_generation_prompt,
+                    **{**self._tokenizer.special_tokens, **inputs.variables},
+                )
         except Exception as error:  # a template may do anything that Python's expressions can
             raise _broken(error) from None
         return _up_to_mark(text, final) if continue_final_message else text
@@ -570,6 +573,11 @@ def _broken(error: Exception) -> ChatTemplateError:
 
 @functools.lru_cache(maxsize=8)
 def _compiled(source: str) -> Template:
+    if len(source) > _MAX_SOURCE:
+        raise ChatTemplateError(
+            f"the model's chat template is damaged ({len(source):,} characters; none has more than "
+            f"{_MAX_SOURCE:,}); fetch or copy it again"
+        )
     try:
         return _environment().from_string(source)
     except MissingExtraError:
@@ -597,7 +605,8 @@ def _environment() -> Environment:
         from jinja2 import TemplateError
         from jinja2.ext import Extension, loopcontrols
         from jinja2.nodes import CallBlock, Node
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        from laplm.model.bounded_jinja import BoundedEnvironment
     except ImportError:
         raise MissingExtraError("a chat template", "serve") from None
 
@@ -618,25 +627,9 @@ def _environment() -> Environment:
     def raise_exception(message: str) -> None:
         raise TemplateError(message)
 
-    def tojson(
-        value: Any,
-        ensure_ascii: bool = False,
-        indent: int | None = None,
-        separators: tuple[str, str] | None = None,
-        sort_keys: bool = False,
-    ) -> str:
-        return json.dumps(
-            value,
-            ensure_ascii=ensure_ascii,
-            indent=indent,
-            separators=separators,
-            sort_keys=sort_keys,
-        )
-
-    environment = ImmutableSandboxedEnvironment(
+    environment = BoundedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
     )
-    environment.filters["tojson"] = tojson
     environment.globals["raise_exception"] = raise_exception
     environment.globals["strftime_now"] = lambda format: datetime.now().strftime(format)
     return environment
