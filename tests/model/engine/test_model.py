@@ -288,10 +288,16 @@ def test_every_instruction_set_gives_the_same_bits(
         np.testing.assert_array_equal(gpt.forward(ids), engines[precision].forward(ids))
 
 
-def test_last_only_is_the_last_row(engines: dict[Precision, GPT]) -> None:
+def test_last_only_is_the_last_row(
+    engines: dict[Precision, GPT], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a prompt that goes through at once, and of one in chunks, the first without any logits."""
     gpt = engines["int4"]
     ids = some_ids(gpt, 128)
-    np.testing.assert_array_equal(gpt.forward(ids, last_only=True), gpt.forward(ids)[-1:])
+    last = gpt.forward(ids)[-1:]
+    np.testing.assert_array_equal(gpt.forward(ids, last_only=True), last)
+    monkeypatch.setattr(model_module, "PREFILL_CHUNK", 48)
+    np.testing.assert_array_equal(gpt.forward(ids, last_only=True), last)
 
 
 def test_a_child_process_can_go_on_after_a_fork(engines: dict[Precision, GPT]) -> None:
