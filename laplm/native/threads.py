@@ -81,12 +81,13 @@ class ThreadChoice:
     all others wait for it at the next barrier: then fewer threads are quicker. Fewer are tried at
     first, and when the present ones are slower than they were or than fewer have been. While it is
     not all of them, more are tried again and again, so that all are back within a second of the
-    other program's end; attempts that fail become rarer, and take less than a tenth of the time.
+    other program's end; attempts that fail become rarer, and cost less than a tenth of the time.
     """
 
     DISTURBED = 1.4  # times what passes take at best
     PAUSES = 0.15, 0.4  # seconds between attempts: after one that came off, and at most
-    TRIED = 3  # passes for each attempt
+    TRIED = 3  # passes for each attempt; the median counts, for threads that were asleep come late
+    CLEAR, CLEAR_AT_ONCE = 2, 10  # times what passes take now: no need to go on with an attempt
     GAIN = 0.93  # times what passes take now: with this, more threads are worth it
 
     def __init__(self, count: int) -> None:
@@ -95,9 +96,8 @@ class ThreadChoice:
         self._seconds = [0.0] * len(self._counts)  # of a pass, the last ones counting most
         self._best = [0.0] * len(self._counts)
         self._trial: int | None = None  # which of them are tried
+        self._tried: list[float] = []  # seconds of this attempt's passes
         self._tried_fewer = False  # by the last attempt
-        self._left = 0  # passes that are left of this attempt
-        self._spent = 0.0  # seconds of it
         self._pause, _ = self.PAUSES
         self._next = 0.0  # when the next attempt may begin
 
@@ -109,16 +109,18 @@ class ThreadChoice:
     def record(self, seconds: float, now: float) -> None:
         """A pass of as many as ``threads`` said has taken so long, and ended at ``now``."""
         level = self._level if self._trial is None else self._trial
-        known = self._seconds[level]
-        self._seconds[level] = 0.5 * (known + seconds) if known else seconds
         best = self._best[level] or seconds
         self._best[level] = min(seconds, 1.001 * best)  # passes grow with their context
         if self._trial is not None:
-            self._spent += seconds
-            self._left -= 1
-            if self._left == 0 or seconds > 2 * self._seconds[self._level]:  # that is clear enough
+            self._tried.append(seconds)
+            times = seconds / self._seconds[self._level]
+            clear = times > (self.CLEAR if len(self._tried) > 1 else self.CLEAR_AT_ONCE)
+            if clear or len(self._tried) == self.TRIED:
                 self._decide(self._trial, now)
-        elif now >= self._next:
+            return
+        known = self._seconds[level]
+        self._seconds[level] = 0.5 * (known + seconds) if known else seconds
+        if now >= self._next:
             self._attempt()
 
     def _attempt(self) -> None:
@@ -133,18 +135,21 @@ class ThreadChoice:
             self._trial = fewer
         else:
             return
-        self._tried_fewer = self._trial == fewer
-        self._left, self._spent, self._seconds[self._trial] = self.TRIED, 0.0, 0.0
+        self._tried_fewer, self._tried = self._trial == fewer, []
 
     def _decide(self, tried: int, now: float) -> None:
         """Go on with the threads that were tried, or as before."""
         first, most = self.PAUSES
-        gain = self.GAIN if tried < self._level else 1.0
-        if self._seconds[tried] < gain * self._seconds[self._level]:
+        takes = self._seconds[self._level]
+        lost = sum(self._tried) - len(self._tried) * takes
+        self._seconds[tried] = sorted(self._tried)[len(self._tried) // 2]
+        if self._seconds[tried] < (self.GAIN if tried < self._level else 1.0) * takes:
             self._level, self._pause = tried, first
         elif tried < self._level:
             self._pause = min(most, 2 * self._pause)
-        self._next = now + max(self._pause, 10 * self._spent)
+        else:
+            self._best[self._level] = takes  # slower than they were, and yet the best there is
+        self._next = now + max(self._pause, 10 * lost)
         self._trial = None
 
 
