@@ -189,11 +189,15 @@ def test_an_idle_server_sleeps() -> None:
             lines = [line for file in found for line in file.read_text().splitlines()]
             return sum(int(line.split()[1]) for line in lines if line.startswith("voluntary"))
 
-        time.sleep(1)  # threads go to sleep a moment after their work
-        before = seconds(), wakings()
-        time.sleep(2)
-        assert seconds() - before[0] <= 0.02
-        assert wakings() - before[1] <= 4
+        seen = []
+        for _ in range(5):  # what follows the request comes late on a busy machine
+            time.sleep(1)
+            before = seconds(), wakings()
+            time.sleep(2)
+            seen.append((seconds() - before[0], wakings() - before[1]))
+            if seen[-1][0] <= 0.02 and seen[-1][1] <= 4:
+                return
+        pytest.fail(f"seconds of CPU time and wakings in 2 seconds each: {seen}")
 
 
 def test_a_model_that_cannot_be_opened_is_said_before_it_listens(tmp_path: Path) -> None:
