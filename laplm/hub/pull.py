@@ -49,7 +49,10 @@ _SMALL = (
     "added_tokens.json",
     "special_tokens_map.json",
     "chat_template.jinja",
+    "chat_template.json",
 )
+# Chat templates beside the default one, by name.
+_NAMED_TEMPLATE = re.compile(r"additional_chat_templates/\w[\w .-]*\.jinja")
 
 
 def pull(name: str, *, force: bool = False, progress: Progress | None = None) -> Path:
@@ -193,6 +196,7 @@ class _Source:
         snapshot = self.folder / "snapshots" / self.commit
         snapshot.mkdir(parents=True, exist_ok=True)
         for file in files:
+            (snapshot / file).parent.mkdir(exist_ok=True)
             _link(self._blobs[file], snapshot / file)
         refs = self.folder / "refs"
         refs.mkdir(exist_ok=True)
@@ -222,7 +226,7 @@ def _choose(name: str, source: _Source) -> list[str]:
             raise refuse(str(error)) from None
         if ADAPTER_FILES[1] not in source.sizes:
             raise refuse(f"it is an adapter without {ADAPTER_FILES[1]}")
-        return [*ADAPTER_FILES, *(file for file in _SMALL if file in source.sizes)]
+        return [*ADAPTER_FILES, *_small_files(source)]
     if "config.json" not in source.sizes:
         raise refuse("it has no config.json")
     config = fetch_json("config.json")
@@ -234,7 +238,7 @@ def _choose(name: str, source: _Source) -> list[str]:
         raise refuse(str(error)) from None
     if not any(source.sizes.keys() >= set(names) for names in TOKENIZER_FILES):
         raise refuse("it has no tokenizer (tokenizer.json, or vocab.json with merges.txt)")
-    small = ["config.json", *(file for file in _SMALL if file in source.sizes)]
+    small = ["config.json", *_small_files(source)]
     for weights in WEIGHT_FILES:
         index = f"{weights}.index.json"
         if weights in source.sizes:
@@ -245,6 +249,12 @@ def _choose(name: str, source: _Source) -> list[str]:
                 raise refuse(f"its index names files that it does not have ({missing[0]})")
             return [*small, index, *shards]
     raise refuse("it has neither model.safetensors nor pytorch_model.bin")
+
+
+def _small_files(source: _Source) -> list[str]:
+    """What there is of the tokenizer and of the chat templates."""
+    named = sorted(filter(_NAMED_TEMPLATE.fullmatch, source.sizes))
+    return [*(file for file in _SMALL if file in source.sizes), *named]
 
 
 def _is_what_was_announced(path: Path, etag: str) -> bool:

@@ -94,7 +94,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _api(self, repo: str, what: str) -> None:
         if repo not in self.hub.repos:
             return self._send(401, b"", {"X-Error-Code": "RepoNotFound"})
-        files = {p.name: p.read_bytes() for p in sorted(self.hub.repos[repo].iterdir())}
+        top = self.hub.repos[repo]
+        paths = sorted(path for path in top.rglob("*") if path.is_file())
+        files = {path.relative_to(top).as_posix(): path.read_bytes() for path in paths}
         if what.startswith("/tree/"):
             tree = [
                 {"type": "file", "path": name, "size": len(data), "oid": etag(data)}

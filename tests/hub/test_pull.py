@@ -109,6 +109,35 @@ def test_an_adapter_is_pulled_and_runs_on_its_base_model(
         pull("me/half")
 
 
+def test_named_chat_templates_are_pulled_and_found_where_transformers_finds_them(
+    hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+    from transformers import AutoTokenizer
+
+    files = hub.repos["openai-community/gpt2"]
+    (files / "chat_template.jinja").write_text("{{ messages | length }} by default")
+    named = files / "additional_chat_templates"
+    (named / "deeper").mkdir(parents=True)
+    (named / "tool_use.jinja").write_text("{{ tools | length }} tools")
+    (named / "rag.jinja").write_text("documents")
+    for other in ("notes.txt", ".jinja", "deeper/no.jinja"):
+        (named / other).write_text("something else")
+    path = pull("gpt2", progress=quiet)
+    found = sorted(p.name for p in (path / "additional_chat_templates").iterdir())
+    assert found == ["rag.jinja", "tool_use.jinja"]
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    settings = {"cache_dir": cache, "local_files_only": True}
+    theirs = AutoTokenizer.from_pretrained("openai-community/gpt2", **settings)
+    template = laplm.load("gpt2", "fp32").chat_template
+    assert template is not None and template.sources == theirs.chat_template
+    turns, tools = [{"role": "user", "content": "Hi"}], [{"type": "function"}]
+    for given in ({}, {"tools": tools}):
+        wanted = theirs.apply_chat_template(turns, tokenize=False, **given)
+        assert template.render(turns, **given) == wanted
+    assert template.render(turns, name="rag") == "documents"
+
+
 def test_second_pull_downloads_nothing(hub: Hub) -> None:
     path = pull("gpt2", progress=quiet)
     hub.requests.clear()
