@@ -50,7 +50,7 @@ def add_look(verb: Callable[..., argparse.ArgumentParser]) -> None:
         **options: Any,
     ) -> argparse.ArgumentParser:
         p: argparse.ArgumentParser = views.add_parser(name, help=what, description=what, **options)
-        p.set_defaults(call=_show, make=make)
+        p.set_defaults(call=_show, make=make, default=p.get_default)
         g = p.add_argument_group("what comes out")
         g.add_argument(
             "--out", type=Path, action="append", default=[], metavar=files,
@@ -292,6 +292,18 @@ def _add_writing(p: argparse.ArgumentParser) -> None:
     g.add_argument("--seed", type=int, default=1, metavar="N", help="(default: 1)")
 
 
+_WRITING = ("-n", "--temperature", "--top-k", "--seed")
+
+
+def _refuse(args: argparse.Namespace, when: str, *options: str) -> None:
+    """Refuse options that change nothing beside what else was asked for."""
+    for option in options:
+        name = "max_new_tokens" if option == "-n" else option.lstrip("-").replace("-", "_")
+        name = "components" if option == "--parts" else name
+        if getattr(args, name) != args.default(name):
+            raise InputError(f"{option} changes nothing {when}; leave it out")
+
+
 def _sampling(args: argparse.Namespace) -> dict[str, Any]:
     """The settings that were given."""
     names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
@@ -357,6 +369,7 @@ def _embeddings(args: argparse.Namespace, lm: LanguageModel, progress: Progress)
         if args.words or args.word_sets:
             raise InputError("--nearest takes its words by itself; leave the others out")
         return embeddings.nearest(lm, args.nearest, k=args.k)
+    _refuse(args, "without --nearest", "-k")
     if args.word_sets:
         return embeddings.embeddings(lm, args.words, word_sets=args.word_sets)
     return embeddings.embeddings(lm, args.words)
@@ -366,6 +379,7 @@ def _positions(args: argparse.Namespace, lm: LanguageModel, progress: Progress) 
     from laplm.look import positions
 
     if args.order is None and args.other is None:
+        _refuse(args, "without --order", "-k", "--ending")
         return positions.positions(lm)
     return positions.word_order(
         lm, args.order or _ORDER, args.other, ending=args.ending, k=args.k
@@ -376,6 +390,7 @@ def _block(args: argparse.Namespace, lm: LanguageModel, progress: Progress) -> V
     from laplm.look import block
 
     if args.all:
+        _refuse(args, "with --all", "--layer", "--position")
         return block.residual_stream(lm, args.text)
     return block.block(lm, args.text, layer=args.layer or 0, position=args.position)
 
@@ -384,6 +399,7 @@ def _attention(args: argparse.Namespace, lm: LanguageModel, progress: Progress) 
     from laplm.look import attention
 
     if args.kinds:
+        _refuse(args, "with --kinds", "--layer", "--head")
         return attention.head_kinds(lm)
     return attention.attention(lm, args.text, layer=args.layer, head=args.head)
 
@@ -420,11 +436,13 @@ def _ablate(args: argparse.Namespace, lm: LanguageModel, progress: Progress) -> 
     from laplm.look.continuations import continuations
 
     if args.without:
+        _refuse(args, "with --without", "--parts", "--layer", "--target", "--against")
         tap = ablation.ablation_tap(
             lm, **ablation.parts_named(args.without), how=args.how, mean_of=args.mean_of
         )
         changes = {"nothing": None, f"without {', '.join(args.without)}": tap}
         return continuations(lm, args.text, changes, **_writing(args))
+    _refuse(args, "without --without", *_WRITING)
     return ablation.ablate(
         lm,
         args.text,
@@ -444,6 +462,7 @@ def _patch(args: argparse.Namespace, lm: LanguageModel, progress: Progress) -> V
 
     stages = args.stage or list(patching.STAGES)
     if args.layer is None and args.position is None:
+        _refuse(args, "without --layer and --position", *_WRITING)
         return patching.patch(
             lm,
             args.clean,
@@ -455,6 +474,7 @@ def _patch(args: argparse.Namespace, lm: LanguageModel, progress: Progress) -> V
         )
     if args.layer is None or args.position is None:
         raise InputError("give both --layer and --position to write text under one patch")
+    _refuse(args, "with --layer and --position", "--target", "--against")
     changes: dict[str, Any] = {"nothing": None}
     for stage in args.stage or ["resid_pre"]:
         where = ", ".join(map(str, args.position))

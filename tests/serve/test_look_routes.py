@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -64,6 +65,28 @@ def test_every_view_answers_with_its_result_and_parts(client: TestClient, name: 
     assert found["result"]
     assert {part["kind"] for part in found["parts"]} <= {"table", "grid", "maps", "passage"}
     assert all(part["title"] for part in found["parts"])
+
+
+JSON = {"Content-Type": "application/json"}
+NUMBERS = ["-1", "1000000", str(10**30), "NaN", "-1e400", '"\u0663"']
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_a_number_gives_an_answer_or_says_what_it_may_be(client: TestClient, name: str) -> None:
+    views = {view["name"]: view for view in client.get("/api/look").json()["views"]}
+    for parameter in views[name]["parameters"]:
+        if not re.search("int|float", parameter["type"]):
+            continue
+        several = parameter["type"].startswith(("list", "Sequence"))
+        for number in NUMBERS:
+            value = f"[{number}]" if several else number
+            rest = {k: v for k, v in body_for(client, name).items() if k != parameter["name"]}
+            body = f"{json.dumps({**rest, parameter['name']: '?'})}".replace('"?"', value)
+            answer = client.post(f"/api/look/{name}", content=body, headers=JSON)
+            where = (parameter, number, answer.text[:300])
+            assert answer.status_code in (200, 400), where
+            if answer.status_code == 400:
+                assert "\n" not in answer.json()["error"]["message"], where
 
 
 def test_numbers_are_those_of_the_library(client: TestClient, tiny_model_dir: Path) -> None:
