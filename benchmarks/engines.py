@@ -142,11 +142,11 @@ class Laplm(Engine):
 
         The best of several: a roof is what the machine can do.
         """
-        from laplm.run.bench import Limits
+        from laplm.run.bench import Roofline
 
         address, size = self.gpt.weights_span()
-        limits = Limits(self.gpt)
-        return size / max(limits.read(address, size) for _ in range(8)), size
+        limits = Roofline(self.gpt)
+        return size / max(limits.read_bandwidth(address, size) for _ in range(8)), size
 
     def prefill(self, ids: Sequence[int]) -> float:
         """See ``Engine``."""

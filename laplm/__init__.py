@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     )
     from laplm.model.config import GPTConfig
     from laplm.model.tokenizer import Tokenizer
-    from laplm.run.generate import GenerationResult, GenerationStep, GenerationStream
+    from laplm.run.generate import GenerationStream
     from laplm.run.language_model import LanguageModel, load
+    from laplm.run.results import GenerationResult, GenerationStep
     from laplm.run.sampler import SamplingParams
     from laplm.tune.tuning import tune
 
@@ -39,8 +40,8 @@ _HOME = {
     "ContextLengthError": "errors",
     "DownloadError": "errors",
     "GPTConfig": "model.config",
-    "GenerationResult": "run.generate",
-    "GenerationStep": "run.generate",
+    "GenerationResult": "run.results",
+    "GenerationStep": "run.results",
     "GenerationStream": "run.generate",
     "InputError": "errors",
     "LanguageModel": "run.language_model",

@@ -42,7 +42,7 @@ def available_bytes() -> int:
     return int(psutil.virtual_memory().available) + resident_bytes()
 
 
-def process_on(port: int) -> str | None:
+def process_listening_on(port: int) -> str | None:
     """Which process listens on a TCP port: "laplm (process 123)"; None where nobody tells."""
     import psutil
 
@@ -56,7 +56,7 @@ def process_on(port: int) -> str | None:
     return None
 
 
-def end_process(pid: int, naming: str) -> bool:
+def terminate_process(pid: int, naming: str) -> bool:
     """Ask a process to end, if a word of its command line ends in ``naming``.
 
     Args:

@@ -49,7 +49,7 @@ def test_who_listens_on_a_port_is_named_and_nobody_on_a_free_one(
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        who = machine.process_on(port)
+        who = machine.process_listening_on(port)
         assert who is not None
         assert who.endswith(f"(process {os.getpid()})")
 
@@ -57,21 +57,21 @@ def test_who_listens_on_a_port_is_named_and_nobody_on_a_free_one(
             raise psutil.AccessDenied
 
         monkeypatch.setattr(psutil, "net_connections", denied)
-        assert machine.process_on(port) is None
+        assert machine.process_listening_on(port) is None
     monkeypatch.undo()
-    assert machine.process_on(port) is None
+    assert machine.process_listening_on(port) is None
 
 
 def test_a_process_is_ended_only_when_it_is_the_one_that_is_meant() -> None:
     code = "import time; time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", code, "--out=/runs/abc/model"]) as child:
         try:
-            assert not machine.end_process(child.pid, naming="/runs/other/model")
+            assert not machine.terminate_process(child.pid, naming="/runs/other/model")
             assert child.poll() is None
-            assert machine.end_process(child.pid, naming="/runs/abc/model")
+            assert machine.terminate_process(child.pid, naming="/runs/abc/model")
             assert child.wait(20) != 0
         finally:
             child.kill()
-    assert not machine.end_process(child.pid, naming="/runs/abc/model")
-    assert not machine.end_process(1 << 80, naming="")
-    assert not machine.end_process(-1, naming="")
+    assert not machine.terminate_process(child.pid, naming="/runs/abc/model")
+    assert not machine.terminate_process(1 << 80, naming="")
+    assert not machine.terminate_process(-1, naming="")

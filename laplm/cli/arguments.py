@@ -164,11 +164,11 @@ def _decode(data: bytes, what: str) -> str:
         ) from None
 
 
-def note_loose_space(text: str, lm: LanguageModel) -> None:
+def note_trailing_space(text: str, lm: LanguageModel) -> None:
     """Say why what follows a prompt that ends in a space is poor."""
-    from laplm.run.generate import ends_in_loose_space
+    from laplm.run.request import ends_in_space_token
 
-    if ends_in_loose_space(text, lm.tokenizer):
+    if ends_in_space_token(text, lm.tokenizer):
         note(
             "the prompt ends in a space, but tokens of words begin with theirs: without the last "
             "space the text goes on better",

@@ -23,7 +23,7 @@ from laplm.cli.completion import add_completion
 from laplm.cli.look import add_look
 from laplm.cli.output import (
     INTERRUPTED,
-    ReaderLeftError,
+    OutputClosedError,
     note,
     progress_bars,
     write,
@@ -296,7 +296,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             out.reconfigure(encoding=encoding, errors="replace")
     try:
         return _call(sys.argv[1:] if argv is None else list(argv))
-    except ReaderLeftError:
+    except OutputClosedError:
         return 0
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from laplm.cli.arguments import add_json, add_model, note_loose_space, open_model, read_prompt
+from laplm.cli.arguments import add_json, add_model, note_trailing_space, open_model, read_prompt
 from laplm.cli.output import Progress, note, progress_bars, write, write_json
 from laplm.errors import InputError
 
@@ -336,7 +336,7 @@ def _show(args: argparse.Namespace) -> int:
         view = args.make(args, lm, progress)
     if args.view in _CONTINUING:
         text: str = args.corrupted if args.view == "patch" else args.text
-        note_loose_space(text, lm)
+        note_trailing_space(text, lm)
     for path in args.out:
         view.save(path)
         note(f"{path} written")

@@ -24,7 +24,7 @@ _ONCE = {
 }
 
 
-class ReaderLeftError(Exception):
+class OutputClosedError(Exception):
     """Whoever read standard output has closed it, as ``head`` does."""
 
 
@@ -33,7 +33,7 @@ def write(text: str) -> None:
 
     Raises:
         InputError: standard output is closed, or on a disk that is full.
-        ReaderLeftError: nobody reads it any more.
+        OutputClosedError: nobody reads it any more.
     """
     if sys.stdout is None:
         raise InputError("cannot write the output (standard output is closed)")
@@ -41,7 +41,7 @@ def write(text: str) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
     except BrokenPipeError:
-        raise ReaderLeftError from None
+        raise OutputClosedError from None
     except OSError as error:
         raise InputError(f"cannot write the output ({error.strerror})") from None
 

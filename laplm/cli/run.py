@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from laplm.cli.arguments import add_json, add_model, note_loose_space, open_model, read_prompt
+from laplm.cli.arguments import add_json, add_model, note_trailing_space, open_model, read_prompt
 from laplm.cli.output import (
     INTERRUPTED,
     interruptible,
@@ -23,8 +23,9 @@ from laplm.errors import visible
 
 if TYPE_CHECKING:
     from laplm.model.tokenizer import Tokenizer
-    from laplm.run.generate import GenerationResult, GenerationStream
+    from laplm.run.generate import GenerationStream
     from laplm.run.language_model import LanguageModel
+    from laplm.run.results import GenerationResult
 
 
 _SHOWN_PROMPT = 1000  # characters of a long prompt that are shown, its last ones
@@ -108,25 +109,19 @@ def add_run(verb: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    from laplm.run.request import GenerationOptions
+
     prompt = read_prompt(args.prompt, args.prompt_file)
+    options: Any = {name: getattr(args, name) for name in GenerationOptions.__annotations__}
     with progress_bars() as progress:
         lm = open_model(args.model, args.precision, args.threads, progress)
         stream = lm.stream(
             prompt,
             args.max_new_tokens,
             samples=args.samples,
-            temperature=args.temperature,
-            top_k=args.top_k,
-            top_p=args.top_p,
-            min_p=args.min_p,
-            repetition_penalty=args.repetition_penalty,
-            seed=args.seed,
-            stop=args.stop,
-            logprobs=args.logprobs or 0,
-            slide=args.slide,
-            ignore_eos=args.ignore_eos,
+            **(options | {"logprobs": args.logprobs or 0}),
         )
-    note_loose_space(prompt, lm)
+    note_trailing_space(prompt, lm)
     with interruptible() as interrupted:
         if args.json:
             for _ in stream:

@@ -84,9 +84,9 @@ def _serve(args: argparse.Namespace) -> int:
     _check(args, key)
     from laplm.run.language_model import default_model
     from laplm.serve import logs
-    from laplm.serve.app import Options
-    from laplm.serve.models import Settings, given_models
-    from laplm.serve.security import Guard
+    from laplm.serve.app import ServerOptions
+    from laplm.serve.models import ServingSettings, given_models
+    from laplm.serve.security import AccessPolicy
     from laplm.serve.server import LOOPBACK, serve
 
     given = given_models(args.models)
@@ -97,10 +97,10 @@ def _serve(args: argparse.Namespace) -> int:
         note_model(default, why)
     away = args.host not in LOOPBACK
     names = {name.lower() for name in args.allow_host} | ({args.host.lower()} if away else set())
-    options = Options(
+    options = ServerOptions(
         given=given or {default: default},
         default=default,
-        settings=Settings(
+        settings=ServingSettings(
             precision=args.precision,
             look_precision=args.look_precision,
             threads=args.threads,
@@ -110,7 +110,7 @@ def _serve(args: argparse.Namespace) -> int:
             time_limit=args.time_limit,
             strict=args.strict,
         ),
-        guard=Guard(
+        policy=AccessPolicy(
             key=key,
             names=frozenset(names),
             anywhere=away,

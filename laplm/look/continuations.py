@@ -17,8 +17,7 @@ from laplm.look import figures, passes
 from laplm.look import target as targets
 from laplm.look.view import Column, Model, Part, Table, View
 from laplm.model.reference import Tap
-from laplm.run.generate import make_request
-from laplm.run.sampler import SamplingParams
+from laplm.run.request import GenerationRequest, make_request
 from laplm.run.tapped import TappedGPT
 
 if TYPE_CHECKING:
@@ -128,32 +127,23 @@ def continuations(
     """
     if not changes:
         raise InputError("no change is named; None is the model as it is")
-    params = SamplingParams(temperature=temperature, top_k=top_k, seed=seed)
     ids = passes.encode(model, text)
-    written = write_under(model, ids, list(changes.values()), params, max_new_tokens)
+    request = make_request(
+        ids, model.tokenizer, model.config, max_new_tokens,
+        temperature=temperature, top_k=top_k, seed=seed,
+    )  # fmt: skip
+    written = write_under(model, request, list(changes.values()))
     prompt = model.tokenizer.decode(ids)
     return Continuations(model.name, prompt, list(changes), written.texts, seed, *written[1:])
 
 
-def write_under(
-    model: Model,
-    ids: Sequence[int],
-    taps: Sequence[Tap | None],
-    params: SamplingParams,
-    max_new_tokens: int,
-) -> Written:
-    """The text after ``ids`` under each tap, and what comes next.
-
-    Raises:
-        ContextLengthError: the new tokens do not fit in the context.
-        InputError: there are no ids, or a setting is out of range.
-    """
-    make_request(ids, model.tokenizer, model.config, max_new_tokens=max_new_tokens)
+def write_under(model: Model, request: GenerationRequest, taps: Sequence[Tap | None]) -> Written:
+    """The text of a request under each tap, and what comes next."""
     texts, rows = [], []
     for tap in taps:
-        rows.append(passes.forward(model, ids, tap, last_only=True)[0])
+        rows.append(passes.forward(model, request.prompt_ids, tap, last_only=True)[0])
         engine = model.gpt if tap is None else TappedGPT(model.gpt, passes.watched(tap))
-        stream = passes.write(engine, model, ids, params, max_new_tokens=max_new_tokens)
+        stream = passes.write(engine, model, request)
         texts.append(stream.results()[0].text)
     known = targets.probabilities(np.stack(rows))[:, : model.tokenizer.vocab_size]
     best = np.argsort(-known.max(axis=0), kind="stable")[:_SHOWN]

@@ -15,6 +15,7 @@ from laplm.look.view import Column, Model, Part, Passage, Span, Table, View, che
 from laplm.model.engine.model import GPT
 from laplm.model.reference import softmax
 from laplm.model.tokenizer import StreamDecoder
+from laplm.run.request import make_request
 from laplm.run.sampler import SamplingParams, probabilities
 
 if TYPE_CHECKING:
@@ -166,12 +167,13 @@ def generation(
     known = min(model.tokenizer.vocab_size, model.config.vocab_size)
     if alternatives != 0:
         alternatives = check_count("alternatives", alternatives, known - 1)
-    params = SamplingParams(temperature, top_k, top_p, min_p, repetition_penalty, seed)
     prompt_ids = passes.encode(model, prompt)
-    stream = passes.write(
-        model.gpt, model, prompt_ids, params,
-        max_new_tokens=max_new_tokens, stop=stop, ignore_eos=ignore_eos,
+    request = make_request(
+        prompt_ids, model.tokenizer, model.config, max_new_tokens,
+        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
+        repetition_penalty=repetition_penalty, seed=seed, stop=stop, ignore_eos=ignore_eos,
     )  # fmt: skip
+    stream = passes.write(model.gpt, model, request)
     (result,) = stream.results()
     ids = list(result.token_ids)
     own, drawn, ranks, bits, others, chances = [], [], [], [], [], []

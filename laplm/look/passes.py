@@ -11,7 +11,6 @@ import math
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
-from typing import Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,8 +22,8 @@ from laplm.model.activations import ActivationCache
 from laplm.model.config import GPTConfig
 from laplm.model.engine.kv_cache import KVCache
 from laplm.model.files.checkpoint import Checkpoint, check_finite
-from laplm.run.generate import Engine, GenerationStream, StreamOptions, stream_generate
-from laplm.run.sampler import SamplingParams
+from laplm.run.generate import CausalLM, GenerationStream
+from laplm.run.request import GenerationRequest
 
 Array = NDArray[np.float32]
 Ids = NDArray[np.int64]
@@ -68,20 +67,9 @@ def watched(tap: reference.Tap) -> reference.Tap:
     return see
 
 
-def write(
-    gpt: Engine,
-    model: Model,
-    ids: Sequence[int],
-    params: SamplingParams,
-    **options: Unpack[StreamOptions],
-) -> GenerationStream:
-    """The text that follows ids, drawn to its end; arguments as ``stream_generate``.
-
-    Raises:
-        ContextLengthError: the new tokens do not fit in the context.
-        InputError: there are no ids, or a setting is out of range.
-    """
-    stream = stream_generate(gpt, model.tokenizer, ids, params, **options)
+def write(gpt: CausalLM, model: Model, request: GenerationRequest) -> GenerationStream:
+    """The text of a request, generated to its end."""
+    stream = GenerationStream(gpt, model.tokenizer, request)
     for _ in stream:
         _pause()
     return stream

@@ -23,8 +23,7 @@ from laplm.look import figures, passes
 from laplm.look.continuations import next_table, write_under
 from laplm.look.view import Column, Model, Part, Table, View, visible
 from laplm.model.reference import Tap
-from laplm.run.generate import make_request
-from laplm.run.sampler import SamplingParams
+from laplm.run.request import make_request
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -171,12 +170,14 @@ def steer(
         )
     at = model.config.n_layer // 2 if layer is None else passes.check_layer(model, layer)
     ids = passes.encode(model, text)
-    params = SamplingParams(temperature=temperature, top_k=top_k, seed=seed)
-    make_request(ids, model.tokenizer, model.config, max_new_tokens=max_new_tokens)
+    request = make_request(
+        ids, model.tokenizer, model.config, max_new_tokens,
+        temperature=temperature, top_k=top_k, seed=seed,
+    )  # fmt: skip
     along = direction(model, towards, away_from, layer=at)
     own = passes.cache(model, ids, ["resid_pre"])["resid_pre", at]
     taps = [steering_tap(along, layer=at, coefficient=c) for c in coefficients]
-    written = write_under(model, ids, taps, params, max_new_tokens)
+    written = write_under(model, request, taps)
     return Steering(
         model=model.name,
         prompt=text,

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from laplm.native.memory import aligned
 from laplm.progress import Progress
 
 Array = NDArray[np.float32]
-STEPS = 16  # decode steps timed together
+DECODE_STEPS = 16  # decode steps timed together
 
 
 class GeneratedCheckpoint(Checkpoint):
@@ -101,8 +102,8 @@ class BenchResult:
         return asdict(self)
 
 
-class Limits:
-    """The machine's own limits, measured with the kernels' own instructions."""
+class Roofline:
+    """The machine's memory bandwidth and arithmetic rate, with the kernels' own instructions."""
 
     def __init__(self, gpt: GPT) -> None:
         from laplm.model.engine import kernel_args
@@ -118,8 +119,8 @@ class Limits:
         self._scratch = aligned(gpt.threads << 20, np.uint8)
         self._inputs = 768 // kernel_args.GROUP * kernel_args.GROUP
 
-    def _together(self, work: Callable[[int], Any]) -> float:
-        """Seconds that all threads need to do ``work(thread)`` at the same time."""
+    def _time_all_threads(self, work: Callable[[int], Any]) -> float:
+        """Seconds until ``work(thread)`` has ended on all threads, started together."""
         threads = [threading.Thread(target=work, args=(i,)) for i in range(1, self._threads)]
         start = time.perf_counter()
         for thread in threads:
@@ -129,8 +130,8 @@ class Limits:
             thread.join()
         return time.perf_counter() - start
 
-    def read(self, address: int, size: int) -> float:
-        """Bytes a second at which all threads read this memory together."""
+    def read_bandwidth(self, address: int, size: int) -> float:
+        """Bytes per second at which all threads together read this memory."""
         part = size // self._threads // 256 * 256
         repeats = max(1, (400 << 20) // max(part, 1))  # long beside a thread's start
 
@@ -138,17 +139,17 @@ class Limits:
             for _ in range(repeats):
                 self._probe(0, address + i * part, part, 0)
 
-        return repeats * part * self._threads / self._together(work)
+        return repeats * part * self._threads / self._time_all_threads(work)
 
-    def multiply(self) -> float:
-        """Operations a second (a multiplication and an addition are two) of all threads."""
+    def arithmetic_rate(self) -> float:
+        """Operations per second of all threads; a fused multiply-add counts as two."""
         base, repeats = self._scratch.ctypes.data, 50_000
         counts = [0] * self._threads
 
         def work(i: int) -> None:
             counts[i] = self._probe(1, base + (i << 20), self._inputs, repeats)
 
-        seconds = self._together(work)
+        seconds = self._time_all_threads(work)
         return 2 * sum(counts) / seconds
 
 
@@ -174,91 +175,115 @@ def bench(
             token; None leaves it out.
         progress: Told how much of it is done.
     """
-    limits = Limits(gpt)
-    config, rng = gpt.config, np.random.default_rng(0)
-    start, size = gpt.weights_span()
-    positions = [n for n in positions if n + STEPS <= config.n_ctx]
-    n_prefill = min(1000, config.n_ctx)
-    total = len(positions) + len(samples) + 3
-    done = 0
-
-    def tell() -> None:
-        nonlocal done
-        if progress:
-            progress("timing", done, total)
-        done += 1
-
-    def tokens(count: int) -> NDArray[np.int64]:
-        return rng.integers(0, config.vocab_size, count)
-
-    rows: list[BenchRow] = []
-    tell()
-    bandwidth = statistics.median(limits.read(start, size) for _ in range(repeats))
-    rows.append(BenchRow("memory read bandwidth", bandwidth / 1e9, "GB/s"))
-    rate = statistics.median(limits.multiply() for _ in range(repeats))
-    rows.append(BenchRow(f"{gpt.precision} multiplication", rate / 1e9, "GOP/s"))
-
-    tell()
-    prompt = tokens(n_prefill)
-    cache = gpt.new_cache()
-
-    def prefill() -> None:
-        cache.reset()
-        gpt.forward(prompt, cache, last_only=True)
-
-    times, rates = _in_turn(repeats, prefill, limits.multiply)
-    operations = 2 * config.n_multiplied * n_prefill
-    share = statistics.median(operations / t / r for t, r in zip(times, rates, strict=True))
-    speed = n_prefill / statistics.median(times)
-    rows.append(BenchRow(f"prefill, {n_prefill} tokens", speed, "tokens/s", share, "arithmetic"))
-
-    def decode_row(name: str, caches: list[KVCache], length: int, limit: bool) -> BenchRow:
-        steps = tokens(STEPS)
-
-        def decode() -> None:
-            for token in steps:
-                gpt.decode([int(token)] * len(caches), caches)
-
-        def read() -> float:
-            for one in caches:
-                one.trim(length)
-            return limits.read(start, size) if limit else 1.0
-
-        times, speeds = _in_turn(repeats, decode, read)
-        seconds = [t / STEPS for t in times]
-        per_token = size + (length + STEPS / 2) * caches[0].bytes_per_position
-        share = statistics.median(per_token / t / s for t, s in zip(seconds, speeds, strict=True))
-        speed = len(caches) / statistics.median(seconds)
-        return BenchRow(
-            name, speed, "tokens/s", share if limit else None, "memory" if limit else ""
-        )
-
-    for position in positions:
-        tell()
-        cache = gpt.new_cache()
-        gpt.forward(tokens(position), cache, last_only=True)
-        rows.append(decode_row(f"decode at position {position}", [cache], position, True))
-    for count in samples:
-        tell()
-        cache = gpt.new_cache()
-        gpt.forward(tokens(5), cache, last_only=True)
-        name = f"{count} sample{'s' if count > 1 else ''} together"
-        rows.append(decode_row(name, cache.fork(count), 5, count == 1))
-    tell()
+    timing = _Timing(gpt, repeats)
+    positions = [n for n in positions if n + DECODE_STEPS <= gpt.config.n_ctx]
+    steps: list[Callable[[], list[BenchRow]]] = [
+        timing.roofline,
+        timing.prefill,
+        *(partial(timing.decode_at, position) for position in positions),
+        *(partial(timing.decode_samples, count) for count in samples),
+    ]
     if cold_start is not None:
-        seconds = statistics.median(_cold_start(cold_start, gpt) for _ in range(3))
-        rows.append(BenchRow("cold start to first token", seconds, "s"))
+        steps.append(lambda: [_cold_start_row(cold_start, gpt)])
+    rows: list[BenchRow] = []
+    for done, step in enumerate(steps):
+        if progress:
+            progress("timing", done, len(steps))
+        rows += step()
     if progress:
-        progress("timing", total, total)
+        progress("timing", len(steps), len(steps))
     return BenchResult(
         model, gpt.precision, gpt.threads, gpt.isa.name, isas.why(), isas.cpu_name(), rows
     )
 
 
-def _in_turn(
+class _Timing:
+    """The measurements of one model, each beside the machine's limit for it."""
+
+    def __init__(self, gpt: GPT, repeats: int) -> None:
+        self._gpt = gpt
+        self._repeats = repeats
+        self._roofline = Roofline(gpt)
+        self._rng = np.random.default_rng(0)
+        self._weights, self._weight_bytes = gpt.weights_span()
+
+    def roofline(self) -> list[BenchRow]:
+        """The machine's limits by themselves."""
+        roofline, repeats = self._roofline, range(self._repeats)
+        bandwidth = statistics.median(self._read_weights() for _ in repeats)
+        rate = statistics.median(roofline.arithmetic_rate() for _ in repeats)
+        return [
+            BenchRow("memory read bandwidth", bandwidth / 1e9, "GB/s"),
+            BenchRow(f"{self._gpt.precision} multiplication", rate / 1e9, "GOP/s"),
+        ]
+
+    def prefill(self) -> list[BenchRow]:
+        """A long prompt, which is bound by arithmetic."""
+        gpt, n_tokens = self._gpt, min(1000, self._gpt.config.n_ctx)
+        prompt, cache = self._tokens(n_tokens), gpt.new_cache()
+
+        def run() -> None:
+            cache.reset()
+            gpt.forward(prompt, cache, last_only=True)
+
+        times, rates = _time_interleaved(self._repeats, run, self._roofline.arithmetic_rate)
+        operations = 2 * gpt.config.n_multiplied * n_tokens
+        share = statistics.median(operations / t / r for t, r in zip(times, rates, strict=True))
+        speed = n_tokens / statistics.median(times)
+        return [BenchRow(f"prefill, {n_tokens} tokens", speed, "tokens/s", share, "arithmetic")]
+
+    def decode_at(self, position: int) -> list[BenchRow]:
+        """One sequence after ``position`` tokens, which is bound by memory."""
+        cache = self._prefilled(position)
+        return [self._decode(f"decode at position {position}", [cache], position, beside=True)]
+
+    def decode_samples(self, count: int) -> list[BenchRow]:
+        """``count`` sequences decoded together."""
+        name = f"{count} sample{'s' if count > 1 else ''} together"
+        caches = self._prefilled(5).fork(count)
+        return [self._decode(name, caches, 5, beside=count == 1)]
+
+    def _decode(self, name: str, caches: list[KVCache], length: int, *, beside: bool) -> BenchRow:
+        """Decode steps; ``beside``: with the share of the memory bandwidth that they reach."""
+        ids = self._tokens(DECODE_STEPS)
+
+        def run() -> None:
+            for token in ids:
+                self._gpt.decode([int(token)] * len(caches), caches)
+
+        def rewind_and_read() -> float:
+            for cache in caches:
+                cache.trim(length)
+            return self._read_weights() if beside else 1.0
+
+        times, bandwidths = _time_interleaved(self._repeats, run, rewind_and_read)
+        seconds = [t / DECODE_STEPS for t in times]
+        speed = len(caches) / statistics.median(seconds)
+        if not beside:
+            return BenchRow(name, speed, "tokens/s")
+        cache_bytes = (length + DECODE_STEPS / 2) * caches[0].bytes_per_position
+        per_token = self._weight_bytes + cache_bytes
+        share = statistics.median(
+            per_token / t / b for t, b in zip(seconds, bandwidths, strict=True)
+        )
+        return BenchRow(name, speed, "tokens/s", share, "memory")
+
+    def _prefilled(self, length: int) -> KVCache:
+        cache = self._gpt.new_cache()
+        self._gpt.forward(self._tokens(length), cache, last_only=True)
+        return cache
+
+    def _read_weights(self) -> float:
+        return self._roofline.read_bandwidth(self._weights, self._weight_bytes)
+
+    def _tokens(self, count: int) -> NDArray[np.int64]:
+        return self._rng.integers(0, self._gpt.config.vocab_size, count)
+
+
+def _time_interleaved(
     repeats: int, work: Callable[[], None], limit: Callable[[], float]
 ) -> tuple[list[float], list[float]]:
-    """Seconds of ``work`` and values of ``limit``, taken in turn after a warm-up of each."""
+    """Seconds of ``work`` and values of ``limit``, measured by turns after a warm-up of each."""
     times, values = [], []
     for i in range(repeats + 1):
         value = limit()
@@ -269,6 +294,11 @@ def _in_turn(
             times.append(seconds)
             values.append(value)
     return times, values
+
+
+def _cold_start_row(model: str, gpt: GPT) -> BenchRow:
+    seconds = statistics.median(_cold_start(model, gpt) for _ in range(3))
+    return BenchRow("cold start to first token", seconds, "s")
 
 
 def _cold_start(model: str, gpt: GPT) -> float:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import Unpack
 
 from laplm.errors import ContextLengthError, ModelFormatError, ModelNotFoundError
 from laplm.hub import locate
@@ -23,35 +22,10 @@ from laplm.model.pretrained_settings import PretrainedSettings
 from laplm.model.reference import Tap
 from laplm.model.tokenizer import Tokenizer
 from laplm.progress import Progress
-from laplm.run.generate import (
-    GenerationResult,
-    GenerationStream,
-    Prompt,
-    encode_prompt,
-    make_request,
-)
-from laplm.run.sampler import SamplingParams
+from laplm.run.generate import GenerationStream
+from laplm.run.request import GenerationOptions, Prompt, encode_prompt, make_request
+from laplm.run.results import GenerationResult
 from laplm.run.tapped import TappedGPT
-
-_SAMPLING = frozenset(field.name for field in dataclasses.fields(SamplingParams))
-
-
-class GenerationOptions(TypedDict, total=False):
-    """What ``generate``, ``stream`` and ``samples`` take besides the prompt.
-
-    The first six are those of ``SamplingParams``, with the same defaults.
-    """
-
-    temperature: float
-    top_k: int
-    top_p: float
-    min_p: float
-    repetition_penalty: float
-    seed: int | None
-    stop: str | Sequence[str]
-    logprobs: int
-    ignore_eos: bool
-    slide: bool
 
 
 class LanguageModel:
@@ -157,27 +131,15 @@ class LanguageModel:
             ContextLengthError: prompt and request need more positions than the model has.
             InputError: a setting or the prompt cannot be used.
         """
-        unknown = options.keys() - GenerationOptions.__annotations__.keys()
-        if unknown:
-            raise TypeError(f"unknown option {min(unknown)!r}")
-        params = SamplingParams(**{k: v for k, v in options.items() if k in _SAMPLING})  # type: ignore[arg-type]
         request = make_request(
-            prompt,
-            self.tokenizer,
-            self.config,
-            max_new_tokens=max_new_tokens,
-            samples=samples,
-            stop=options.get("stop", ()),
-            logprobs=options.get("logprobs", 0),
-            ignore_eos=options.get("ignore_eos", False),
-            slide=options.get("slide", False),
+            prompt, self.tokenizer, self.config, max_new_tokens, samples=samples, **options
         )
         gpt = self.gpt
         if tap is not None:  # in a cache of its own: what went through a tap is of no use without
-            return GenerationStream(TappedGPT(gpt, tap), self.tokenizer, request, params)
-        # Taken out, so that a second stream begun before this one ends works in its own.
+            return GenerationStream(TappedGPT(gpt, tap), self.tokenizer, request)
+        # Taken out, so that a second stream begun before this one ends has a cache of its own.
         cache, self._kv_cache = self._kv_cache, None
-        return GenerationStream(gpt, self.tokenizer, request, params, cache, self._keep)
+        return GenerationStream(gpt, self.tokenizer, request, cache, self._reuse_cache)
 
     def generate(
         self,
@@ -241,7 +203,7 @@ class LanguageModel:
             lambda record: self.gpt.forward(ids, tap=record), self.config, ids, kept, tap
         )
 
-    def _keep(self, kv_cache: KVCache) -> None:
+    def _reuse_cache(self, kv_cache: KVCache) -> None:
         # The next prompt often begins as this one did: a story that goes on, a changed last line.
         self._kv_cache = kv_cache
 

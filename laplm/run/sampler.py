@@ -27,12 +27,14 @@ GREEDY_BELOW = 1e-4
 REPETITION_PENALTY = (0.01, 100.0)
 """Least and most: logits of any model stay finite when they are divided or multiplied by these."""
 
-_MOST = float(np.finfo(np.float32).max)
-_BLOCK = 64
-_SMALL = 4096  # below this many logits one pass over all of them is as fast as going by blocks
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+_BLOCK_SIZE = 64
+_ONE_PASS_SIZE = (
+    4096  # below this many logits one pass over all of them is as fast as going by blocks
+)
 
 
-class UniformSource(Protocol):
+class RandomSource(Protocol):
     """Where chance comes from: ``random.Random`` and ``numpy.random.Generator`` both fit."""
 
     def random(self) -> float:
@@ -65,32 +67,32 @@ class SamplingParams:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        self._number("temperature", "a number from 0 (greedy) up", lambda x: x >= 0)
-        self._whole("top_k", "a whole number from 0 (off) up")
-        self._number("top_p", "a number from 0 to 1 (off)", lambda x: 0 <= x <= 1)
-        self._number("min_p", "a number from 0 (off) to 1", lambda x: 0 <= x <= 1)
+        self._check_number("temperature", "a number from 0 (greedy) up", lambda x: x >= 0)
+        self._check_integer("top_k", "a whole number from 0 (off) up")
+        self._check_number("top_p", "a number from 0 to 1 (off)", lambda x: 0 <= x <= 1)
+        self._check_number("min_p", "a number from 0 (off) to 1", lambda x: 0 <= x <= 1)
         least, most = REPETITION_PENALTY
-        self._number(
+        self._check_number(
             "repetition_penalty",
             f"a number from {least:g} to {most:g} (1 is off)",
             lambda x: least <= x <= most,
         )
         if self.seed is not None:
-            self._whole("seed", "a whole number from 0 up, or None")
+            self._check_integer("seed", "a whole number from 0 up, or None")
 
     @property
     def greedy(self) -> bool:
         """Whether chance plays no part."""
         return self.temperature < GREEDY_BELOW
 
-    def _number(self, name: str, kind: str, fits: Any) -> None:
+    def _check_number(self, name: str, kind: str, fits: Any) -> None:
         value = getattr(self, name)
         number = isinstance(value, numbers.Real) and not isinstance(value, bool)
         if not number or not math.isfinite(value) or not fits(value):
             raise InputError(f"{name} is {value!r}, but it must be {kind}")
         object.__setattr__(self, name, float(value))
 
-    def _whole(self, name: str, kind: str) -> None:
+    def _check_integer(self, name: str, kind: str) -> None:
         value = getattr(self, name)
         whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
         if not whole or value < 0:
@@ -99,7 +101,7 @@ class SamplingParams:
 
 
 @dataclass(frozen=True)
-class Nudges:
+class LogitAdjustments:
     """What is added to logits before a token is chosen, as OpenAI's API has it.
 
     Attributes:
@@ -146,7 +148,7 @@ def sample_rng(seed: int, index: int = 0) -> random.Random:
 def sample(
     logits: ArrayLike,
     params: SamplingParams,
-    rng: UniformSource,
+    rng: RandomSource,
     previous_ids: Sequence[int] = (),
 ) -> int:
     """Choose the next token: logits (V,) to one id.
@@ -158,10 +160,12 @@ def sample(
         ModelFormatError: the logits are not numbers.
     """
     if params.greedy:
-        x = _penalised(_checked(logits), params.repetition_penalty, previous_ids)
+        x = _apply_repetition_penalty(
+            _check_finite(logits), params.repetition_penalty, previous_ids
+        )
         return int(x.argmax())
-    x, ids = _filtered(logits, params, previous_ids)
-    position = _draw(_weights(x), rng.random())
+    x, ids = _apply_filters(logits, params, previous_ids)
+    position = _sample_index(_softmax_numerators(x), rng.random())
     return position if ids is None else int(ids[position])
 
 
@@ -176,12 +180,14 @@ def filtered_logits(
         ModelFormatError: the logits are not numbers.
     """
     if params.greedy:
-        x = _penalised(_checked(logits), params.repetition_penalty, previous_ids)
+        x = _apply_repetition_penalty(
+            _check_finite(logits), params.repetition_penalty, previous_ids
+        )
         ids: Ids | None = np.array([x.argmax()])
         size, x = len(x), x[ids]
     else:
         size = np.shape(logits)[0]
-        x, ids = _filtered(logits, params, previous_ids)
+        x, ids = _apply_filters(logits, params, previous_ids)
     if ids is None:
         return x
     out = np.full(size, -np.inf, np.float32)
@@ -193,32 +199,32 @@ def probabilities(
     logits: ArrayLike, params: SamplingParams, previous_ids: Sequence[int] = ()
 ) -> NDArray[np.float64]:
     """The distribution (V,) that ``sample`` draws from; sums to 1."""
-    weights = _weights(filtered_logits(logits, params, previous_ids)).astype(np.float64)
+    weights = _softmax_numerators(filtered_logits(logits, params, previous_ids)).astype(np.float64)
     out: NDArray[np.float64] = weights / weights.sum()
     return out
 
 
-def log_normaliser(logits: Array) -> float:
+def logsumexp(logits: Array) -> float:
     """log(sum(exp(logits))) of logits (V,): subtract it from a logit for its log-probability."""
     top = logits.max()
     return float(top) + math.log(np.exp(logits - top).sum())
 
 
-def top_logprobs(logits: Array, k: int, normaliser: float | None = None) -> list[tuple[int, float]]:
+def top_logprobs(logits: Array, k: int, normalizer: float | None = None) -> list[tuple[int, float]]:
     """The k likeliest tokens of logits (V,) with their log-probabilities, likeliest first.
 
     Of the model's own distribution: temperature 1 and no filter. Ties are in order of id.
     """
-    if normaliser is None:
-        normaliser = log_normaliser(logits)
+    if normalizer is None:
+        normalizer = logsumexp(logits)
     if k < 1:
         return []
     ids = _top_k(logits, k) if k < len(logits) else np.arange(len(logits))
     ids = ids[np.argsort(-logits[ids], kind="stable")][:k]
-    return [(int(i), float(logits[i]) - normaliser) for i in ids]
+    return [(int(i), float(logits[i]) - normalizer) for i in ids]
 
 
-def _checked(logits: ArrayLike) -> Array:
+def _check_finite(logits: ArrayLike) -> Array:
     x: Array = np.asarray(logits, dtype=np.float32)
     # NaN wins every max, so this one number tells of NaN, of +inf and of nothing but -inf.
     if not math.isfinite(x.max()):
@@ -229,7 +235,7 @@ def _checked(logits: ArrayLike) -> Array:
     return x
 
 
-def _penalised(x: Array, penalty: float, previous_ids: Sequence[int]) -> Array:
+def _apply_repetition_penalty(x: Array, penalty: float, previous_ids: Sequence[int]) -> Array:
     """Source: Keskar et al. 2019, "CTRL", section 4.1, with the sign handled as transformers."""
     if penalty == 1.0 or len(previous_ids) == 0:
         return x
@@ -238,10 +244,10 @@ def _penalised(x: Array, penalty: float, previous_ids: Sequence[int]) -> Array:
     x, old, factor = x.copy(), x[ids], np.float32(penalty)
     with np.errstate(over="ignore"):
         x[ids] = np.where(old < 0, old * factor, old / factor)
-    return _checked(x)
+    return _check_finite(x)
 
 
-def _filtered(
+def _apply_filters(
     logits: ArrayLike, params: SamplingParams, previous_ids: Sequence[int]
 ) -> tuple[Array, Ids | None]:
     """Scaled logits (K,) of the tokens that pass, and their ids in order; None means all."""
@@ -250,13 +256,13 @@ def _filtered(
     some = 0 < params.top_k < len(x)
     if some and params.repetition_penalty == 1.0:
         # Only these can matter: scaling and looking for the border among a few is much less work.
-        ids = _candidates(x, params.top_k)
+        ids = _top_k_candidates(x, params.top_k)
         x = x if ids is None else x[ids]
     if ids is None:
-        x = _penalised(_checked(x), params.repetition_penalty, previous_ids)
+        x = _apply_repetition_penalty(_check_finite(x), params.repetition_penalty, previous_ids)
     if params.temperature != 1.0:
         with np.errstate(over="ignore"):  # too large a quotient is found by the check
-            x = _checked(x / np.float32(min(params.temperature, _MOST)))
+            x = _check_finite(x / np.float32(min(params.temperature, _FLOAT32_MAX)))
     if some:
         keep = _top_k(x, params.top_k)
         x, ids = x[keep], keep if ids is None else ids[keep]
@@ -264,18 +270,18 @@ def _filtered(
         keep = _top_p(x, params.top_p)
         x, ids = x[keep], keep if ids is None else ids[keep]
     if params.min_p > 0.0:
-        keep = np.flatnonzero(_weights(x) >= np.float32(params.min_p))
+        keep = np.flatnonzero(_softmax_numerators(x) >= np.float32(params.min_p))
         x, ids = x[keep], keep if ids is None else ids[keep]
     return x, ids
 
 
-def _candidates(x: Array, k: int) -> Ids | None:
+def _top_k_candidates(x: Array, k: int) -> Ids | None:
     """Ids, in order, of a few of x (V,) that the k largest are among; None when x is small."""
-    blocks = len(x) // _BLOCK
-    if len(x) <= _SMALL or k > blocks:
+    blocks = len(x) // _BLOCK_SIZE
+    if len(x) <= _ONE_PASS_SIZE or k > blocks:
         return None
-    maxima = x[: blocks * _BLOCK].reshape(_BLOCK, blocks).max(axis=0)
-    _checked(np.append(maxima, x[blocks * _BLOCK :]))
+    maxima = x[: blocks * _BLOCK_SIZE].reshape(_BLOCK_SIZE, blocks).max(axis=0)
+    _check_finite(np.append(maxima, x[blocks * _BLOCK_SIZE :]))
     border = _kth_largest(maxima, k)
     # Numbers that are this close may become equal when they are divided by the temperature.
     return np.flatnonzero(x >= border - abs(border) * np.float32(1e-6))
@@ -285,11 +291,11 @@ def _top_k(x: Array, k: int) -> Ids:
     """Ids, in order, of the k largest of x (V,) and of all that tie with the k-th; 0 < k < V."""
     if k >= len(x):
         return np.arange(len(x))
-    blocks = len(x) // _BLOCK
-    if len(x) > _SMALL and k <= blocks:
+    blocks = len(x) // _BLOCK_SIZE
+    if len(x) > _ONE_PASS_SIZE and k <= blocks:
         # At least k values reach the k-th largest block maximum, so only those can matter. The
         # blocks are columns (every blocks-th value): a maximum over rows is one vector sweep.
-        maxima = x[: blocks * _BLOCK].reshape(_BLOCK, blocks).max(axis=0)
+        maxima = x[: blocks * _BLOCK_SIZE].reshape(_BLOCK_SIZE, blocks).max(axis=0)
         ids: Ids = np.flatnonzero(x >= _kth_largest(maxima, k))
         values = x[ids]
         return ids[values >= _kth_largest(values, k)]
@@ -310,13 +316,13 @@ def _top_p(x: Array, p: float) -> Ids:
     weights = np.exp(x - top)
     total = float(weights.sum())
     values = x
-    if len(x) > _SMALL:
+    if len(x) > _ONE_PASS_SIZE:
         # All the tokens below this floor hold less than 1 - p together: the border is above it.
         values = x[np.flatnonzero(weights >= np.float32(0.99 * (1.0 - p) * total / len(x)))]
     values = -np.sort(-values)  # likeliest first
     # A token stays while those likelier than it hold less than p; the first always does.
     weights = np.exp(values - top)
-    count = 1 + _locate(weights, _block_sums(weights), p * total, "left")
+    count = 1 + _search_cumsum(weights, _block_cumsum(weights), p * total, "left")
     border = values[count - 1]
     keep = np.flatnonzero(x >= border)
     surplus = len(keep) - count
@@ -326,44 +332,44 @@ def _top_p(x: Array, p: float) -> Ids:
     return keep
 
 
-def _weights(x: Array) -> Array:
+def _softmax_numerators(x: Array) -> Array:
     """Unnormalised probabilities, 1 for the largest logit: (K,) -> (K,)."""
     out: Array = np.exp(x - x.max())
     return out
 
 
-def _draw(weights: Array, u: float) -> int:
+def _sample_index(weights: Array, u: float) -> int:
     """Position whose share of the cumulative weights (K,) holds u, 0 <= u < 1."""
-    if len(weights) <= _BLOCK:
+    if len(weights) <= _BLOCK_SIZE:
         sums = np.cumsum(weights, dtype=np.float64)
         position = int(sums.searchsorted(u * sums[-1], side="right"))
         return min(position, int(np.flatnonzero(weights)[-1]))
-    sums = _block_sums(weights)
-    return _locate(weights, sums, u * float(sums[-1]), "right")
+    sums = _block_cumsum(weights)
+    return _search_cumsum(weights, sums, u * float(sums[-1]), "right")
 
 
-def _locate(
+def _search_cumsum(
     weights: Array, sums: NDArray[np.float64], target: float, side: Literal["left", "right"]
 ) -> int:
     """First position where the running sum of weights (K,) reaches (left) or passes (right).
 
-    ``sums`` are their ``_block_sums``.
+    ``sums`` are their ``_block_cumsum``.
     """
     # Find the block first: a running sum over a whole vocabulary takes half a millisecond.
     block = min(int(np.searchsorted(sums, target, side=side)), len(sums) - 1)
     before = float(sums[block - 1]) if block else 0.0
-    inside = weights[block * _BLOCK : (block + 1) * _BLOCK]
+    inside = weights[block * _BLOCK_SIZE : (block + 1) * _BLOCK_SIZE]
     position = int(np.searchsorted(np.cumsum(inside, dtype=np.float64), target - before, side=side))
     if position >= len(inside):  # rounding: the last token that has any weight
         position = int(np.flatnonzero(inside)[-1])
-    return block * _BLOCK + position
+    return block * _BLOCK_SIZE + position
 
 
-def _block_sums(weights: Array) -> NDArray[np.float64]:
+def _block_cumsum(weights: Array) -> NDArray[np.float64]:
     """Running sum (blocks,) of weights (K,) at the end of every block of 64."""
-    whole = len(weights) // _BLOCK * _BLOCK
+    whole = len(weights) // _BLOCK_SIZE * _BLOCK_SIZE
     # einsum adds four times as fast as sum(axis=1) and reduceat do.
-    sums = np.einsum("ij->i", weights[:whole].reshape(-1, _BLOCK))
+    sums = np.einsum("ij->i", weights[:whole].reshape(-1, _BLOCK_SIZE))
     if whole < len(weights):
         sums = np.append(sums, weights[whole:].sum())
     return np.cumsum(sums, dtype=np.float64)

@@ -56,6 +56,6 @@ class TappedGPT:
         pairs = zip(np.asarray(ids).tolist(), kv_caches, strict=True)
         return np.concatenate([self.forward([token], cache) for token, cache in pairs])
 
-    def log_normaliser(self, logits: Array) -> float:
-        """See ``GPT.log_normaliser``."""
-        return self._gpt.log_normaliser(logits)
+    def logsumexp(self, logits: Array) -> float:
+        """See ``GPT.logsumexp``."""
+        return self._gpt.logsumexp(logits)

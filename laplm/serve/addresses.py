@@ -30,7 +30,7 @@ def canonical_path(path: str) -> str:
     return _ALIASES.get(path, path)
 
 
-class Addressed:
+class PathMiddleware:
     """Brings each request's address to its own form, and answers HEAD where there is a GET."""
 
     def __init__(self, app: ASGIApp) -> None:

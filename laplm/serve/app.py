@@ -18,57 +18,57 @@ from starlette.types import ASGIApp, Scope
 import laplm
 from laplm.errors import LaplmError
 from laplm.serve import look, models, openai, tuning
-from laplm.serve.addresses import Addressed
+from laplm.serve.addresses import PathMiddleware
 from laplm.serve.metrics import CONTENT_TYPE, Metrics
-from laplm.serve.models import Registry, Settings
+from laplm.serve.models import ModelRegistry, ServingSettings
 from laplm.serve.problems import (
     ApiError,
-    Json,
-    answer_error,
-    answer_http_exception,
-    answer_invalid,
-    answers,
-    given,
+    JsonResponse,
+    error_responses,
+    handle_error,
+    handle_http_exception,
+    handle_validation_error,
+    response_content,
 )
-from laplm.serve.security import Guard, Observed, Secured
+from laplm.serve.security import AccessPolicy, MetricsMiddleware, SecurityMiddleware
 
 WEB = Path(laplm.__file__).parent / "web"
 _STOPPING = "the server is stopping; try again when it is back"
 
 
 @dataclass(frozen=True)
-class Options:
+class ServerOptions:
     """What a server is started with.
 
     Attributes:
         given: names and what ``laplm.load`` takes for each.
         default: the model that answers where none is named.
         settings: how models are loaded and served.
-        guard: what is let through.
+        policy: what is let through.
         runs: where tunings are kept.
         log_prompts: requests are logged with what they ask.
     """
 
     given: dict[str, str]
     default: str
-    settings: Settings = field(default_factory=Settings)
-    guard: Guard = field(default_factory=Guard)
+    settings: ServingSettings = field(default_factory=ServingSettings)
+    policy: AccessPolicy = field(default_factory=AccessPolicy)
     runs: Path | None = None
     log_prompts: bool = False
 
 
 @dataclass
-class Parts:
+class ServerParts:
     """What the routes are made of, for who starts and stops the server."""
 
-    registry: Registry
+    registry: ModelRegistry
     metrics: Metrics
-    guard: Guard
+    policy: AccessPolicy
     tunings: tuning.Tunings
 
     def stop_soon(self) -> None:
         """Answer no new request, and stop what trains. In the event loop."""
-        self.guard.stopping.set()
+        self.policy.stopping.set()
         self.tunings.end_streams()
 
     def end_streams(self) -> None:
@@ -76,16 +76,16 @@ class Parts:
         self.registry.stop(ApiError(503, _STOPPING))
 
 
-def make_app(options: Options) -> tuple[ASGIApp, Parts]:
+def make_app(options: ServerOptions) -> tuple[ASGIApp, ServerParts]:
     """The ASGI application, and its parts."""
-    registry: Registry
+    registry: ModelRegistry
     metrics = Metrics(lambda: registry.loaded)
     tunings = tuning.Tunings(options.runs)
-    registry = Registry(
-        options.given, options.default, options.settings, runs=tunings.finished, watcher=metrics
+    registry = ModelRegistry(
+        options.given, options.default, options.settings, runs=tunings.finished, observer=metrics
     )
     worker = look.Worker(seconds=options.settings.time_limit)
-    parts = Parts(registry, metrics, options.guard, tunings)
+    parts = ServerParts(registry, metrics, options.policy, tunings)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -105,13 +105,13 @@ def make_app(options: Options) -> tuple[ASGIApp, Parts]:
         redoc_url=None,
         redirect_slashes=False,  # addresses.py has taken them off
         lifespan=lifespan,
-        responses=answers(401, 403, 503),
+        responses=error_responses(401, 403, 503),
         exception_handlers={
-            HTTPException: answer_http_exception,
-            RequestValidationError: answer_invalid,
-            ApiError: answer_error,
-            LaplmError: answer_error,
-            Exception: answer_error,
+            HTTPException: handle_http_exception,
+            RequestValidationError: handle_validation_error,
+            ApiError: handle_error,
+            LaplmError: handle_error,
+            Exception: handle_error,
         },
     )
     app.include_router(openai.router(registry))
@@ -124,17 +124,22 @@ def make_app(options: Options) -> tuple[ASGIApp, Parts]:
     def route_of(scope: Scope) -> str:
         return getattr(scope.get("route"), "path", "other")
 
-    secured = Secured(app, options.guard, log_prompts=options.log_prompts)
-    return Observed(Addressed(secured), metrics, route_of), parts
+    secured = SecurityMiddleware(app, options.policy, log_prompts=options.log_prompts)
+    return MetricsMiddleware(PathMiddleware(secured), metrics, route_of), parts
 
 
 def _add_health(app: FastAPI, metrics: Metrics) -> None:
     @app.get("/healthz", tags=["health"])
     async def healthz() -> Response:
         """Whether the server answers."""
-        return Json({"status": "ok"})
+        return JsonResponse({"status": "ok"})
 
-    @app.get("/metrics", tags=["health"], response_class=Response, responses=given("text/plain"))
+    @app.get(
+        "/metrics",
+        tags=["health"],
+        response_class=Response,
+        responses=response_content("text/plain"),
+    )
     async def prometheus() -> Response:
         """Counters in Prometheus's text format."""
         return Response(metrics.text(), media_type=CONTENT_TYPE)

@@ -9,7 +9,7 @@ from typing import Any
 
 from laplm.errors import TokenizerError
 from laplm.model.tokenizer import Tokenizer
-from laplm.run.generate import GenerationStep, TokenLogprob
+from laplm.run.results import GenerationStep, TokenLogprob
 from laplm.serve.scheduler import PromptToken
 
 _LEAST = -9999.0  # OpenAI's word for the logarithm of nothing

@@ -45,10 +45,10 @@ from laplm.look import (
 )
 from laplm.look.view import Grid, Maps, Model, Part, Passage, Table, View, plain
 from laplm.run.language_model import LanguageModel
-from laplm.serve.models import Registry
-from laplm.serve.parameters import Whole
-from laplm.serve.problems import BODY, CLIENT_GONE, ApiError, Json, answers, to_json
-from laplm.serve.streams import unless_gone
+from laplm.serve.models import ModelRegistry
+from laplm.serve.parameters import JsonInteger
+from laplm.serve.problems import BODY, CLIENT_GONE, ApiError, JsonResponse, error_responses, to_json
+from laplm.serve.streams import cancel_on_disconnect
 
 T = TypeVar("T")
 Make = Callable[..., View]
@@ -57,8 +57,8 @@ MOST_WAITING = 8
 _KINDS = {Table: "table", Grid: "grid", Maps: "maps", Passage: "passage"}
 # Not for a request to say.
 _OURS = ("model", "progress", "max_bytes")
-_Whole = Annotated[Whole, Field(ge=-(2**31), lt=2**31)]
-_Seed = Annotated[Whole, Field(ge=0, lt=2**63)]
+_Whole = Annotated[JsonInteger, Field(ge=-(2**31), lt=2**31)]
+_Seed = Annotated[JsonInteger, Field(ge=0, lt=2**63)]
 _Number = Annotated[float, Field(allow_inf_nan=False)]
 _Name = Annotated[str, Field(max_length=300)]
 
@@ -300,7 +300,7 @@ class Worker:
 
         self._waiting += 1
         try:
-            return await unless_gone(request, made(), leave)
+            return await cancel_on_disconnect(request, made(), leave)
         finally:
             self._waiting -= 1
 
@@ -318,7 +318,7 @@ def part_json(part: Part) -> dict[str, Any]:
     return {"kind": _KINDS[type(part)], **plain(part)}
 
 
-def router(registry: Registry, worker: Worker) -> APIRouter:
+def router(registry: ModelRegistry, worker: Worker) -> APIRouter:
     """The routes."""
     api = APIRouter(prefix="/api/look", tags=["looking inside"])
     shown = views()
@@ -326,14 +326,14 @@ def router(registry: Registry, worker: Worker) -> APIRouter:
     @api.get("")
     async def list_views() -> Response:
         """The views that there are, and what they take."""
-        return Json({"views": [view.entry() for view in shown]})
+        return JsonResponse({"views": [view.entry() for view in shown]})
 
     for view in shown:
         _add(api, view, registry, worker)
     return api
 
 
-def _add(api: APIRouter, view: Shown, registry: Registry, worker: Worker) -> None:
+def _add(api: APIRouter, view: Shown, registry: ModelRegistry, worker: Worker) -> None:
     other_models = [n for n, h in typing.get_type_hints(view.make).items()
                     if h is Model and n != "model"]  # fmt: skip
     reports = "progress" in inspect.signature(view.make).parameters
@@ -359,9 +359,9 @@ def _add(api: APIRouter, view: Shown, registry: Registry, worker: Worker) -> Non
                 return to_json({"seconds": time.perf_counter() - start, **answer})
 
             answer = await worker.run(request, make)
-        return Response(answer, media_type=Json.media_type)
+        return Response(answer, media_type=JsonResponse.media_type)
 
     look.__annotations__["body"] = view.body
     look.__doc__ = view.summary
-    responses = answers(*BODY, 404, 429)
+    responses = error_responses(*BODY, 404, 429)
     api.post(f"/{view.name}", name=view.name, summary=view.title, responses=responses)(look)

@@ -11,7 +11,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from laplm.machine import resident_bytes
 
 if TYPE_CHECKING:
-    from laplm.serve.models import Served
+    from laplm.serve.models import ServedModel
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _METHODS = frozenset(
@@ -24,7 +24,7 @@ _LONG = (0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300)
 class Metrics:
     """Counters of one server; none of them knows what was asked or answered."""
 
-    def __init__(self, models: Callable[[], Iterable[Served]]) -> None:
+    def __init__(self, models: Callable[[], Iterable[ServedModel]]) -> None:
         """Begin at zero; ``models`` gives those in memory."""
         self._registry = registry = CollectorRegistry()
         self._requests = Counter(
@@ -56,12 +56,12 @@ class Metrics:
         self._requests.labels(route, named, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
 
-    def token(self, seconds: float, *, first: bool) -> None:
-        """See ``scheduler.Watcher``."""
+    def on_token(self, seconds: float, *, first: bool) -> None:
+        """See ``scheduler.SchedulerObserver``."""
         (self._first if first else self._next).observe(seconds)
 
-    def passed(self, prompt_tokens: int, new_tokens: int) -> None:
-        """See ``scheduler.Watcher``."""
+    def on_step(self, prompt_tokens: int, new_tokens: int) -> None:
+        """See ``scheduler.SchedulerObserver``."""
         self._prompt.inc(prompt_tokens)
         self._new.inc(new_tokens)
 
@@ -73,7 +73,7 @@ class Metrics:
 class _Now:
     """What is counted when it is asked for."""
 
-    def __init__(self, models: Callable[[], Iterable[Served]]) -> None:
+    def __init__(self, models: Callable[[], Iterable[ServedModel]]) -> None:
         self._models = models
 
     def describe(self) -> list[Metric]:

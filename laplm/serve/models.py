@@ -25,8 +25,8 @@ from laplm.hub import locate
 from laplm.model.chat import read_chat_templates
 from laplm.model.files.adapter import is_adapter, read_adapter_config
 from laplm.model.files.checkpoint import read_config
-from laplm.serve.problems import BODY, ApiError, Json, answers
-from laplm.serve.scheduler import Scheduler, Watcher
+from laplm.serve.problems import BODY, ApiError, JsonResponse, error_responses
+from laplm.serve.scheduler import Scheduler, SchedulerObserver
 
 if TYPE_CHECKING:
     from laplm.model.config import GPTConfig
@@ -38,7 +38,7 @@ _SCAN_SECONDS = 2.0  # how long a list of what is on disk is good for
 
 
 @dataclass(frozen=True)
-class Settings:
+class ServingSettings:
     """How models are loaded and served.
 
     Attributes:
@@ -63,7 +63,7 @@ class Settings:
     strict: bool = False
 
 
-class Served:
+class ServedModel:
     """A model in memory.
 
     Attributes:
@@ -93,7 +93,7 @@ class Served:
         return out
 
 
-class Registry:
+class ModelRegistry:
     """Names and what they stand for.
 
     Attributes:
@@ -104,10 +104,10 @@ class Registry:
         self,
         given: Mapping[str, str],
         default: str,
-        settings: Settings,
+        settings: ServingSettings,
         *,
         runs: Callable[[], Mapping[str, Path]] = dict,
-        watcher: Watcher | None = None,
+        observer: SchedulerObserver | None = None,
     ) -> None:
         """Begin with nothing loaded.
 
@@ -116,17 +116,17 @@ class Registry:
             default: one of all the names.
             settings: see there.
             runs: the finished tunings: id to directory.
-            watcher: told of tokens and passes.
+            observer: told of tokens and passes.
         """
         self.default = default
         self.settings = settings
         self._given = dict(given)
         self._runs = runs
-        self._watcher = watcher
+        self._observer = observer
         self._installed: dict[str, str] = {}
         self._scanned = -_SCAN_SECONDS
-        self._loaded: dict[str, Served] = {}
-        self._loading: dict[str, asyncio.Task[Served]] = {}
+        self._loaded: dict[str, ServedModel] = {}
+        self._loading: dict[str, asyncio.Task[ServedModel]] = {}
         self._described: dict[str, dict[str, Any]] = {}
 
     # --- names ---
@@ -159,12 +159,12 @@ class Registry:
     # --- in memory ---
 
     @property
-    def loaded(self) -> list[Served]:
+    def loaded(self) -> list[ServedModel]:
         """Models in memory."""
         return list(self._loaded.values())
 
     @contextlib.asynccontextmanager
-    async def use(self, name: str | None) -> AsyncIterator[Served]:
+    async def use(self, name: str | None) -> AsyncIterator[ServedModel]:
         """A model, loaded if need be; it stays in memory while it is used.
 
         Raises:
@@ -180,7 +180,7 @@ class Registry:
             served.last_used = time.monotonic()
             self._evict()
 
-    async def load(self, name: str) -> Served:
+    async def load(self, name: str) -> ServedModel:
         """Bring a model into memory."""
         served = await self._get(name)
         self._evict(but=served)
@@ -200,7 +200,7 @@ class Registry:
             raise ApiError(409, f"{name} is being used; try again when its requests have ended")
         self._drop(served)
 
-    async def look_model(self, served: Served) -> LanguageModel:
+    async def look_model(self, served: ServedModel) -> LanguageModel:
         """The model in the precision that views use. Call while ``use`` is held."""
         precision = self.settings.look_precision
         if served.look is None and precision == self.settings.precision:
@@ -212,7 +212,7 @@ class Registry:
                 )
         return served.look
 
-    async def _get(self, name: str) -> Served:
+    async def _get(self, name: str) -> ServedModel:
         target = "" if name in self._loaded else await self.target(name)
         served = self._loaded.get(name)  # another request may have brought it in meanwhile
         if served is not None:
@@ -225,7 +225,7 @@ class Registry:
             task.add_done_callback(lambda _: self._loading.pop(name, None))
         return await asyncio.shield(task)
 
-    async def _load(self, name: str, target: str) -> Served:
+    async def _load(self, name: str, target: str) -> ServedModel:
         lm = await asyncio.to_thread(self._open, name, target, self.settings.precision)
         await asyncio.to_thread(lambda: lm.gpt)
         settings = self.settings
@@ -235,9 +235,9 @@ class Registry:
             slots=settings.slots,
             queue=settings.queue,
             time_limit=settings.time_limit,
-            watcher=self._watcher,
+            observer=self._observer,
         )
-        served = Served(name, lm, scheduler)
+        served = ServedModel(name, lm, scheduler)
         self._loaded[name] = served
         self._evict(but=served)
         return served
@@ -249,7 +249,7 @@ class Registry:
         lm.name = name  # views and answers name it so, and not by its path
         return lm
 
-    def _evict(self, but: Served | None = None) -> None:
+    def _evict(self, but: ServedModel | None = None) -> None:
         """Let the least recently used idle models go, down to as many as are kept."""
         while len(self._loaded) > self.settings.keep:
             idle = [s for s in self._loaded.values() if not s.users and s is not but]
@@ -257,7 +257,7 @@ class Registry:
                 return
             self._drop(min(idle, key=lambda served: served.last_used))
 
-    def _drop(self, served: Served) -> None:
+    def _drop(self, served: ServedModel) -> None:
         del self._loaded[served.name]
         served.scheduler.stop()
 
@@ -404,25 +404,25 @@ class ModelName(BaseModel):
     model: str = Field(max_length=300)
 
 
-def router(registry: Registry) -> APIRouter:
+def router(registry: ModelRegistry) -> APIRouter:
     """``/api/models``: what there is, and what is in memory."""
     api = APIRouter(prefix="/api/models", tags=["models"])
 
     @api.get("")
     async def models() -> Response:
         """All models, with their sizes."""
-        return Json({"default": registry.default, "models": await registry.entries()})
+        return JsonResponse({"default": registry.default, "models": await registry.entries()})
 
-    @api.post("/load", responses=answers(*BODY, 404))
+    @api.post("/load", responses=error_responses(*BODY, 404))
     async def load(body: ModelName) -> Response:
         """Bring a model into memory."""
         await registry.load(body.model)
-        return Json(await registry.entry(body.model))
+        return JsonResponse(await registry.entry(body.model))
 
-    @api.post("/unload", responses=answers(*BODY, 404, 409))
+    @api.post("/unload", responses=error_responses(*BODY, 404, 409))
     async def unload(body: ModelName) -> Response:
         """Take a model out of memory."""
         await registry.unload(body.model)
-        return Json(await registry.entry(body.model))
+        return JsonResponse(await registry.entry(body.model))
 
     return api

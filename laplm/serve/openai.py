@@ -16,13 +16,14 @@ from typing import Any, TypeVar
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from laplm.run.generate import GenerationStep, encode_prompt
+from laplm.run.request import GenerationRequest, encode_prompt
+from laplm.run.results import GenerationStep
 from laplm.serve.logprobs import TextOffsets, chat_logprobs, completion_logprobs, prompt_text
-from laplm.serve.models import Registry, Served
-from laplm.serve.parameters import ChatRequest, CompletionRequest, Sampling
-from laplm.serve.problems import BODY, ApiError, Json, answers, given
-from laplm.serve.scheduler import Item, Job, Order, PromptToken
-from laplm.serve.streams import DONE, EventStream, event, unless_gone
+from laplm.serve.models import ModelRegistry, ServedModel
+from laplm.serve.parameters import ChatRequest, CompletionRequest, RequestBody
+from laplm.serve.problems import BODY, ApiError, JsonResponse, error_responses, response_content
+from laplm.serve.scheduler import Item, Job, PromptToken
+from laplm.serve.streams import DONE, EventStream, cancel_on_disconnect, event
 
 _LONG = 8000  # bytes of a request whose text takes a thousandth of a second to cut into tokens
 
@@ -32,7 +33,7 @@ T = TypeVar("T")
 
 
 class _Choice:
-    """One sample of one prompt, gathered, or told token by token."""
+    """One sample of one prompt: its steps so far."""
 
     def __init__(self, index: int, offset: int = 0) -> None:
         self.index = index
@@ -57,7 +58,7 @@ class _Batch:
     """The jobs of one request, and the answer that is made of them."""
 
     def __init__(
-        self, served: Served, request: Request, body: Sampling, kind: str, jobs: list[Job]
+        self, served: ServedModel, request: Request, body: RequestBody, kind: str, jobs: list[Job]
     ) -> None:
         self.served = served
         self.request = request
@@ -68,7 +69,7 @@ class _Batch:
             "created": int(time.time()),
             "model": served.name,
         }
-        self.prompt_tokens = sum(len(job.order.prompt_ids) for job in jobs)
+        self.prompt_tokens = sum(len(job.request.prompt_ids) for job in jobs)
         self.new_tokens = 0
 
     def cancel(self) -> None:
@@ -90,7 +91,7 @@ class _Batch:
             "prompt_tokens_details": {"cached_tokens": cached},
         }
 
-    async def whole(self) -> list[tuple[list[PromptToken], list[GenerationStep]]]:
+    async def collect(self) -> list[tuple[list[PromptToken], list[GenerationStep]]]:
         """Every job's items, when all have ended."""
         out = []
         for job in self.jobs:
@@ -107,11 +108,11 @@ class _Batch:
         return out
 
 
-def _submit(served: Served, orders: list[Order]) -> list[Job]:
+def _submit(served: ServedModel, requests: list[GenerationRequest]) -> list[Job]:
     jobs: list[Job] = []
     try:
-        for order in orders:
-            jobs.append(served.scheduler.submit(order))
+        for each in requests:
+            jobs.append(served.scheduler.submit(each))
     except ApiError:
         for job in jobs:
             job.cancel()
@@ -119,61 +120,67 @@ def _submit(served: Served, orders: list[Order]) -> list[Job]:
     return jobs
 
 
-def router(registry: Registry) -> APIRouter:
+def router(registry: ModelRegistry) -> APIRouter:
     """The routes."""
     api = APIRouter(prefix="/v1", tags=["OpenAI"])
-    written = given("text/event-stream") | answers(*BODY, 404, 429)
+    responses = response_content("text/event-stream") | error_responses(*BODY, 404, 429)
 
     @api.get("/models")
     async def models() -> Response:
         """The models that can be asked for."""
-        return Json({"object": "list", "data": [_model(name) for name in await registry.names()]})
+        return JsonResponse(
+            {"object": "list", "data": [_model(name) for name in await registry.names()]}
+        )
 
-    @api.get("/models/{name:path}", responses=answers(404))
+    @api.get("/models/{name:path}", responses=error_responses(404))
     async def model(name: str) -> Response:
         """One of them."""
         await registry.entry(name)
-        return Json(_model(name))
+        return JsonResponse(_model(name))
 
-    @api.post("/completions", responses=written)
+    @api.post("/completions", responses=responses)
     async def completions(body: CompletionRequest, request: Request) -> Response:
         """Continue a prompt."""
         body.check()
         async with contextlib.AsyncExitStack() as stack:
             served = await stack.enter_async_context(registry.use(body.model))
             prompts, strict = body.prompts(), registry.settings.strict
-            orders = await _made(
+            requests = await _prepare(
                 request,
-                lambda: [_completion_order(served, body, prompt, strict) for prompt in prompts],
+                lambda: [_completion_request(served, body, prompt, strict) for prompt in prompts],
             )
-            batch = _Batch(served, request, body, "text", _submit(served, orders))
+            batch = _Batch(served, request, body, "text", _submit(served, requests))
             stack.callback(batch.cancel)
             if body.stream:
                 return EventStream(_stream_completion(batch, body), stack.pop_all())
-            return Json(await unless_gone(request, _completion(batch, body), batch.cancel))
+            return JsonResponse(
+                await cancel_on_disconnect(request, _completion(batch, body), batch.cancel)
+            )
         raise AssertionError  # for the type checker: the stack swallows nothing
 
-    @api.post("/chat/completions", responses=written)
+    @api.post("/chat/completions", responses=responses)
     async def chat(body: ChatRequest, request: Request) -> Response:
         """Answer a conversation, or go on with its last message where that is the assistant's."""
         body.check()
         async with contextlib.AsyncExitStack() as stack:
             served = await stack.enter_async_context(registry.use(body.model))
-            order = await _made(
-                request, lambda: _chat_order(served, body, registry.settings.strict)
+            generation_request = await _prepare(
+                request, lambda: _chat_request(served, body, registry.settings.strict)
             )
-            batch = _Batch(served, request, body, "chat", _submit(served, [order]))
+            batch = _Batch(served, request, body, "chat", _submit(served, [generation_request]))
             stack.callback(batch.cancel)
             if body.stream:
                 return EventStream(_stream_chat(batch, body), stack.pop_all())
-            return Json(await unless_gone(request, _chat(batch, body), batch.cancel))
+            return JsonResponse(
+                await cancel_on_disconnect(request, _chat(batch, body), batch.cancel)
+            )
         raise AssertionError
 
     return api
 
 
-async def _made(request: Request, make: Callable[[], T]) -> T:
-    """What ``make`` gives; a long text is cut into tokens beside the streams of others."""
+async def _prepare(request: Request, make: Callable[[], T]) -> T:
+    """Call ``make``, in a thread when the body is long: tokenizing must not block other streams."""
     return make() if len(await request.body()) < _LONG else await asyncio.to_thread(make)
 
 
@@ -184,42 +191,42 @@ def _model(name: str) -> dict[str, Any]:
 # --- completions ------------------------------------------------------------------------------
 
 
-def _completion_order(
-    served: Served, body: CompletionRequest, prompt: str | list[int], strict: bool
-) -> Order:
+def _completion_request(
+    served: ServedModel, body: CompletionRequest, prompt: str | list[int], strict: bool
+) -> GenerationRequest:
     lm = served.lm
     ids = encode_prompt(prompt, lm.tokenizer, lm.config, slide=True)
     choosing = (body.best_of or 1) > (body.n or 1)
     logprobs = body.logprobs
-    return _order(
+    return _make_request(
         served,
         body,
         ids,
         max_new_tokens=body.max_new_tokens(16, len(ids), lm.config.n_ctx, strict=strict),
         samples=body.best_of or body.n or 1,
-        stop=body.stops(strict=strict),
+        stop=body.stop_strings(strict=strict),
         logprobs=0 if logprobs is None and choosing else logprobs,
-        score_prompt=bool(body.echo) and logprobs is not None,
+        prompt_logprobs=bool(body.echo) and logprobs is not None,
     )
 
 
-def _order(
-    served: Served,
-    body: Sampling,
+def _make_request(
+    served: ServedModel,
+    body: RequestBody,
     ids: Sequence[int],
     *,
-    end_token_ids: Sequence[int] = (),
+    stop_token_ids: Sequence[int] = (),
     **more: Any,
-) -> Order:
+) -> GenerationRequest:
     """What is the same for completions and chat."""
     n_vocab = served.scheduler.n_vocab
-    return Order(
+    return GenerationRequest(
         prompt_ids=tuple(ids),
         params=body.sampling_params(),
         min_new_tokens=body.min_tokens or 0,
-        end_token_ids=(*end_token_ids, *body.end_token_ids(n_vocab)),
+        stop_token_ids=(*stop_token_ids, *body.extra_stop_token_ids(n_vocab)),
         ignore_eos=bool(body.ignore_eos),
-        nudges=body.nudges(n_vocab),
+        logit_adjustments=body.logit_adjustments(n_vocab),
         penalty_window=body.penalty_window(),
         **more,
     )
@@ -228,44 +235,44 @@ def _order(
 async def _completion(batch: _Batch, body: CompletionRequest) -> dict[str, Any]:
     tokenizer, n = batch.served.lm.tokenizer, body.n or 1
     choices: list[dict[str, Any]] = []
-    for job, (prompt, steps) in zip(batch.jobs, await batch.whole(), strict=True):
-        order = job.order
-        shown = prompt_text(tokenizer, order.prompt_ids)
-        # With echo the prompt's tokens are told too, where they are scored.
-        begin = 0 if order.score_prompt else len(shown)
-        drawn = [_Choice(i, begin) for i in range(order.samples)]
+    for job, (prompt_tokens, steps) in zip(batch.jobs, await batch.collect(), strict=True):
+        request = job.request
+        prompt = prompt_text(tokenizer, request.prompt_ids)
+        # With echo the prompt's tokens come too, where their log-probabilities do.
+        begin = 0 if request.prompt_logprobs else len(prompt)
+        drawn = [_Choice(i, begin) for i in range(request.samples)]
         for step in steps:
             drawn[step.sample].add(step)
-        best = sorted(drawn, key=lambda choice: -choice.score) if order.samples > n else drawn
+        best = sorted(drawn, key=lambda choice: -choice.score) if request.samples > n else drawn
         for choice in best[:n]:
             choice.index = len(choices)
             out: dict[str, Any] = {
                 "index": choice.index,
-                "text": shown + choice.text if body.echo else choice.text,
+                "text": prompt + choice.text if body.echo else choice.text,
                 "logprobs": None,
                 "finish_reason": choice.finish_reason or "length",
             }
             if body.logprobs is not None:
                 out["logprobs"] = completion_logprobs(
                     tokenizer,
-                    [*prompt, *choice.steps],
+                    [*prompt_tokens, *choice.steps],
                     choice.offsets,
                     count=body.logprobs,
                     with_ids=bool(body.return_token_ids),
                 )
             if body.return_token_ids:
                 out["token_ids"] = [step.token_id for step in choice.steps]
-                out["prompt_token_ids"] = list(order.prompt_ids)
+                out["prompt_token_ids"] = list(request.prompt_ids)
             choices.append(out)
     answer: dict[str, Any] = {
         **batch.head, "object": "text_completion", "choices": choices, "usage": batch.usage(),
     }  # fmt: skip
     if body.return_token_ids:
-        answer["prompt_token_ids"] = list(batch.jobs[0].order.prompt_ids)
+        answer["prompt_token_ids"] = list(batch.jobs[0].request.prompt_ids)
     return answer
 
 
-async def _merged(jobs: Sequence[Job]) -> AsyncGenerator[tuple[int, list[Item]]]:
+async def _merge_jobs(jobs: Sequence[Job]) -> AsyncGenerator[tuple[int, list[Item]]]:
     """What comes for any of the jobs, with the number of the job, as it comes."""
     if len(jobs) == 1:
         async for items in jobs[0].batches():
@@ -301,13 +308,13 @@ async def _stream_completion(batch: _Batch, body: CompletionRequest) -> AsyncGen
     tokenizer, n = batch.served.lm.tokenizer, body.n or 1
     head = {**batch.head, "object": "text_completion"}
     usage = {"usage": None} if body.with_usage else {}
-    prompts = [prompt_text(tokenizer, job.order.prompt_ids) for job in batch.jobs]
+    prompts = [prompt_text(tokenizer, job.request.prompt_ids) for job in batch.jobs]
     choices = [
         _Choice(job * n + i, 0 if body.echo else len(prompts[job]))
         for job in range(len(batch.jobs))
         for i in range(n)
     ]
-    told = [False] * len(batch.jobs)  # whether a job's prompt ids, and with echo its text, are out
+    prompt_sent = [False] * len(batch.jobs)  # whether a job's prompt ids have been sent
     scored: list[list[PromptToken]] = [[] for _ in batch.jobs]
 
     def chunk(choice: _Choice, text: str, steps: list[GenerationStep], job: int) -> bytes:
@@ -331,12 +338,12 @@ async def _stream_completion(batch: _Batch, body: CompletionRequest) -> AsyncGen
             )
         if body.return_token_ids:
             out["token_ids"] = [step.token_id for step in steps]
-            if not told[job]:
-                more["prompt_token_ids"] = list(batch.jobs[job].order.prompt_ids)
-                told[job] = True
+            if not prompt_sent[job]:
+                more["prompt_token_ids"] = list(batch.jobs[job].request.prompt_ids)
+                prompt_sent[job] = True
         return event({**head, "choices": [out], **more, **usage})
 
-    async for job, items in _merged(batch.jobs):
+    async for job, items in _merge_jobs(batch.jobs):
         by_choice: dict[int, list[GenerationStep]] = {}
         for item in items:
             if isinstance(item, PromptToken):
@@ -350,7 +357,7 @@ async def _stream_completion(batch: _Batch, body: CompletionRequest) -> AsyncGen
                 text = prompts[job] + text
             yield chunk(choices[i], text, steps, job)
     for job, each in enumerate(batch.jobs):
-        if each.order.max_new_tokens == 0 and not each.cancelled:  # nothing but the echo
+        if each.request.max_new_tokens == 0 and not each.cancelled:  # nothing but the echo
             for i in range(n):
                 choices[job * n + i].finish_reason = "length"
                 yield chunk(choices[job * n + i], prompts[job], [], job)
@@ -363,7 +370,7 @@ async def _stream_completion(batch: _Batch, body: CompletionRequest) -> AsyncGen
 # --- chat -------------------------------------------------------------------------------------
 
 
-def _chat_order(served: Served, body: ChatRequest, strict: bool) -> Order:
+def _chat_request(served: ServedModel, body: ChatRequest, strict: bool) -> GenerationRequest:
     lm = served.lm
     template = lm.chat_template
     if template is None:
@@ -387,21 +394,21 @@ def _chat_order(served: Served, body: ChatRequest, strict: bool) -> Order:
             400, "the messages are nested too deeply for a chat template", param="messages"
         ) from None
     ids = encode_prompt(ids, lm.tokenizer, lm.config, slide=True)
-    return _order(
+    return _make_request(
         served,
         body,
         ids,
         max_new_tokens=body.max_new_tokens(None, len(ids), lm.config.n_ctx, strict=strict),
         samples=body.n or 1,
-        stop=(*body.stops(strict=strict), *template.turn_end.stop),
-        end_token_ids=template.turn_end.token_ids,
+        stop=(*body.stop_strings(strict=strict), *template.turn_end.stop),
+        stop_token_ids=template.turn_end.token_ids,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
     )
 
 
 async def _chat(batch: _Batch, body: ChatRequest) -> dict[str, Any]:
     tokenizer = batch.served.lm.tokenizer
-    ((_, steps),) = await batch.whole()
+    ((_, steps),) = await batch.collect()
     choices = [_Choice(i) for i in range(body.n or 1)]
     for step in steps:
         choices[step.sample].add(step)

@@ -1,7 +1,7 @@
 """What a request for text may say, and what becomes of each field that clients send.
 
 A field works, or it is refused in words, or it is on the list of those that change nothing here
-(``HARMLESS``, which docs/commands/serve.md has too). None is ignored without a word.
+(``IGNORED``, which docs/commands/serve.md has too). None is ignored without a word.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from laplm.errors import ContextLengthError
-from laplm.run.generate import seeded
-from laplm.run.sampler import REPETITION_PENALTY, Nudges, SamplingParams
+from laplm.run.sampler import REPETITION_PENALTY, LogitAdjustments, SamplingParams
 from laplm.serve.problems import ApiError
 
 MAX_SAMPLES = 128
@@ -28,13 +27,13 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-Whole = Annotated[int, BeforeValidator(_whole)]
+JsonInteger = Annotated[int, BeforeValidator(_whole)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
 RepetitionPenalty = Annotated[
     float, Field(ge=REPETITION_PENALTY[0], le=REPETITION_PENALTY[1], allow_inf_nan=False)
 ]
-MaxTokens = Annotated[Whole, Field(ge=-2, lt=2**31)]
+MaxTokens = Annotated[JsonInteger, Field(ge=-2, lt=2**31)]
 
 # --- fields that are not there ------------------------------------------------------------------
 
@@ -61,7 +60,7 @@ def _refused(why: str, *names: str, **off: tuple[object, ...]) -> _Refusals:
     return dict.fromkeys(names, (why, ())) | {name: (why, values) for name, values in off.items()}
 
 
-REFUSED: _Refusals = {
+UNSUPPORTED: _Refusals = {
     **_refused(
         _STRUCTURED, "format", "grammar", "json_schema", "guided_json", "guided_regex",
         "guided_choice", "guided_grammar", "guided_whitespace_pattern", "structured_outputs",
@@ -112,7 +111,7 @@ REFUSED: _Refusals = {
     **_refused(_SHAPE, "vllm_xargs", "kv_transfer_params", "input_extra"),
 }  # fmt: skip
 
-HARMLESS = frozenset((
+IGNORED = frozenset((
     # OpenAI's: who asks, what is kept or charged, how fast; nothing of the text.
     "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key",
     "prompt_cache_retention", "prediction", "parallel_tool_calls",
@@ -137,7 +136,7 @@ _OURS = frozenset((
 ))  # fmt: skip
 
 
-def _asks_for_nothing(value: object, off: tuple[object, ...]) -> bool:
+def _is_off(value: object, off: tuple[object, ...]) -> bool:
     if value is None or value == "" or value == [] or (value is False and True not in off):
         return True
     # True is 1 in Python, and neither in JSON.
@@ -156,27 +155,27 @@ class StreamOptions(BaseModel):
 def _describe(schema: dict[str, Any]) -> None:
     """The OpenAPI description: fields that change nothing may come, unknown ones may not."""
     harmless = {"description": "Taken from clients that send it; changes nothing here."}
-    schema["properties"] |= dict.fromkeys(sorted(HARMLESS), harmless)
+    schema["properties"] |= dict.fromkeys(sorted(IGNORED), harmless)
     schema["additionalProperties"] = False
 
 
-class Sampling(BaseModel):
+class RequestBody(BaseModel):
     """What completions and chat completions have in common."""
 
     model_config = ConfigDict(strict=True, extra="allow", json_schema_extra=_describe)
 
     model: str | None = Field(None, max_length=300)
-    n: Whole | None = Field(None, ge=1, le=MAX_SAMPLES)
+    n: JsonInteger | None = Field(None, ge=1, le=MAX_SAMPLES)
     max_tokens: MaxTokens | None = Field(
         None, description="At most; -1 or more than the context holds: to its end."
     )
     n_predict: MaxTokens | None = Field(None, description="llama-server's name of max_tokens.")
-    min_tokens: Whole | None = Field(
+    min_tokens: JsonInteger | None = Field(
         None, ge=0, lt=2**31, description="Before so many, nothing ends the text."
     )
     stop: str | list[str] | None = None
-    stop_token_ids: list[Whole] | None = Field(None, max_length=MAX_STOPS)
-    seed: Whole | None = Field(None, ge=-(2**63), lt=2**63)
+    stop_token_ids: list[JsonInteger] | None = Field(None, max_length=MAX_STOPS)
+    seed: JsonInteger | None = Field(None, ge=-(2**63), lt=2**63)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     temperature: float | None = Field(None, ge=0, le=2, allow_inf_nan=False)
@@ -184,13 +183,13 @@ class Sampling(BaseModel):
     logit_bias: dict[str, Number] | None = Field(None, max_length=1024)
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    top_k: Whole | None = Field(None, ge=-1, lt=2**31, description="0 or -1: off.")
+    top_k: JsonInteger | None = Field(None, ge=-1, lt=2**31, description="0 or -1: off.")
     min_p: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
     repetition_penalty: RepetitionPenalty | None = None
     repeat_penalty: RepetitionPenalty | None = Field(
         None, description="llama-server's and Ollama's name of repetition_penalty."
     )
-    repeat_last_n: Whole | None = Field(
+    repeat_last_n: JsonInteger | None = Field(
         None, ge=-1, lt=2**31,
         description="Tokens that repetition_penalty looks back at: -1 all of them, 0 none.",
     )  # fmt: skip
@@ -198,7 +197,7 @@ class Sampling(BaseModel):
     return_token_ids: bool | None = None
 
     # Fields of the other route, and what to do.
-    elsewhere: ClassVar[dict[str, str]] = {}
+    fields_of_other_route: ClassVar[dict[str, str]] = {}
 
     def check_fields(self) -> None:
         """Let no field pass that would change nothing without a word.
@@ -207,22 +206,22 @@ class Sampling(BaseModel):
             ApiError: one is not there, or not known.
         """
         for name, value in (self.model_extra or {}).items():
-            if name in HARMLESS or value is None:
+            if name in IGNORED or value is None:
                 continue
-            if name in self.elsewhere:
-                raise ApiError(400, f"{name}: {self.elsewhere[name]}", param=name)
-            if name not in REFUSED:
+            if name in self.fields_of_other_route:
+                raise ApiError(400, f"{name}: {self.fields_of_other_route[name]}", param=name)
+            if name not in UNSUPPORTED:
                 raise ApiError(400, self._unknown(name), param=name[:100], code="unknown_parameter")
-            why, off = REFUSED[name]
-            if not _asks_for_nothing(value, off):
+            why, off = UNSUPPORTED[name]
+            if not _is_off(value, off):
                 raise ApiError(400, f"{name}: {why}", param=name, code="unsupported_parameter")
 
     def _unknown(self, name: str) -> str:
-        near = difflib.get_close_matches(name[:100], [*type(self).model_fields, *HARMLESS], 1, 0.75)
+        near = difflib.get_close_matches(name[:100], [*type(self).model_fields, *IGNORED], 1, 0.75)
         advice = f"did you mean {near[0]}?" if near else "leave it out"
         return f"there is no field {name[:100]!r}; {advice}"
 
-    def stops(self, *, strict: bool = False) -> tuple[str, ...]:
+    def stop_strings(self, *, strict: bool = False) -> tuple[str, ...]:
         """The stop strings.
 
         Raises:
@@ -236,7 +235,7 @@ class Sampling(BaseModel):
             raise ApiError(400, "a stop string is empty; leave it out", param="stop")
         return stops
 
-    def end_token_ids(self, n_vocab: int) -> tuple[int, ...]:
+    def extra_stop_token_ids(self, n_vocab: int) -> tuple[int, ...]:
         """Ids that end a text besides the model's own.
 
         Raises:
@@ -253,7 +252,7 @@ class Sampling(BaseModel):
         return ids
 
     def sampling_params(self) -> SamplingParams:
-        """With OpenAI's defaults, and a seed.
+        """With OpenAI's defaults.
 
         Raises:
             ApiError: one setting is given under two names.
@@ -264,19 +263,19 @@ class Sampling(BaseModel):
             "top_p": self.top_p,
             "top_k": 0 if top_k == -1 else top_k,
             "min_p": self.min_p,
-            "repetition_penalty": self._one_of("repetition_penalty", "repeat_penalty"),
+            "repetition_penalty": self._given_once("repetition_penalty", "repeat_penalty"),
         }
         defaults: dict[str, Any] = {"temperature": 1.0, "top_k": 0}
         values = defaults | {name: value for name, value in given.items() if value is not None}
         # OpenAI's seeds have a sign; those without are the seeds of `laplm run`.
         seed = None if self.seed is None else self.seed % 2**64
-        return seeded(SamplingParams(**values, seed=seed))
+        return SamplingParams(**values, seed=seed)
 
     def penalty_window(self) -> int | None:
         """How many tokens the repetition penalty looks back at; None for all."""
         return None if self.repeat_last_n in (None, -1) else self.repeat_last_n
 
-    def nudges(self, n_vocab: int) -> Nudges | None:
+    def logit_adjustments(self, n_vocab: int) -> LogitAdjustments | None:
         """What is added to logits; None for nothing. Only the first ``n_vocab`` ids are drawn.
 
         Raises:
@@ -297,8 +296,10 @@ class Sampling(BaseModel):
                     param="logit_bias",
                 )  # fmt: skip
             bias[int(key)] = value
-        nudges = Nudges(bias, self.presence_penalty or 0.0, self.frequency_penalty or 0.0)
-        return None if nudges == Nudges() else nudges
+        logit_adjustments = LogitAdjustments(
+            bias, self.presence_penalty or 0.0, self.frequency_penalty or 0.0
+        )
+        return None if logit_adjustments == LogitAdjustments() else logit_adjustments
 
     @property
     def with_usage(self) -> bool:
@@ -321,7 +322,7 @@ class Sampling(BaseModel):
                 under ``strict``.
             ContextLengthError: there is no room.
         """
-        asked = self._one_of("max_tokens", "n_predict", "max_completion_tokens")
+        asked = self._given_once("max_tokens", "n_predict", "max_completion_tokens")
         if asked is None:
             asked = default
         elif asked < 0:
@@ -345,7 +346,7 @@ class Sampling(BaseModel):
             )
         return min(wanted, room)
 
-    def _one_of(self, *names: str) -> Any:
+    def _given_once(self, *names: str) -> Any:
         given = {name: getattr(self, name, None) for name in names}
         given = {name: value for name, value in given.items() if value is not None}
         if len(set(given.values())) > 1:
@@ -357,18 +358,18 @@ class Sampling(BaseModel):
         return next(iter(given.values()), None)
 
 
-class CompletionRequest(Sampling):
+class CompletionRequest(RequestBody):
     """``POST /v1/completions``."""
 
-    elsewhere: ClassVar[dict[str, str]] = {
+    fields_of_other_route: ClassVar[dict[str, str]] = {
         "messages": "conversations go to /v1/chat/completions; here, give a prompt",
         "top_logprobs": "give the number as logprobs",
     }
 
-    prompt: str | list[Whole] | list[str] | list[list[Whole]] | None = None
-    best_of: Whole | None = Field(None, ge=1, le=MAX_SAMPLES)
+    prompt: str | list[JsonInteger] | list[str] | list[list[JsonInteger]] | None = None
+    best_of: JsonInteger | None = Field(None, ge=1, le=MAX_SAMPLES)
     echo: bool | None = None
-    logprobs: Whole | None = Field(None, ge=0, le=MAX_LOGPROBS)
+    logprobs: JsonInteger | None = Field(None, ge=0, le=MAX_LOGPROBS)
     suffix: str | None = None
 
     def prompts(self) -> list[str | list[int]]:
@@ -414,7 +415,7 @@ class CompletionRequest(Sampling):
                 400, "best_of cannot choose while streaming; leave one of them out",
                 param="best_of",
             )  # fmt: skip
-        if self._one_of("max_tokens", "n_predict") == 0 and not self.echo:
+        if self._given_once("max_tokens", "n_predict") == 0 and not self.echo:
             raise ApiError(
                 400, "max_tokens is 0, which only makes sense with echo", param="max_tokens"
             )
@@ -438,7 +439,7 @@ class ChatMessage(BaseModel):
             ("tool_calls", _TOOLS), ("function_call", _TOOLS), ("audio", _MEDIA),
             ("images", _MEDIA),
         ):  # fmt: skip
-            if not _asks_for_nothing((self.model_extra or {}).get(name), ()):
+            if not _is_off((self.model_extra or {}).get(name), ()):
                 raise ApiError(400, f"a message has {name}: {why}", param="messages")
 
     def text(self) -> str:
@@ -462,10 +463,10 @@ class ChatMessage(BaseModel):
         return "".join(texts)
 
 
-class ChatRequest(Sampling):
+class ChatRequest(RequestBody):
     """``POST /v1/chat/completions``."""
 
-    elsewhere: ClassVar[dict[str, str]] = {
+    fields_of_other_route: ClassVar[dict[str, str]] = {
         "prompt": "a text to continue goes to /v1/completions; here, give messages",
     }
 
@@ -483,7 +484,7 @@ class ChatRequest(Sampling):
         None, description="More of what the model's chat template knows."
     )
     logprobs: bool | None = None
-    top_logprobs: Whole | None = Field(None, ge=0, le=MAX_LOGPROBS)
+    top_logprobs: JsonInteger | None = Field(None, ge=0, le=MAX_LOGPROBS)
 
     def check(self) -> None:
         """Let nothing pass that cannot be answered, whichever the model.
@@ -492,7 +493,7 @@ class ChatRequest(Sampling):
             ApiError: it says what and why.
         """
         self.check_fields()
-        if self._one_of("max_tokens", "n_predict", "max_completion_tokens") == 0:
+        if self._given_once("max_tokens", "n_predict", "max_completion_tokens") == 0:
             raise ApiError(400, "max_tokens is 0, which leaves no answer", param="max_tokens")
         if self.top_logprobs and not self.logprobs:
             raise ApiError(400, "top_logprobs needs logprobs: true", param="top_logprobs")

@@ -68,7 +68,7 @@ CLIENT_GONE = 499  # as nginx counts requests whose client did not wait for an a
 BODY = (400, 408, 413, 415)  # where a request has a body
 
 
-def answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """What else a route may answer, for the OpenAPI description: statuses with their meaning.
 
     Whatever is not among them has the same body, which keeps FastAPI from describing its own.
@@ -81,12 +81,12 @@ def answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {"default": {"model": ErrorBody, "description": "Anything else that fails."}, **out}
 
 
-def given(media_type: str) -> dict[int | str, dict[str, Any]]:
+def response_content(media_type: str) -> dict[int | str, dict[str, Any]]:
     """A kind of answer besides what the route's class says, for the OpenAPI description."""
     return {200: {"content": {media_type: {"schema": {"type": "string"}}}}}
 
 
-class Json(Response):
+class JsonResponse(Response):
     """A JSON body. What is not text, such as half of a character, comes as a question mark."""
 
     media_type = "application/json"
@@ -132,12 +132,12 @@ class ApiError(Exception):
         error = {"message": str(self), "type": kind, "param": self.param, "code": self.code}
         return {"error": error}
 
-    def response(self) -> Json:
+    def response(self) -> JsonResponse:
         """The whole answer."""
-        return Json(self.body(), self.status, self.headers)
+        return JsonResponse(self.body(), self.status, self.headers)
 
 
-def problem_of(error: Exception) -> ApiError:
+def to_api_error(error: Exception) -> ApiError:
     """The answer to any error; one that is ours says no more than that."""
     if isinstance(error, ApiError):
         return error
@@ -156,15 +156,15 @@ def problem_of(error: Exception) -> ApiError:
     )
 
 
-def logged_problem_of(error: Exception) -> ApiError:
-    """As ``problem_of``, for errors that go no further: one of ours is in the log, as it says."""
-    problem = problem_of(error)
+def to_logged_api_error(error: Exception) -> ApiError:
+    """As ``to_api_error``, for errors that go no further: one of ours is in the log, as it says."""
+    problem = to_api_error(error)
     if problem.code == _INTERNAL:
         log_exception("error", error)
     return problem
 
 
-async def answer_http_exception(_: Request, error: Exception) -> Response:
+async def handle_http_exception(_: Request, error: Exception) -> Response:
     """No such route, or not with this method."""
     assert isinstance(error, HTTPException)
     message = {
@@ -175,7 +175,7 @@ async def answer_http_exception(_: Request, error: Exception) -> Response:
     return ApiError(error.status_code, message, headers=error.headers).response()
 
 
-async def answer_invalid(_: Request, error: Exception) -> Response:
+async def handle_validation_error(_: Request, error: Exception) -> Response:
     """A body that is not what the route takes: the first thing that is wrong with it."""
     assert isinstance(error, RequestValidationError)
     first, *others = error.errors()
@@ -205,6 +205,6 @@ def _where(error: Mapping[str, Any], body: Any) -> list[str]:
     return where
 
 
-async def answer_error(_: Request, error: Exception) -> Response:
+async def handle_error(_: Request, error: Exception) -> Response:
     """An error of ours that a person can act on."""
-    return problem_of(error).response()
+    return to_api_error(error).response()

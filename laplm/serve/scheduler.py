@@ -1,11 +1,10 @@
-"""Continuous batching: everything that is decoded at one time shares each reading of the weights.
+"""Continuous batching with chunked prefill: all running samples share one forward pass.
 
-One engine thread a loaded model. Each of its passes takes the next token of every sample that is
-on its way and, beside them, a block of the prompts that are still to be read, one after the other
-and long ones by turns. So a long prompt stops nobody, and a sample that ends frees its place for
-the next pass. Samples of one request share their prompt's prefill; prompts that begin alike share
-it between requests. Logits do not depend on what else is in a pass, so a seed gives one text
-always.
+There is one engine thread for each loaded model. Each step decodes one token of every running
+sample and prefills a chunk of the waiting prompts, long ones in turns (round robin). So a long
+prompt blocks nobody, and a sample that ends frees its slot for the next step. Samples of one
+request share the prefill of their prompt; prompts with a common prefix share its key/value cache.
+Logits do not depend on the batch, so a seed always gives the same text.
 """
 
 from __future__ import annotations
@@ -25,129 +24,97 @@ from numpy.typing import NDArray
 from laplm.model.engine.kv_cache import KVCache
 from laplm.model.engine.model import PREFILL_CHUNK
 from laplm.model.tokenizer import end_tokens
-from laplm.run.generate import (
-    GenerationStep,
-    Row,
-    SampleText,
-    TokenLogprob,
-    shared_prefix,
-)
-from laplm.run.sampler import Nudges, SamplingParams, top_logprobs
-from laplm.serve.problems import ApiError, logged_problem_of
+from laplm.run.detokenizer import StreamingDetokenizer
+from laplm.run.generate import SampleState, shared_prefix_length
+from laplm.run.request import GenerationRequest
+from laplm.run.results import GenerationStep, TokenLogprob
+from laplm.run.sampler import top_logprobs
+from laplm.serve.problems import ApiError, to_logged_api_error
 
 if TYPE_CHECKING:
     from laplm.run.language_model import LanguageModel
 
 Array = NDArray[np.float32]
 
-BESIDE = 64  # tokens of prompts in a pass that others are waiting for: some milliseconds
-TURN = 256  # tokens that a prompt has read before others are: most prompts go through whole
-MAX_SLOTS = PREFILL_CHUNK - BESIDE
-_KEPT = 4  # prompts whose caches are kept for those that begin alike
-_RECENT = 32  # requests whose length says how long the next ones will take
+PREFILL_BUDGET_WHILE_DECODING = 64
+"""Prompt tokens in a step that also decodes: they delay the decoded tokens by milliseconds."""
+
+PREFILL_BUDGET_PER_TURN = 256
+"""Prompt tokens of one request before the next one's turn; most prompts need a single turn."""
+
+MAX_SLOTS = PREFILL_CHUNK - PREFILL_BUDGET_WHILE_DECODING
+_MAX_PREFIX_CACHES = 4  # key/value caches of past prompts, for prompts with the same beginning
+_DURATIONS_KEPT = 32  # durations of past requests, from which waiting times are estimated
 
 
-class Watcher(Protocol):
-    """Who is told of the scheduler's work; ``metrics.Metrics`` is one."""
+class SchedulerObserver(Protocol):
+    """Is told of the scheduler's work; ``metrics.Metrics`` is one."""
 
-    def token(self, seconds: float, *, first: bool) -> None:
-        """A token came so long after the one before it, or after its request."""
+    def on_token(self, seconds: float, *, first: bool) -> None:
+        """A token was sampled, so many seconds after the previous one or after its request."""
 
-    def passed(self, prompt_tokens: int, new_tokens: int) -> None:
-        """A pass has gone through so many tokens."""
+    def on_step(self, prompt_tokens: int, new_tokens: int) -> None:
+        """A forward pass has processed so many tokens."""
 
 
 @dataclass(frozen=True)
 class PromptToken:
-    """A token of a prompt as the model expected it: for ``echo`` with ``logprobs``."""
+    """A prompt token with its log-probability: for ``echo`` with ``logprobs``."""
 
     token_id: int
     logprob: float | None
     top_logprobs: tuple[TokenLogprob, ...] = ()
 
 
-@dataclass(frozen=True)
-class Order:
-    """What a request asks of the engine, checked.
-
-    Attributes:
-        prompt_ids: at least one id.
-        params: with a seed.
-        max_new_tokens: for each sample; 0 only reads the prompt.
-        samples: how many.
-        min_new_tokens: before so many, nothing but ``max_new_tokens`` ends a text.
-        stop: strings that end a text.
-        end_token_ids: tokens that end it, besides those that end every text of the model.
-        logprobs: alternatives reported with each token; None reports no probabilities.
-        score_prompt: report the prompt's tokens too.
-        ignore_eos: go on when the model ends its text.
-        nudges: what is added to logits.
-        penalty_window: tokens that the repetition penalty looks back at; None for all.
-    """
-
-    prompt_ids: tuple[int, ...]
-    params: SamplingParams
-    max_new_tokens: int
-    samples: int = 1
-    min_new_tokens: int = 0
-    stop: tuple[str, ...] = ()
-    end_token_ids: tuple[int, ...] = ()
-    logprobs: int | None = None
-    score_prompt: bool = False
-    ignore_eos: bool = False
-    nudges: Nudges | None = None
-    penalty_window: int | None = None
-
-
 Item = GenerationStep | PromptToken
 
 
 class Job:
-    """One order on its way through the engine. The event loop reads, the engine's thread writes.
+    """A request in the engine. The event loop reads its results, the engine thread writes them.
 
     Attributes:
-        order: what was asked for.
+        request: what was asked for.
         cached_tokens: those of the prompt that an earlier request had already worked out.
     """
 
-    def __init__(self, order: Order, deadline: float) -> None:
-        self.order = order
+    def __init__(self, request: GenerationRequest, deadline: float) -> None:
+        self.request = request
         self.deadline = deadline
         self.cached_tokens = 0
         self.cancelled = False
         # The engine's thread alone uses these.
         self.cache: KVCache | None = None
-        self.logits: Array | None = None  # after the prompt, for samples that have yet to begin
-        self.score: Array | None = None  # after the block before, for the next prompt token
-        self.turn = 0  # tokens of the prompt that were read in this turn
-        self.begun = 0  # samples that have begun
-        self.going = 0  # samples on their way
+        self.logits: Array | None = None  # after the prompt, for samples not yet started
+        self.last_logits: Array | None = None  # of the chunk before, for the next prompt token
+        self.turn_tokens = 0  # prompt tokens prefilled in this turn
+        self.started = 0  # samples started so far
+        self.decoding = 0  # samples being decoded
         self.start = self.last = time.perf_counter()
         # The event loop alone uses these.
         self._items: deque[Item] = deque()
-        self._news = asyncio.Event()
+        self._arrived = asyncio.Event()
         self._ended = False
         self._error: ApiError | None = None
 
     @property
-    def unread(self) -> int:
-        """Tokens of the prompt that the engine has yet to read."""
-        return len(self.order.prompt_ids) - (self.cache.length if self.cache else 0)
+    def remaining_prompt(self) -> int:
+        """Prompt tokens not prefilled yet."""
+        return len(self.request.prompt_ids) - (self.cache.length if self.cache else 0)
 
     def cancel(self) -> None:
-        """The client has gone: its place is free from the next pass on. In the event loop."""
+        """The client has disconnected: free its slots with the next step. In the event loop."""
         self.cancelled = self._ended = True
-        self._news.set()
+        self._arrived.set()
 
     async def batches(self) -> AsyncIterator[list[Item]]:
         """Everything that has come since the last time, until the end.
 
         Raises:
-            ApiError: the order cannot be finished.
+            ApiError: the request cannot be finished.
         """
         while True:
-            await self._news.wait()
-            self._news.clear()
+            await self._arrived.wait()
+            self._arrived.clear()
             if self._items:
                 items = list(self._items)
                 self._items.clear()
@@ -162,19 +129,19 @@ class Job:
         self._items += items
         self._ended = self._ended or ended
         self._error = self._error or error
-        self._news.set()
+        self._arrived.set()
 
 
 @dataclass(eq=False)
 class _Sample:
     job: Job
-    row: Row
-    text: SampleText
+    state: SampleState
+    text: StreamingDetokenizer
 
 
 @dataclass
-class _News:
-    """What a pass has for one job."""
+class _Results:
+    """What a step has produced for one job."""
 
     items: list[Item] = field(default_factory=list)
     ended: bool = False
@@ -192,17 +159,17 @@ class Scheduler:
         slots: int = 16,
         queue: int = 64,
         time_limit: float = 600.0,
-        watcher: Watcher | None = None,
+        observer: SchedulerObserver | None = None,
     ) -> None:
         """Start.
 
         Args:
             lm: the model; its engine is made already.
             loop: where results are delivered.
-            slots: samples decoded together, at most ``MAX_SLOTS``.
+            slots: samples decoded in one batch, at most ``MAX_SLOTS``.
             queue: requests that wait, at most; more are refused.
             time_limit: seconds from a request's arrival to its end.
-            watcher: told of tokens and passes.
+            observer: is told of tokens and steps.
         """
         self._lm = lm
         self._gpt = lm.gpt
@@ -210,19 +177,20 @@ class Scheduler:
         self._slots = slots
         self._queue = queue
         self._time_limit = time_limit
-        self._watcher = watcher
-        self._eos = end_tokens(lm.tokenizer, lm.config)
-        self._known = min(lm.tokenizer.vocab_size, lm.config.vocab_size)
+        self._observer = observer
+        self._eos_token_ids = end_tokens(lm.tokenizer, lm.config)
+        self._n_vocab = min(lm.tokenizer.vocab_size, lm.config.vocab_size)
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
         self._new: deque[Job] = deque()  # shared between threads, under the lock
         self._stopped: ApiError | None = None
-        self._reading: deque[Job] = deque()  # prompts on their way; the thread's own from here on
-        self._ready: deque[Job] = deque()  # prompts read, samples yet to begin
+        # From here on the engine thread's own.
+        self._prefilling: deque[Job] = deque()
+        self._prefilled: deque[Job] = deque()  # with samples that have not started
         self._samples: list[_Sample] = []
-        self._kept: deque[KVCache] = deque(maxlen=_KEPT)
-        self._seconds: deque[float] = deque(maxlen=_RECENT)
-        self._news: dict[Job, _News] = {}
+        self._prefix_caches: deque[KVCache] = deque(maxlen=_MAX_PREFIX_CACHES)
+        self._durations: deque[float] = deque(maxlen=_DURATIONS_KEPT)
+        self._results: dict[Job, _Results] = {}
         self._thread = threading.Thread(target=self._run, name="laplm-engine", daemon=True)
         self._thread.start()
 
@@ -231,25 +199,25 @@ class Scheduler:
     @property
     def n_vocab(self) -> int:
         """How many ids can be drawn, from 0 on: a vocabulary may be padded beyond its tokens."""
-        return self._known
+        return self._n_vocab
 
     @property
     def waiting(self) -> int:
-        """Requests none of whose samples has begun."""
-        return len(self._new) + len(self._reading) + len(self._ready)
+        """Requests none of whose samples has started."""
+        return len(self._new) + len(self._prefilling) + len(self._prefilled)
 
     @property
     def running(self) -> int:
         """Samples that are being decoded."""
         return len(self._samples)
 
-    def submit(self, order: Order) -> Job:
-        """Put an order into the queue.
+    def submit(self, request: GenerationRequest) -> Job:
+        """Put a request into the queue.
 
         Raises:
             ApiError: the queue is full (429), or the engine has stopped.
         """
-        job = Job(order, time.perf_counter() + self._time_limit)
+        job = Job(request, time.perf_counter() + self._time_limit)
         with self._lock:
             if self._stopped is not None:
                 raise self._stopped
@@ -278,7 +246,7 @@ class Scheduler:
         self._thread.join(seconds)
 
     def _wait_seconds(self) -> int:
-        each = sum(self._seconds) / len(self._seconds) if self._seconds else 1.0
+        each = sum(self._durations) / len(self._durations) if self._durations else 1.0
         return max(1, min(60, round(each * self.waiting / self._slots)))
 
     # --- the engine's thread ---
@@ -287,10 +255,14 @@ class Scheduler:
         while True:
             with self._lock:
                 while not (
-                    self._new or self._reading or self._ready or self._samples or self._stopped
+                    self._new
+                    or self._prefilling
+                    or self._prefilled
+                    or self._samples
+                    or self._stopped
                 ):
                     self._work.wait()
-                self._reading += self._new
+                self._prefilling += self._new
                 self._new.clear()
                 stopped = self._stopped
             if stopped is not None:
@@ -299,20 +271,20 @@ class Scheduler:
                 self._deliver()
                 return
             try:
-                self._drop()
-                self._pass()
-            except Exception as error:  # one bad pass must not end the thread
-                problem = logged_problem_of(error)
+                self._drop_ended()
+                self._step()
+            except Exception as error:  # one bad step must not end the thread
+                problem = to_logged_api_error(error)
                 for job in self._jobs():
                     self._fail(job, problem)
             self._deliver()
 
     def _jobs(self) -> list[Job]:
-        jobs = [*self._reading, *self._ready, *(sample.job for sample in self._samples)]
+        jobs = [*self._prefilling, *self._prefilled, *(sample.job for sample in self._samples)]
         return list(dict.fromkeys(jobs))
 
-    def _drop(self) -> None:
-        """Free the places of clients that have gone and of requests that took too long."""
+    def _drop_ended(self) -> None:
+        """Free the slots of cancelled requests and of those past their deadline."""
         now = time.perf_counter()
         for job in self._jobs():
             if job.cancelled:
@@ -329,178 +301,171 @@ class Scheduler:
                 )
 
     def _fail(self, job: Job, error: ApiError) -> None:
-        self._news.setdefault(job, _News()).error = error
+        self._results.setdefault(job, _Results()).error = error
         self._remove(job)
 
     def _remove(self, job: Job) -> None:
-        for jobs in (self._reading, self._ready):
+        for jobs in (self._prefilling, self._prefilled):
             with contextlib.suppress(ValueError):
                 jobs.remove(job)
         self._samples = [sample for sample in self._samples if sample.job is not job]
 
-    def _pass(self) -> None:
-        """Begin samples that have a place, and take every one and some prompts a step further."""
-        self._begin()
+    def _step(self) -> None:
+        """One forward pass: a token of every running sample, and a chunk of prompts."""
+        self._start_samples()
         samples = list(self._samples)
         parts: list[tuple[Sequence[int], KVCache, int]] = [
-            (sample.row.ids[-1:], sample.row.cache, 1) for sample in samples
+            (sample.state.ids[-1:], sample.state.cache, 1) for sample in samples
         ]
-        blocks = self._blocks(BESIDE if parts else PREFILL_CHUNK)
-        for job, count in blocks:
+        chunks = self._schedule_prefill(PREFILL_BUDGET_WHILE_DECODING if parts else PREFILL_CHUNK)
+        for job, count in chunks:
             assert job.cache is not None
             start = job.cache.length
-            last = count if job.order.score_prompt else int(count == job.unread)
-            parts.append((job.order.prompt_ids[start : start + count], job.cache, last))
+            last = count if job.request.prompt_logprobs else int(count == job.remaining_prompt)
+            parts.append((job.request.prompt_ids[start : start + count], job.cache, last))
         if not parts:
             return
         logits = self._gpt.forward_batch(parts)
         for sample, x in zip(samples, logits, strict=False):
-            self._draw(sample, x)
+            self._sample_token(sample, x)
         row = len(samples)
-        for job, count in blocks:
-            wanted = count if job.order.score_prompt else int(job.unread == 0)
-            self._read(job, count, logits[row : row + wanted])
+        for job, count in chunks:
+            wanted = count if job.request.prompt_logprobs else int(job.remaining_prompt == 0)
+            self._finish_chunk(job, count, logits[row : row + wanted])
             row += wanted
-        if self._watcher is not None:
-            self._watcher.passed(sum(count for _, count in blocks), len(samples))
-        self._begin()
+        if self._observer is not None:
+            self._observer.on_step(sum(count for _, count in chunks), len(samples))
+        self._start_samples()
 
-    def _blocks(self, most: int) -> list[tuple[Job, int]]:
-        """Prompts to read in this pass and how many tokens of each, in turn."""
-        blocks: list[tuple[Job, int]] = []
-        for job in list(self._reading):
-            if most < 1:
+    def _schedule_prefill(self, budget: int) -> list[tuple[Job, int]]:
+        """Prompts to prefill in this step, and how many tokens of each: round robin."""
+        chunks: list[tuple[Job, int]] = []
+        for job in list(self._prefilling):
+            if budget < 1:
                 break
             if job.cache is None:
-                job.cache = self._cache_for(job)
+                job.cache = self._prefix_cache(job)
                 job.cached_tokens = job.cache.length
-            count = min(job.unread, most)
-            blocks.append((job, count))
-            most -= count
-            job.turn += count
-            if job.turn >= TURN:  # its turn is over: to the end of the queue
-                job.turn = 0
-                self._reading.remove(job)
-                self._reading.append(job)
-        return blocks
+            count = min(job.remaining_prompt, budget)
+            chunks.append((job, count))
+            budget -= count
+            job.turn_tokens += count
+            if job.turn_tokens >= PREFILL_BUDGET_PER_TURN:  # to the end of the queue
+                job.turn_tokens = 0
+                self._prefilling.remove(job)
+                self._prefilling.append(job)
+        return chunks
 
-    def _cache_for(self, job: Job) -> KVCache:
-        """A cache that holds what an earlier prompt had in common with this one."""
-        ids = job.order.prompt_ids
-        if job.order.score_prompt or not self._kept:
+    def _prefix_cache(self, job: Job) -> KVCache:
+        """A key/value cache with the longest prefix shared with an earlier prompt."""
+        ids = job.request.prompt_ids
+        if job.request.prompt_logprobs or not self._prefix_caches:
             return self._gpt.new_cache()
-        best = max(self._kept, key=lambda cache: shared_prefix(cache.ids, ids))
-        shared = shared_prefix(best.ids, ids)
+        best = max(self._prefix_caches, key=lambda cache: shared_prefix_length(cache.ids, ids))
+        shared = shared_prefix_length(best.ids, ids)
         if not shared:
             return self._gpt.new_cache()
         (cache,) = best.fork(1)
         cache.trim(shared)
         return cache
 
-    def _read(self, job: Job, count: int, logits: Array) -> None:
-        """Take note of a block of a prompt that has gone through."""
+    def _finish_chunk(self, job: Job, count: int, logits: Array) -> None:
+        """Record a chunk of a prompt that has been prefilled."""
         assert job.cache is not None
-        if job.order.score_prompt:
-            self._score(job, count, logits)
-        if job.unread:
+        if job.request.prompt_logprobs:
+            self._score_prompt(job, count, logits)
+        if job.remaining_prompt:
             return
-        self._reading.remove(job)
-        self._kept.append(job.cache.fork(1)[0])
-        if job.order.max_new_tokens == 0:
-            self._end(job)
+        self._prefilling.remove(job)
+        self._prefix_caches.append(job.cache.fork(1)[0])
+        if job.request.max_new_tokens == 0:
+            self._finish(job)
             return
         job.logits = logits[-1].copy()
-        self._ready.append(job)
+        self._prefilled.append(job)
 
-    def _score(self, job: Job, count: int, logits: Array) -> None:
-        """The log-probability of each prompt token of the block, given what came before it."""
+    def _score_prompt(self, job: Job, count: int, logits: Array) -> None:
+        """The log-probability of each prompt token of the chunk, given the tokens before it."""
         assert job.cache is not None
-        order, start = job.order, job.cache.length - count
+        request, start = job.request, job.cache.length - count
         tokenizer = self._lm.tokenizer
-        items: list[Item] = self._news.setdefault(job, _News()).items
-        for i, token in enumerate(order.prompt_ids[start : start + count]):
-            x = job.score if i == 0 else logits[i - 1]
+        items: list[Item] = self._results.setdefault(job, _Results()).items
+        for i, token in enumerate(request.prompt_ids[start : start + count]):
+            x = job.last_logits if i == 0 else logits[i - 1]
             if x is None:
                 items.append(PromptToken(token, None))
                 continue
-            x = x[: self._known]
-            normaliser = self._gpt.log_normaliser(x)
+            x = x[: self._n_vocab]
+            normalizer = self._gpt.logsumexp(x)
             tops = tuple(
                 TokenLogprob(t, tokenizer.token_text(t), logprob)
-                for t, logprob in top_logprobs(x, order.logprobs or 0, normaliser)
+                for t, logprob in top_logprobs(x, request.logprobs or 0, normalizer)
             )
-            logprob = float(x[token]) - normaliser if token < len(x) else float("-inf")
+            logprob = float(x[token]) - normalizer if token < len(x) else float("-inf")
             items.append(PromptToken(token, logprob, tops))
-        job.score = logits[-1].copy()
+        job.last_logits = logits[-1].copy()
 
-    def _begin(self) -> None:
-        """Give free places to samples whose prompts are read, one request after the other."""
-        while self._ready and len(self._samples) < self._slots:
-            job = self._ready[0]
-            self._ready.rotate(-1)
-            order = job.order
+    def _start_samples(self) -> None:
+        """Give free slots to samples of prefilled prompts, one request after the other."""
+        while self._prefilled and len(self._samples) < self._slots:
+            job = self._prefilled[0]
+            self._prefilled.rotate(-1)
+            request = job.request
             assert job.cache is not None and job.logits is not None
-            index, job.begun, job.going = job.begun, job.begun + 1, job.going + 1
-            last = job.begun == order.samples
-            text = SampleText(self._lm.tokenizer, order.stop, order.min_new_tokens)
-            ends = frozenset() if order.ignore_eos else self._eos
-            row = Row(
+            index, job.started, job.decoding = job.started, job.started + 1, job.decoding + 1
+            last = job.started == request.samples
+            text = StreamingDetokenizer(self._lm.tokenizer, request.stop, request.min_new_tokens)
+            state = SampleState(
                 index,
-                order.prompt_ids,
-                order.params,
+                request,
                 job.cache if last else job.cache.fork(1)[0],
-                max_new_tokens=order.max_new_tokens,
-                known=self._known,
-                min_new_tokens=order.min_new_tokens,
-                eos_token_ids=ends.union(order.end_token_ids),
-                logprobs=order.logprobs,
-                ended=lambda _, token, text=text: text.feed(token),  # type: ignore[misc]
-                nudges=order.nudges,
-                penalty_window=order.penalty_window,
+                n_vocab=self._n_vocab,
+                eos_token_ids=self._eos_token_ids,
+                should_stop=lambda _, token, text=text: text.feed(token),  # type: ignore[misc]
             )
-            sample = _Sample(job, row, text)
+            sample = _Sample(job, state, text)
             self._samples.append(sample)
             logits = job.logits
             if last:
-                self._ready.remove(job)
+                self._prefilled.remove(job)
                 job.logits = None
-            self._draw(sample, logits)
+            self._sample_token(sample, logits)
 
-    def _draw(self, sample: _Sample, logits: Array) -> None:
-        """The next token of a sample, and its end, if that is what it is."""
+    def _sample_token(self, sample: _Sample, logits: Array) -> None:
+        """Sample the next token, and end the sample if it is the last one."""
         job = sample.job
-        if sample not in self._samples:  # another sample of its request has failed in this pass
+        if sample not in self._samples:  # another sample of its request has failed in this step
             return
         try:
-            step = sample.text.step(sample.row.draw(self._gpt, logits))
+            step = sample.text.step(sample.state.sample_token(self._gpt, logits))
         except Exception as error:  # logits that are not numbers: this request's trouble alone
-            self._fail(job, logged_problem_of(error))
+            self._fail(job, to_logged_api_error(error))
             return
-        self._news.setdefault(job, _News()).items.append(step)
-        if self._watcher is not None:
+        self._results.setdefault(job, _Results()).items.append(step)
+        if self._observer is not None:
             now = time.perf_counter()
             first = job.last == job.start
-            if sample.row.index == 0:
-                self._watcher.token(now - job.last, first=first)
+            if sample.state.index == 0:
+                self._observer.on_token(now - job.last, first=first)
                 job.last = now
         if step.finish_reason is not None:
             self._samples.remove(sample)
-            job.going -= 1
-            if job.going == 0 and job.begun == job.order.samples:
-                self._end(job)
+            job.decoding -= 1
+            if job.decoding == 0 and job.started == job.request.samples:
+                self._finish(job)
 
-    def _end(self, job: Job) -> None:
-        self._news.setdefault(job, _News()).ended = True
-        self._seconds.append(time.perf_counter() - job.start)
+    def _finish(self, job: Job) -> None:
+        self._results.setdefault(job, _Results()).ended = True
+        self._durations.append(time.perf_counter() - job.start)
 
     def _deliver(self) -> None:
-        """Hand everything that a pass has brought to the event loop, in one call."""
-        if not self._news:
+        """Hand the results of a step to the event loop, in one call."""
+        if not self._results:
             return
-        news, self._news = self._news, {}
+        results, self._results = self._results, {}
 
         def deliver() -> None:
-            for job, each in news.items():
+            for job, each in results.items():
                 job.deliver(each.items, each.ended, each.error)
 
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more

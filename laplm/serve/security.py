@@ -26,7 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from laplm.serve.bodies import read_body
 from laplm.serve.logs import log, log_exception
 from laplm.serve.metrics import Metrics
-from laplm.serve.problems import CLIENT_GONE, ApiError, problem_of
+from laplm.serve.problems import CLIENT_GONE, ApiError, to_api_error
 
 COOKIE = "laplm_key"
 PAGE_POLICY = (
@@ -49,7 +49,7 @@ _OPEN = ("/healthz", "/", "/favicon.ico")  # answered without a key; and the pag
 
 
 @dataclass(frozen=True)
-class Guard:
+class AccessPolicy:
     """What is let through.
 
     Attributes:
@@ -90,18 +90,18 @@ class Guard:
         return address.is_loopback or self.anywhere
 
 
-class Secured:
+class SecurityMiddleware:
     """The checks, around the application."""
 
-    def __init__(self, app: ASGIApp, guard: Guard, *, log_prompts: bool = False) -> None:
+    def __init__(self, app: ASGIApp, policy: AccessPolicy, *, log_prompts: bool = False) -> None:
         """Stand before ``app``; with ``log_prompts`` what it is asked goes into the log."""
         self._app = app
-        self._guard = guard
+        self._policy = policy
         self._log_prompts = log_prompts
         # A page that was let in may send any header: clients in browsers have many of their own.
         self._with_cors = CORSMiddleware(
             self._checked,
-            allow_origins=guard.origins,
+            allow_origins=policy.origins,
             allow_methods=("GET", "HEAD", "POST", "DELETE"),
             allow_headers=("*",),
             allow_private_network=True,
@@ -126,7 +126,7 @@ class Secured:
         except ApiError as error:
             await error.response()(scope, receive, sending)
             return
-        checked = self._with_cors if origin in self._guard.origins else self._checked
+        checked = self._with_cors if origin in self._policy.origins else self._checked
         await checked(scope, receive, sending)
 
     async def _checked(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -136,7 +136,7 @@ class Secured:
             if await self._logged_in(scope, send):
                 return
             self._check_key(scope, headers)
-            if self._guard.stopping.is_set():
+            if self._policy.stopping.is_set():
                 raise ApiError(503, "the server is stopping", headers={"Connection": "close"})
             body = await self._body(scope, headers, receive)
             if self._log_prompts and body and scope["path"].startswith(_PROMPTS):
@@ -150,7 +150,7 @@ class Secured:
     def _check_source(self, scope: Scope, headers: dict[bytes, str], origin: str | None) -> None:
         host = headers.get(b"host", "")
         try:
-            ours = self._guard.host_is_ours(host)
+            ours = self._policy.host_is_ours(host)
         except ValueError:
             ours = False
         if not ours:
@@ -165,19 +165,19 @@ class Secured:
             reads_page = scope["method"] == "GET" and headers.get(b"sec-fetch-mode") == "navigate"
             if headers.get(b"sec-fetch-site") in ("cross-site", "same-site") and not reads_page:
                 raise _foreign("a page of another site")
-        elif origin not in self._guard.origins:
+        elif origin not in self._policy.origins:
             scheme, _, address = origin.partition("://")
             if scheme not in ("http", "https") or address.lower() != host.lower():
                 raise _foreign(f"Origin {origin!r}")
 
     def _check_key(self, scope: Scope, headers: dict[bytes, str]) -> None:
-        guard, path = self._guard, scope["path"]
-        if guard.key is None or path in _OPEN or path.startswith("/assets/"):
+        policy, path = self._policy, scope["path"]
+        if policy.key is None or path in _OPEN or path.startswith("/assets/"):
             return
         kind, _, given = headers.get(b"authorization", "").partition(" ")
-        if kind.lower() == "bearer" and _same(given.strip(), guard.key):
+        if kind.lower() == "bearer" and _same(given.strip(), policy.key):
             return
-        if _same(_cookie(headers.get(b"cookie", "")), guard.cookie()):
+        if _same(_cookie(headers.get(b"cookie", "")), policy.cookie()):
             return
         raise ApiError(
             401,
@@ -189,27 +189,27 @@ class Secured:
 
     async def _logged_in(self, scope: Scope, send: Send) -> bool:
         """Answer ``/?key=KEY`` with a cookie for the page, which cannot send other headers."""
-        if self._guard.key is None or scope["path"] != "/" or scope["method"] != "GET":
+        if self._policy.key is None or scope["path"] != "/" or scope["method"] != "GET":
             return False
         given = parse_qs(scope["query_string"].decode("latin-1")).get("key")
         if not given:
             return False
-        if not _same(given[0], self._guard.key):
+        if not _same(given[0], self._policy.key):
             raise ApiError(401, "this is not the server's API key", code="invalid_api_key")
-        cookie = f"{COOKIE}={self._guard.cookie()}; Path=/; HttpOnly; SameSite=Strict"
+        cookie = f"{COOKIE}={self._policy.cookie()}; Path=/; HttpOnly; SameSite=Strict"
         head = [(b"location", b"/"), (b"set-cookie", cookie.encode())]
         await send({"type": "http.response.start", "status": 303, "headers": head})
         await send({"type": "http.response.body", "body": b""})
         return True
 
     async def _body(self, scope: Scope, headers: dict[bytes, str], receive: Receive) -> bytes:
-        guard = self._guard
+        policy = self._policy
         large = scope["path"] == "/api/tune"
         return await read_body(
             receive,
             headers,
-            max_bytes=guard.data_bytes if large else guard.body_bytes,
-            seconds=guard.body_seconds,
+            max_bytes=policy.data_bytes if large else policy.body_bytes,
+            seconds=policy.body_seconds,
         )
 
 
@@ -259,7 +259,7 @@ def _after(body: bytes, receive: Receive) -> Receive:
     return received
 
 
-class Observed:
+class MetricsMiddleware:
     """Counts and logs every answer under an id, and answers what escapes, without a traceback."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, route_of: Callable[[Scope], str]) -> None:
@@ -290,7 +290,7 @@ class Observed:
         except Exception as error:
             log_exception("error", error, path=path, request_id=request_id)
             if not status:
-                await problem_of(error).response()(scope, receive, sending)
+                await to_api_error(error).response()(scope, receive, sending)
         finally:
             seconds = time.perf_counter() - start
             status = status or CLIENT_GONE

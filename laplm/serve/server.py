@@ -20,8 +20,8 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from laplm.errors import InputError
-from laplm.machine import process_on
-from laplm.serve.app import Options, Parts, make_app
+from laplm.machine import process_listening_on
+from laplm.serve.app import ServerOptions, ServerParts, make_app
 from laplm.serve.logs import log
 from laplm.serve.models import warm_up
 from laplm.serve.problems import ApiError
@@ -35,7 +35,7 @@ _MOST_CONNECTIONS = 512
 
 
 def serve(
-    options: Options,
+    options: ServerOptions,
     host: str,
     port: int,
     *,
@@ -67,7 +67,7 @@ def serve(
     address = f"http://{shown}:{listener.getsockname()[1]}/"
     config = uvicorn.Config(
         app,
-        http=_Impatient,
+        http=_TimeoutProtocol,
         ws="none",
         log_config=None,
         access_log=False,
@@ -90,7 +90,7 @@ def serve(
     _Server(config, parts, grace, listening).run(sockets=[listener])
 
 
-class _Impatient(H11Protocol):
+class _TimeoutProtocol(H11Protocol):
     """HTTP that closes a connection whose request does not come: opened for nothing, or dripped."""
 
     _late: asyncio.TimerHandle | None = None
@@ -137,7 +137,11 @@ class _Server(uvicorn.Server):
     """uvicorn's server, which tells the application when it is to end."""
 
     def __init__(
-        self, config: uvicorn.Config, parts: Parts, grace: float, listening: Callable[[], None]
+        self,
+        config: uvicorn.Config,
+        parts: ServerParts,
+        grace: float,
+        listening: Callable[[], None],
     ) -> None:
         super().__init__(config)
         self._parts = parts
@@ -189,7 +193,7 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:
-            who = process_on(port)
+            who = process_listening_on(port)
             by = f" by {who}" if who else ""
             raise InputError(
                 f"port {port} is taken{by}; end that, or choose another port: --port {port + 1}, "

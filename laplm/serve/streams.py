@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from laplm.serve.problems import logged_problem_of, to_json
+from laplm.serve.problems import to_json, to_logged_api_error
 
 T = TypeVar("T")
 
@@ -40,7 +40,7 @@ class EventStream(Response):
         """Send everything."""
         async with self._held:
             sending = asyncio.create_task(self._send(scope, send))
-            listener = asyncio.create_task(_until_gone(receive, sending.cancel))
+            listener = asyncio.create_task(_wait_for_disconnect(receive, sending.cancel))
             try:
                 with contextlib.suppress(asyncio.CancelledError):
                     await sending
@@ -60,24 +60,24 @@ class EventStream(Response):
             return
         except Exception as error:  # the status has been sent: the stream itself must tell
             scope.setdefault("laplm", {})["error"] = repr(error)
-            last = event(logged_problem_of(error).body())
+            last = event(to_logged_api_error(error).body())
             await send({"type": "http.response.body", "body": last, "more_body": True})
         finally:
             await self._events.aclose()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _until_gone(receive: Receive, gone: Callable[[], object]) -> None:
+async def _wait_for_disconnect(receive: Receive, gone: Callable[[], object]) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
     gone()
 
 
-async def unless_gone(
+async def cancel_on_disconnect(
     request: Request, work: Coroutine[Any, Any, T], gone: Callable[[], object]
 ) -> T:
     """What work comes to; ``gone`` is called when the client goes away before."""
-    listener = asyncio.create_task(_until_gone(request.receive, gone))
+    listener = asyncio.create_task(_wait_for_disconnect(request.receive, gone))
     try:
         return await work
     finally:

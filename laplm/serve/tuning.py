@@ -30,11 +30,11 @@ from starlette.responses import Response
 from laplm import home
 from laplm.bounds import TUNING
 from laplm.home import json_text, write_whole
-from laplm.machine import end_process
+from laplm.machine import terminate_process
 from laplm.serve.logs import log, log_exception
-from laplm.serve.models import Registry
-from laplm.serve.parameters import Whole
-from laplm.serve.problems import BODY, ApiError, Json, answers, given
+from laplm.serve.models import ModelRegistry
+from laplm.serve.parameters import JsonInteger
+from laplm.serve.problems import BODY, ApiError, JsonResponse, error_responses, response_content
 from laplm.serve.streams import EventStream, event
 
 # A process group of its own: Ctrl-C at the terminal is the server's to hand on.
@@ -55,7 +55,7 @@ _REPORT_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'none'; "
     "base-uri 'none'; frame-ancestors 'self'; sandbox"
 )
-# Settings that the command calls otherwise.
+# ServingSettings that the command calls otherwise.
 _OPTIONS = {"positions": "window"}
 
 
@@ -74,23 +74,23 @@ class TuneSettings(BaseModel):
 
     method: Literal["full", "lora"] | None = None
     epochs: float | None = _bounded("epochs")
-    max_steps: Whole | None = _bounded("max_steps")
-    batch_size: Whole | None = _bounded("batch_size")
-    grad_accum_steps: Whole | None = _bounded("grad_accum_steps")
-    positions: Whole | None = _bounded("n_positions")
+    max_steps: JsonInteger | None = _bounded("max_steps")
+    batch_size: JsonInteger | None = _bounded("batch_size")
+    grad_accum_steps: JsonInteger | None = _bounded("grad_accum_steps")
+    positions: JsonInteger | None = _bounded("n_positions")
     learning_rate: float | None = _bounded("learning_rate")
     dropout: float | None = _bounded("dropout")
-    patience: Whole | None = _bounded("patience")
-    seed: Whole | None = _bounded("seed")
+    patience: JsonInteger | None = _bounded("patience")
+    seed: JsonInteger | None = _bounded("seed")
     checkpointing: bool | None = None
     heldout: float | None = _bounded("heldout")
     column: str | None = Field(None, min_length=1, max_length=300)
     train_on_prompt: bool | None = None
     skip_bad: bool | None = None
-    rank: Whole | None = _bounded("rank")
+    rank: JsonInteger | None = _bounded("rank")
     alpha: float | None = _bounded("alpha")
     lora_dropout: float | None = _bounded("lora_dropout")
-    threads: Whole | None = _bounded("threads")
+    threads: JsonInteger | None = _bounded("threads")
 
     def words(self) -> list[str]:
         """The same on a command line."""
@@ -167,7 +167,7 @@ class Run:
         update of a large model takes its time.
         """
         with contextlib.suppress(KeyError, TypeError, ValueError):
-            end_process(int(self.kept["pid"]), naming=str(self.model_directory))
+            terminate_process(int(self.kept["pid"]), naming=str(self.model_directory))
 
     def entry(self) -> dict[str, Any]:
         """All of it, as ``GET /api/tune/{id}`` tells it."""
@@ -197,8 +197,8 @@ class Run:
 
     def tell(self, name: str, what: Any) -> None:
         """Tell whoever watches."""
-        for watcher in self.watchers:
-            watcher.put_nowait((name, what))
+        for observer in self.watchers:
+            observer.put_nowait((name, what))
 
     def stepped(self, line: Mapping[str, Any]) -> None:
         """An update was made."""
@@ -380,16 +380,16 @@ class Tunings:
         if run.state in _BUSY:
             raise ApiError(409, f"this run is {run.state}; stop it first")
         del self._runs[run.id]
-        for watcher in run.watchers:
-            watcher.put_nowait(None)
+        for observer in run.watchers:
+            observer.put_nowait(None)
         await asyncio.to_thread(shutil.rmtree, run.directory, True)
 
     def end_streams(self) -> None:
         """Let nobody wait for news any more, stop what trains, and begin nothing."""
         self._ended = True
         for run in self._runs.values():
-            for watcher in run.watchers:
-                watcher.put_nowait(None)
+            for observer in run.watchers:
+                observer.put_nowait(None)
             if run.process is not None:
                 if run.state == "running":
                     self._set(run, "stopping")
@@ -408,17 +408,17 @@ class Tunings:
 
     async def events(self, run: Run) -> AsyncGenerator[bytes]:
         """The whole entry, then what happens, until a final state."""
-        watcher: asyncio.Queue[tuple[str, Any] | None] = asyncio.Queue()
-        run.watchers.add(watcher)
+        observer: asyncio.Queue[tuple[str, Any] | None] = asyncio.Queue()
+        run.watchers.add(observer)
         try:
             yield event(run.entry(), "state")
-            while run.state not in _FINAL or not watcher.empty():
-                news = await watcher.get()
+            while run.state not in _FINAL or not observer.empty():
+                news = await observer.get()
                 if news is None:
                     return
                 yield event(news[1], news[0])
         finally:
-            run.watchers.discard(watcher)
+            run.watchers.discard(observer)
 
     # --- processes ---
 
@@ -545,57 +545,63 @@ def _terminate(run: Run) -> None:
             run.process.terminate()
 
 
-def router(registry: Registry, tunings: Tunings) -> APIRouter:
+def router(registry: ModelRegistry, tunings: Tunings) -> APIRouter:
     """The routes."""
     api = APIRouter(prefix="/api/tune", tags=["teaching"])
 
     @api.get("")
     async def runs() -> Response:
         """All runs, the last one first."""
-        return Json({"runs": tunings.entries()})
+        return JsonResponse({"runs": tunings.entries()})
 
-    @api.post("", status_code=201, responses=answers(*BODY, 404, 429))
+    @api.post("", status_code=201, responses=error_responses(*BODY, 404, 429))
     async def create(body: TuneRequest) -> Response:
         """Keep the data and plan a run."""
         name = body.model or registry.default
         run = await tunings.create(body, await registry.target(name), name)
-        return Json(run.entry(), 201)
+        return JsonResponse(run.entry(), 201)
 
-    @api.get("/{id}", responses=answers(404))
+    @api.get("/{id}", responses=error_responses(404))
     async def one(id: str) -> Response:
         """One run."""
-        return Json(tunings.get(id).entry())
+        return JsonResponse(tunings.get(id).entry())
 
-    @api.delete("/{id}", responses=answers(404, 409))
+    @api.delete("/{id}", responses=error_responses(404, 409))
     async def delete(id: str) -> Response:
         """Take a run away, with the model that it made."""
         run = tunings.get(id)
         await tunings.delete(run)
         registry.forget(f"run:{id}")
-        return Json({"id": id, "deleted": True})
+        return JsonResponse({"id": id, "deleted": True})
 
-    @api.post("/{id}/start", responses=answers(404, 409))
+    @api.post("/{id}/start", responses=error_responses(404, 409))
     async def start(id: str) -> Response:
         """Train; one that was stopped or has failed goes on from its last checkpoint."""
         run = tunings.get(id)
         tunings.start(run)
-        return Json(run.entry())
+        return JsonResponse(run.entry())
 
-    @api.post("/{id}/stop", responses=answers(404, 409))
+    @api.post("/{id}/stop", responses=error_responses(404, 409))
     async def stop(id: str) -> Response:
         """Stop at the next update; everything is kept."""
         run = tunings.get(id)
         tunings.stop(run)
-        return Json(run.entry())
+        return JsonResponse(run.entry())
 
     @api.get(
-        "/{id}/events", response_class=Response, responses=given("text/event-stream") | answers(404)
+        "/{id}/events",
+        response_class=Response,
+        responses=response_content("text/event-stream") | error_responses(404),
     )
     async def events(id: str) -> Response:
         """What happens, as server-sent events: state, step, eval."""
         return EventStream(tunings.events(tunings.get(id)), contextlib.AsyncExitStack())
 
-    @api.get("/{id}/report", response_class=Response, responses=given("text/html") | answers(404))
+    @api.get(
+        "/{id}/report",
+        response_class=Response,
+        responses=response_content("text/html") | error_responses(404),
+    )
     async def report(id: str) -> Response:
         """What the tuning changed, as a page."""
         path = tunings.get(id).model_directory / "report.html"

@@ -14,7 +14,7 @@ from laplm.model.config import NAMED_SIZES, tensor_shapes
 from laplm.model.engine.model import GPT
 from laplm.model.files.checkpoint import open_checkpoint
 from laplm.native import isa
-from laplm.run.bench import GeneratedCheckpoint, Limits, bench, report
+from laplm.run.bench import GeneratedCheckpoint, Roofline, bench, report
 
 
 def test_every_measurement_is_there_once_and_positive(tiny_model_dir: Path) -> None:
@@ -37,10 +37,10 @@ def test_every_measurement_is_there_once_and_positive(tiny_model_dir: Path) -> N
 @pytest.mark.parametrize("precision", ["fp32", "int4"])
 def test_limits_are_measured_at_every_precision(tiny_model_dir: Path, precision: str) -> None:
     gpt = GPT(open_checkpoint(tiny_model_dir), precision, threads=1)  # type: ignore[arg-type]
-    limits = Limits(gpt)
-    assert limits.multiply() > 1e8
+    limits = Roofline(gpt)
+    assert limits.arithmetic_rate() > 1e8
     data = np.ones(1 << 20, np.uint8)
-    assert limits.read(data.ctypes.data, data.nbytes) > 1e8
+    assert limits.read_bandwidth(data.ctypes.data, data.nbytes) > 1e8
 
 
 def test_generated_weights_have_the_shape_of_the_model() -> None:

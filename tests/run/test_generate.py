@@ -18,16 +18,11 @@ import laplm
 from laplm.errors import ContextLengthError, InputError
 from laplm.model.config import GPTConfig
 from laplm.model.tokenizer import Tokenizer
-from laplm.run.generate import (
-    GenerationStream,
-    StopMatcher,
-    encode_prompt,
-    generate,
-    generate_tokens,
-    stream_generate,
-)
+from laplm.run.detokenizer import StopStringMatcher
+from laplm.run.generate import GenerationStream, generate_tokens
 from laplm.run.language_model import LanguageModel
-from laplm.run.sampler import SamplingParams, log_normaliser, sample, sample_rng
+from laplm.run.request import GenerationRequest, encode_prompt, make_request
+from laplm.run.sampler import SamplingParams, logsumexp, sample, sample_rng
 
 GREEDY = SamplingParams(temperature=0)
 
@@ -98,8 +93,8 @@ class ScriptedGPT:
         self.prompt = kv_cache.length
         return self._logits(kv_cache)[None]
 
-    def log_normaliser(self, logits):
-        return log_normaliser(logits)
+    def logsumexp(self, logits):
+        return logsumexp(logits)
 
     def decode(self, ids, kv_caches):
         self.batches.append(len(ids))
@@ -120,7 +115,8 @@ def say(tokenizer: Tokenizer, text: str | bytes | list[int], **options) -> Gener
     ids = text if isinstance(text, list) else tokenizer.encode(text)
     gpt = ScriptedGPT([*ids, tokenizer.vocab_size - 1], tokenizer.vocab_size)
     options = {"max_new_tokens": len(ids) + 1} | options
-    return stream_generate(gpt, tokenizer, "x", GREEDY, **options)
+    request = make_request("x", tokenizer, gpt.config, temperature=0, **options)
+    return GenerationStream(gpt, tokenizer, request)
 
 
 # --- the tokens ---------------------------------------------------------------------------------
@@ -241,7 +237,8 @@ def test_every_end_token_ends_a_text(bos_model_dir: Path) -> None:
     for end in (lm.tokenizer.vocab_size - 1, 5, 6, *question):
         scripted = ScriptedGPT([*lm.tokenizer.encode("one"), end, 8], lm.config.vocab_size)
         scripted.config = lm.config
-        stream = stream_generate(scripted, lm.tokenizer, "x", GREEDY)
+        request = make_request("x", lm.tokenizer, lm.config, temperature=0)
+        stream = GenerationStream(scripted, lm.tokenizer, request)
         assert "".join(step.text for step in stream) == "one"
         assert stream.results()[0].finish_reason == "eos"
 
@@ -429,7 +426,7 @@ def test_streamed_text_ends_before_the_first_stop_string(tokenizer, text, stop) 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.text("ab\n", max_size=4), max_size=10), st.text("ab\n", min_size=1, max_size=5))
 def test_a_stop_string_is_found_however_the_text_is_cut(pieces, stop) -> None:
-    matcher = StopMatcher([stop])
+    matcher = StopStringMatcher([stop])
     shown, found = "", False
     for piece in pieces:
         more, found = matcher.feed(piece)
@@ -465,15 +462,16 @@ def test_finished_samples_leave_the_batch(lm, monkeypatch) -> None:
     lengths = {0: 2, 1: 5, 2: 1, 3: 4}
     drawn = dict.fromkeys(lengths, 0)
 
-    def ended(sample: int, _token: int) -> bool:
+    def should_stop(sample: int, _token: int) -> bool:
         drawn[sample] += 1
         return drawn[sample] == lengths[sample]
 
-    steps = list(generate_tokens(lm.gpt, [1, 2], SamplingParams(seed=1), samples=4, ended=ended))
+    request = GenerationRequest(prompt_ids=(1, 2), params=SamplingParams(seed=1), samples=4)
+    steps = list(generate_tokens(lm.gpt, request, should_stop=should_stop))
     assert batches == [3, 2, 2, 1]
     assert drawn == lengths
     assert [s.sample for s in steps if s.finish_reason == "stop"] == [2, 0, 3, 1]
-    alone = list(generate_tokens(lm.gpt, [1, 2], SamplingParams(seed=1), max_new_tokens=2))
+    alone = list(generate_tokens(lm.gpt, dataclasses.replace(request, samples=1, max_new_tokens=2)))
     assert [s.token_id for s in alone] == [s.token_id for s in steps if s.sample == 0]
 
 
@@ -536,13 +534,6 @@ def test_an_empty_prompt_without_a_token_to_begin_with_is_refused(tokenizer) -> 
     config = GPTConfig(vocab_size=300, n_ctx=16, n_embd=8, n_layer=1, n_head=1, eos_token_ids=())
     with pytest.raises(InputError, match="prompt is empty"):
         encode_prompt("", tokenizer, config)
-
-
-def test_generate_is_the_stream_run_to_its_end(lm) -> None:
-    results = generate(
-        lm.gpt, lm.tokenizer, "The", SamplingParams(seed=2), max_new_tokens=7, samples=2
-    )
-    assert [r.token_ids for r in results] == [r.token_ids for r in lm.samples("The", 2, 7, seed=2)]
 
 
 def test_ids_beyond_the_tokenizer_are_never_drawn(tmp_path: Path) -> None:

@@ -24,12 +24,13 @@ from transformers import (
 )
 
 from laplm.errors import InputError, LaplmError, ModelFormatError
-from laplm.run.generate import Row
+from laplm.run.generate import SampleState
+from laplm.run.request import GenerationRequest
 from laplm.run.sampler import (
-    Nudges,
+    LogitAdjustments,
     SamplingParams,
     filtered_logits,
-    log_normaliser,
+    logsumexp,
     probabilities,
     sample,
     sample_rng,
@@ -336,7 +337,7 @@ def test_ids_beyond_the_logits_are_not_penalised() -> None:
 @pytest.mark.parametrize("token", [-1, 3])
 def test_a_bias_for_no_token_is_refused(token: int) -> None:
     with pytest.raises(InputError, match="0 to 2"):
-        Nudges({token: 1.0}).apply(np.zeros(3, np.float32), [])
+        LogitAdjustments({token: 1.0}).apply(np.zeros(3, np.float32), [])
 
 
 @pytest.mark.filterwarnings("error")
@@ -367,7 +368,7 @@ def test_penalties_are_those_of_the_api(drawn: list[int], presence: float, often
     # mu[j] -> mu[j] - c[j] * alpha_frequency - float(c[j] > 0) * alpha_presence, c[j] being how
     # often token j was sampled: https://platform.openai.com/docs/guides/text-generation
     logits = np.linspace(-1, 1, 6, dtype=np.float32)
-    found = Nudges({2: 1.5}, presence, often).apply(logits, drawn)
+    found = LogitAdjustments({2: 1.5}, presence, often).apply(logits, drawn)
     want = [
         x + 1.5 * (j == 2) - drawn.count(j) * often - float(drawn.count(j) > 0) * presence
         for j, x in enumerate(logits)
@@ -375,14 +376,17 @@ def test_penalties_are_those_of_the_api(drawn: list[int], presence: float, often
     np.testing.assert_allclose(found, want, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("nudges", [Nudges({}, 0.0, 2.0), Nudges({}, 2.0, 0.0)])
-def test_penalties_leave_tokens_of_the_prompt_alone(nudges: Nudges) -> None:
-    gpt: Any = SimpleNamespace(log_normaliser=log_normaliser)
+@pytest.mark.parametrize(
+    "logit_adjustments", [LogitAdjustments({}, 0.0, 2.0), LogitAdjustments({}, 2.0, 0.0)]
+)
+def test_penalties_leave_tokens_of_the_prompt_alone(logit_adjustments: LogitAdjustments) -> None:
+    gpt: Any = SimpleNamespace(logsumexp=logsumexp)
     cache: Any = None
-    row = Row(
-        0, [3, 3, 3, 1], SamplingParams(temperature=0, seed=1), cache, max_new_tokens=4, known=4,
-        nudges=nudges,
+    request = GenerationRequest(
+        prompt_ids=(3, 3, 3, 1), params=SamplingParams(temperature=0), max_new_tokens=4,
+        logit_adjustments=logit_adjustments,
     )  # fmt: skip
+    state = SampleState(0, request, cache, n_vocab=4)
     logits = np.array([0, 0.5, 1, 2.5], np.float32)
     # 3 is likeliest though the prompt has it three times; drawn once, it is 2 less likely.
-    assert [row.draw(gpt, logits).token_id for _ in range(2)] == [3, 2]
+    assert [state.sample_token(gpt, logits).token_id for _ in range(2)] == [3, 2]

@@ -9,8 +9,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from laplm.serve.addresses import canonical_path
-from laplm.serve.app import Options, make_app
-from laplm.serve.security import Guard
+from laplm.serve.app import ServerOptions, make_app
+from laplm.serve.security import AccessPolicy
 
 KEY = "correct horse"
 ALLOWED = {"Authorization": f"Bearer {KEY}"}
@@ -19,7 +19,9 @@ ALLOWED = {"Authorization": f"Bearer {KEY}"}
 @pytest.fixture(scope="module")
 def client(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     runs = tmp_path_factory.mktemp("runs")
-    options = Options({"tiny": str(tiny_model_dir)}, "tiny", guard=Guard(key=KEY), runs=runs)
+    options = ServerOptions(
+        {"tiny": str(tiny_model_dir)}, "tiny", policy=AccessPolicy(key=KEY), runs=runs
+    )
     app, _ = make_app(options)
     with TestClient(app, base_url="http://localhost", follow_redirects=False) as client:
         yield client

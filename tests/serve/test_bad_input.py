@@ -16,8 +16,8 @@ from fastapi.testclient import TestClient
 from serving import Running, started
 
 from laplm.serve import models, streams
-from laplm.serve.app import Options, make_app
-from laplm.serve.security import Guard, Secured
+from laplm.serve.app import ServerOptions, make_app
+from laplm.serve.security import AccessPolicy, SecurityMiddleware
 
 GET = b"GET /v1/models HTTP/1.1\r\n"
 POST = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -125,7 +125,7 @@ def test_a_body_that_comes_too_slowly_is_told_so() -> None:
             "type": "http", "method": "POST", "path": "/v1/completions", "headers": headers,
             "query_string": b"",
         }  # fmt: skip
-        await Secured(unused, Guard(body_seconds=0.02))(scope, never, send)
+        await SecurityMiddleware(unused, AccessPolicy(body_seconds=0.02))(scope, never, send)
         return sent
 
     start, body = asyncio.run(scenario())
@@ -164,11 +164,11 @@ def test_a_client_that_never_reads_is_let_go(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_fault_of_ours_has_the_shape_of_every_error(
     tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def broken(_: models.Registry) -> dict[str, str]:
+    async def broken(_: models.ModelRegistry) -> dict[str, str]:
         raise RuntimeError("a secret")
 
-    monkeypatch.setattr(models.Registry, "names", broken)
-    app, _ = make_app(Options({"tiny": str(tiny_model_dir)}, "tiny"))
+    monkeypatch.setattr(models.ModelRegistry, "names", broken)
+    app, _ = make_app(ServerOptions({"tiny": str(tiny_model_dir)}, "tiny"))
     with TestClient(app, base_url="http://localhost", raise_server_exceptions=False) as client:
         answered = client.get("/v1/models")
     assert answered.status_code == 500

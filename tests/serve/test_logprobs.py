@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from laplm.model.tokenizer import Tokenizer
-from laplm.run.generate import GenerationStep, TokenLogprob
+from laplm.run.results import GenerationStep, TokenLogprob
 from laplm.serve.logprobs import (
     TextOffsets,
     chat_logprobs,

@@ -12,7 +12,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from laplm.serve import logs
-from laplm.serve.app import Options, make_app
+from laplm.serve.app import ServerOptions, make_app
 
 SECRET = "xylophone"
 ASKED: list[tuple[str, dict[str, Any]]] = [
@@ -43,7 +43,9 @@ def told() -> Iterator[list[str]]:
 
 
 def ask_everything(model: Path, runs: Path, *, log_prompts: bool) -> None:
-    app, _ = make_app(Options({"tiny": str(model)}, "tiny", runs=runs, log_prompts=log_prompts))
+    app, _ = make_app(
+        ServerOptions({"tiny": str(model)}, "tiny", runs=runs, log_prompts=log_prompts)
+    )
     with TestClient(app, base_url="http://localhost") as client:
         for path, body in ASKED:
             client.post(path, json=body)

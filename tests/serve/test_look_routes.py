@@ -20,9 +20,9 @@ from laplm.look.next_token import NextToken, next_token
 from laplm.model import reference
 from laplm.model.engine.quantize import Precision
 from laplm.run.language_model import LanguageModel
-from laplm.serve.app import Options, make_app
+from laplm.serve.app import ServerOptions, make_app
 from laplm.serve.look import VIEWS, Worker, views
-from laplm.serve.problems import ApiError, answer_error
+from laplm.serve.problems import ApiError, handle_error
 
 TEXT = "The capital of Spain is"
 MORE: dict[str, dict[str, Any]] = {
@@ -43,7 +43,7 @@ MORE: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="module")
 def client(tiny_model_dir: Path) -> Iterator[TestClient]:
     given = {"tiny": str(tiny_model_dir), "twin": str(tiny_model_dir)}
-    app, _ = make_app(Options(given, "tiny"))
+    app, _ = make_app(ServerOptions(given, "tiny"))
     with TestClient(app, base_url="http://localhost") as client:
         yield client
 
@@ -217,7 +217,7 @@ def test_a_client_that_goes_away_stops_the_work_between_two_layers(
 
 def test_more_views_than_can_wait_are_told_to_come_again() -> None:
     worker, release, begun = Worker(most=1), threading.Event(), threading.Event()
-    app = FastAPI(exception_handlers={ApiError: answer_error})
+    app = FastAPI(exception_handlers={ApiError: handle_error})
 
     @app.get("/")
     async def slow(request: Request) -> str:

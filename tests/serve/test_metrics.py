@@ -7,7 +7,7 @@ from pathlib import Path
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
-from laplm.serve.app import Options, make_app
+from laplm.serve.app import ServerOptions, make_app
 from laplm.serve.metrics import Metrics
 
 
@@ -22,7 +22,7 @@ def samples(text: str, name: str) -> dict[tuple[tuple[str, str], ...], float]:
 
 
 def test_what_a_client_invents_makes_no_new_series(tiny_model_dir: Path) -> None:
-    app, _ = make_app(Options({"tiny": str(tiny_model_dir)}, "tiny"))
+    app, _ = make_app(ServerOptions({"tiny": str(tiny_model_dir)}, "tiny"))
     with TestClient(app, base_url="http://localhost") as client:
         for i in range(20):
             client.request(f"METHOD{i}", "/v1/models")
@@ -41,11 +41,11 @@ def test_what_a_client_invents_makes_no_new_series(tiny_model_dir: Path) -> None
 
 def test_tokens_and_times_are_counted_where_they_belong() -> None:
     metrics = Metrics(list)
-    metrics.passed(7, 2)
-    metrics.passed(0, 3)
-    metrics.token(0.3, first=True)
-    metrics.token(0.004, first=False)
-    metrics.token(0.004, first=False)
+    metrics.on_step(7, 2)
+    metrics.on_step(0, 3)
+    metrics.on_token(0.3, first=True)
+    metrics.on_token(0.004, first=False)
+    metrics.on_token(0.004, first=False)
     text = metrics.text().decode()
     assert samples(text, "laplm_prompt_tokens_total") == {(): 7.0}
     assert samples(text, "laplm_generated_tokens_total") == {(): 5.0}

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from laplm.serve.app import Options, make_app
-from laplm.serve.models import Settings
+from laplm.serve.app import ServerOptions, make_app
+from laplm.serve.models import ServingSettings
 
 
 @pytest.fixture
 def client(tiny_model_dir: Path) -> Iterator[TestClient]:
     given = {"tiny": str(tiny_model_dir), "twin": str(tiny_model_dir)}
-    app, _ = make_app(Options(given, "tiny", Settings(keep=1)))
+    app, _ = make_app(ServerOptions(given, "tiny", ServingSettings(keep=1)))
     with TestClient(app, base_url="http://localhost") as client:
         yield client
 

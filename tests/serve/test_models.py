@@ -11,18 +11,20 @@ import pytest
 
 from laplm.errors import InputError
 from laplm.hub import locate
-from laplm.serve.models import Registry, Settings, given_models
+from laplm.serve.models import ModelRegistry, ServingSettings, given_models
 from laplm.serve.problems import ApiError
 
 
 def with_registry(
-    model: Path, scenario: Callable[[Registry], Coroutine[Any, Any, Any]], **settings: Any
+    model: Path, scenario: Callable[[ModelRegistry], Coroutine[Any, Any, Any]], **settings: Any
 ) -> Any:
     """What a scenario comes to with one model under three names."""
 
     async def main() -> Any:
         given = dict.fromkeys("abc", str(model))
-        registry = Registry(given, "a", Settings(**settings), runs=lambda: {"1": Path("/runs/1")})
+        registry = ModelRegistry(
+            given, "a", ServingSettings(**settings), runs=lambda: {"1": Path("/runs/1")}
+        )
         try:
             return await asyncio.wait_for(scenario(registry), 60)
         finally:
@@ -32,12 +34,12 @@ def with_registry(
     return asyncio.run(main())
 
 
-def names(registry: Registry) -> list[str]:
+def names(registry: ModelRegistry) -> list[str]:
     return [served.name for served in registry.loaded]
 
 
 def test_the_least_recently_used_model_is_let_go(tiny_model_dir: Path) -> None:
-    async def scenario(registry: Registry) -> None:
+    async def scenario(registry: ModelRegistry) -> None:
         first = await registry.load("a")
         await registry.load("b")
         async with registry.use(None) as served:  # the default
@@ -49,7 +51,7 @@ def test_the_least_recently_used_model_is_let_go(tiny_model_dir: Path) -> None:
 
 
 def test_a_model_that_is_used_stays(tiny_model_dir: Path) -> None:
-    async def scenario(registry: Registry) -> None:
+    async def scenario(registry: ModelRegistry) -> None:
         async with registry.use("a"), registry.use("a"):
             async with registry.use("b"):
                 assert names(registry) == ["a", "b"]
@@ -71,15 +73,15 @@ def test_a_model_that_many_ask_for_at_once_is_loaded_once(
     tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[str] = []
-    real = Registry._open
+    real = ModelRegistry._open
 
-    def counted(self: Registry, name: str, *more: Any) -> Any:
+    def counted(self: ModelRegistry, name: str, *more: Any) -> Any:
         opened.append(name)
         return real(self, name, *more)
 
-    monkeypatch.setattr(Registry, "_open", counted)
+    monkeypatch.setattr(ModelRegistry, "_open", counted)
 
-    async def scenario(registry: Registry) -> None:
+    async def scenario(registry: ModelRegistry) -> None:
         found = await asyncio.gather(*(registry.load("a") for _ in range(5)))
         assert all(served is found[0] for served in found)
         assert opened == ["a"]
@@ -93,7 +95,7 @@ def test_a_model_that_many_ask_for_at_once_is_loaded_once(
 
 
 def test_a_model_to_look_at_in_the_same_precision_is_the_same(tiny_model_dir: Path) -> None:
-    async def scenario(registry: Registry) -> None:
+    async def scenario(registry: ModelRegistry) -> None:
         served = await registry.load("a")
         assert (await registry.entry("a"))["look_precision"] is None
         weights = served.memory_bytes
@@ -105,7 +107,7 @@ def test_a_model_to_look_at_in_the_same_precision_is_the_same(tiny_model_dir: Pa
 
 
 def test_memory_of_a_model_that_is_looked_at_is_counted(tiny_model_dir: Path) -> None:
-    async def scenario(registry: Registry) -> None:
+    async def scenario(registry: ModelRegistry) -> None:
         served = await registry.load("a")
         before = served.memory_bytes
         looked = await registry.look_model(served)
@@ -118,13 +120,13 @@ def test_memory_of_a_model_that_is_looked_at_is_counted(tiny_model_dir: Path) ->
 
 def test_a_name_that_was_given_comes_before_what_is_on_disk(tiny_model_dir: Path) -> None:
     async def main() -> dict[str, str]:
-        return await Registry({"pocket": "elsewhere"}, "pocket", Settings()).names()
+        return await ModelRegistry({"pocket": "elsewhere"}, "pocket", ServingSettings()).names()
 
     found = asyncio.run(main())
     assert found["pocket"] == "elsewhere"
     assert next(iter(found)) == "pocket"
 
-    async def scenario(registry: Registry) -> None:
+    async def scenario(registry: ModelRegistry) -> None:
         assert (await registry.names())["run:1"] == "/runs/1"
         assert await registry.target("run:1") == "/runs/1"
         entry = await registry.entry("run:1")
@@ -145,7 +147,7 @@ def test_the_disk_is_not_looked_at_for_every_request(
 
     monkeypatch.setattr(locate, "installed", installed)
 
-    async def scenario(registry: Registry) -> None:
+    async def scenario(registry: ModelRegistry) -> None:
         for _ in range(3):
             await registry.names()
         assert looked == [1]
@@ -157,7 +159,7 @@ def test_the_disk_is_not_looked_at_for_every_request(
 
 
 def test_a_model_that_is_forgotten_is_let_go_and_described_anew(tiny_model_dir: Path) -> None:
-    async def scenario(registry: Registry) -> None:
+    async def scenario(registry: ModelRegistry) -> None:
         served = await registry.load("a")
         await registry.entries()
         registry.forget("a")
@@ -176,9 +178,9 @@ def test_a_model_that_cannot_be_loaded_is_asked_for_anew(
     def broken(*_: Any) -> Any:
         raise InputError("not now")
 
-    async def scenario(registry: Registry) -> None:
+    async def scenario(registry: ModelRegistry) -> None:
         with monkeypatch.context() as patch:
-            patch.setattr(Registry, "_open", broken)
+            patch.setattr(ModelRegistry, "_open", broken)
             with pytest.raises(InputError, match="not now"):
                 await registry.load("a")
         assert (await registry.load("a")).name == "a"

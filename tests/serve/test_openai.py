@@ -14,8 +14,8 @@ from serving import with_chat_template
 
 from laplm.model.tokenizer import Tokenizer
 from laplm.run.language_model import LanguageModel
-from laplm.serve.app import Options, make_app
-from laplm.serve.models import Settings
+from laplm.serve.app import ServerOptions, make_app
+from laplm.serve.models import ServingSettings
 
 PADDED_ROWS = 40  # of the padded model's table, which its tokenizer has no tokens for
 
@@ -27,7 +27,7 @@ def client(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     padded = make_model(models / "padded", vocab_size=n_tokens + PADDED_ROWS, n_layer=1)
     chat = with_chat_template(tiny_model_dir, models / "chat")
     given = {"tiny": tiny_model_dir, "padded": padded, "chat": chat}
-    app, _ = make_app(Options({name: str(path) for name, path in given.items()}, "tiny"))
+    app, _ = make_app(ServerOptions({name: str(path) for name, path in given.items()}, "tiny"))
     with TestClient(app, base_url="http://localhost") as client:
         yield client
 
@@ -126,7 +126,9 @@ def test_a_conversation_may_ask_for_all_the_room(client: TestClient) -> None:
 
 
 def test_strict_refuses_what_does_not_fit_and_a_fifth_stop_string(tiny_model_dir: Path) -> None:
-    options = Options({"tiny": str(tiny_model_dir)}, "tiny", settings=Settings(strict=True))
+    options = ServerOptions(
+        {"tiny": str(tiny_model_dir)}, "tiny", settings=ServingSettings(strict=True)
+    )
     app, _ = make_app(options)
     with TestClient(app, base_url="http://localhost") as strict:
         for body, code in (

@@ -10,11 +10,11 @@ import pytest
 
 from laplm.errors import ContextLengthError
 from laplm.serve.parameters import (
-    HARMLESS,
-    REFUSED,
+    IGNORED,
+    UNSUPPORTED,
     ChatRequest,
     CompletionRequest,
-    Sampling,
+    RequestBody,
 )
 from laplm.serve.problems import ApiError
 
@@ -84,12 +84,12 @@ def test_a_switch_is_no_number_and_an_empty_object_is_something(name: str, value
 
 def test_every_harmless_field_is_taken_and_documented() -> None:
     text = DOCUMENTED.read_text(encoding="utf-8")
-    for name in HARMLESS:
+    for name in IGNORED:
         completion(**{name: "anything"}).check()
         assert f"`{name}`" in text, name
     known = {*CompletionRequest.model_fields, *ChatRequest.model_fields}
-    assert not HARMLESS & (REFUSED.keys() | known)
-    assert not REFUSED.keys() & known
+    assert not IGNORED & (UNSUPPORTED.keys() | known)
+    assert not UNSUPPORTED.keys() & known
 
 
 def test_a_field_that_nobody_knows_is_refused_with_what_was_meant() -> None:
@@ -128,7 +128,7 @@ def test_a_whole_number_may_be_written_with_a_point(name: str) -> None:
 def test_token_ids_may_be_written_with_a_point() -> None:
     assert completion(prompt=[1.0, 2]).prompts() == [[1, 2]]
     assert completion(prompt=[[1.0], [2.0, 3]]).prompts() == [[1], [2, 3]]
-    assert completion(stop_token_ids=[3.0]).end_token_ids(4) == (3,)
+    assert completion(stop_token_ids=[3.0]).extra_stop_token_ids(4) == (3,)
 
 
 def test_a_prompt_is_one_or_several() -> None:
@@ -170,10 +170,10 @@ def test_strict_refuses_what_openai_refuses() -> None:
         completion(max_tokens=-1).max_new_tokens(16, 10, 100, strict=True)
     assert chat().max_new_tokens(None, 10, 100, strict=True) == 90
     five = completion(stop=list("abcde"))
-    assert five.stops() == tuple("abcde")
+    assert five.stop_strings() == tuple("abcde")
     with pytest.raises(ApiError, match="at most 4"):
-        five.stops(strict=True)
-    assert completion(stop=list("abcd")).stops(strict=True) == tuple("abcd")
+        five.stop_strings(strict=True)
+    assert completion(stop=list("abcd")).stop_strings(strict=True) == tuple("abcd")
 
 
 def test_a_prompt_that_fills_the_context_is_refused_unless_nothing_is_written() -> None:
@@ -220,7 +220,7 @@ def test_settings_are_openais_where_none_are_given() -> None:
     assert (params.temperature, params.top_k, params.top_p, params.min_p) == (1.0, 0, 1.0, 0.0)
     assert (params.repetition_penalty, params.seed) == (1.0, 3)
     assert completion(seed=-1).sampling_params().seed == 2**64 - 1
-    assert completion().sampling_params().seed != completion().sampling_params().seed
+    assert completion().sampling_params().seed is None  # the request draws one
     given = completion(temperature=0.5, top_p=0.4, top_k=7, min_p=0.1).sampling_params()
     assert (given.temperature, given.top_p, given.top_k, given.min_p) == (0.5, 0.4, 7, 0.1)
     for off in (0, -1):
@@ -248,27 +248,29 @@ def test_how_far_a_penalty_looks_back(last_n: int | None, window: int | None) ->
 
 
 def test_a_bias_is_for_a_token_that_can_be_drawn() -> None:
-    nudges = completion(logit_bias={"0": 5, "9": -100}, presence_penalty=1).nudges(10)
-    assert nudges is not None
-    assert nudges.logit_bias == {0: 5, 9: -100}
-    assert (nudges.presence_penalty, nudges.frequency_penalty) == (1.0, 0.0)
-    assert completion().nudges(10) is None
-    assert completion(frequency_penalty=0.5).nudges(10).frequency_penalty == 0.5
+    logit_adjustments = completion(
+        logit_bias={"0": 5, "9": -100}, presence_penalty=1
+    ).logit_adjustments(10)
+    assert logit_adjustments is not None
+    assert logit_adjustments.logit_bias == {0: 5, 9: -100}
+    assert (logit_adjustments.presence_penalty, logit_adjustments.frequency_penalty) == (1.0, 0.0)
+    assert completion().logit_adjustments(10) is None
+    assert completion(frequency_penalty=0.5).logit_adjustments(10).frequency_penalty == 0.5
     for bias in ({"10": 1}, {"-1": 1}, {"a": 1}, {"1": 101}, {"1": -101}, {"٣": 1}, {"": 1}):
         with pytest.raises(ApiError, match="logit_bias"):
-            completion(logit_bias=bias).nudges(10)
+            completion(logit_bias=bias).logit_adjustments(10)
     for ids in ([10], [-1]):
         with pytest.raises(ApiError, match="stop_token_ids"):
-            completion(stop_token_ids=ids).end_token_ids(10)
+            completion(stop_token_ids=ids).extra_stop_token_ids(10)
 
 
 def test_stop_strings_are_one_or_several_and_none_is_empty() -> None:
-    assert completion().stops() == completion(stop=[]).stops() == ()
-    assert completion(stop="ab").stops() == ("ab",)
-    assert len(completion(stop=["a"] * 128).stops()) == 128
+    assert completion().stop_strings() == completion(stop=[]).stop_strings() == ()
+    assert completion(stop="ab").stop_strings() == ("ab",)
+    assert len(completion(stop=["a"] * 128).stop_strings()) == 128
     for wrong in ("", ["a", ""], ["a"] * 129):
         with pytest.raises(ApiError, match="stop"):
-            completion(stop=wrong).stops()
+            completion(stop=wrong).stop_strings()
 
 
 def test_best_of_chooses_among_at_least_as_many_as_are_given() -> None:
@@ -286,7 +288,7 @@ def test_usage_in_a_stream_is_asked_for() -> None:
 
 
 def test_the_description_names_what_may_come() -> None:
-    for kind in (CompletionRequest, ChatRequest, Sampling):
+    for kind in (CompletionRequest, ChatRequest, RequestBody):
         schema = kind.model_json_schema()
         assert schema["additionalProperties"] is False
-        assert {"repeat_penalty", "n_predict", *HARMLESS} <= schema["properties"].keys()
+        assert {"repeat_penalty", "n_predict", *IGNORED} <= schema["properties"].keys()

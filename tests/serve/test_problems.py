@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from laplm.errors import ContextLengthError, InputError, ModelFormatError, ModelNotFoundError
-from laplm.serve.problems import ApiError, logged_problem_of, problem_of, to_json
+from laplm.serve.problems import ApiError, to_api_error, to_json, to_logged_api_error
 from laplm.serve.streams import EventStream, event
 
 
@@ -50,7 +50,7 @@ def test_json_keeps_what_it_can_of_half_a_character() -> None:
     ],
 )
 def test_an_error_has_its_status(error: Exception, status: int, code: str | None) -> None:
-    found = problem_of(error)
+    found = to_api_error(error)
     assert (found.status, found.code) == (status, code)
     assert "secret" not in str(found)
 
@@ -63,7 +63,7 @@ def test_the_log_holds_the_traceback_that_an_answer_promises(
             try:
                 raise error
             except Exception as raised:
-                said = str(logged_problem_of(raised))
+                said = str(to_logged_api_error(raised))
             assert ("log says more" in said) == bool(caplog.records)
             for record in caplog.records:
                 assert record.exc_info is not None

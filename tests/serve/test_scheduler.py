@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from laplm.run.generate import GenerationStep
 from laplm.run.language_model import LanguageModel
-from laplm.run.sampler import Nudges, SamplingParams
+from laplm.run.request import GenerationRequest
+from laplm.run.results import GenerationStep
+from laplm.run.sampler import LogitAdjustments, SamplingParams
 from laplm.serve import scheduler as module
 from laplm.serve.problems import ApiError
-from laplm.serve.scheduler import Item, Job, Order, PromptToken, Scheduler
+from laplm.serve.scheduler import Item, Job, PromptToken, Scheduler
 
 PROMPTS = [
     [5, 6, 7],
@@ -36,9 +37,14 @@ def lm(tiny_model_dir: Path) -> LanguageModel:
     return model
 
 
-def order(prompt: Sequence[int], tokens: int = 8, seed: int = 4, **more: Any) -> Order:
+def request(
+    prompt: Sequence[int], tokens: int = 8, seed: int = 4, **more: Any
+) -> GenerationRequest:
     params = SamplingParams(temperature=1.0, top_k=0, seed=seed)
-    return Order(tuple(prompt), params, tokens, **{"ignore_eos": True, **more})
+    return GenerationRequest(
+        prompt_ids=tuple(prompt), params=params, max_new_tokens=tokens,
+        **{"logprobs": None, "ignore_eos": True, **more},
+    )  # fmt: skip
 
 
 def scheduled(
@@ -79,12 +85,12 @@ class Engine:
         self.holding = threading.Event()
         self.may_go_on = threading.Event()
         self.may_go_on.set()
-        self._advance = lm.gpt.advance
+        self._forward_batch = lm.gpt.forward_batch
 
-    def advance(self, parts: list[Any]) -> Any:
+    def forward_batch(self, parts: list[Any]) -> Any:
         self.holding.set()
         assert self.may_go_on.wait(60)
-        logits = self._advance(parts)
+        logits = self._forward_batch(parts)
         self.passes.append([(list(ids), wanted) for ids, _, wanted in parts])
         self.change(parts, logits)
         return logits
@@ -104,7 +110,7 @@ class Engine:
 @pytest.fixture
 def engine(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> Engine:
     watched = Engine(lm)
-    monkeypatch.setattr(lm.gpt, "advance", watched.advance)
+    monkeypatch.setattr(lm.gpt, "forward_batch", watched.forward_batch)
     return watched
 
 
@@ -115,15 +121,15 @@ def test_prompts_that_are_read_in_one_pass_are_answered_as_alone(
 
     async def scenario(scheduler: Scheduler) -> list[list[Item]]:
         with engine.held():
-            first = scheduler.submit(order([1, 2], 30))
+            first = scheduler.submit(request([1, 2], 30))
             await engine.until_held()
-            jobs = [scheduler.submit(order(p, samples=2, logprobs=2)) for p in PROMPTS]
+            jobs = [scheduler.submit(request(p, samples=2, logprobs=2)) for p in PROMPTS]
         return [await items_of(job) for job in jobs] + [await items_of(first)]
 
     found = scheduled(lm, scenario)
     # All but the longest were read in the first pass that had more than one prompt.
     shared = next(parts for parts in engine.passes if len(parts) > 2)
-    assert sum(len(ids) for ids, _ in shared[1:]) == module.BESIDE
+    assert sum(len(ids) for ids, _ in shared[1:]) == module.PREFILL_BUDGET_WHILE_DECODING
     for items, results in zip(found, want, strict=False):
         for sample, result in enumerate(results):
             assert drawn(items, sample) == result.token_ids
@@ -142,10 +148,10 @@ def test_a_prompt_is_scored_as_alone_whatever_is_beside_it(
 
     async def scenario(scheduler: Scheduler) -> list[Item]:
         with engine.held():
-            beside = scheduler.submit(order(PROMPTS[0], 40))
+            beside = scheduler.submit(request(PROMPTS[0], 40))
             await engine.until_held()
-            other = scheduler.submit(order(PROMPTS[3], score_prompt=True, logprobs=1))
-            job = scheduler.submit(order(PROMPTS[1], 3, score_prompt=True, logprobs=1))
+            other = scheduler.submit(request(PROMPTS[3], prompt_logprobs=True, logprobs=1))
+            job = scheduler.submit(request(PROMPTS[1], 3, prompt_logprobs=True, logprobs=1))
         items = await items_of(job)
         await items_of(other)
         await items_of(beside)
@@ -163,7 +169,7 @@ def test_a_prompt_is_scored_as_alone_whatever_is_beside_it(
 
 def test_a_prompt_may_be_read_without_writing(lm: LanguageModel) -> None:
     async def scenario(scheduler: Scheduler) -> list[Item]:
-        return await items_of(scheduler.submit(order([1, 2, 3], 0, score_prompt=True)))
+        return await items_of(scheduler.submit(request([1, 2, 3], 0, prompt_logprobs=True)))
 
     items = scheduled(lm, scenario)
     assert [type(item) for item in items] == [PromptToken] * 3
@@ -174,12 +180,12 @@ def test_a_client_that_has_gone_leaves_its_places_to_others(
     lm: LanguageModel, engine: Engine
 ) -> None:
     async def scenario(scheduler: Scheduler) -> None:
-        gone = scheduler.submit(order([1, 2], 100, samples=5))
+        gone = scheduler.submit(request([1, 2], 100, samples=5))
         await anext(gone.batches())
         with engine.held():
             await engine.until_held()
             assert scheduler.running == 2
-            waiting = scheduler.submit(order([3], 4, samples=2))
+            waiting = scheduler.submit(request([3], 4, samples=2))
             gone.cancel()
         items = await items_of(waiting)
         assert [len(drawn(items, sample)) for sample in (0, 1)] == [4, 4]
@@ -198,13 +204,13 @@ def test_a_client_that_has_gone_before_its_turn_is_not_read(
 ) -> None:
     async def scenario(scheduler: Scheduler) -> None:
         with engine.held():
-            first = scheduler.submit(order([1], 3))
+            first = scheduler.submit(request([1], 3))
             await engine.until_held()
-            gone = scheduler.submit(order([99, 98], 3))
+            gone = scheduler.submit(request([99, 98], 3))
             gone.cancel()
         await items_of(first)
         assert await items_of(gone) == []
-        await items_of(scheduler.submit(order([2], 3)))
+        await items_of(scheduler.submit(request([2], 3)))
 
     scheduled(lm, scenario)
     assert not [ids for parts in engine.passes for ids, _ in parts if ids == [99, 98]]
@@ -215,10 +221,10 @@ def test_a_request_that_takes_too_long_is_ended_and_others_are_not(
 ) -> None:
     async def scenario(scheduler: Scheduler) -> list[Item]:
         with engine.held():
-            late = scheduler.submit(order([1], 100))
+            late = scheduler.submit(request([1], 100))
             await engine.until_held()
-            unread = scheduler.submit(order([2], 100))
-            other = scheduler.submit(order(PROMPTS[0]))
+            unread = scheduler.submit(request([2], 100))
+            other = scheduler.submit(request(PROMPTS[0]))
             late.deadline = unread.deadline = 0.0
         for job in (late, unread):
             with pytest.raises(ApiError) as error:
@@ -234,7 +240,7 @@ def test_a_request_that_takes_too_long_is_ended_and_others_are_not(
 
 def test_a_deadline_is_so_long_after_the_arrival(lm: LanguageModel) -> None:
     async def scenario(scheduler: Scheduler) -> None:
-        job = scheduler.submit(order([1]))
+        job = scheduler.submit(request([1]))
         assert job.deadline - job.start == pytest.approx(7.0, abs=0.01)
         await items_of(job)
 
@@ -257,10 +263,10 @@ def test_logits_of_one_request_that_are_no_numbers_harm_no_other(
 
     async def scenario(scheduler: Scheduler) -> list[list[Item]]:
         with engine.held():
-            first = scheduler.submit(order(PROMPTS[0]))
+            first = scheduler.submit(request(PROMPTS[0]))
             await engine.until_held()
-            bad = scheduler.submit(order(marked, samples=3))
-            last = scheduler.submit(order(PROMPTS[3]))
+            bad = scheduler.submit(request(marked, samples=3))
+            last = scheduler.submit(request(PROMPTS[3]))
         with pytest.raises(ApiError) as error:
             await items_of(bad)
         assert error.value.status == 503
@@ -282,11 +288,11 @@ def test_a_pass_that_fails_ends_its_requests_with_a_traceback_in_the_log_and_no_
     async def scenario(scheduler: Scheduler) -> list[Item]:
         engine.change = fail
         with pytest.raises(ApiError) as error:
-            await items_of(scheduler.submit(order([1, 2])))
+            await items_of(scheduler.submit(request([1, 2])))
         assert error.value.status == 500
         assert "broken" not in str(error.value)
         engine.change = lambda parts, logits: None
-        return await items_of(scheduler.submit(order([1, 2])))
+        return await items_of(scheduler.submit(request([1, 2])))
 
     with caplog.at_level(logging.ERROR, "laplm.serve"):
         assert len(drawn(scheduled(lm, scenario))) == 8
@@ -297,23 +303,23 @@ def test_as_many_requests_wait_as_there_is_room_for_and_no_more(
     lm: LanguageModel, engine: Engine
 ) -> None:
     async def scenario(scheduler: Scheduler) -> None:
-        first = scheduler.submit(order([1], 100))
+        first = scheduler.submit(request([1], 100))
         await anext(first.batches())  # it waits no longer
         with engine.held():
             await engine.until_held()
-            scheduler._seconds.extend([10.0, 20.0])
-            waiting = [scheduler.submit(order([2 + i], 2)) for i in range(3)]
+            scheduler._durations.extend([10.0, 20.0])
+            waiting = [scheduler.submit(request([2 + i], 2)) for i in range(3)]
             assert scheduler.waiting == 3
             with pytest.raises(ApiError) as error:
-                scheduler.submit(order([9]))
+                scheduler.submit(request([9]))
             assert error.value.status == 429
             assert error.value.code == "queue_full"
             assert error.value.headers == {"Retry-After": "45"}  # 3 of 15 s, one at a time
             assert "45 s" in str(error.value)
         for job in waiting:
             assert len(drawn(await items_of(job))) == 2
-        assert len(drawn(await items_of(scheduler.submit(order([9], 2))))) == 2
-        assert len(scheduler._seconds) == 2 + 5  # how long each took
+        assert len(drawn(await items_of(scheduler.submit(request([9], 2))))) == 2
+        assert len(scheduler._durations) == 2 + 5  # how long each took
 
     scheduled(lm, scenario, slots=1, queue=3)
 
@@ -323,11 +329,11 @@ def test_who_is_refused_is_told_to_come_again_within_a_minute(
     lm: LanguageModel, engine: Engine, each: float | None, said: int
 ) -> None:
     async def scenario(scheduler: Scheduler) -> int:
-        scheduler._seconds.extend([] if each is None else [each])
+        scheduler._durations.extend([] if each is None else [each])
         with engine.held():
-            scheduler.submit(order([1], 2))
+            scheduler.submit(request([1], 2))
             await engine.until_held()
-            scheduler.submit(order([1], 2))
+            scheduler.submit(request([1], 2))
             return scheduler._wait_seconds()
 
     assert scheduled(lm, scenario, slots=2) == said
@@ -338,9 +344,9 @@ def test_more_samples_than_places_take_turns_and_are_as_alone(
 ) -> None:
     async def scenario(scheduler: Scheduler) -> list[list[Item]]:
         with engine.held():
-            first = scheduler.submit(order([1], 2))
+            first = scheduler.submit(request([1], 2))
             await engine.until_held()
-            jobs = [scheduler.submit(order(p, samples=3)) for p in (PROMPTS[0], PROMPTS[2])]
+            jobs = [scheduler.submit(request(p, samples=3)) for p in (PROMPTS[0], PROMPTS[2])]
         await items_of(first)
         return [await items_of(job) for job in jobs]
 
@@ -357,7 +363,11 @@ def test_more_samples_than_places_take_turns_and_are_as_alone(
 def test_a_short_prompt_does_not_wait_for_a_long_one(
     lm: LanguageModel, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in (("PREFILL_CHUNK", 16), ("BESIDE", 8), ("TURN", 16)):
+    for name, value in (
+        ("PREFILL_CHUNK", 16),
+        ("PREFILL_BUDGET_WHILE_DECODING", 8),
+        ("PREFILL_BUDGET_PER_TURN", 16),
+    ):
         monkeypatch.setattr(module, name, value)
     ended: list[str] = []
 
@@ -368,9 +378,9 @@ def test_a_short_prompt_does_not_wait_for_a_long_one(
 
     async def scenario(scheduler: Scheduler) -> None:
         with engine.held():
-            long = scheduler.submit(order(PROMPTS[1], 2))
+            long = scheduler.submit(request(PROMPTS[1], 2))
             await engine.until_held()
-            short = scheduler.submit(order([8, 9], 2))
+            short = scheduler.submit(request([8, 9], 2))
         await asyncio.gather(note("long", long), note("short", short))
 
     scheduled(lm, scenario)
@@ -388,16 +398,16 @@ def test_what_a_prompt_has_in_common_with_an_earlier_one_is_not_read_again(
         long = PROMPTS[1]
         for prompt, more in (
             (long, {}), ([*long[:50], 1, 2], {}), (long, {}), ([301], {}),
-            (long, {"score_prompt": True}), (long, {}),
+            (long, {"prompt_logprobs": True}), (long, {}),
         ):  # fmt: skip
-            job = scheduler.submit(order(prompt, **more))
+            job = scheduler.submit(request(prompt, **more))
             found.append((job, await items_of(job)))
         return found
 
     found = scheduled(lm, scenario)
     assert [job.cached_tokens for job, _ in found] == [0, 50, 99, 0, 0, 99]
     for job, items in found:
-        ids = list(job.order.prompt_ids)
+        ids = list(job.request.prompt_ids)
         (want,) = lm.samples(ids, 1, 8, seed=4, top_k=0, temperature=1, ignore_eos=True)
         assert drawn(items) == want.token_ids
 
@@ -405,10 +415,12 @@ def test_what_a_prompt_has_in_common_with_an_earlier_one_is_not_read_again(
 def test_settings_of_one_request_are_its_own(lm: LanguageModel) -> None:
     async def scenario(scheduler: Scheduler) -> list[list[Item]]:
         jobs = [
-            scheduler.submit(order([5], nudges=Nudges({7: 100.0}))),
-            scheduler.submit(order([5], nudges=Nudges({9: 100.0}), end_token_ids=(9,))),
-            scheduler.submit(order([5])),
-            scheduler.submit(order([5], seed=5)),
+            scheduler.submit(request([5], logit_adjustments=LogitAdjustments({7: 100.0}))),
+            scheduler.submit(
+                request([5], logit_adjustments=LogitAdjustments({9: 100.0}), stop_token_ids=(9,))
+            ),
+            scheduler.submit(request([5])),
+            scheduler.submit(request([5], seed=5)),
         ]
         return [await items_of(job) for job in jobs]
 
@@ -426,7 +438,9 @@ def test_the_end_of_a_text_ends_it_unless_it_is_to_be_ignored(lm: LanguageModel)
 
     async def scenario(scheduler: Scheduler) -> list[list[Item]]:
         jobs = [
-            scheduler.submit(order([5], nudges=Nudges({eos: 100.0}), ignore_eos=ignored))
+            scheduler.submit(
+                request([5], logit_adjustments=LogitAdjustments({eos: 100.0}), ignore_eos=ignored)
+            )
             for ignored in (False, True)
         ]
         return [await items_of(job) for job in jobs]
@@ -442,15 +456,15 @@ def test_the_end_of_a_text_ends_it_unless_it_is_to_be_ignored(lm: LanguageModel)
 def test_a_scheduler_that_stops_tells_everybody_why(lm: LanguageModel, engine: Engine) -> None:
     async def scenario(scheduler: Scheduler) -> None:
         with engine.held():
-            jobs = [scheduler.submit(order([1], 100))]
+            jobs = [scheduler.submit(request([1], 100))]
             await engine.until_held()
-            jobs.append(scheduler.submit(order([2], 100)))
+            jobs.append(scheduler.submit(request([2], 100)))
             scheduler.stop(ApiError(503, "closing time"))
         for job in jobs:
             with pytest.raises(ApiError, match="closing time"):
                 await items_of(job)
         with pytest.raises(ApiError, match="closing time"):
-            scheduler.submit(order([3]))
+            scheduler.submit(request([3]))
         await asyncio.to_thread(scheduler.join, 30)
         assert not scheduler._thread.is_alive()
 
@@ -458,28 +472,28 @@ def test_a_scheduler_that_stops_tells_everybody_why(lm: LanguageModel, engine: E
 
 
 class Told:
-    """A watcher."""
+    """An observer that remembers."""
 
     def __init__(self) -> None:
         self.tokens: list[bool] = []
         self.passes: list[tuple[int, int]] = []
 
-    def token(self, seconds: float, *, first: bool) -> None:
+    def on_token(self, seconds: float, *, first: bool) -> None:
         assert seconds >= 0
         self.tokens.append(first)
 
-    def passed(self, prompt_tokens: int, new_tokens: int) -> None:
+    def on_step(self, prompt_tokens: int, new_tokens: int) -> None:
         self.passes.append((prompt_tokens, new_tokens))
 
 
-def test_a_watcher_is_told_of_every_token_and_pass(lm: LanguageModel) -> None:
+def test_an_observer_is_told_of_every_token_and_step(lm: LanguageModel) -> None:
     told = Told()
 
     async def scenario(scheduler: Scheduler) -> None:
         for prompt in PROMPTS[:2]:
-            await items_of(scheduler.submit(order(prompt, 5, samples=2)))
+            await items_of(scheduler.submit(request(prompt, 5, samples=2)))
 
-    scheduled(lm, scenario, watcher=told)
+    scheduled(lm, scenario, observer=told)
     # Of the first sample of each request, whose first token came from the prompt's own pass.
     assert told.tokens == ([True] + [False] * 4) * 2
     assert sum(n for n, _ in told.passes) == len(PROMPTS[0]) + len(PROMPTS[1])

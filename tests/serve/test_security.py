@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from laplm.serve.app import Options, make_app
-from laplm.serve.security import Guard
+from laplm.serve.app import ServerOptions, make_app
+from laplm.serve.security import AccessPolicy
 
 KEY = "correct horse"
 ALLOWED = {"Authorization": f"Bearer {KEY}"}
@@ -17,8 +17,8 @@ ALLOWED = {"Authorization": f"Bearer {KEY}"}
 
 @pytest.fixture(scope="module")
 def client(tiny_model_dir: Path) -> Iterator[TestClient]:
-    guard = Guard(key=KEY, origins=frozenset({"https://friend.example"}), body_bytes=1000)
-    app, _ = make_app(Options({"tiny": str(tiny_model_dir)}, "tiny", guard=guard))
+    policy = AccessPolicy(key=KEY, origins=frozenset({"https://friend.example"}), body_bytes=1000)
+    app, _ = make_app(ServerOptions({"tiny": str(tiny_model_dir)}, "tiny", policy=policy))
     with TestClient(app, base_url="http://localhost", follow_redirects=False) as client:
         yield client
 
@@ -155,15 +155,15 @@ def test_a_key_must_be_right_to_its_last_character(client: TestClient, value: st
 
 
 def test_a_cookie_must_be_right_to_its_last_character(client: TestClient) -> None:
-    right = Guard(key=KEY).cookie()
-    assert Guard(key=KEY + "x").cookie() != right
+    right = AccessPolicy(key=KEY).cookie()
+    assert AccessPolicy(key=KEY + "x").cookie() != right
     for cookie, status in ((right, 200), (right[:-1], 401), (right[:-1] + "g", 401), (KEY, 401)):
         answer = client.get("/v1/models", headers={"Cookie": f"laplm_key={cookie}"})
         assert answer.status_code == status
 
 
 def test_what_is_named_at_the_start_is_a_host_of_ours() -> None:
-    named, away = Guard(names=frozenset({"box.local"})), Guard(anywhere=True)
+    named, away = AccessPolicy(names=frozenset({"box.local"})), AccessPolicy(anywhere=True)
     assert named.host_is_ours("box.local:8080")
     assert not named.host_is_ours("xbox.local")
     assert not named.host_is_ours("10.0.0.1")
@@ -212,11 +212,11 @@ def test_a_text_to_learn_from_may_be_larger_than_a_prompt(client: TestClient) ->
 
 
 def test_a_server_that_stops_takes_nothing_new(tiny_model_dir: Path) -> None:
-    guard = Guard()
-    app, _ = make_app(Options({"tiny": str(tiny_model_dir)}, "tiny", guard=guard))
+    policy = AccessPolicy()
+    app, _ = make_app(ServerOptions({"tiny": str(tiny_model_dir)}, "tiny", policy=policy))
     with TestClient(app, base_url="http://localhost") as client:
         assert client.get("/v1/models").status_code == 200
-        guard.stopping.set()
+        policy.stopping.set()
         answer = client.get("/v1/models")
     assert answer.status_code == 503
     assert answer.headers["connection"] == "close"

@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from laplm.serve.app import Options, make_app
+from laplm.serve.app import ServerOptions, make_app
 
 TEXT = "\n<|endoftext|>\n".join(f"The dog number {i} saw the cat." for i in range(40))
 QUICK = {"max_steps": 3, "positions": 32, "batch_size": 2, "threads": 1}
 
 
 def make_client(model: Path, runs: Path) -> TestClient:
-    app, _ = make_app(Options({"tiny": str(model)}, "tiny", runs=runs))
+    app, _ = make_app(ServerOptions({"tiny": str(model)}, "tiny", runs=runs))
     return TestClient(app, base_url="http://localhost")
 
 
@@ -221,7 +221,9 @@ def test_a_name_is_never_a_path(client: TestClient, tmp_path: Path) -> None:
 
 
 def test_a_run_that_dies_is_told_and_can_go_on(tiny_model_dir: Path, tmp_path: Path) -> None:
-    app, parts = make_app(Options({"tiny": str(tiny_model_dir)}, "tiny", runs=tmp_path / "runs"))
+    app, parts = make_app(
+        ServerOptions({"tiny": str(tiny_model_dir)}, "tiny", runs=tmp_path / "runs")
+    )
     with TestClient(app, base_url="http://localhost") as client:
         id_ = create(client, max_steps=2000)
         until(client, id_, "planned", "failed")

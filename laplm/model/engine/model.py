@@ -217,7 +217,7 @@ class GPT:
         """The packed weights as the tapped path multiplies with them."""
         return _PackedWeights(self)
 
-    def log_normaliser(self, logits: Array) -> float:
+    def logsumexp(self, logits: Array) -> float:
         """log(sum(exp(logits))) of one position (V,): a logit less it is a log-probability."""
         row = np.ascontiguousarray(logits, dtype=np.float32)
         out = np.empty(2, np.float32)

@@ -26,7 +26,7 @@ def build(isa: Isa, spec: k.Spec) -> Any:
     ``FORWARD`` (a args, b thread): one thread's part of one forward pass;
     ``LAUNCH`` (a control, b args): announce arguments to the pool and run them;
     ``WORKER_LOOP`` (a control, b thread, c generation): what every other thread of a pool runs;
-    ``LOG_SUM_EXP`` (a logits, b count, c address of two floats): see ``GPT.log_normaliser``.
+    ``LOG_SUM_EXP`` (a logits, b count, c address of two floats): see ``GPT.logsumexp``.
     """
     forward = make_forward(isa, spec)
     launch, worker_loop = make_pool(isa, forward)
