@@ -25,7 +25,8 @@ import numpy as np
 if __name__ == "__main__":  # run from a checkout without installing it
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from laplm.model.config import NAMED_SIZES, GPTConfig, tensor_shapes
+from laplm.model.config import NAMED_SIZES, ModelConfig
+from laplm.model.families import config_to_hf, tensor_shapes
 
 DTYPES = {"fp32": ("F32", np.float32), "fp16": ("F16", np.float16)}
 END_OF_TEXT = "<|endoftext|>"
@@ -49,7 +50,7 @@ def main() -> None:
     print(f"{args.directory}: {args.size} shape, {args.dtype}, generated weights")
 
 
-def make_model(config: GPTConfig, directory: Path, *, dtype: str = "fp32", seed: int = 0) -> Path:
+def make_model(config: ModelConfig, directory: Path, *, dtype: str = "fp32", seed: int = 0) -> Path:
     """Write ``config.json``, ``model.safetensors`` and the tokenizer files of one model.
 
     Args:
@@ -64,12 +65,12 @@ def make_model(config: GPTConfig, directory: Path, *, dtype: str = "fp32", seed:
     directory.mkdir(parents=True, exist_ok=True)
     write_tokenizer(directory, config.vocab_size)
     _write_weights(directory / "model.safetensors", config, dtype, seed)
-    values = config.to_dict() | {"dtype": {"fp32": "float32", "fp16": "float16"}[dtype]}
+    values = config_to_hf(config) | {"dtype": {"fp32": "float32", "fp16": "float16"}[dtype]}
     _write_text(directory / "config.json", json.dumps(values, indent=2) + "\n")
     return directory
 
 
-def _write_weights(path: Path, config: GPTConfig, dtype: str, seed: int) -> None:
+def _write_weights(path: Path, config: ModelConfig, dtype: str, seed: int) -> None:
     # The safetensors layout: header length (8 bytes), header (JSON), then the raw tensors.
     tag, numpy_type = DTYPES[dtype]
     width = np.dtype(numpy_type).itemsize

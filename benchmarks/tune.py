@@ -33,7 +33,7 @@ sys.path[:0] = [str(HERE), str(ROOT)]
 import machine  # noqa: E402
 import numpy as np  # noqa: E402
 
-from laplm.model.config import NAMED_SIZES, GPTConfig  # noqa: E402
+from laplm.model.config import NAMED_SIZES, ModelConfig  # noqa: E402
 
 # (engine, method, precision); "best" is what laplm takes on this machine.
 WAYS = {
@@ -193,7 +193,7 @@ def product_rate(threads: int, tokens_together: int) -> dict[str, float]:
     return rates
 
 
-def operations(config: GPTConfig, tokens_together: int, positions: int, method: str) -> float:
+def operations(config: ModelConfig, tokens_together: int, positions: int, method: str) -> float:
     """Of the products of one update (Kaplan et al. 2020, arXiv:2001.08361, section 2.1).
 
     Two a weight and token forwards, as many for what the inputs get and, where a weight is

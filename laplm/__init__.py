@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         ModelNotFoundError,
         TokenizerError,
     )
-    from laplm.model.config import GPTConfig
+    from laplm.model.config import ModelConfig
     from laplm.model.tokenizer import Tokenizer
     from laplm.run.generate import GenerationStream
     from laplm.run.language_model import LanguageModel, load
@@ -39,7 +39,7 @@ _HOME = {
     "CheckpointError": "errors",
     "ContextLengthError": "errors",
     "DownloadError": "errors",
-    "GPTConfig": "model.config",
+    "ModelConfig": "model.config",
     "GenerationResult": "run.results",
     "GenerationStep": "run.results",
     "GenerationStream": "run.generate",
@@ -60,7 +60,6 @@ __all__ = [
     "CheckpointError",
     "ContextLengthError",
     "DownloadError",
-    "GPTConfig",
     "GenerationResult",
     "GenerationStep",
     "GenerationStream",
@@ -68,6 +67,7 @@ __all__ = [
     "LanguageModel",
     "LaplmError",
     "MissingExtraError",
+    "ModelConfig",
     "ModelFormatError",
     "ModelNotFoundError",
     "SamplingParams",

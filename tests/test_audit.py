@@ -349,7 +349,8 @@ def test_models_load_and_text_is_encoded_without_a_connection(
 
         path = locate.locate({str(tiny_model_dir)!r})
         checkpoint, tokenizer = open_checkpoint(path), Tokenizer.from_directory(path)
-        weights = DenseWeights({{name: checkpoint.tensor(name) for name in checkpoint.names}})
+        weights = DenseWeights(
+            {{name: checkpoint.tensor(name) for name in checkpoint.names}}, checkpoint.config)
         ids = np.array(tokenizer.encode("Once upon a time"))
         assert np.isfinite(forward(ids, weights, checkpoint.config)).all()
         locate.installed()

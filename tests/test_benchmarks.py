@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from laplm.model.config import GPTConfig
+from laplm.model.config import ModelConfig
 from laplm.model.tokenizer import Tokenizer
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
@@ -138,7 +138,7 @@ def test_a_generated_model_is_gpt2_to_transformers_and_to_laplm(
     import torch
     from transformers import AutoTokenizer, GPT2LMHeadModel
 
-    config = GPTConfig(n_layer=2, n_head=2, n_embd=32, n_ctx=64)
+    config = ModelConfig(n_layer=2, n_head=2, n_embd=32, n_ctx=64)
     benchmarks.make_model.make_model(config, tmp_path, dtype="fp16")
     theirs, ours = AutoTokenizer.from_pretrained(tmp_path), Tokenizer.from_directory(tmp_path)
     text = "The capital of Spain is"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from laplm.cli import commands
 from laplm.model.config import NAMED_SIZES
 from laplm.model.engine import quantize
 from laplm.model.engine.kv_cache import KVCache
+from laplm.model.families import tensor_specs
 from tests import documents
 from tests.documents import BLOCKS, BY_CI, DOCUMENTS, ROOT, name_of, runs, where
 
@@ -141,15 +143,13 @@ def test_the_memory_table_is_what_the_layouts_need() -> None:
     for name, config in NAMED_SIZES.items():
         sizes = []
         for precision in quantize.PRECISIONS:
-            kinds = [(part, precision, config.n_layer) for part in quantize.LINEAR]
             size = 0
-            for part, how, count in [*kinds, ("head", quantize.head_precision(precision), 1)]:
-                place = part if part == "head" else f"h.0.{part}"
-                for code, shape in quantize._shapes(*quantize._matrix_size(config, place), how):
-                    length = 1
-                    for n in shape:
-                        length *= n
-                    size += count * bytes_of[code] * length
+            for spec in tensor_specs(config).values():
+                if spec.is_linear or spec.role == "embed":  # which is the output matrix too
+                    how = precision if spec.is_linear else quantize.head_precision(precision)
+                    n_out, n_in = spec.shape if spec.layout == "out_in" else spec.shape[::-1]
+                    for code, shape in quantize._shapes(n_out, n_in, how):
+                        size += bytes_of[code] * math.prod(shape)
             sizes.append(round(size / 1e6))
         position = round(KVCache(config, "fp16").bytes_per_position / 1e3)
         assert rows[name] == [round(config.n_parameters / 1e6), *sizes, position], name

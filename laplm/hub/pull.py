@@ -208,7 +208,7 @@ class _Source:
 
 def _choose(name: str, source: _Source) -> list[str]:
     """The files to fetch, small ones first; refused before the large ones when it is no GPT-2."""
-    from laplm.model.config import GPTConfig
+    from laplm.model.families import config_from_hf
 
     def refuse(cause: str) -> DownloadError:
         return DownloadError(f"{name} is not a model that laplm can run: {cause}")
@@ -233,7 +233,7 @@ def _choose(name: str, source: _Source) -> list[str]:
     try:
         if not isinstance(config, dict) or "model_type" not in config:
             raise ModelFormatError("config.json has no model_type")
-        GPTConfig.from_dict(config)
+        config_from_hf(config)
     except ModelFormatError as error:
         raise refuse(str(error)) from None
     if not any(source.sizes.keys() >= set(names) for names in TOKENIZER_FILES):

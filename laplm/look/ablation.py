@@ -22,7 +22,7 @@ from laplm.look import target as targets
 from laplm.look.sweep import Fork, sweep
 from laplm.look.view import Column, Grid, Model, Part, Table, View
 from laplm.model.activations import ActivationCache
-from laplm.model.reference import Tap, linear
+from laplm.model.weights import Tap
 from laplm.progress import Progress
 
 if TYPE_CHECKING:
@@ -253,16 +253,14 @@ def _forks(
         """Each head or neuron of an activation taken out, then the matrix that follows."""
         whole = run[name, layer][kept]
         instead = means.get((name, layer), np.zeros_like(whole[0]))
-        matrix, before = {
-            "z": ("attn.c_proj", "resid_pre"), "mlp_post": ("mlp.c_proj", "resid_mid"),
-        }[name]  # fmt: skip
+        role, before = {"z": ("attn_out", "resid_pre"), "mlp_post": ("down", "resid_mid")}[name]
 
         def streams(some: slice) -> Array:
             picked = np.arange(whole.shape[1])[some]
             changed = np.repeat(whole[None], len(picked), axis=0)  # (runs, T, H, D) or (runs, T, I)
             changed[np.arange(len(picked)), :, picked] = instead[picked][:, None]
             flat = changed.reshape(*changed.shape[:2], -1)
-            added: Array = linear(f"h.{layer}.{matrix}", flat, weights)
+            added: Array = weights.linear(role, layer, flat)
             return run[before, layer][kept] + added
 
         return Fork(2 * layer + 1 + (name == "mlp_post"), whole.shape[1], streams)

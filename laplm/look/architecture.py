@@ -9,7 +9,7 @@ from laplm.look import figures
 from laplm.look.block import ACTIVATIONS
 from laplm.look.stats import stats
 from laplm.look.view import Column, Model, Part, Table, View
-from laplm.model.config import GPTConfig
+from laplm.model.config import ModelConfig
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,7 +43,7 @@ class Architecture(View):
     """
 
     model: str
-    config: GPTConfig
+    config: ModelConfig
     stages: tuple[Stage, ...]
 
     def parts(self) -> list[Part]:
@@ -87,26 +87,26 @@ class Architecture(View):
 def architecture(model: Model) -> Architecture:
     """See the stages of a model. Nothing is run and no weight is read."""
     config = model.config
-    size = {part.tensor: part.parameters for part in stats(model).sizes}
+    size = {part.role: part.parameters for part in stats(model).sizes}
     width, vocabulary = f"T × {config.n_embd:,}", f"T × {config.vocab_size:,}"
-    activation = ACTIVATIONS[config.activation_function]
+    activation = ACTIVATIONS[config.activation]
     stages = (
         Stage("tokenizer", "cuts text into tokens", "T", 0),
-        Stage("token embedding", "a row for each token", width, size["wte"]),
-        Stage("position embedding", "adds a row for each position", width, size["wpe"]),
+        Stage("token embedding", "a row for each token", width, size["embed"]),
+        Stage("position embedding", "adds a row for each position", width, size["pos_embed"]),
         Stage(
             f"attention, in {config.n_layer} blocks",
             f"norm, then {config.n_head} heads look back; adds what they found",
             width,
-            size["ln_1"] + size["attn.c_attn"] + size["attn.c_proj"],
+            size["norm1"] + size["qkv"] + size["attn_out"],
         ),
         Stage(
             f"feed-forward, in {config.n_layer} blocks",
             f"norm, to {config.n_inner:,} numbers, {activation}, and back; adds the result",
             width,
-            size["ln_2"] + size["mlp.c_fc"] + size["mlp.c_proj"],
+            size["norm2"] + size["up"] + size["down"],
         ),
-        Stage("final norm", "brings every row to one size", width, size["ln_f"]),
-        Stage("output layer", "a logit for each token", vocabulary, size.get("lm_head", 0)),
+        Stage("final norm", "brings every row to one size", width, size["final_norm"]),
+        Stage("output layer", "a logit for each token", vocabulary, size.get("unembed", 0)),
     )
     return Architecture(model.name, config, stages)

@@ -187,7 +187,7 @@ def attribution(
     """
     ids = passes.encode(model, text)
     at = passes.check_position(ids, position)
-    config, tensors = model.config, passes.dense_weights(model).tensors
+    config, weights = model.config, passes.dense_weights(model)
     cache = passes.cache(
         model, ids, ["embed", "pos_embed", "z", "mlp_out", "ln_final_scale", "logits"]
     )
@@ -198,19 +198,19 @@ def attribution(
     if chosen.against_id is not None:
         wanted -= unembed[chosen.against_id]
     # The norm centres a vector before it weighs it; centring the weights comes to the same.
-    direction = wanted * tensors["ln_f.weight"]
+    direction = wanted * weights.vector("final_norm")
     direction -= direction.mean()
     direction /= cache["ln_final_scale"][at, 0]
     heads = np.zeros((config.n_layer, config.n_head), np.float64)
     bias, feed_forward = np.zeros((2, config.n_layer), np.float64)
     for layer in range(config.n_layer):
-        project = tensors[f"h.{layer}.attn.c_proj.weight"] @ direction  # (C): what z is worth
+        project = direction @ weights.matrix("attn_out", layer)  # (C): what z is worth
         z = cache["z", layer][at]  # (H, D)
         heads[layer] = (z * project.reshape(z.shape)).sum(axis=-1)
-        bias[layer] = tensors[f"h.{layer}.attn.c_proj.bias"] @ direction
+        bias[layer] = weights.vector("attn_out", layer, "bias") @ direction
         feed_forward[layer] = cache["mlp_out", layer][at] @ direction
     embed, pos_embed = (float(cache[name][at] @ direction) for name in ("embed", "pos_embed"))
-    shift = float(tensors["ln_f.bias"] @ wanted)
+    shift = float(weights.vector("final_norm", part="bias") @ wanted)
     total = float(chosen.score(logits))
     explained = embed + pos_embed + heads.sum() + feed_forward.sum() + bias.sum() + shift
     return Attribution(

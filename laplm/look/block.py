@@ -242,7 +242,7 @@ def block(
         feed_forward_cosine=cosine(x["resid_mid"], x["mlp_out"]),
         active=(x["mlp_post"] > 0).mean(axis=-1, dtype=np.float32),
         neurons=most_active(model, layer, x["mlp_pre"][at], x["mlp_post"][at], neurons, words),
-        activation=ACTIVATIONS[model.config.activation_function],
+        activation=ACTIVATIONS[model.config.activation],
     )
 
 
@@ -262,7 +262,7 @@ def most_active(
     chosen = np.argsort(-after, kind="stable")[:count]
     if not len(chosen):
         return []
-    directions = passes.dense_weights(model).tensors[f"h.{layer}.mlp.c_proj.weight"][chosen]
+    directions = passes.dense_weights(model).matrix("down", layer).T[chosen]
     raised, lowered = strongest(model, directions, words)
     norms = np.abs(after[chosen]) * np.linalg.norm(directions, axis=-1)
     return [

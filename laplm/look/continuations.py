@@ -16,7 +16,7 @@ from laplm.errors import InputError
 from laplm.look import figures, passes
 from laplm.look import target as targets
 from laplm.look.view import Column, Model, Part, Table, View
-from laplm.model.reference import Tap
+from laplm.model.weights import Tap
 from laplm.run.request import GenerationRequest, make_request
 from laplm.run.tapped import TappedGPT
 

@@ -18,6 +18,7 @@ from laplm.errors import InputError
 from laplm.look import figures, passes
 from laplm.look.pca import PCA, pca
 from laplm.look.view import Column, Model, Part, Table, View, check_count
+from laplm.model.families import spec
 from laplm.model.files.checkpoint import check_finite
 
 if TYPE_CHECKING:
@@ -355,8 +356,9 @@ class _Table:
     def __init__(self, model: Model) -> None:
         # A model's vocabulary may be padded beyond its tokenizer's.
         known = min(model.tokenizer.vocab_size, model.config.vocab_size)
-        matrix = model.checkpoint.tensor("wte.weight")
-        check_finite("wte.weight", matrix)
+        name = spec(model.config, "embed").name
+        matrix = model.checkpoint.tensor(name)
+        check_finite(name, matrix)
         self.rows: Array = matrix[:known]
         self.norms: Array = np.linalg.norm(self.rows, axis=1)
 

@@ -13,7 +13,7 @@ from laplm.look import figures, passes
 from laplm.look.next_token import entropy
 from laplm.look.view import Column, Model, Part, Passage, Span, Table, View, check_count
 from laplm.model.engine.model import GPT
-from laplm.model.reference import softmax
+from laplm.model.families.ops import softmax
 from laplm.model.tokenizer import StreamDecoder
 from laplm.run.request import make_request
 from laplm.run.sampler import SamplingParams, probabilities

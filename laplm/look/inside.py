@@ -26,8 +26,10 @@ from laplm.look.next_token import OFF, Effect, effect_of, plot_effects
 from laplm.look.pca import PCA, pca
 from laplm.look.unembedding import greatest
 from laplm.look.view import Column, Grid, Model, Part, Table, View, check_count
-from laplm.model import reference
 from laplm.model.activations import Key
+from laplm.model.families import family_of
+from laplm.model.families.ops import softmax
+from laplm.model.weights import Tap
 from laplm.run.sampler import SamplingParams
 
 if TYPE_CHECKING:
@@ -325,11 +327,12 @@ def inside(
     final: dict[str, Array] = {"resid_post": end[at]}
 
     def see(name: str, _: int | None, x: Array) -> Array:
-        final[name] = x
+        if name != "logits":
+            final[name] = x[0]
         return x
 
-    reference.layer_norm("ln_final", None, end[at], passes.weights(model), config, see)
-    logits = _logits(model, end[at][None])[0, :known]
+    weights = passes.weights(model)
+    logits = family_of(config).unembed(end[at][None], weights, config, see)[0, :known]
     whole = None
     if change is not None:
         untouched = _record(model, ids, None, None)["resid_post", config.n_layer - 1]
@@ -382,7 +385,7 @@ def inside(
 
 
 def _record(
-    model: Model, ids: Sequence[int], layer: int | None, change: reference.Tap | None
+    model: Model, ids: Sequence[int], layer: int | None, change: Tap | None
 ) -> dict[Key, Array]:
     """One pass; what goes through all blocks, and the inside of one."""
     kept: dict[Key, Array] = {}
@@ -400,12 +403,12 @@ def _record(
 
 def _logits(model: Model, stream: Array) -> Array:
     """Residual streams (..., C) to logits (..., V)."""
-    return reference.unembed(stream, passes.weights(model), model.config)
+    return family_of(model.config).unembed(stream, passes.weights(model), model.config)
 
 
 def _best(every: Sequence[Array], k: int) -> Ids:
     """The k ids of greatest probability in any of several logits (V,), greatest first."""
-    highest = np.stack([reference.softmax(logits) for logits in every]).max(axis=0)
+    highest = np.stack([softmax(logits) for logits in every]).max(axis=0)
     return greatest(highest, k)
 
 
@@ -446,10 +449,10 @@ def _points(
         raise InputError("a word is empty; give at least one letter")
     different = list(dict.fromkeys(ids))
     weights = passes.weights(model)
-    vectors = [*weights.embed(np.array(different, np.int64))]
+    vectors = [*weights.rows("embed", np.array(different, np.int64))]
     for word in words:  # as it stands inside a sentence; of several tokens their mean
         pieces = np.array(model.tokenizer.encode(f" {word}"), np.int64)
-        vectors.append(weights.embed(pieces).mean(axis=0))
+        vectors.append(weights.rows("embed", pieces).mean(axis=0))
     labels = passes.token_labels(model, different) + words
     points = pca(np.stack(vectors)) if len(vectors) > 2 else None
     return labels, [*different, *(None for _ in words)], points
@@ -460,8 +463,8 @@ def _block(
 ) -> OpenBlock:  # fmt: skip
     config = model.config
     patterns = run["pattern", layer]  # (H, T, T)
-    tensors = passes.dense_weights(model).tensors
-    out = tensors[f"h.{layer}.attn.c_proj.weight"].reshape(config.n_head, config.head_dim, -1)
+    weights = passes.dense_weights(model)
+    out = weights.matrix("attn_out", layer).T.reshape(config.n_head, config.head_dim, -1)
     added = np.matmul(run["z", layer][at][:, None], out)[:, 0]  # (H, C)
     steps = [step for step in STEPS if (step, layer) in run and not step.startswith("mlp_p")]
     x = {step: run[step, layer][at] for step in steps}
@@ -476,7 +479,7 @@ def _block(
         feed_forward_cosine=_cosine(x["resid_mid"], x["mlp_out"]),
         active=float((after > 0).mean()),
         neurons=most_active(model, layer, run["mlp_pre", layer][at], after, _NEURONS, _RAISED),
-        activation=ACTIVATIONS[config.activation_function],
+        activation=ACTIVATIONS[config.activation],
     )
 
 

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from laplm.look import figures, passes
 from laplm.look.view import Column, Grid, Model, Part, Table, View
-from laplm.model import reference
+from laplm.model.families import family_of
+from laplm.model.families.ops import softmax
 from laplm.progress import Progress
 
 if TYPE_CHECKING:
@@ -173,4 +174,5 @@ def lens(model: Model, text: passes.Text, *, progress: Progress | None = None) -
 
 def _probabilities(model: Model, stream: Array) -> Array:
     """Residual streams (T, C) as probabilities of the next token (T, V)."""
-    return reference.softmax(reference.unembed(stream, passes.weights(model), model.config))
+    logits = family_of(model.config).unembed(stream, passes.weights(model), model.config)
+    return softmax(logits)

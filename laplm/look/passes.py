@@ -19,16 +19,17 @@ from laplm.errors import ContextLengthError, InputError, ModelFormatError
 from laplm.look.view import Model, visible
 from laplm.model import activations, reference
 from laplm.model.activations import ActivationCache
-from laplm.model.config import GPTConfig
+from laplm.model.config import ModelConfig
 from laplm.model.engine.kv_cache import KVCache
 from laplm.model.files.checkpoint import Checkpoint, check_finite
+from laplm.model.weights import DensePast, Tap, Weights
 from laplm.run.generate import CausalLM, GenerationStream
 from laplm.run.request import GenerationRequest
 
 Array = NDArray[np.float32]
 Ids = NDArray[np.int64]
 Text = str | bytes | Sequence[int]
-Past = reference.DensePast | KVCache
+Past = DensePast | KVCache
 
 _dense: weakref.WeakKeyDictionary[Checkpoint, reference.DenseWeights] = weakref.WeakKeyDictionary()
 
@@ -57,7 +58,7 @@ def _pause() -> None:
         between()
 
 
-def watched(tap: reference.Tap) -> reference.Tap:
+def watched(tap: Tap) -> Tap:
     """A tap that can be stopped at every activation: see ``stoppable``."""
 
     def see(name: str, layer: int | None, x: Array) -> Array | None:
@@ -78,7 +79,7 @@ def write(gpt: CausalLM, model: Model, request: GenerationRequest) -> Generation
 def forward(
     model: Model,
     ids: ArrayLike,
-    tap: reference.Tap | None = None,
+    tap: Tap | None = None,
     past: Past | None = None,
     last_only: bool = False,
 ) -> Array:
@@ -87,7 +88,7 @@ def forward(
     Args:
         model: the model.
         ids: the token ids.
-        tap: sees, and may replace, every activation of ``laplm.model.activations.STAGES``.
+        tap: sees, and may replace, every activation of ``laplm.model.activations.HOOKS``.
         past: keys and values of what came before, from ``new_past``; it grows by T positions.
         last_only: no logits but the last position's.
 
@@ -109,14 +110,14 @@ def forward(
 
 
 def _forward(
-    model: Model, ids: ArrayLike, tap: reference.Tap | None, past: Past | None, last_only: bool
+    model: Model, ids: ArrayLike, tap: Tap | None, past: Past | None, last_only: bool
 ) -> Array:
     array = _checked(ids, model.config, 0 if past is None else past.length)
     _pause()
     if tap is not None:
         tap = watched(tap)
     if model.precision == "fp32":
-        assert past is None or isinstance(past, reference.DensePast)
+        assert past is None or isinstance(past, DensePast)
         see = watched(lambda name, layer, x: None) if tap is None else tap
         return reference.forward(array, dense_weights(model), model.config, past, see, last_only)
     assert past is None or isinstance(past, KVCache)
@@ -125,21 +126,21 @@ def _forward(
 
 def new_past(model: Model) -> Past:
     """An empty store of keys and values, for ``forward``."""
-    return reference.DensePast() if model.precision == "fp32" else model.gpt.new_cache()
+    return DensePast() if model.precision == "fp32" else model.gpt.new_cache()
 
 
 def cache(
     model: Model,
     ids: ArrayLike,
     names: Iterable[str] | None = None,
-    tap: reference.Tap | None = None,
+    tap: Tap | None = None,
 ) -> ActivationCache:
     """One pass over ``ids``, keeping the activations called ``names``; None keeps all.
 
     Args:
         model: the model.
         ids: the token ids (T,).
-        names: of ``laplm.model.activations.STAGES``.
+        names: of ``laplm.model.activations.HOOKS``.
         tap: may change activations on the way; what is kept is what it left.
 
     Raises:
@@ -152,7 +153,7 @@ def cache(
 
 
 def dense_weights(model: Model) -> reference.DenseWeights:
-    """The checkpoint's tensors in fp32 by their GPT-2 names, read once for a model.
+    """The checkpoint's tensors in fp32 by their roles, read once for a model.
 
     Raises:
         ModelFormatError: a weight is NaN or infinite.
@@ -163,11 +164,11 @@ def dense_weights(model: Model) -> reference.DenseWeights:
         tensors = {name: model.checkpoint.tensor(name) for name in model.checkpoint.names}
         for name, tensor in tensors.items():
             check_finite(name, tensor)
-        weights = _dense[model.checkpoint] = reference.DenseWeights(tensors)
+        weights = _dense[model.checkpoint] = reference.DenseWeights(tensors, model.config)
     return weights
 
 
-def weights(model: Model) -> reference.Weights:
+def weights(model: Model) -> Weights:
     """What a pass multiplies with, for the parts of ``reference``.
 
     Raises:
@@ -275,7 +276,7 @@ def _check_index(what: str, index: int, count: int, owner: str, shown: int | Non
     return index
 
 
-def _checked(ids: ArrayLike, config: GPTConfig, n_past: int = 0) -> Ids:
+def _checked(ids: ArrayLike, config: ModelConfig, n_past: int = 0) -> Ids:
     array = np.asarray(ids)
     if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iu":
         raise InputError("token ids must be a list of at least one whole number")

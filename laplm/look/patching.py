@@ -23,7 +23,7 @@ from laplm.look import target as targets
 from laplm.look.sweep import Fork, sweep
 from laplm.look.view import Column, Grid, Model, Part, Table, View
 from laplm.model.activations import ActivationCache
-from laplm.model.reference import Tap
+from laplm.model.weights import Tap
 from laplm.progress import Progress
 
 if TYPE_CHECKING:

@@ -17,8 +17,9 @@ from laplm.errors import InputError
 from laplm.look import figures, passes
 from laplm.look.pca import PCA, pca
 from laplm.look.view import Column, Grid, Model, Part, Table, View, check_count
+from laplm.model.families import spec
+from laplm.model.families.ops import softmax
 from laplm.model.files.checkpoint import check_finite
-from laplm.model.reference import softmax
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -122,8 +123,9 @@ def positions(model: Model, *, samples: int = 128) -> Positions:
     Raises:
         InputError: ``samples`` is out of its range.
     """
-    matrix = model.checkpoint.tensor("wpe.weight")
-    check_finite("wpe.weight", matrix)
+    name = spec(model.config, "pos_embed").name
+    matrix = model.checkpoint.tensor(name)
+    check_finite(name, matrix)
     samples = min(check_count("samples", samples, 4096), len(matrix))
     sampled = np.arange(0, len(matrix), -(-len(matrix) // samples))
     norms: Array = np.linalg.norm(matrix, axis=1)

@@ -16,26 +16,27 @@ import numpy as np
 
 from laplm.look import figures
 from laplm.look.view import Column, Model, Part, Table, View
-from laplm.model.config import GPTConfig, tensor_shapes
+from laplm.model.config import ModelConfig
 from laplm.model.engine.kv_cache import KVCache
 from laplm.model.engine.quantize import PRECISIONS, packed_bytes
+from laplm.model.families import tensor_specs
+from laplm.model.tensors import TensorSpec
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _BITS = {"fp32": 32, "16 bits": 16, "int8": 8, "int4": 4}
-# What each tensor is; the first key that its name contains.
-_PARTS = {
-    "wte": "token embedding",
-    "wpe": "position embedding",
-    "ln_1": "first norm",
-    "attn.c_attn": "queries, keys, values",
-    "attn.c_proj": "output of attention",
-    "ln_2": "second norm",
-    "mlp.c_fc": "feed-forward, up",
-    "mlp.c_proj": "feed-forward, down",
-    "ln_f": "last norm",
-    "lm_head": "output matrix",
+_PARTS = {  # by role
+    "embed": "token embedding",
+    "pos_embed": "position embedding",
+    "norm1": "first norm",
+    "qkv": "queries, keys, values",
+    "attn_out": "output of attention",
+    "norm2": "second norm",
+    "up": "feed-forward, up",
+    "down": "feed-forward, down",
+    "final_norm": "last norm",
+    "unembed": "output matrix",
 }
 
 
@@ -45,6 +46,7 @@ class PartSize:
 
     Attributes:
         name: what it is.
+        role: of ``model.tensors.ROLES``.
         tensor: its name in the checkpoint, without the layer.
         shape: of the weights: (inputs, outputs), or (rows, n_embd).
         count: how many there are: one for each block, or one.
@@ -52,6 +54,7 @@ class PartSize:
     """
 
     name: str
+    role: str
     tensor: str
     shape: tuple[int, ...]
     count: int
@@ -108,7 +111,7 @@ class Stats(View):
     """
 
     model: str
-    config: GPTConfig
+    config: ModelConfig
     n_parameters: int
     sizes: tuple[PartSize, ...]
     memory: tuple[Memory, ...]
@@ -118,7 +121,7 @@ class Stats(View):
     def parts(self) -> list[Part]:
         """The tensors, the model's sizes, its memory, its operations."""
         config = self.config
-        tied = config.tie_word_embeddings
+        tied = config.tied
         tensors = Table(
             title=f"{self.model}: {self.n_parameters:,} parameters",
             columns=[
@@ -224,24 +227,25 @@ def stats(model: Model) -> Stats:
     )
 
 
-def _part_sizes(config: GPTConfig) -> tuple[PartSize, ...]:
-    found: dict[str, list[tuple[int, ...]]] = {key: [] for key in _PARTS}
-    for name, shape in tensor_shapes(config).items():
-        found[next(key for key in _PARTS if key in name)].append(shape)
+def _part_sizes(config: ModelConfig) -> tuple[PartSize, ...]:
+    found: dict[str, list[TensorSpec]] = {role: [] for role in _PARTS}
+    for spec in tensor_specs(config).values():
+        found[spec.role].append(spec)
     return tuple(
         PartSize(
-            name=_PARTS[key],
-            tensor=key,
-            shape=max(shapes, key=len),
-            count=sum(shape == shapes[0] for shape in shapes) // (2 if "ln_" in key else 1),
-            parameters=sum(map(math.prod, shapes)),
+            name=_PARTS[role],
+            role=role,
+            tensor=specs[0].kind,
+            shape=specs[0].shape,
+            count=sum(spec.part == "weight" for spec in specs),
+            parameters=sum(math.prod(spec.shape) for spec in specs),
         )
-        for key, shapes in found.items()
-        if shapes
+        for role, specs in found.items()
+        if specs
     )
 
 
-def _operations(config: GPTConfig) -> tuple[Operations, ...]:
+def _operations(config: ModelConfig) -> tuple[Operations, ...]:
     """Multiplications and additions of each part.
 
     Two for each weight of a linear layer; in attention four for each position that is looked at

@@ -22,7 +22,7 @@ from laplm.errors import InputError
 from laplm.look import figures, passes
 from laplm.look.continuations import next_table, write_under
 from laplm.look.view import Column, Model, Part, Table, View, visible
-from laplm.model.reference import Tap
+from laplm.model.weights import Tap
 from laplm.run.request import make_request
 
 if TYPE_CHECKING:

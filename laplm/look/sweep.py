@@ -16,8 +16,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from laplm.model import reference
-from laplm.model.config import GPTConfig
+from laplm.model.config import ModelConfig
+from laplm.model.families import family_of
+from laplm.model.weights import Weights
 from laplm.progress import Progress
 
 Array = NDArray[np.float32]
@@ -52,8 +53,8 @@ class Finished(NamedTuple):
 
 def sweep(
     forks: Sequence[Fork],
-    weights: reference.Weights,
-    config: GPTConfig,
+    weights: Weights,
+    config: ModelConfig,
     n_positions: int,
     progress: Progress | None = None,
 ) -> Iterator[Finished]:
@@ -85,17 +86,17 @@ def sweep(
             done += len(x)
             if progress is not None:
                 progress("runs", done, total)
-        yield Finished(start, reference.unembed(x[:, -1], weights, config))
+        yield Finished(start, family_of(config).unembed(x[:, -1], weights, config))
         start += len(x)
 
 
-def _next_sublayer(x: Array, step: int, weights: reference.Weights, config: GPTConfig) -> Array:
+def _next_sublayer(x: Array, step: int, weights: Weights, config: ModelConfig) -> Array:
     """One sublayer more for all runs; of the last layer only what the last position needs."""
     layer, past_attention = divmod(step, 2)
     if past_attention:
-        return x + reference.feed_forward(x, layer, weights, config)
+        return x + family_of(config).feed_forward(x, layer, weights, config)
     last = layer == config.n_layer - 1
-    added = reference.attention(x, layer, weights, config, last_only=last)
+    added = family_of(config).attention(x, layer, weights, config, last_only=last)
     return x[:, -added.shape[1] :] + added
 
 

@@ -15,13 +15,14 @@ from laplm.errors import CacheError, InputError
 from laplm.look import figures, passes
 from laplm.look.view import EXTENSIONS, Column, Grid, Model, Part, Table, View, check_extension
 from laplm.model.activations import (
+    HOOKS,
     MAX_BYTES,
-    STAGES,
     ActivationCache,
     check_bytes,
     every_key,
     hook_name,
     in_layers,
+    names_of,
     shape_of,
 )
 from laplm.model.files.safetensors_file import atomic_file
@@ -95,9 +96,9 @@ class Trace(View):
         sizes = self._sizes()
         rows = [
             [
-                name, STAGES[name][0].format("{layer}"),
+                name, HOOKS[name][0].format("{layer}"),
                 " × ".join(f"{n:,}" for n in shape_of(config, name, count)),
-                config.n_layer if in_layers(name) else 1,
+                config.n_layer if in_layers(config, name) else 1,
                 sum(self.cache[key].nbytes for key in self.cache if key[0] == name) / 1e6,
                 *_ends(sizes[i]),
             ]
@@ -170,8 +171,10 @@ class Trace(View):
         return list(dict.fromkeys(name for name, _ in self.cache))
 
     def _columns(self) -> list[str]:
-        once = [] if all(in_layers(name) for name in self._names()) else ["–"]
-        layers = range(self.cache.config.n_layer) if any(map(in_layers, self._names())) else ()
+        config = self.cache.config
+        layered = [in_layers(config, name) for name in self._names()]
+        once = [] if all(layered) else ["–"]
+        layers = range(config.n_layer) if any(layered) else ()
         return [*once, *map(str, layers)]
 
     def _sizes(self) -> Array:
@@ -198,7 +201,7 @@ def trace(
     Args:
         model: the model.
         text: what to run: text, bytes or token ids.
-        names: of ``laplm.model.activations.STAGES``; None keeps all.
+        names: of ``laplm.model.activations.HOOKS``; None keeps all.
         max_bytes: refuse more than this, before anything is run.
         progress: called with ("bytes of activations", kept so far, in all), first with 0.
 
@@ -207,9 +210,15 @@ def trace(
         InputError: the text is empty, a name is wrong, or it would take too much memory.
     """
     ids = passes.encode(model, text)
-    wanted = list(STAGES) if names is None else [names] if isinstance(names, str) else list(names)
+    wanted = (
+        names_of(model.config)
+        if names is None
+        else [names]
+        if isinstance(names, str)
+        else list(names)
+    )
     if not wanted:
-        raise InputError(f"no activation is named; they are {', '.join(STAGES)}")
+        raise InputError(f"no activation is named; they are {', '.join(names_of(model.config))}")
     size = check_bytes(model.config, len(ids), wanted, max_bytes)
     kept = 0
     keys = set(every_key(model.config, wanted))

@@ -19,14 +19,13 @@ Array = NDArray[np.float32]
 
 
 def output_matrix(model: Model) -> Array:
-    """The matrix that makes logits, (V, C): ``lm_head``, or the token embedding when tied."""
-    tensors = passes.dense_weights(model).tensors
-    return tensors.get("lm_head.weight", tensors["wte.weight"])
+    """The matrix that makes logits, (V, C): of its own, or the token embedding when tied."""
+    return passes.dense_weights(model).of("embed" if model.config.tied else "unembed")
 
 
 def through_last_norm(model: Model, vectors: Array) -> Array:
     """Vectors (..., C) centred and times the last norm's gain; its scale and shift left out."""
-    gain = passes.dense_weights(model).vector("ln_f.weight")
+    gain = passes.dense_weights(model).vector("final_norm")
     out: Array = (vectors - vectors.mean(axis=-1, keepdims=True)) * gain
     return out
 

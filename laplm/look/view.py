@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from laplm.errors import CacheError, InputError, MissingExtraError
 from laplm.home import json_text, reason_of, write_whole
-from laplm.model.config import GPTConfig
+from laplm.model.config import ModelConfig
 from laplm.model.engine.model import GPT
 from laplm.model.engine.quantize import Precision
 from laplm.model.files.checkpoint import Checkpoint
@@ -39,7 +39,7 @@ class Model(Protocol):
     tokenizer: Tokenizer
 
     @property
-    def config(self) -> GPTConfig:
+    def config(self) -> ModelConfig:
         """The model's sizes."""
         ...
 

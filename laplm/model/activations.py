@@ -1,10 +1,11 @@
 """Every named number of a forward pass, kept: ``cache["pattern", 3]`` as in TransformerLens.
 
-Names are TransformerLens's, shortened; ``STAGES`` has its own (4.3). ``hook_normalized`` is a
+Names are TransformerLens's, shortened; ``HOOKS`` has its own (4.3). ``hook_normalized`` is a
 layer norm before its gain and shift; up to TransformerLens 2 it was the value after them, which is
 ``ln1`` here and ``ln1.hook_out`` there.
 
-Shapes: T positions, C = n_embd, H heads, D = head_dim, I = n_inner, V vocabulary.
+Shapes: T positions, C = n_embd, H heads, K = n_kv_head, D = head_dim, I = n_inner,
+V vocabulary.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laplm.errors import InputError
-from laplm.model.config import GPTConfig
-from laplm.model.reference import Tap
+from laplm.model.config import ModelConfig
+from laplm.model.weights import Tap
 
 MAX_BYTES = 1_000_000_000
 """What a cache may take when nobody says otherwise; told and refused before anything is run."""
@@ -26,7 +27,7 @@ Array = NDArray[np.float32]
 Key = tuple[str, int | None]
 
 # Name: (TransformerLens's hook, with {} for the layer; shape). In the order of the forward pass.
-STAGES: dict[str, tuple[str, str]] = {
+HOOKS: dict[str, tuple[str, str]] = {
     "embed": ("hook_embed", "TC"),
     "pos_embed": ("hook_pos_embed", "TC"),
     "resid_pre": ("blocks.{}.hook_resid_pre", "TC"),
@@ -34,8 +35,10 @@ STAGES: dict[str, tuple[str, str]] = {
     "ln1_normalized": ("blocks.{}.ln1.hook_normalized", "TC"),
     "ln1": ("blocks.{}.ln1.hook_out", "TC"),
     "q": ("blocks.{}.attn.hook_q", "THD"),
-    "k": ("blocks.{}.attn.hook_k", "THD"),
-    "v": ("blocks.{}.attn.hook_v", "THD"),
+    "k": ("blocks.{}.attn.hook_k", "TKD"),
+    "v": ("blocks.{}.attn.hook_v", "TKD"),
+    "rot_q": ("blocks.{}.attn.hook_rot_q", "THD"),
+    "rot_k": ("blocks.{}.attn.hook_rot_k", "TKD"),
     "attn_scores": ("blocks.{}.attn.hook_attn_scores", "HTT"),
     "pattern": ("blocks.{}.attn.hook_pattern", "HTT"),
     "z": ("blocks.{}.attn.hook_z", "THD"),
@@ -45,6 +48,7 @@ STAGES: dict[str, tuple[str, str]] = {
     "ln2_normalized": ("blocks.{}.ln2.hook_normalized", "TC"),
     "ln2": ("blocks.{}.ln2.hook_out", "TC"),
     "mlp_pre": ("blocks.{}.mlp.hook_pre", "TI"),
+    "mlp_pre_linear": ("blocks.{}.mlp.hook_pre_linear", "TI"),
     "mlp_post": ("blocks.{}.mlp.hook_post", "TI"),
     "mlp_out": ("blocks.{}.hook_mlp_out", "TC"),
     "resid_post": ("blocks.{}.hook_resid_post", "TC"),
@@ -55,54 +59,70 @@ STAGES: dict[str, tuple[str, str]] = {
 }
 
 
-def in_layers(name: str) -> bool:
-    """Whether every layer has an activation of this name.
+# Those that only some models have, and the models that have them.
+_ONLY: dict[str, Callable[[ModelConfig], bool]] = {
+    "pos_embed": lambda config: config.positions == "learned",
+    "rot_q": lambda config: config.positions == "rope",
+    "rot_k": lambda config: config.positions == "rope",
+    "mlp_pre_linear": lambda config: config.gated,
+}
+
+
+def names_of(config: ModelConfig) -> list[str]:
+    """The activations that a model has, in the order of the forward pass."""
+    return [name for name in HOOKS if name not in _ONLY or _ONLY[name](config)]
+
+
+def in_layers(config: ModelConfig, name: str) -> bool:
+    """Whether every layer of a model has an activation of this name.
 
     Raises:
-        InputError: there is no such name.
+        InputError: the model has none.
     """
-    if name not in STAGES:
-        raise InputError(f"no activation is called {name!r}; they are {', '.join(STAGES)}")
-    return "{}" in STAGES[name][0]
+    if name not in names_of(config):
+        raise InputError(
+            f"no activation is called {name!r}; they are {', '.join(names_of(config))}"
+        )
+    return "{}" in HOOKS[name][0]
 
 
 def hook_name(name: str, layer: int | None) -> str:
     """TransformerLens's name: ("q", 3) is ``blocks.3.attn.hook_q``."""
-    return STAGES[name][0].format(layer)
+    return HOOKS[name][0].format(layer)
 
 
-def every_key(config: GPTConfig, names: Iterable[str] | None = None) -> list[Key]:
+def every_key(config: ModelConfig, names: Iterable[str] | None = None) -> list[Key]:
     """All (name, layer) of a model, or of ``names``, in the order of the forward pass.
 
     Raises:
         InputError: there is no such name.
     """
-    wanted = _listed(names)
-    layered = {name: in_layers(name) for name in wanted}
+    wanted = _listed(config, names)
+    layered = {name: in_layers(config, name) for name in wanted}
     first = [n for n in ("embed", "pos_embed") if n in layered]
-    inner = [n for n in STAGES if layered.get(n)]
-    last = [n for n in STAGES if n in layered and n not in first and n not in inner]
+    inner = [n for n in HOOKS if layered.get(n)]
+    last = [n for n in HOOKS if n in layered and n not in first and n not in inner]
     keys: list[Key] = [(n, None) for n in first]
     keys += [(n, layer) for layer in range(config.n_layer) for n in inner]
     return keys + [(n, None) for n in last]
 
 
-def _listed(names: Iterable[str] | None) -> list[str]:
+def _listed(config: ModelConfig, names: Iterable[str] | None) -> list[str]:
     if names is None:
-        return list(STAGES)
+        return names_of(config)
     return [names] if isinstance(names, str) else list(dict.fromkeys(names))
 
 
-def shape_of(config: GPTConfig, name: str, n_positions: int) -> tuple[int, ...]:
+def shape_of(config: ModelConfig, name: str, n_positions: int) -> tuple[int, ...]:
     """The shape of an activation after a prompt of ``n_positions`` tokens."""
     sizes = {
-        "T": n_positions, "C": config.n_embd, "H": config.n_head, "D": config.head_dim,
-        "I": config.n_inner, "V": config.vocab_size, "1": 1,
+        "T": n_positions, "C": config.n_embd, "H": config.n_head, "K": config.n_kv_head,
+        "D": config.head_dim, "I": config.n_inner, "V": config.vocab_size, "1": 1,
     }  # fmt: skip
-    return tuple(sizes[letter] for letter in STAGES[name][1])
+    return tuple(sizes[letter] for letter in HOOKS[name][1])
 
 
-def trace_bytes(config: GPTConfig, n_positions: int, names: Iterable[str] | None = None) -> int:
+def trace_bytes(config: ModelConfig, n_positions: int, names: Iterable[str] | None = None) -> int:
     """Memory that a cache of these activations will take, known before anything is computed."""
     numbers = sum(
         int(np.prod(shape_of(config, name, n_positions))) for name, _ in every_key(config, names)
@@ -111,14 +131,14 @@ def trace_bytes(config: GPTConfig, n_positions: int, names: Iterable[str] | None
 
 
 def check_bytes(
-    config: GPTConfig, n_positions: int, names: Iterable[str] | None, max_bytes: int
+    config: ModelConfig, n_positions: int, names: Iterable[str] | None, max_bytes: int
 ) -> int:
     """``trace_bytes``, refused when they are too many.
 
     Raises:
         InputError: they are more than ``max_bytes``, or there is no such name.
     """
-    kept = _listed(names)
+    kept = _listed(config, names)
     size = trace_bytes(config, n_positions, kept)
     if size <= max_bytes:
         return size
@@ -137,14 +157,16 @@ class ActivationCache(Mapping[Key, Array]):
     """Activations by (name, layer); the layer is None outside the blocks.
 
     ``cache["resid_post", 3]`` and ``cache["embed"]`` both work; so do TransformerLens's own names,
-    ``cache["blocks.3.hook_resid_post"]``. Names, shapes: ``STAGES``.
+    ``cache["blocks.3.hook_resid_post"]``. Names, shapes: ``HOOKS``.
 
     Attributes:
         config: sizes of the model.
         ids: the token ids (T,) that went in.
     """
 
-    def __init__(self, config: GPTConfig, ids: Iterable[int], arrays: Mapping[Key, Array]) -> None:
+    def __init__(
+        self, config: ModelConfig, ids: Iterable[int], arrays: Mapping[Key, Array]
+    ) -> None:
         self.config = config
         self.ids = list(ids)
         self._arrays = dict(arrays)
@@ -163,7 +185,7 @@ class ActivationCache(Mapping[Key, Array]):
             layer += self.config.n_layer
         if (name, layer) in self._arrays:
             return self._arrays[name, layer]
-        if not in_layers(name):
+        if not in_layers(self.config, name):
             raise InputError(f"the activation {name!r} was not recorded; ask for it by name")
         if layer is None or not 0 <= layer < self.config.n_layer:
             raise InputError(
@@ -203,7 +225,7 @@ class ActivationCache(Mapping[Key, Array]):
 
 def run_with_cache(
     forward: Callable[[Tap], Any],
-    config: GPTConfig,
+    config: ModelConfig,
     ids: Iterable[int],
     names: Iterable[str] | None = None,
     tap: Tap | None = None,

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from laplm.model.chat import DEFAULT, ChatTemplate, read_chat_templates
-from laplm.model.config import GPTConfig
+from laplm.model.config import ModelConfig
+from laplm.model.families import config_to_hf
 from laplm.model.files.checkpoint import Checkpoint, read_json
 from laplm.model.tokenizer import Tokenizer
 from laplm.model.tokenizer_file import END_OF_TEXT, read_settings
@@ -82,7 +83,7 @@ class PretrainedSettings:
         )
 
     def files(
-        self, config: GPTConfig, dtype: str, tokenizer_json: str | None
+        self, config: ModelConfig, dtype: str, tokenizer_json: str | None
     ) -> dict[str, dict[str, Any]]:
         """Contents of a whole model's JSON files beside ``tokenizer.json``, by their names.
 
@@ -98,7 +99,7 @@ class PretrainedSettings:
             files["tokenizer_config.json"] = self.tokenizer_config_json(config, tokenizer_json)
         return files
 
-    def _config_json(self, config: GPTConfig) -> dict[str, Any]:
+    def _config_json(self, config: ModelConfig) -> dict[str, Any]:
         came = {
             name: value
             for name, value in self.config.items()
@@ -106,9 +107,9 @@ class PretrainedSettings:
         }
         # What laplm brings into a form of its own stays as it came.
         kept = ("activation_function", "bos_token_id", "eos_token_id", "pad_token_id")
-        return came | config.to_dict() | {name: came[name] for name in kept if name in came}
+        return came | config_to_hf(config) | {name: came[name] for name in kept if name in came}
 
-    def tokenizer_config_json(self, config: GPTConfig, tokenizer_json: str) -> dict[str, Any]:
+    def tokenizer_config_json(self, config: ModelConfig, tokenizer_json: str) -> dict[str, Any]:
         """``tokenizer_config.json``, with which transformers reads ``tokenizer.json`` as it is.
 
         A model's own class would not do: since version 5 transformers builds GPT2Tokenizer from the
@@ -143,7 +144,7 @@ class PretrainedSettings:
         return [{"name": name, "template": text} for name, text in self.chat_templates.items()]
 
 
-def _own_tokens(config: GPTConfig, stored: Mapping[str, Any]) -> dict[str, str]:
+def _own_tokens(config: ModelConfig, stored: Mapping[str, Any]) -> dict[str, str]:
     """As GPT-2's tokenizer, of which one token is beginning and end."""
     by_id = {token["id"]: token["content"] for token in stored.get("added_tokens", [])}
     end = by_id.get(config.eos_token_id, END_OF_TEXT)

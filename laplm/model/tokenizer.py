@@ -22,7 +22,7 @@ import tokenizers
 from tokenizers import pre_tokenizers
 
 from laplm.errors import InputError, TokenizerError
-from laplm.model.config import GPTConfig
+from laplm.model.config import ModelConfig
 from laplm.model.tokenizer_file import (
     END_OF_TEXT,
     from_vocab_and_merges,
@@ -409,7 +409,7 @@ class Tokenizer:
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
 
-def end_tokens(tokenizer: Tokenizer, config: GPTConfig) -> frozenset[int]:
+def end_tokens(tokenizer: Tokenizer, config: ModelConfig) -> frozenset[int]:
     """The ids of which each ends a text: those of the model's config, and its tokenizer's."""
     own = {tokenizer.eos_token_id} - {None}
     return frozenset(
@@ -417,7 +417,7 @@ def end_tokens(tokenizer: Tokenizer, config: GPTConfig) -> frozenset[int]:
     )
 
 
-def begin_of_text(tokenizer: Tokenizer, config: GPTConfig) -> int | None:
+def begin_of_text(tokenizer: Tokenizer, config: ModelConfig) -> int | None:
     """The id that a text of which nothing is given begins with; None without one.
 
     That of the model's config, or else its tokenizer's; a model without one is given the token

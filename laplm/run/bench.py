@@ -23,10 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laplm.errors import InputError
-from laplm.model.config import NAMED_SIZES, GPTConfig, tensor_shapes
+from laplm.model.config import NAMED_SIZES, ModelConfig
 from laplm.model.engine.kv_cache import KVCache
 from laplm.model.engine.model import GPT
+from laplm.model.families import spec as spec_of
+from laplm.model.families import tensor_specs
 from laplm.model.files.checkpoint import Checkpoint
+from laplm.model.tensors import NORMS
 from laplm.native import isa as isas
 from laplm.native import jit
 from laplm.native.memory import aligned
@@ -48,25 +51,25 @@ class GeneratedCheckpoint(Checkpoint):
         if shape not in NAMED_SIZES:
             raise InputError(f"--shape {shape} is not one of {', '.join(NAMED_SIZES)}")
         self.path = Path(f"shape-{shape}")
-        self.config: GPTConfig = NAMED_SIZES[shape]
-        self.names = tuple(tensor_shapes(self.config))
+        self.config: ModelConfig = NAMED_SIZES[shape]
+        self.names = tuple(tensor_specs(self.config))
         self.dtype = "fp32"
         self.size_bytes = 0
         self.fingerprint = f"generated-{shape}".ljust(32, "-")
 
     def tensor(self, name: str) -> Array:
         """Numbers of GPT-2's initial scale, the same at every call."""
-        shape = tensor_shapes(self.config)[name]
-        if ".ln_" in name or name.startswith("ln_f"):
-            return np.full(shape, float(name.endswith("weight")), np.float32)
+        spec = tensor_specs(self.config)[name]
+        if spec.role in NORMS:
+            return np.full(spec.shape, float(spec.part == "weight"), np.float32)
         rng = np.random.default_rng(list(name.encode()))
-        out = rng.standard_normal(math.prod(shape), dtype=np.float32).reshape(shape)
+        out = rng.standard_normal(math.prod(spec.shape), dtype=np.float32).reshape(spec.shape)
         out *= np.float32(0.02)
         return out
 
     def rows(self, name: str) -> Callable[[NDArray[np.int64]], Array]:
         """Rows that are made from their number, so that no matrix is held."""
-        some = self.tensor("h.0.attn.c_proj.weight")
+        some = self.tensor(spec_of(self.config, "attn_out", 0).name)
         return lambda ids: some[ids % len(some)]
 
     def mapped(self, name: str) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from laplm.errors import InputError
-from laplm.model.config import GPTConfig
+from laplm.model.config import ModelConfig
 from laplm.model.engine.kernel_args import PAGE
 from laplm.model.engine.kv_cache import KVCache
 from laplm.model.tokenizer import Tokenizer, end_tokens
@@ -40,7 +40,7 @@ class CausalLM(Protocol):
     """What the loop needs of a model: a ``GPT``, or a ``TappedGPT``."""
 
     @property
-    def config(self) -> GPTConfig:
+    def config(self) -> ModelConfig:
         """The model's sizes."""
         ...
 
@@ -245,7 +245,7 @@ def _decode(gpt: CausalLM, states: list[SampleState]) -> Array:
     return np.stack(out)
 
 
-def _truncate_to_context(ids: Sequence[int], config: GPTConfig) -> Sequence[int]:
+def _truncate_to_context(ids: Sequence[int], config: ModelConfig) -> Sequence[int]:
     """The end of ids that fits the context when its oldest half goes each time it is full."""
     half = max(1, config.n_ctx // 2)
     over = len(ids) - config.n_ctx
@@ -268,7 +268,7 @@ def shared_prefix_length(cached: Sequence[int], ids: Sequence[int]) -> int:
     return count
 
 
-def _check_memory(request: GenerationRequest, cache: KVCache, config: GPTConfig) -> None:
+def _check_memory(request: GenerationRequest, cache: KVCache, config: ModelConfig) -> None:
     """Refuse samples whose caches and logits would not fit in this machine's memory."""
     samples, prompt_tokens = request.samples, len(request.prompt_ids)
     first = prompt_tokens // PAGE * PAGE  # whole pages of the prompt are shared

@@ -12,15 +12,15 @@ from laplm.errors import ContextLengthError, ModelFormatError, ModelNotFoundErro
 from laplm.hub import locate
 from laplm.model.activations import MAX_BYTES, ActivationCache, check_bytes, run_with_cache
 from laplm.model.chat import ChatTemplate
-from laplm.model.config import GPTConfig
+from laplm.model.config import ModelConfig
 from laplm.model.engine.kv_cache import KVCache
 from laplm.model.engine.model import GPT
 from laplm.model.engine.quantize import Precision
 from laplm.model.files.adapter import is_adapter, open_adapter, read_adapter_config
 from laplm.model.files.checkpoint import Checkpoint, open_checkpoint
 from laplm.model.pretrained_settings import PretrainedSettings
-from laplm.model.reference import Tap
 from laplm.model.tokenizer import Tokenizer
+from laplm.model.weights import Tap
 from laplm.progress import Progress
 from laplm.run.generate import GenerationStream
 from laplm.run.request import GenerationOptions, Prompt, encode_prompt, make_request
@@ -64,7 +64,7 @@ class LanguageModel:
         return f"LanguageModel({self.name!r}, precision={self.precision!r})"
 
     @property
-    def config(self) -> GPTConfig:
+    def config(self) -> ModelConfig:
         """The model's sizes."""
         return self.checkpoint.config
 
@@ -182,7 +182,7 @@ class LanguageModel:
 
         Args:
             prompt: as ``stream``; it may fill the whole context.
-            names: keep only these, of ``laplm.model.activations.STAGES``; ``["logits"]`` say.
+            names: keep only these, of ``laplm.model.activations.HOOKS``; ``["logits"]`` say.
             tap: may replace activations on the way; what is kept is what it left.
             max_bytes: refuse more than this, before anything is run.
 

@@ -14,7 +14,7 @@ from typing import Any, TypedDict, Unpack
 import numpy as np
 
 from laplm.errors import ContextLengthError, InputError
-from laplm.model.config import GPTConfig
+from laplm.model.config import ModelConfig
 from laplm.model.tokenizer import Tokenizer, begin_of_text
 from laplm.run.sampler import LogitAdjustments, SamplingParams
 
@@ -115,7 +115,7 @@ class GenerationOptions(TypedDict, total=False):
 def make_request(
     prompt: Prompt,
     tokenizer: Tokenizer,
-    config: GPTConfig,
+    config: ModelConfig,
     max_new_tokens: int | None = None,
     *,
     samples: int = 1,
@@ -163,7 +163,7 @@ def make_request(
 
 
 def encode_prompt(
-    prompt: Prompt, tokenizer: Tokenizer, config: GPTConfig, *, slide: bool = False
+    prompt: Prompt, tokenizer: Tokenizer, config: ModelConfig, *, slide: bool = False
 ) -> list[int]:
     """Token ids of a prompt: text, bytes (UTF-8 or not), or ids as they are.
 
@@ -222,7 +222,7 @@ def check_count(name: str, value: Any, minimum: int = 1) -> int:
     return int(value)
 
 
-def _check_fits_context(prompt_tokens: int, max_new_tokens: int, config: GPTConfig) -> None:
+def _check_fits_context(prompt_tokens: int, max_new_tokens: int, config: ModelConfig) -> None:
     room = config.n_ctx - prompt_tokens
     if room < 1:
         raise _too_long(f"{prompt_tokens:,}", config)
@@ -236,7 +236,7 @@ def _check_fits_context(prompt_tokens: int, max_new_tokens: int, config: GPTConf
         )
 
 
-def _too_long(tokens: str, config: GPTConfig) -> ContextLengthError:
+def _too_long(tokens: str, config: ModelConfig) -> ContextLengthError:
     return ContextLengthError(
         f"the prompt has {tokens} tokens, but the model holds {config.n_ctx:,} and needs room for "
         "new ones: shorten the prompt, or turn on slide to use only its end",

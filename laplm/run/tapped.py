@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from laplm.model.config import GPTConfig
+from laplm.model.config import ModelConfig
 from laplm.model.engine.kv_cache import KVCache
 from laplm.model.engine.model import GPT
-from laplm.model.reference import Tap
+from laplm.model.weights import Tap
 
 Array = NDArray[np.float32]
 
@@ -27,7 +27,7 @@ class TappedGPT:
         self._tap = tap
 
     @property
-    def config(self) -> GPTConfig:
+    def config(self) -> ModelConfig:
         """The model's sizes."""
         return self._gpt.config
 

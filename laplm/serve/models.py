@@ -29,7 +29,7 @@ from laplm.serve.problems import BODY, ApiError, JsonResponse, error_responses
 from laplm.serve.scheduler import Scheduler, SchedulerObserver
 
 if TYPE_CHECKING:
-    from laplm.model.config import GPTConfig
+    from laplm.model.config import ModelConfig
     from laplm.model.engine.quantize import Precision
     from laplm.progress import Progress
     from laplm.run.language_model import LanguageModel
@@ -372,7 +372,7 @@ def _describe(name: str, target: str) -> dict[str, Any]:
         base = path
         if adapter:
             base = locate.locate_base(path, read_adapter_config(path).base_model_name_or_path)
-        config: GPTConfig = read_config(base)
+        config: ModelConfig = read_config(base)
         chat = bool(read_chat_templates(path) or read_chat_templates(base))
     except LaplmError as error:
         return out | {"description": str(error)}

@@ -21,8 +21,11 @@ from numpy.typing import NDArray
 from laplm.errors import InputError
 from laplm.home import write_whole
 from laplm.model.chat import ChatTemplate, ControlText, encode_piece
-from laplm.model.engine.quantize import LINEAR, Progress
+from laplm.model.config import ModelConfig
+from laplm.model.engine.quantize import Progress
+from laplm.model.families import tensor_specs
 from laplm.model.files.checkpoint import Checkpoint
+from laplm.model.tensors import TensorSpec
 from laplm.model.tokenizer import Tokenizer
 from laplm.tune.data.corpus import perplexity
 from laplm.tune.data.read import Example, Reading
@@ -74,10 +77,12 @@ class Moved:
     """How far weights moved, as a share of their own length before.
 
     Attributes:
-        layers: of each matrix of each layer, (layers, 4), in the order of ``LINEAR``.
+        matrices: the names of a layer's matrices.
+        layers: of each matrix of each layer, (layers, matrices).
         heads: of each head's queries, keys, values and output together, (layers, heads).
     """
 
+    matrices: tuple[str, ...]
     layers: Array
     heads: Array
 
@@ -167,23 +172,27 @@ def make_report(
     )
 
 
+def matrices(config: ModelConfig, layer: int) -> list[TensorSpec]:
+    """The matrices of a layer's linear layers, in the order of the checkpoint."""
+    return [s for s in tensor_specs(config).values() if s.is_linear and s.layer == layer]
+
+
 def moved(before: Checkpoint, after: Checkpoint) -> Moved:
     """How far each matrix and each head went from one model to the other, of the same sizes."""
     config = before.config
-    layers = np.zeros((config.n_layer, len(LINEAR)))
+    specs = matrices(config, 0)
+    layers = np.zeros((config.n_layer, len(specs)))
     heads = np.zeros((config.n_layer, config.n_head))
     for layer in range(config.n_layer):
-        ours = [before.tensor(f"h.{layer}.{part}.weight") for part in LINEAR]
-        change = [
-            after.tensor(f"h.{layer}.{part}.weight") - matrix
-            for part, matrix in zip(LINEAR, ours, strict=True)
-        ]
+        specs = matrices(config, layer)
+        ours = [before.tensor(spec.name) for spec in specs]
+        change = [after.tensor(s.name) - matrix for s, matrix in zip(specs, ours, strict=True)]
         layers[layer] = [_share(d, m) for d, m in zip(change, ours, strict=True)]
         for head in range(config.n_head):
             mine = slice(head * config.head_dim, (head + 1) * config.head_dim)
             parts = [_of_head(qkv, out, mine) for qkv, out in (change[:2], ours[:2])]
             heads[layer, head] = _share(*parts)
-    return Moved(layers, heads)
+    return Moved(tuple(spec.kind for spec in specs), layers, heads)
 
 
 def _of_head(qkv: Any, out: Any, mine: slice) -> Any:
@@ -277,7 +286,7 @@ def _markdown(report: Report) -> str:
     out += ["", "## Copied from the training text", "", _copied_text(report), ""]
     out += [f"- {span.words} words: {_line(span.text)}" for span in report.copied]
     out += ["", "## Where the weights moved", ""]
-    out += _md_table(["layer", *LINEAR], rows)
+    out += _md_table(["layer", *report.moved.matrices], rows)
     out += ["", "Each as a share of its own length. Heads that moved most: " + ", ".join(heads)]
     out += ["", "## Settings", ""]
     out += _md_table(["setting", "value"], _settings(report))
@@ -325,7 +334,8 @@ def _html(report: Report) -> str:
         f"<h2>Before and after</h2>{_html_table(['what', 'value'], _figures(report))}{curve}\n"
         f"{samples}\n<h2>Copied from the training text</h2><p>{_copied_text(report)}</p>"
         f"<ul>{copied}</ul>\n<h2>Where the weights moved</h2>"
-        f"{_html_table(['layer', *LINEAR], rows)}<p>Each as a share of its own length. Heads that "
+        f"{_html_table(['layer', *report.moved.matrices], rows)}"
+        "<p>Each as a share of its own length. Heads that "
         f"moved most: {', '.join(heads)}</p>\n<h2>Settings</h2>"
         f"{_html_table(['setting', 'value'], _settings(report))}\n</body></html>\n"
     )

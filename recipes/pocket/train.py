@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer
 
 from laplm.errors import InputError
-from laplm.model.config import GPTConfig
+from laplm.model.config import ModelConfig
 from laplm.tune.data.corpus import TokenData
 from laplm.tune.models.gpt2 import TorchGPT
 from laplm.tune.trainer import TrainConfig, Trainer, TrainResult, Write, best_precision
@@ -20,10 +20,10 @@ VOCAB_SIZE = 5120
 SAMPLE_PROMPT = "Once upon a time"
 
 
-def model_config(tokenizer: Tokenizer) -> GPTConfig:
+def model_config(tokenizer: Tokenizer) -> ModelConfig:
     """The built-in model: 6.2 million parameters, 12.4 MB in fp16."""
     end = tokenizer.token_to_id(END_OF_TEXT)
-    return GPTConfig(
+    return ModelConfig(
         vocab_size=tokenizer.get_vocab_size(),
         n_ctx=512,
         n_embd=256,
@@ -57,7 +57,7 @@ def train(
     work: Path,
     *,
     config: TrainConfig,
-    model: GPTConfig | None = None,
+    model: ModelConfig | None = None,
     threads: int | None = None,
 ) -> TrainResult:
     """Train on ``train.npz``; go on from the last checkpoint when there is one.
@@ -123,7 +123,7 @@ def load_trained(work: Path) -> TorchGPT:
     if not path.exists():
         raise InputError(f"{path} is missing; train the model first")
     state = torch.load(path, weights_only=True, map_location="cpu")
-    model = TorchGPT(GPTConfig(**state["settings"]["model"]))
+    model = TorchGPT(ModelConfig(**state["settings"]["model"]))
     model.load_state_dict(state["model"])
     return model.eval()
 

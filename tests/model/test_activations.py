@@ -15,8 +15,8 @@ from transformers import GPT2LMHeadModel
 
 from laplm.errors import InputError
 from laplm.model import activations, reference
-from laplm.model.activations import STAGES, ActivationCache
-from laplm.model.config import NAMED_SIZES, GPTConfig
+from laplm.model.activations import ActivationCache, names_of
+from laplm.model.config import NAMED_SIZES, ModelConfig
 from laplm.model.files.checkpoint import open_checkpoint
 
 IDS = [7, 3, 3, 100, 42, 7, 250, 0, 3]
@@ -24,7 +24,9 @@ IDS = [7, 3, 3, 100, 42, 7, 250, 0, 3]
 
 def run(directory: Path, ids: list[int], names: Any = None, tap: Any = None) -> ActivationCache:
     checkpoint = open_checkpoint(directory)
-    weights = reference.DenseWeights({n: checkpoint.tensor(n) for n in checkpoint.names})
+    weights = reference.DenseWeights(
+        {n: checkpoint.tensor(n) for n in checkpoint.names}, checkpoint.config
+    )
     return activations.run_with_cache(
         lambda record: reference.forward(np.array(ids), weights, checkpoint.config, None, record),
         checkpoint.config, ids, names, tap,
@@ -59,7 +61,7 @@ def test_every_activation_is_that_of_transformers(tmp_path: Path, sizes: dict[st
 def test_keys_come_in_the_order_of_the_forward_pass(cache: ActivationCache) -> None:
     order = activations.every_key(cache.config)
     assert list(cache) == order
-    assert {name for name, _ in order} == set(STAGES)
+    assert {name for name, _ in order} == set(names_of(cache.config))
 
 
 def test_shapes_and_bytes_are_known_before(cache: ActivationCache) -> None:
@@ -75,13 +77,13 @@ def test_patterns_of_gpt2_small_take_600_mb() -> None:
 
 @given(
     n_positions=st.integers(1, 128),
-    names=st.none() | st.lists(st.sampled_from(list(STAGES)), min_size=1),
+    names=st.none() | st.lists(st.sampled_from(names_of(ModelConfig())), min_size=1),
     limit=st.integers(0, 10_000_000),
 )
 def test_a_cache_is_refused_exactly_when_it_is_too_large(
     n_positions: int, names: list[str] | None, limit: int
 ) -> None:
-    config = GPTConfig(vocab_size=500, n_ctx=128, n_embd=64, n_layer=3, n_head=4)
+    config = ModelConfig(vocab_size=500, n_ctx=128, n_embd=64, n_layer=3, n_head=4)
     size = activations.trace_bytes(config, n_positions, names)
     if size <= limit:
         assert activations.check_bytes(config, n_positions, names, limit) == size

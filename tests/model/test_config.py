@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from laplm.errors import ModelFormatError
-from laplm.model.config import NAMED_SIZES, GPTConfig, tensor_shapes
+from laplm.model.config import NAMED_SIZES, ModelConfig
+from laplm.model.families import config_from_hf, config_to_hf, tensor_shapes
 
-FIELDS = [field.name for field in dataclasses.fields(GPTConfig)]
+FIELDS = [field.name for field in dataclasses.fields(ModelConfig)]
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner),
@@ -22,13 +23,13 @@ json_values = st.recursive(
 @settings(max_examples=300, deadline=None)
 def test_any_json_is_a_model_or_plainly_refused(values: dict[str, object]) -> None:
     try:
-        config = GPTConfig.from_dict(values)
+        config = config_from_hf(values)
     except ModelFormatError as error:
         assert str(error).startswith("config.json: ")
     else:
         assert config.n_embd % config.n_head == 0
         assert config.eos_token_id is None or config.eos_token_id < config.vocab_size
-        assert GPTConfig.from_dict(config.to_dict()) == config
+        assert config_from_hf(config_to_hf(config)) == config
 
 
 @pytest.mark.parametrize(
@@ -37,7 +38,7 @@ def test_any_json_is_a_model_or_plainly_refused(values: dict[str, object]) -> No
         ({"n_layer": 10**30}, "n_layer 10+ is more than any model has"),
         ({"vocab_size": True}, "vocab_size is True"),
         ({"n_embd": "768"}, "n_embd is '768'"),
-        ({"n_positions": 0}, "n_ctx is 0"),
+        ({"n_positions": 0}, "n_positions is 0"),
         ({"layer_norm_epsilon": 0}, "layer_norm_epsilon is 0"),
         ({"layer_norm_epsilon": "1e-5"}, "layer_norm_epsilon is '1e-5'"),
         ({"layer_norm_epsilon": float("nan")}, "layer_norm_epsilon is nan"),
@@ -49,7 +50,7 @@ def test_any_json_is_a_model_or_plainly_refused(values: dict[str, object]) -> No
 )
 def test_impossible_settings_are_named(values: dict[str, object], words: str) -> None:
     with pytest.raises(ModelFormatError, match=words):
-        GPTConfig.from_dict(values)
+        config_from_hf(values)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +66,7 @@ def test_impossible_settings_are_named(values: dict[str, object], words: str) ->
 def test_names_that_all_models_share_are_taken_as_transformers_takes_them(
     values: dict[str, int],
 ) -> None:
-    theirs, ours = GPT2Config.from_dict(dict(values)), GPTConfig.from_dict(values)
+    theirs, ours = GPT2Config.from_dict(dict(values)), config_from_hf(values)
     assert (ours.n_embd, ours.n_layer, ours.n_head) == (
         theirs.n_embd,
         theirs.n_layer,
@@ -76,9 +77,9 @@ def test_names_that_all_models_share_are_taken_as_transformers_takes_them(
 
 
 def test_end_token_that_the_vocabulary_does_not_have_is_none() -> None:
-    assert GPTConfig.from_dict({"vocab_size": 65}).eos_token_id is None
-    assert GPTConfig.from_dict({"eos_token_id": [3, 4]}).eos_token_id == 3
-    assert GPTConfig.from_dict({}).eos_token_id == 50256
+    assert config_from_hf({"vocab_size": 65}).eos_token_id is None
+    assert config_from_hf({"eos_token_id": [3, 4]}).eos_token_id == 3
+    assert config_from_hf({}).eos_token_id == 50256
 
 
 @pytest.mark.parametrize(
@@ -100,9 +101,9 @@ def test_tokens_that_begin_and_end_texts_are_those_of_both_files(
     bos: int | None,
     pad: int | None,
 ) -> None:
-    config = GPTConfig.from_dict(values, generation)
+    config = config_from_hf(values, generation)
     assert (config.eos_token_ids, config.bos_token_id, config.pad_token_id) == (eos, bos, pad)
-    written = GPT2Config.from_dict(config.to_dict())
+    written = GPT2Config.from_dict(config_to_hf(config))
     ends = written.eos_token_id
     assert (ends if isinstance(ends, list) else [ends]) == [*eos, *[None] * (not eos)]
     assert (written.bos_token_id, written.pad_token_id) == (bos, pad)
@@ -114,7 +115,7 @@ def test_shapes_are_those_of_transformers(values: dict[str, object]) -> None:
     state = GPT2LMHeadModel(theirs).state_dict()
     if theirs.tie_word_embeddings:
         del state["lm_head.weight"]
-    config = GPTConfig.from_dict(theirs.to_dict())
+    config = config_from_hf(theirs.to_dict())
     assert tensor_shapes(config) == {
         name.removeprefix("transformer."): tuple(tensor.shape) for name, tensor in state.items()
     }

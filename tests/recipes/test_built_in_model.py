@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 from transformers import AutoTokenizer, GPT2LMHeadModel
 
 import laplm
-from laplm.model.config import GPTConfig, tensor_shapes
+from laplm.model.families import config_from_hf, tensor_shapes
 from laplm.model.files.checkpoint import open_checkpoint
 from laplm.model.tokenizer import Tokenizer
 from laplm.tune.models.gpt2 import TorchGPT
@@ -54,7 +54,7 @@ def test_it_takes_at_most_twenty_five_megabytes(pocket: Path) -> None:
 
 
 def test_weights_are_finite_fp16_of_the_stated_sizes(pocket: Path) -> None:
-    config = GPTConfig.from_dict(json.loads((pocket / "config.json").read_text()))
+    config = config_from_hf(json.loads((pocket / "config.json").read_text()))
     tensors = load_file(pocket / "model.safetensors")
     shapes = {name.removeprefix("transformer."): t.shape for name, t in tensors.items()}
     assert shapes == tensor_shapes(config)
@@ -168,4 +168,4 @@ def test_the_card_names_data_licence_and_limits(pocket: Path) -> None:
     for needed in ("TinyStories", "CDLA-Sharing-1.0", "GeoNames", "bits per byte", "not good for"):
         assert needed in card
     config = json.loads((pocket / "config.json").read_text())
-    assert f"{GPTConfig.from_dict(config).n_parameters:,}" in card
+    assert f"{config_from_hf(config).n_parameters:,}" in card

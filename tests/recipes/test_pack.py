@@ -13,7 +13,7 @@ from transformers import GPT2LMHeadModel
 
 from laplm import built_in
 from laplm.errors import CacheError, InputError, ModelFormatError
-from laplm.model.config import GPTConfig
+from laplm.model.config import ModelConfig
 from laplm.model.tokenizer import Tokenizer
 from laplm.tune.data.corpus import TokenData
 from laplm.tune.models.gpt2 import TorchGPT
@@ -26,7 +26,7 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TorchGPT:
     make_tokenizer_json(tmp_path)
     size = Tokenizer.from_directory(tmp_path).vocab_size
     model = TorchGPT(
-        GPTConfig(
+        ModelConfig(
             vocab_size=size, n_ctx=64, n_embd=32, n_layer=2, n_head=2, eos_token_ids=(size - 1,)
         )
     )

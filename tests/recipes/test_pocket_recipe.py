@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, GPT2LMHeadModel
 
 from laplm.errors import InputError
-from laplm.model.config import GPTConfig
+from laplm.model.config import ModelConfig
 from laplm.tune.data.corpus import TokenData
 from laplm.tune.trainer import TrainConfig
 from recipes.pocket import __main__ as recipe
@@ -70,8 +70,8 @@ def documents_of(work: Path, part: str) -> dict[str, list[str]]:
     return {s.name: read_documents(work / part / f"{s.name}.txt") for s in EVERY}
 
 
-def small_model(tokenizer: Tokenizer) -> GPTConfig:
-    return GPTConfig(
+def small_model(tokenizer: Tokenizer) -> ModelConfig:
+    return ModelConfig(
         vocab_size=tokenizer.get_vocab_size(), n_ctx=64, n_embd=32, n_layer=2, n_head=2,
         bos_token_id=(end := tokenizer.token_to_id("<|endoftext|>")), eos_token_ids=(end,),
     )  # fmt: skip

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from laplm.model.config import GPTConfig
+from laplm.model.config import ModelConfig
 from laplm.tune.data.corpus import TokenData
 from laplm.tune.models.gpt2 import TorchGPT
 from recipes.pocket.smooth import smooth
@@ -11,7 +11,9 @@ from recipes.pocket.smooth import smooth
 
 def uneven_model() -> TorchGPT:
     """A model with channels of very different sizes after its second norms."""
-    config = GPTConfig(vocab_size=50, n_ctx=16, n_embd=32, n_layer=2, n_head=2, eos_token_ids=(49,))
+    config = ModelConfig(
+        vocab_size=50, n_ctx=16, n_embd=32, n_layer=2, n_head=2, eos_token_ids=(49,)
+    )
     model = TorchGPT(config)
     model.initialise(1)
     generator = torch.Generator().manual_seed(2)

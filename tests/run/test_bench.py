@@ -10,8 +10,9 @@ import pytest
 
 from laplm import cli
 from laplm.errors import InputError
-from laplm.model.config import NAMED_SIZES, tensor_shapes
+from laplm.model.config import NAMED_SIZES
 from laplm.model.engine.model import GPT
+from laplm.model.families import tensor_shapes
 from laplm.model.files.checkpoint import open_checkpoint
 from laplm.native import isa
 from laplm.run.bench import GeneratedCheckpoint, Roofline, bench, report

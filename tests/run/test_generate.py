@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, GPT2LMHeadModel
 
 import laplm
 from laplm.errors import ContextLengthError, InputError
-from laplm.model.config import GPTConfig
+from laplm.model.config import ModelConfig
 from laplm.model.tokenizer import Tokenizer
 from laplm.run.detokenizer import StopStringMatcher
 from laplm.run.generate import GenerationStream, generate_tokens
@@ -60,7 +60,7 @@ class ScriptedGPT:
     precision, threads = "fp32", 1
 
     def __init__(self, script: list[int], vocab_size: int, n_ctx: int = 4096) -> None:
-        self.config = GPTConfig(
+        self.config = ModelConfig(
             vocab_size=vocab_size, n_ctx=n_ctx, n_embd=8, n_layer=1, n_head=1,
             eos_token_ids=(vocab_size - 1,),
         )  # fmt: skip
@@ -531,7 +531,7 @@ def test_an_option_that_does_not_exist_is_refused(lm) -> None:
 
 
 def test_an_empty_prompt_without_a_token_to_begin_with_is_refused(tokenizer) -> None:
-    config = GPTConfig(vocab_size=300, n_ctx=16, n_embd=8, n_layer=1, n_head=1, eos_token_ids=())
+    config = ModelConfig(vocab_size=300, n_ctx=16, n_embd=8, n_layer=1, n_head=1, eos_token_ids=())
     with pytest.raises(InputError, match="prompt is empty"):
         encode_prompt("", tokenizer, config)
 

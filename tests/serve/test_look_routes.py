@@ -17,8 +17,8 @@ from fastapi.testclient import TestClient
 from laplm.look import passes
 from laplm.look.attention import attention
 from laplm.look.next_token import NextToken, next_token
-from laplm.model import reference
 from laplm.model.engine.quantize import Precision
+from laplm.model.families import gpt2
 from laplm.run.language_model import LanguageModel
 from laplm.serve.app import ServerOptions, make_app
 from laplm.serve.look import VIEWS, Worker, views
@@ -174,7 +174,7 @@ def test_a_client_that_goes_away_stops_the_work_between_two_layers(
     lm = LanguageModel(tiny_model_dir, "fp32")
     layers: list[int] = []
     begun, go_on = threading.Event(), threading.Event()
-    attention_of = reference.attention
+    attention_of = gpt2.attention
 
     def slow(x: Any, layer: int, *more: Any) -> Any:
         layers.append(layer)
@@ -182,7 +182,7 @@ def test_a_client_that_goes_away_stops_the_work_between_two_layers(
         assert go_on.wait(30)
         return attention_of(x, layer, *more)
 
-    monkeypatch.setattr(reference, "attention", slow)
+    monkeypatch.setattr(gpt2, "attention", slow)
 
     async def scenario() -> list[Any]:
         leave = asyncio.Event()

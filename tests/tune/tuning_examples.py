@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from laplm.model.config import GPTConfig
+from laplm.model.config import ModelConfig
 from laplm.tune.data.corpus import TokenData
 from laplm.tune.models.gpt2 import TorchGPT
 
 VOCAB = 61
 
 
-def tiny_config(**changes: object) -> GPTConfig:
+def tiny_config(**changes: object) -> ModelConfig:
     sizes = {
         "vocab_size": VOCAB, "n_ctx": 32, "n_embd": 32, "n_layer": 2, "n_head": 2,
         "eos_token_ids": (VOCAB - 1,),
     } | changes  # fmt: skip
-    return GPTConfig(**sizes)
+    return ModelConfig(**sizes)
 
 
 def tiny_model(seed: int = 0, **changes: object) -> TorchGPT:

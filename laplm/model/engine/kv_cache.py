@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laplm.errors import InputError
-from laplm.model.config import GPTConfig
+from laplm.model.config import ModelConfig
 from laplm.model.engine.kernel_args import PAGE, page_part
 from laplm.native.memory import aligned
 
@@ -39,7 +39,7 @@ class KVCache:
         length: How many positions are held.
     """
 
-    def __init__(self, config: GPTConfig, kv: str) -> None:
+    def __init__(self, config: ModelConfig, kv: str) -> None:
         """An empty cache; ``kv`` is "fp32", or "fp16" for the smaller form."""
         self.ids: list[int] = []
         self.length = 0
@@ -47,7 +47,9 @@ class KVCache:
         self._kv = kv
         self._keys_bytes, self._values_bytes = page_part(kv, config.head_dim)
         self._dim = -(-config.head_dim // 16) * 16
-        self._page_bytes = config.n_layer * config.n_head * (self._keys_bytes + self._values_bytes)
+        self._page_bytes = (
+            config.n_layer * config.n_kv_head * (self._keys_bytes + self._values_bytes)
+        )
         self._pages: list[NDArray[Any]] = []
         self._first_private_page = 0  # pages before this one may be shared with another cache
         self._table = np.zeros(-(-config.n_ctx // PAGE), dtype=np.int64)
@@ -113,22 +115,22 @@ class KVCache:
         """Forget everything."""
         self.trim(0)
 
-    # --- plain arrays in and out, for the tapped path (``reference.Past``) ---
+    # --- plain arrays in and out, for the tapped path (``weights.PastKV``) ---
 
     def _views(self, page: NDArray[Any], layer: int) -> tuple[NDArray[Any], ...]:
         """A layer's keys (H, D, PAGE), values (H, PAGE, D) and values' scales (H, PAGE)."""
         config = self._config
-        part = page.reshape(config.n_layer, config.n_head, -1)[layer]
+        part = page.reshape(config.n_layer, config.n_kv_head, -1)[layer]
         keys, values = part[:, : self._keys_bytes], part[:, self._keys_bytes :]
         if self._kv == "fp32":
             keys, values = keys.view(np.float32), values.view(np.float32)
-            scales = np.ones((config.n_head, PAGE), np.float32)
+            scales = np.ones((config.n_kv_head, PAGE), np.float32)
         else:
             scales = values[:, self._dim * PAGE :].view(np.float32)
             keys, values = keys.view(np.float16), values[:, : self._dim * PAGE].view(np.int8)
         return (
-            keys.reshape(config.n_head, self._dim, PAGE),
-            values.reshape(config.n_head, PAGE, self._dim),
+            keys.reshape(config.n_kv_head, self._dim, PAGE),
+            values.reshape(config.n_kv_head, PAGE, self._dim),
             scales,
         )
 
@@ -156,4 +158,4 @@ class KVCache:
         return all_k[:end, :, :dim].astype(np.float32), all_v[:end, :, :dim]
 
     def append(self, count: int) -> None:
-        """Part of ``reference.Past``; ``GPT.forward`` counts with ``append_ids``."""
+        """Part of ``weights.PastKV``; ``GPT.forward`` counts with ``append_ids``."""

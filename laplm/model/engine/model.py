@@ -17,11 +17,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from laplm.errors import InputError
 from laplm.model import reference
-from laplm.model.config import GPTConfig
+from laplm.model.config import ModelConfig
 from laplm.model.engine import kernel_args as k
 from laplm.model.engine.kv_cache import KVCache, to_bytes
 from laplm.model.engine.quantize import (
-    LINEAR,
+    HEAD,
     PRECISIONS,
     Precision,
     head_precision,
@@ -29,7 +29,11 @@ from laplm.model.engine.quantize import (
     round_up,
     unpack,
 )
+from laplm.model.families import gpt2, tensor_specs
+from laplm.model.families import spec as spec_of
 from laplm.model.files.checkpoint import Checkpoint
+from laplm.model.tensors import LINEAR, Part
+from laplm.model.weights import Tap, Weights
 from laplm.native import isa as isas
 from laplm.native import jit
 from laplm.native.memory import aligned
@@ -49,6 +53,13 @@ _ACTIVATIONS = {
     "relu2": k.RELU_SQUARED, "relu6": k.RELU6, "leaky_relu": k.LEAKY_RELU, "silu": k.SILU,
     "mish": k.MISH, "hardswish": k.HARDSWISH, "tanh": k.TANH, "sigmoid": k.SIGMOID,
     "laplace": k.LAPLACE, "linear": k.NO_ACTIVATION,
+}  # fmt: skip
+
+
+# Where a layer's addresses begin: weights, scales and bias of a matrix, gain and bias of a norm.
+_PLACES = {
+    "norm1": k.LN_1_GAIN, "qkv": k.ATTN_W, "attn_out": k.PROJ_W, "norm2": k.LN_2_GAIN,
+    "up": k.FC_W, "down": k.OUT_W,
 }  # fmt: skip
 
 
@@ -109,13 +120,14 @@ class GPT:
             raise InputError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
         if threads is not None and not 1 <= threads <= 256:
             raise InputError(f"threads is {threads}, but it must be between 1 and 256")
-        self.config: GPTConfig = checkpoint.config
+        self.config: ModelConfig = checkpoint.config
         self.precision: Precision = precision
         self.threads = threads or default_threads()
         self.isa = isas.choose()
         self._packed = prepared(checkpoint, precision, progress)
-        self._embed = checkpoint.rows("wte.weight")
-        self._position = checkpoint.rows("wpe.weight")
+        self._embed, self._position = (
+            checkpoint.rows(spec_of(self.config, role).name) for role in ("embed", "pos_embed")
+        )
         self._kv = _kv_format(precision)
         self._together = k.queries_together(self.isa.registers)
         self._engine = load_kernels(precision, self.config.head_dim, progress)
@@ -140,7 +152,7 @@ class GPT:
         self,
         ids: ArrayLike,
         kv_cache: KVCache | None = None,
-        tap: reference.Tap | None = None,
+        tap: Tap | None = None,
         *,
         last_only: bool = False,
     ) -> Array:
@@ -213,7 +225,7 @@ class GPT:
             return self._pass(ids, counts, decode_only=len(ids) == len(parts))
 
     @property
-    def weights(self) -> reference.Weights:
+    def weights(self) -> Weights:
         """The packed weights as the tapped path multiplies with them."""
         return _PackedWeights(self)
 
@@ -260,11 +272,11 @@ class GPT:
         args[k.N_EMBD], args[k.N_HEAD], args[k.N_INNER] = (
             config.n_embd, config.n_head, config.n_inner,
         )  # fmt: skip
-        args[k.ACTIVATION] = _ACTIVATIONS[config.activation_function]
-        args[k.EPSILON] = self._address_of(np.array([config.layer_norm_epsilon], np.float32))
+        args[k.ACTIVATION] = _ACTIVATIONS[config.activation]
+        args[k.EPSILON] = self._address_of(np.array([config.norm_eps], np.float32))
         args[k.WIDTH], args[k.INNER_WIDTH] = width, inner_width
         args[k.QKV_WIDTH], args[k.OUT_WIDTH] = self._widths[k.QKV], self._out_width
-        scales = [reference.attention_scale(config, i) for i in range(config.n_layer)]
+        scales = [gpt2.attention_scale(config, i) for i in range(config.n_layer)]
         args[k.ATTENTION_SCALES] = self._address_of(np.array(scales, np.float32))
 
         def matrix(name: str) -> tuple[int, int]:
@@ -275,20 +287,19 @@ class GPT:
 
         # One more than there are: a layer asks for the weights of the next ahead of time.
         layers = aligned((config.n_layer + 1) * k.LAYER_SIZE, np.int64).reshape(-1, k.LAYER_SIZE)
-        order = (k.ATTN_W, k.PROJ_W, k.FC_W, k.OUT_W)
-        for i, layer in enumerate(layers[:-1]):
-            for ln, gain, shift in (
-                ("ln_1", k.LN_1_GAIN, k.LN_1_SHIFT), ("ln_2", k.LN_2_GAIN, k.LN_2_SHIFT),
-            ):  # fmt: skip
-                layer[gain], layer[shift] = (
-                    vector(f"h.{i}.{ln}.weight"), vector(f"h.{i}.{ln}.bias"),
-                )  # fmt: skip
-            for name, at in zip(LINEAR, order, strict=True):
-                layer[at], layer[at + 1] = matrix(f"h.{i}.{name}")
-                layer[at + 2] = vector(f"h.{i}.{name}.bias")
+        for spec in tensor_specs(config).values():
+            if spec.layer is not None:
+                at = _PLACES[spec.role] + (spec.part == "bias") * (2 if spec.role in LINEAR else 1)
+                layer = layers[spec.layer]
+                if spec.is_linear:
+                    layer[at], layer[at + 1] = matrix(spec.stem)
+                else:
+                    layer[at] = vector(spec.name)
         args[k.LAYERS] = self._address_of(layers)
-        args[k.LN_F_GAIN], args[k.LN_F_SHIFT] = vector("ln_f.weight"), vector("ln_f.bias")
-        args[k.HEAD_W], args[k.HEAD_SCALE] = matrix("head")
+        args[k.LN_F_GAIN], args[k.LN_F_SHIFT] = (
+            vector(spec_of(config, "final_norm", part=part).name) for part in ("weight", "bias")
+        )
+        args[k.HEAD_W], args[k.HEAD_SCALE] = matrix(HEAD)
         args[k.HEAD_BIAS] = self._address_of(aligned(self._out_width, np.float32))
         args[k.HEAD_ROWS] = config.vocab_size
 
@@ -437,32 +448,30 @@ class _PackedWeights:
     def __init__(self, gpt: GPT) -> None:
         self._gpt = gpt
 
-    def vector(self, name: str) -> Array:
-        """See ``reference.Weights``."""
-        out: Array = self._gpt._packed[name][: self._gpt.config.n_embd]
+    def vector(self, role: str, layer: int | None = None, part: Part = "weight") -> Array:
+        """See ``weights.Weights``."""
+        spec = spec_of(self._gpt.config, role, layer, part)
+        out: Array = self._gpt._packed[spec.name][: spec.shape[0]]
         return out
 
-    def embed(self, ids: Ids) -> Array:
-        """See ``reference.Weights``."""
-        return self._gpt._embed(ids)
+    def rows(self, role: str, numbers: Ids) -> Array:
+        """See ``weights.Weights``."""
+        return {"embed": self._gpt._embed, "pos_embed": self._gpt._position}[role](numbers)
 
-    def position(self, positions: Ids) -> Array:
-        """See ``reference.Weights``."""
-        return self._gpt._position(positions)
-
-    def linear(self, name: str, x: Array) -> Array:
-        """See ``reference.Weights``."""
-        config = self._gpt.config
-        n_out = {"c_attn": 3 * config.n_embd, "c_fc": config.n_inner}.get(
-            name.rsplit(".", 1)[1], config.n_embd
-        )
-        bias: Array = self._gpt._packed[f"{name}.bias"][:n_out]
-        return self._product(name, x, n_out, self._gpt.precision) + bias
+    def linear(self, role: str, layer: int, x: Array) -> Array:
+        """See ``weights.Weights``."""
+        spec = spec_of(self._gpt.config, role, layer)
+        n_out = spec.shape[0] if spec.layout == "out_in" else spec.shape[1]
+        flat = x.reshape(-1, x.shape[-1])
+        out = self._product(spec.stem, flat, n_out, self._gpt.precision)
+        out = out + self.vector(role, layer, "bias")
+        return out.reshape(*x.shape[:-1], -1)
 
     def unembed(self, x: Array) -> Array:
-        """See ``reference.Weights``."""
-        how = head_precision(self._gpt.precision)
-        return self._product("head", x, self._gpt.config.vocab_size, how)
+        """See ``weights.Weights``."""
+        how, flat = head_precision(self._gpt.precision), x.reshape(-1, x.shape[-1])
+        out = self._product(HEAD, flat, self._gpt.config.vocab_size, how)
+        return out.reshape(*x.shape[:-1], -1)
 
     def _product(self, name: str, x: Array, n_out: int, how: Precision) -> Array:
         packed, scales = (self._gpt._packed[f"{name}.{part}"] for part in ("packed", "scales"))

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from laplm import home
 from laplm.errors import CacheError, ModelFormatError
-from laplm.model.config import GPTConfig
 from laplm.model.engine.kernel_args import GROUP, TILE
+from laplm.model.families import tensor_specs
 from laplm.model.files.checkpoint import Checkpoint
 from laplm.model.files.safetensors_file import (
     Entry,
@@ -34,6 +34,7 @@ from laplm.model.files.safetensors_file import (
     refuse,
     write_safetensors,
 )
+from laplm.model.tensors import TensorSpec
 from laplm.progress import Progress
 
 Precision = Literal["fp32", "int8", "int4"]
@@ -41,7 +42,7 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "int8", "int4")
 Array = NDArray[np.float32]
 
 FORMAT = 2  # changes when a layout does: older files are made again
-LINEAR = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+HEAD = "head"  # the name of the packed output matrix
 
 
 def round_up(n: int, multiple: int) -> int:
@@ -253,27 +254,28 @@ def _shapes(n_out: int, n_in: int, precision: Precision) -> tuple[tuple[str, Any
 def _entries(checkpoint: Checkpoint, precision: Precision) -> Iterator[Entry]:
     config = checkpoint.config
 
-    def vector(name: str) -> Entry:
+    def vector(spec: TensorSpec) -> Entry:
         # Padded to whole groups, so that the kernels need not stop in the middle of a vector.
-        size = round_up(_vector_size(config, name), GROUP)
+        size = round_up(spec.shape[0], GROUP)
 
         def make() -> NDArray[Any]:
-            values = checkpoint.tensor(name)
-            check_finite(name, values)
+            values = checkpoint.tensor(spec.name)
+            check_finite(spec.name, values)
             out = np.zeros(size, np.float32)
             out[: len(values)] = values
             return out
 
-        return name, "F32", (size,), make
+        return spec.name, "F32", (size,), make
 
-    def matrix(name: str, source: str, out_first: bool, how: Precision) -> Iterator[Entry]:
+    def matrix(name: str, spec: TensorSpec, how: Precision) -> Iterator[Entry]:
         made: list[NDArray[Any]] = []  # the scales come with the weights, and are written next
-        n_out, n_in = _matrix_size(config, name)
+        out_first = spec.layout == "out_in"
+        n_out, n_in = spec.shape if out_first else spec.shape[::-1]
         (code, shape), (scale_code, scale_shape) = _shapes(n_out, n_in, how)
 
         def make() -> NDArray[Any]:
-            values = checkpoint.tensor(source)
-            check_finite(source, values)
+            values = checkpoint.tensor(spec.name)
+            check_finite(spec.name, values)
             packed = np.empty(shape, {"F32": np.float32, "U8": np.uint8}[code])
             scales = np.empty(scale_shape, {"F32": np.float32, "F16": np.float16}[scale_code])
             step = TILE * 64  # some thousand rows at a time: little memory, whatever the model
@@ -293,31 +295,12 @@ def _entries(checkpoint: Checkpoint, precision: Precision) -> Iterator[Entry]:
         yield f"{name}.scales", scale_code, scale_shape, made.pop
 
     # Big arrays first: each one's length is a multiple of 64 bytes, and stays aligned so.
-    for i in range(config.n_layer):
-        for part in LINEAR:
-            name = f"h.{i}.{part}"
-            yield from matrix(name, f"{name}.weight", False, precision)
-    source = "wte.weight" if config.tie_word_embeddings else "lm_head.weight"
-    yield from matrix("head", source, True, head_precision(precision))
-    for i in range(config.n_layer):
-        for name in ("ln_1.weight", "ln_1.bias", "ln_2.weight", "ln_2.bias"):
-            yield vector(f"h.{i}.{name}")
-        for part in LINEAR:
-            yield vector(f"h.{i}.{part}.bias")
-    yield vector("ln_f.weight")
-    yield vector("ln_f.bias")
-
-
-def _matrix_size(config: GPTConfig, name: str) -> tuple[int, int]:
-    c, inner = config.n_embd, config.n_inner
-    kind = name.split(".", 2)[-1]
-    return {
-        "head": (config.vocab_size, c), "attn.c_attn": (3 * c, c), "attn.c_proj": (c, c),
-        "mlp.c_fc": (inner, c), "mlp.c_proj": (c, inner),
-    }[kind]  # fmt: skip
-
-
-def _vector_size(config: GPTConfig, name: str) -> int:
-    if name.endswith("c_attn.bias"):
-        return 3 * config.n_embd
-    return config.n_inner if name.endswith("c_fc.bias") else config.n_embd
+    specs = tensor_specs(config)
+    for spec in specs.values():
+        if spec.is_linear:
+            yield from matrix(spec.stem, spec, precision)
+    head = next(s for s in specs.values() if s.role == ("embed" if config.tied else "unembed"))
+    yield from matrix(HEAD, head, head_precision(precision))
+    for spec in specs.values():
+        if len(spec.shape) == 1:
+            yield vector(spec)

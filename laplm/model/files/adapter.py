@@ -23,9 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laplm.errors import ModelFormatError, shown, shown_name
-from laplm.model.config import GPTConfig, tensor_shapes
+from laplm.model.config import ModelConfig
+from laplm.model.families import family_of, tensor_specs
 from laplm.model.files.checkpoint import Checkpoint, Tensor, read_json
 from laplm.model.files.safetensors_file import Array, StoredTensor, check_finite, read_table, refuse
+from laplm.model.tensors import TensorSpec
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -54,8 +56,6 @@ _DTYPES = ("F32", "F16", "BF16")
 # A module saved whole is there three times when embeddings are saved as well: what was learned,
 # under its plain name, and these.
 _COPIES = re.compile(r"\.(?:modules_to_save|original_module)\.")
-_WTE = "wte.weight"
-_HEAD = "lm_head.weight"  # (outputs, inputs); GPT-2's other matrices are (inputs, outputs)
 _PARTS = {
     ".lora_A.weight": "A",
     ".lora_B.weight": "B",
@@ -273,7 +273,7 @@ def open_adapter(directory: Path, base: Checkpoint) -> Checkpoint:
 
     What is trained beside B A is taken as well: DoRA's magnitudes, biases, and modules that are
     saved whole. The numbers are those of the running PEFT model. There, the output matrix that
-    the base ties to ``wte`` stays as it was when ``wte`` is adapted, so the two part.
+    the base ties to the embedding stays as it was when the embedding is adapted, so the two part.
 
     Args:
         directory: Where ``adapter_config.json`` and ``adapter_model.safetensors`` are.
@@ -287,24 +287,26 @@ def open_adapter(directory: Path, base: Checkpoint) -> Checkpoint:
     path = directory / WEIGHTS
     if not path.is_file():
         _refuse_weights(directory)
-    modules, whole = _sort(path, read_table(path)[0])
-    adapted = {f"{_plain(module)}.weight": module for module in modules}
+    prefix = family_of(base.config).HF_PREFIX
+    modules, whole = _sort(path, read_table(path)[0], prefix)
+    adapted = {f"{module.removeprefix(prefix)}.weight": module for module in modules}
     if len(adapted) < len(modules):
-        refuse(path, "adapts a module twice, with and without transformer. before its name")
+        refuse(path, f"adapts a module twice, with and without {prefix} before its name")
 
     sizes = _enlarged(base.config, whole)
-    untied = dataclasses.replace(sizes, tie_word_embeddings=False)
-    shapes = tensor_shapes(untied)
+    untied = dataclasses.replace(sizes, tied=False)
+    specs = tensor_specs(untied)
     for name, tensor in whole.items():
-        _check_shape(path, name, tensor.shape, shapes.get(name))
+        _check_shape(path, name, tensor.shape, specs.get(name))
     tensors: dict[str, Tensor] = {**base.tensors, **whole}
-    if sizes.tie_word_embeddings:
+    if sizes.tied:
         # A module saved whole is a copy of its own; what is saved otherwise is the base's matrix,
         # which serves as both.
-        both = {_WTE: "transformer.wte", _HEAD: "lm_head"}
+        ends = _embeddings(untied)
+        both = {each.name: (prefix if each.hf_prefix else "") + each.stem for each in ends}
         own = [n for n in both if n in whole and _is_saved_module(config, both[n])]
         shared = next((n for n in both if n in whole and n not in own), None)
-        matrix = base.tensors[_WTE] if shared is None else whole[shared]
+        matrix = base.tensors[ends[0].name] if shared is None else whole[shared]
         tensors |= {n: matrix for n in both if n not in own}
         if own or both.keys() & adapted.keys():
             sizes = untied
@@ -312,15 +314,15 @@ def open_adapter(directory: Path, base: Checkpoint) -> Checkpoint:
 
     for name, module in adapted.items():
         parts = modules[module]
-        _check_parts(path, config, module, parts, shapes.get(name))
-        scale, outputs_first = config.scale(module), name == _HEAD
+        _check_parts(path, config, module, name, parts, specs.get(name))
+        scale, outputs_first = config.scale(module), _outputs_first(specs[name])
         make = functools.partial(_merge, tensors[name], parts, scale, outputs_first)
-        tensors[name] = _Changed(path, tensors[name].dtype, shapes[name], make)
+        tensors[name] = _Changed(path, tensors[name].dtype, specs[name].shape, make)
         if "bias" in parts:
-            name = f"{_plain(module)}.bias"
-            _check_shape(path, name, parts["bias"].shape, shapes.get(name))
+            name = f"{module.removeprefix(prefix)}.bias"
+            _check_shape(path, name, parts["bias"].shape, specs.get(name))
             make = functools.partial(_shift, tensors[name], parts["bias"], scale)
-            tensors[name] = _Changed(path, tensors[name].dtype, shapes[name], make)
+            tensors[name] = _Changed(path, tensors[name].dtype, specs[name].shape, make)
 
     checkpoint = Checkpoint(directory, sizes, tensors, [directory / CONFIG, path])
     key = f"{base.fingerprint} {checkpoint.fingerprint}"
@@ -329,18 +331,18 @@ def open_adapter(directory: Path, base: Checkpoint) -> Checkpoint:
     return checkpoint
 
 
-def _enlarged(config: GPTConfig, whole: Mapping[str, StoredTensor]) -> GPTConfig:
+def _enlarged(config: ModelConfig, whole: Mapping[str, StoredTensor]) -> ModelConfig:
     """The base's sizes, with as many tokens as the embeddings that came with the adapter have."""
-    shapes = [whole[name].shape for name in (_WTE, _HEAD) if name in whole]
+    ends = _embeddings(dataclasses.replace(config, tied=False))
+    shapes = [whole[each.name].shape for each in ends if each.name in whole]
     rows = [shape[0] for shape in shapes if len(shape) == 2 and shape[1] == config.n_embd]
     return dataclasses.replace(config, vocab_size=max([config.vocab_size, *rows]))
 
 
-def _check_vocabulary(path: Path, config: GPTConfig, tensors: Mapping[str, Tensor]) -> None:
+def _check_vocabulary(path: Path, config: ModelConfig, tensors: Mapping[str, Tensor]) -> None:
     """Refuse a vocabulary that was enlarged where the new tokens' rows are only in one matrix."""
-    both = (_WTE,) if config.tie_word_embeddings else (_WTE, _HEAD)
-    rows = {name: tensors[name].shape[0] for name in both}
-    small = [name for name in both if rows[name] < config.vocab_size]
+    rows = {each.name: tensors[each.name].shape[0] for each in _embeddings(config)}
+    small = [name for name in rows if rows[name] < config.vocab_size]
     if small:
         refuse(
             path,
@@ -350,8 +352,14 @@ def _check_vocabulary(path: Path, config: GPTConfig, tensors: Mapping[str, Tenso
         )
 
 
-def _plain(name: str) -> str:
-    return name.removeprefix("transformer.")
+def _outputs_first(spec: TensorSpec) -> bool:
+    """Whether PEFT takes a matrix for (outputs, inputs): an embedding's rows are its inputs."""
+    return spec.layout == "out_in" and spec.role not in ("embed", "pos_embed")
+
+
+def _embeddings(config: ModelConfig) -> list[TensorSpec]:
+    """The matrices that have a row for each token: one when they are tied."""
+    return [s for s in tensor_specs(config).values() if s.role in ("embed", "unembed")]
 
 
 def _is_saved_module(config: AdapterConfig, module: str) -> bool:
@@ -361,7 +369,7 @@ def _is_saved_module(config: AdapterConfig, module: str) -> bool:
 
 
 def _sort(
-    path: Path, stored: Mapping[str, StoredTensor]
+    path: Path, stored: Mapping[str, StoredTensor], prefix: str
 ) -> tuple[dict[str, dict[str, StoredTensor]], dict[str, StoredTensor]]:
     """A file's tensors: the parts of each adapted module, and those that replace the base's."""
     if not stored:
@@ -385,7 +393,7 @@ def _sort(
         if ending is not None:
             where, part = modules.setdefault(name.removesuffix(ending), {}), _PARTS[ending]
         else:
-            where, part = whole, _plain(name.replace(".base_layer.", "."))
+            where, part = whole, name.replace(".base_layer.", ".").removeprefix(prefix)
         if part in where:
             refuse(
                 path,
@@ -395,19 +403,17 @@ def _sort(
     return modules, whole
 
 
-def _check_shape(
-    path: Path, name: str, found: tuple[int, ...], wanted: tuple[int, ...] | None
-) -> None:
-    if wanted is None:
+def _check_shape(path: Path, name: str, found: tuple[int, ...], spec: TensorSpec | None) -> None:
+    if spec is None:
         refuse(
             path,
             f"holds {shown_name(name)}, which the base model does not have; check that "
             f"base_model_name_or_path in {CONFIG} names the model that it was trained on",
         )
-    if found != wanted:
+    if found != spec.shape:
         refuse(
             path,
-            f"{name} is {list(found)}, but {list(wanted)} in the base model; check that "
+            f"{name} is {list(found)}, but {list(spec.shape)} in the base model; check that "
             f"base_model_name_or_path in {CONFIG} names the model that it was trained on",
         )
 
@@ -416,13 +422,14 @@ def _check_parts(
     path: Path,
     config: AdapterConfig,
     module: str,
+    name: str,
     parts: Mapping[str, StoredTensor],
-    shape: tuple[int, ...] | None,
+    spec: TensorSpec | None,
 ) -> None:
-    name = f"{_plain(module)}.weight"
-    if shape is None or len(shape) != 2:
+    if spec is None or len(spec.shape) != 2:
         _check_shape(path, f"an adapter of {name}", (), None)
         return
+    shape = spec.shape
     missing = [part for part in ("A", "B") if part not in parts]
     if config.use_dora and "magnitude" not in parts:
         missing.append("magnitude")
@@ -430,7 +437,7 @@ def _check_parts(
         refuse(path, f"{name} lacks its LoRA {missing[0]}; the file is incomplete, copy it again")
     if "magnitude" in parts and not config.use_dora:
         refuse(path, f"{name} has a magnitude, but use_dora is off in {CONFIG}; copy both again")
-    n_in, n_out = shape[::-1] if name == _HEAD else shape
+    n_in, n_out = shape[::-1] if _outputs_first(spec) else shape
     r = config.rank(module)
     wanted = {"A": (r, n_in), "B": (n_out, r), "magnitude": (n_out,), "bias": (n_out,)}
     for part, tensor in parts.items():

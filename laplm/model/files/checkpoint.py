@@ -12,7 +12,6 @@ import hashlib
 import json
 import math
 import os
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
@@ -22,7 +21,15 @@ from numpy.typing import NDArray
 
 from laplm import home
 from laplm.errors import InputError, ModelFormatError, shown, shown_name
-from laplm.model.config import GPTConfig, tensor_shapes
+from laplm.model.config import ModelConfig
+from laplm.model.families import (
+    Family,
+    config_from_hf,
+    family_of,
+    spec,
+    tensor_shapes,
+    tensor_specs,
+)
 from laplm.model.files.openai_release import is_openai_release, read_hparams, read_release
 from laplm.model.files.safetensors_file import (
     Array,
@@ -57,8 +64,6 @@ StoredDtype = Literal["fp32", "fp16", "bf16"]
 
 _READERS = "check who may read the model's directory and its files"
 _DTYPES: dict[str, StoredDtype] = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
-# Causal masks, which older versions of transformers saved with the weights.
-_MASK = re.compile(r"(?:^|\.)attn\.(?:bias|masked_bias)$")
 
 
 class Tensor(Protocol):
@@ -86,7 +91,7 @@ class Checkpoint:
 
     Attributes:
         path: The directory.
-        config: The model's sizes. ``tie_word_embeddings`` says what the files hold: it is off
+        config: The model's sizes. ``tied`` says what the files hold: it is off
             when there is an output matrix of its own, whatever ``config.json`` says.
         names: Every tensor, in the order and with the names of ``tensor_shapes(config)``.
         tensors: Each of them as it lies in the files.
@@ -97,7 +102,7 @@ class Checkpoint:
     """
 
     def __init__(
-        self, path: Path, config: GPTConfig, tensors: Mapping[str, Tensor], files: Sequence[Path]
+        self, path: Path, config: ModelConfig, tensors: Mapping[str, Tensor], files: Sequence[Path]
     ) -> None:
         self.path = path
         self.config = config
@@ -159,7 +164,7 @@ def open_checkpoint(directory: Path) -> Checkpoint:
     installed; and OpenAI's release of 2019, ``hparams.json`` with ``model.ckpt``. Names may carry
     the ``transformer.`` prefix; saved causal masks are passed over.
 
-    Where both ``lm_head.weight`` and ``wte.weight`` are stored, they are one matrix only if their
+    Where both an output matrix and the embedding are stored, they are one matrix only if their
     numbers are equal; where only one of them is, it serves as both. transformers does the same.
 
     Raises:
@@ -179,7 +184,7 @@ def _open(directory: Path) -> Checkpoint:
     if (directory / "config.json").is_file():
         files = [directory / "config.json"]
         config = read_config(directory)
-        tensors = _find_tensors(directory)
+        tensors = _find_tensors(directory, family_of(config))
         config = _settle_tying(tensors, config)
     elif is_openai_release(directory):
         files = [directory / "hparams.json", directory / "model.ckpt.index"]
@@ -191,7 +196,7 @@ def _open(directory: Path) -> Checkpoint:
     return Checkpoint(directory, config, tensors, files)
 
 
-def read_config(directory: Path) -> GPTConfig:
+def read_config(directory: Path) -> ModelConfig:
     """The sizes in ``config.json`` of a model directory, or ``hparams.json`` of OpenAI's release.
 
     Tokens that begin and end texts are those of ``generation_config.json`` too, where there is one.
@@ -208,7 +213,7 @@ def read_config(directory: Path) -> GPTConfig:
     try:
         if openai:
             return read_hparams(values)
-        return GPTConfig.from_dict(values, read_json(generation) if generation.is_file() else None)
+        return config_from_hf(values, read_json(generation) if generation.is_file() else None)
     except ModelFormatError as error:
         raise ModelFormatError(f"{directory}: {error}") from None
 
@@ -230,15 +235,15 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def _find_tensors(directory: Path) -> dict[str, Tensor]:
-    """All tensors by their GPT-2 names; where there are several files, transformers' choice."""
+def _find_tensors(directory: Path, family: Family) -> dict[str, Tensor]:
+    """All tensors by their family's names; where there are several files, transformers' choice."""
     for name, read in (("model.safetensors", _safetensors), ("pytorch_model.bin", _torch_file)):
         if (directory / name).is_file():
-            return _merge([(directory / name, read(directory / name))], None)
+            return _merge([(directory / name, read(directory / name))], None, family)
         index = directory / f"{name}.index.json"
         if index.is_file():
             shards, weight_map = _read_index(index)
-            return _merge(((shard, read(shard)) for shard in shards), weight_map)
+            return _merge(((shard, read(shard)) for shard in shards), weight_map, family)
     return _refuse_layout(directory)
 
 
@@ -270,9 +275,11 @@ def _is_file_name(name: Any) -> bool:
 
 
 def _merge(
-    parts: Iterable[tuple[Path, Mapping[str, Tensor]]], weight_map: Mapping[str, str] | None
+    parts: Iterable[tuple[Path, Mapping[str, Tensor]]],
+    weight_map: Mapping[str, str] | None,
+    family: Family,
 ) -> dict[str, Tensor]:
-    """The tensors of all files under their GPT-2 names, checked against the index."""
+    """The tensors of all files under their family's names, checked against the index."""
     merged: dict[str, Tensor] = {}
     found: set[str] = set()
     for path, tensors in parts:
@@ -282,12 +289,12 @@ def _merge(
                     path, f"holds tensor {shown_name(name)}, which the index does not place there"
                 )
             found.add(name)
-            if _MASK.search(name):
+            if family.NO_WEIGHT.search(name):
                 continue
-            plain = name.removeprefix("transformer.")
+            plain = name.removeprefix(family.HF_PREFIX)
             if plain in merged:
                 twice = f"holds tensor {shown_name(plain)} twice"
-                refuse(path, f"{twice}, with and without transformer. before it")
+                refuse(path, f"{twice}, with and without {family.HF_PREFIX} before it")
             merged[plain] = tensor
         if weight_map is not None:
             absent = [n for n, shard in weight_map.items() if shard == path.name and n not in found]
@@ -296,20 +303,22 @@ def _merge(
     return merged
 
 
-def _settle_tying(tensors: dict[str, Tensor], config: GPTConfig) -> GPTConfig:
+def _settle_tying(tensors: dict[str, Tensor], config: ModelConfig) -> ModelConfig:
     """One output matrix or two: what the files hold decides, as in transformers."""
-    if not config.tie_word_embeddings:
+    if not config.tied:
         return config
-    wte, lm_head = tensors.get("wte.weight"), tensors.get("lm_head.weight")
-    if wte is None and lm_head is not None:
-        tensors["wte.weight"] = tensors.pop("lm_head.weight")
-    elif wte is not None and lm_head is not None:
+    untied = dataclasses.replace(config, tied=False)
+    names = [spec(untied, role).name for role in ("embed", "unembed")]
+    embed, unembed = (tensors.get(name) for name in names)
+    if embed is None and unembed is not None:
+        tensors[names[0]] = tensors.pop(names[1])
+    elif embed is not None and unembed is not None:
         shape = (config.vocab_size, config.n_embd)
         # Of another shape or number format, the wrong one is named by the check that follows.
-        comparable = all(t.shape == shape and t.dtype in _DTYPES for t in (wte, lm_head))
-        if not comparable or not _equal(wte.array(), lm_head.array()):
-            return dataclasses.replace(config, tie_word_embeddings=False)
-        del tensors["lm_head.weight"]
+        comparable = all(t.shape == shape and t.dtype in _DTYPES for t in (embed, unembed))
+        if not comparable or not _equal(embed.array(), unembed.array()):
+            return untied
+        del tensors[names[1]]
     return config
 
 
@@ -325,7 +334,7 @@ def _equal(a: Array, b: Array) -> bool:
     )
 
 
-def _check_tensors(directory: Path, tensors: Mapping[str, Tensor], config: GPTConfig) -> None:
+def _check_tensors(directory: Path, tensors: Mapping[str, Tensor], config: ModelConfig) -> None:
     wanted = tensor_shapes(config)
     missing = [name for name in wanted if name not in tensors]
     if missing:
@@ -335,7 +344,10 @@ def _check_tensors(directory: Path, tensors: Mapping[str, Tensor], config: GPTCo
             "and the weights do not belong together, or the weights are incomplete",
         )
     extra = [name for name in tensors if name not in wanted]
-    inside = [name for name in extra if name.startswith("h.")]
+    layers = {
+        each.name.partition(".")[0] for each in tensor_specs(config).values() if each.layer == 0
+    }
+    inside = [name for name in extra if name.partition(".")[0] in layers]
     if inside:
         refuse(
             directory,
@@ -510,7 +522,7 @@ def _refuse_layout(directory: Path) -> NoReturn:
 
 def save_checkpoint(
     directory: Path,
-    config: GPTConfig,
+    config: ModelConfig,
     tensors: Mapping[str, NDArray[Any]],
     dtype: StoredDtype = "fp32",
     tokenizer_json: str | None = None,
@@ -523,7 +535,7 @@ def save_checkpoint(
 
     Args:
         directory: Where the model goes.
-        config: The sizes; ``tie_word_embeddings`` says whether ``lm_head.weight`` is written.
+        config: The sizes; ``tied`` says whether an output matrix is written.
         tensors: The weights by the names and in the shapes of ``tensor_shapes(config)``.
         dtype: How the numbers are stored.
         tokenizer_json: Contents of ``tokenizer.json``, when the model has a tokenizer.
@@ -540,12 +552,12 @@ def save_checkpoint(
     directory = Path(directory)
     code = next(code for code, name in _DTYPES.items() if name == dtype)
     entries: list[Entry] = []
-    for name, shape in tensor_shapes(config).items():
-        if name not in tensors or tensors[name].shape != shape:
+    for name, each in tensor_specs(config).items():
+        if name not in tensors or tensors[name].shape != each.shape:
             found = list(tensors[name].shape) if name in tensors else "missing"
-            raise InputError(f"cannot save {directory}: {name} is {found}, not {list(shape)}")
-        prefix = "" if name == "lm_head.weight" else "transformer."
-        entries.append((prefix + name, code, shape, _encoder(name, tensors[name], dtype)))
+            raise InputError(f"cannot save {directory}: {name} is {found}, not {list(each.shape)}")
+        stored = family_of(config).HF_PREFIX + name if each.hf_prefix else name
+        entries.append((stored, code, each.shape, _encoder(name, tensors[name], dtype)))
 
     long_name = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}[dtype]
     settings = settings or PretrainedSettings()

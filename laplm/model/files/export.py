@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 
 from laplm.errors import InputError
 from laplm.model import reference
-from laplm.model.config import GPTConfig
+from laplm.model.config import ModelConfig
 from laplm.model.files.adapter import is_adapter
 from laplm.model.files.checkpoint import Checkpoint, StoredDtype, open_checkpoint, save_checkpoint
 from laplm.model.files.gguf_file import check_llama_cpp, read_gguf, write_gguf
 from laplm.model.files.modelfile import modelfile, write_modelfile
 from laplm.model.files.safetensors_file import write_error
 from laplm.model.pretrained_settings import PretrainedModel
+from laplm.model.weights import DensePast
 
 Array = NDArray[np.float32]
 Form = Literal["hf", "peft-merged", "gguf"]
@@ -163,7 +164,7 @@ def _export_gguf(model: Model, path: Path, precision: str) -> Exported:
 
 
 def _deviation(
-    checkpoint: Checkpoint, found: dict[str, Array], config: GPTConfig, precision: str
+    checkpoint: Checkpoint, found: dict[str, Array], config: ModelConfig, precision: str
 ) -> float:
     """How far the logits of what was written are from the model's, as a share of their spread.
 
@@ -173,7 +174,7 @@ def _deviation(
     ids = np.arange(1, 1 + min(24, config.n_ctx)) * 7919 % config.vocab_size
     exact = {name: checkpoint.tensor(name) for name in checkpoint.names}
     logits = [
-        reference.forward(ids, reference.DenseWeights(tensors), each, reference.DensePast())
+        reference.forward(ids, reference.DenseWeights(tensors, each), each, DensePast())
         for tensors, each in ((exact, checkpoint.config), (found, config))
     ]
     deviation = float(np.abs(logits[1] - logits[0]).max() / (logits[0].std() or 1.0))

@@ -14,21 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laplm.errors import InputError, MissingExtraError
-from laplm.model.config import GPTConfig, tensor_shapes
+from laplm.model.config import ModelConfig
+from laplm.model.families import tensor_specs
 from laplm.model.files.gguf_tokenizer import add_tokenizer
 from laplm.model.pretrained_settings import PretrainedModel
+from laplm.model.tensors import TensorSpec
 
 Array = NDArray[np.float32]
 _GROUP = 32  # numbers that share a scale in q8_0
-_STEMS = {"wte": "token_embd", "wpe": "position_embd", "ln_f": "output_norm", "lm_head": "output"}
-_PARTS = {
-    "ln_1": "attn_norm",
-    "attn.c_attn": "attn_qkv",
-    "attn.c_proj": "attn_output",
-    "ln_2": "ffn_norm",
-    "mlp.c_fc": "ffn_up",
-    "mlp.c_proj": "ffn_down",
-}
+_STEMS = {  # by role
+    "embed": "token_embd", "pos_embed": "position_embd", "norm1": "attn_norm", "qkv": "attn_qkv",
+    "attn_out": "attn_output", "norm2": "ffn_norm", "up": "ffn_up", "down": "ffn_down",
+    "final_norm": "output_norm", "unembed": "output",
+}  # fmt: skip
 
 
 def _gguf() -> Any:
@@ -39,15 +37,15 @@ def _gguf() -> Any:
     return gguf
 
 
-def check_llama_cpp(config: GPTConfig) -> None:
+def check_llama_cpp(config: ModelConfig) -> None:
     """Refuse what llama.cpp's GPT-2 does not compute."""
-    standard = GPTConfig()
+    standard = ModelConfig()
     for name in ("scale_attn_weights", "scale_attn_by_inverse_layer_idx"):
         if getattr(config, name) != getattr(standard, name):
             raise InputError(f"llama.cpp has no GPT-2 with {name} {getattr(config, name)}; use hf")
-    if config.activation_function not in ("gelu_new", "gelu_pytorch_tanh"):
+    if config.activation not in ("gelu_new", "gelu_pytorch_tanh"):
         raise InputError(
-            f"llama.cpp's GPT-2 has gelu_new, and this model {config.activation_function}; use hf"
+            f"llama.cpp's GPT-2 has gelu_new, and this model {config.activation}; use hf"
         )
 
 
@@ -73,50 +71,47 @@ def write_gguf(model: PretrainedModel, path: Path, precision: str) -> None:
     writer.add_embedding_length(config.n_embd)
     writer.add_feed_forward_length(config.n_inner)
     writer.add_head_count(config.n_head)
-    writer.add_layer_norm_eps(config.layer_norm_epsilon)
+    writer.add_layer_norm_eps(config.norm_eps)
     add_tokenizer(writer, gguf, model.tokenizer, config, model.settings)
-    for name in model.checkpoint.names:
+    for name, spec in tensor_specs(config).items():
         array = model.checkpoint.tensor(name)
-        if _is_linear(name):
+        if _is_linear(spec):
             array = np.ascontiguousarray(array.T)
-        kind = _kind(gguf, name, array.shape, precision)
+        kind = _kind(gguf, spec, array.shape, precision)
         data = gguf.quants.quantize(np.ascontiguousarray(array), kind)
-        writer.add_tensor(_gguf_name(name), data, raw_dtype=kind)
+        writer.add_tensor(_gguf_name(spec), data, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
 
 
-def _gguf_name(name: str) -> str:
-    stem, _, leaf = name.rpartition(".")
-    if stem in _STEMS:
-        return f"{_STEMS[stem]}.{leaf}"
-    _, layer, part = stem.split(".", 2)
-    return f"blk.{layer}.{_PARTS[part]}.{leaf}"
+def _gguf_name(spec: TensorSpec) -> str:
+    layer = "" if spec.layer is None else f"blk.{spec.layer}."
+    return f"{layer}{_STEMS[spec.role]}.{spec.part}"
 
 
-def _is_linear(name: str) -> bool:
-    """Whether GPT-2 keeps the matrix as (inputs, outputs)."""
-    return name.startswith("h.") and name.endswith(".weight") and ".ln_" not in name
+def _is_linear(spec: TensorSpec) -> bool:
+    """Whether the checkpoint keeps the matrix as (inputs, outputs)."""
+    return spec.is_linear and spec.layout == "in_out"
 
 
-def _kind(gguf: Any, name: str, shape: tuple[int, ...], precision: str) -> Any:
+def _kind(gguf: Any, spec: TensorSpec, shape: tuple[int, ...], precision: str) -> Any:
     """How a tensor is stored. In q8_0, rows that cannot be cut into groups stay f16."""
     types = gguf.GGMLQuantizationType
-    if len(shape) == 1 or name == "wpe.weight" or precision == "f32":
+    if len(shape) == 1 or spec.role == "pos_embed" or precision == "f32":
         return types.F32
     if precision == "f16" or shape[-1] % _GROUP:
         return types.F16
     return types.Q8_0
 
 
-def read_gguf(path: Path, config: GPTConfig) -> Iterator[tuple[str, Array]]:
-    """The tensors of a GGUF file by their GPT-2 names, in GPT-2's layout, fp32."""
+def read_gguf(path: Path, config: ModelConfig) -> Iterator[tuple[str, Array]]:
+    """The tensors of a GGUF file by their names in the checkpoint, in its layout, fp32."""
     gguf = _gguf()
     stored = {tensor.name: tensor for tensor in gguf.GGUFReader(str(path)).tensors}
-    for name, shape in tensor_shapes(config).items():
-        tensor = stored[_gguf_name(name)]
+    for name, spec in tensor_specs(config).items():
+        tensor = stored[_gguf_name(spec)]
         array = gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
-        array = array.reshape(shape[::-1] if _is_linear(name) else shape)
-        yield name, np.ascontiguousarray(array.T) if _is_linear(name) else array
+        array = array.reshape(spec.shape[::-1] if _is_linear(spec) else spec.shape)
+        yield name, np.ascontiguousarray(array.T) if _is_linear(spec) else array

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
 from laplm.errors import InputError
-from laplm.model.config import GPTConfig
+from laplm.model.config import ModelConfig
 from laplm.model.pretrained_settings import PretrainedSettings
 from laplm.model.tokenizer import Tokenizer
 
@@ -40,7 +40,7 @@ _PRE_TOKENIZERS: dict[tuple[tuple[_Step, ...], bool], str] = {
 
 
 def add_tokenizer(
-    writer: Any, gguf: Any, tokenizer: Tokenizer, config: GPTConfig, settings: PretrainedSettings
+    writer: Any, gguf: Any, tokenizer: Tokenizer, config: ModelConfig, settings: PretrainedSettings
 ) -> None:
     """Put a tokenizer and its chat templates into a GGUF file.
 
@@ -78,7 +78,7 @@ def add_tokenizer(
         writer.add_chat_template(settings.listed_templates())
 
 
-def end_tokens(tokenizer: Tokenizer, config: GPTConfig) -> tuple[int, ...]:
+def end_tokens(tokenizer: Tokenizer, config: ModelConfig) -> tuple[int, ...]:
     """The tokens that end a text, at most three: for more a GGUF file has no place.
 
     The tokenizer's own comes first, since llama.cpp gives chat templates the first one's text.
@@ -148,7 +148,7 @@ def _steps(part: Mapping[str, Any] | None) -> Iterator[_Step]:
         yield kind, json.dumps(part)
 
 
-def _around_a_text(tokenizer: Tokenizer, config: GPTConfig) -> tuple[int, bool, bool]:
+def _around_a_text(tokenizer: Tokenizer, config: ModelConfig) -> tuple[int, bool, bool]:
     """The token that begins texts; whether the tokenizer puts it there, and that of the end."""
     mark = -1
     ids = tokenizer.build_inputs_with_special_tokens([mark])

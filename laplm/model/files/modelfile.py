@@ -20,7 +20,7 @@ from typing import Any
 from laplm.errors import LaplmError
 from laplm.home import write_whole
 from laplm.model.chat import ChatTemplate
-from laplm.model.config import GPTConfig
+from laplm.model.config import ModelConfig
 from laplm.model.files.gguf_tokenizer import end_tokens
 from laplm.model.pretrained_settings import PretrainedSettings
 from laplm.model.tokenizer import Tokenizer
@@ -39,7 +39,7 @@ _NO_TEMPLATE = (
 def modelfile(
     name: str,
     tokenizer: Tokenizer,
-    config: GPTConfig,
+    config: ModelConfig,
     settings: PretrainedSettings,
     template: ChatTemplate | None,
 ) -> str:
@@ -107,7 +107,7 @@ def _sampling(generation: Mapping[str, Any]) -> dict[str, float]:
     return found
 
 
-def _control_texts(tokenizer: Tokenizer, config: GPTConfig) -> list[bytes]:
+def _control_texts(tokenizer: Tokenizer, config: ModelConfig) -> list[bytes]:
     ends = end_tokens(tokenizer, config)
     return [tokenizer.token_bytes(i) for i in ends if i in tokenizer.special_token_ids]
 

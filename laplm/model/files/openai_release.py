@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from laplm.errors import ModelFormatError
-from laplm.model.config import GPTConfig
+from laplm.model.config import ModelConfig
 from laplm.model.files.safetensors_file import StoredTensor, refuse
 
 _MAGIC = 0xDB4775248B80FB57
@@ -31,7 +31,7 @@ def is_openai_release(directory: Path) -> bool:
     return all((directory / name).is_file() for name in ("hparams.json", "model.ckpt.index"))
 
 
-def read_hparams(values: Mapping[str, Any]) -> GPTConfig:
+def read_hparams(values: Mapping[str, Any]) -> ModelConfig:
     """The sizes in ``hparams.json``.
 
     Raises:
@@ -45,7 +45,7 @@ def read_hparams(values: Mapping[str, Any]) -> GPTConfig:
     # <|endoftext|> is the last token of the release's vocabulary.
     sizes = {name: values[theirs] for name, theirs in names.items()}
     last = sizes["vocab_size"] - 1 if isinstance(sizes["vocab_size"], int) else None
-    return GPTConfig(**sizes, bos_token_id=last, eos_token_ids=() if last is None else (last,))
+    return ModelConfig(**sizes, bos_token_id=last, eos_token_ids=() if last is None else (last,))
 
 
 def read_release(directory: Path) -> dict[str, StoredTensor]:
@@ -99,14 +99,14 @@ def read_release(directory: Path) -> dict[str, StoredTensor]:
 
 
 def _plain_name(name: str) -> str | None:
-    """``model/h0/attn/c_attn/w`` as ``h.0.attn.c_attn.weight``; None for what is no weight."""
+    """``model/h0/part/w`` as ``h.0.part.weight``; None for what is no weight."""
     if not name.startswith("model/"):
         return None
     name = name.removeprefix("model/")
-    if name in ("wte", "wpe"):
+    if "/" not in name:  # an embedding
         return f"{name}.weight"
     if layer := _LAYER.fullmatch(name):
-        name = f"h.{layer[1]}.{layer[2]}"
+        name = f"h/{layer[1]}/{layer[2]}"
     stem, _, kind = name.replace("/", ".").rpartition(".")
     kinds = {"w": "weight", "g": "weight", "b": "bias"}
     return f"{stem}.{kinds[kind]}" if kind in kinds else None

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laplm.errors import ContextLengthError, MissingExtraError, ModelFormatError
-from laplm.model.config import GPTConfig, tensor_shapes
+from laplm.model.config import ModelConfig
+from laplm.model.families import tensor_shapes
 from laplm.model.files.checkpoint import Checkpoint, check_finite
 from laplm.progress import Progress
 from laplm.tune.kernels.attention import Texts, causal_attention
@@ -48,7 +49,7 @@ class Conv1D(nn.Module):
 class Attention(nn.Module):
     """Causal self-attention with H heads."""
 
-    def __init__(self, config: GPTConfig, layer: int) -> None:
+    def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.n_head = config.n_head
         self.scale = 1.0 / math.sqrt(config.head_dim) if config.scale_attn_weights else 1.0
@@ -84,9 +85,9 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 class MLP(nn.Module):
     """The feed-forward layer."""
 
-    def __init__(self, config: GPTConfig) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.activation_function = config.activation_function
+        self.activation_function = config.activation
         self.keep_less = True  # unless the whole block is computed again
         self.c_fc = Conv1D(config.n_embd, config.n_inner)
         self.c_proj = Conv1D(config.n_inner, config.n_embd)
@@ -122,12 +123,12 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """One layer: attention, then feed-forward, each added to the residual stream."""
 
-    def __init__(self, config: GPTConfig, layer: int) -> None:
+    def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.dropout = 0.0
-        self.ln_1 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+        self.ln_1 = nn.LayerNorm(config.n_embd, eps=config.norm_eps)
         self.attn = Attention(config, layer)
-        self.ln_2 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+        self.ln_2 = nn.LayerNorm(config.n_embd, eps=config.norm_eps)
         self.mlp = MLP(config)
 
     def forward(self, x: Tensor, texts: Texts | None = None) -> Tensor:
@@ -167,7 +168,7 @@ class TorchGPT(nn.Module):
             arXiv:1604.06174).
     """
 
-    def __init__(self, config: GPTConfig) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.low: dict[str, Tensor] = {}
@@ -175,14 +176,14 @@ class TorchGPT(nn.Module):
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.n_ctx, config.n_embd)
         self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
-        self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
-        if not config.tie_word_embeddings:
+        self.ln_f = nn.LayerNorm(config.n_embd, eps=config.norm_eps)
+        if not config.tied:
             self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
 
     @property
     def output_weight(self) -> Tensor:
         """The output matrix (V, C): ``wte.weight`` itself when tied."""
-        return self.wte.weight if self.config.tie_word_embeddings else self.lm_head.weight
+        return self.wte.weight if self.config.tied else self.lm_head.weight
 
     def initialise(self, seed: int, std: float | None = None) -> None:
         """Draw new weights as GPT-2 was begun.

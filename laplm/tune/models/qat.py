@@ -12,7 +12,8 @@ import contextlib
 from collections.abc import Iterator
 
 from laplm.errors import MissingExtraError
-from laplm.model.engine.quantize import LINEAR, Precision, pack, unpack
+from laplm.model.engine.quantize import Precision, pack, unpack
+from laplm.model.families import tensor_specs
 from laplm.tune.models.gpt2 import TorchGPT
 
 try:
@@ -30,8 +31,9 @@ def rounded_matrices(model: TorchGPT, precision: Precision = "int4") -> Iterator
     """
     exact: dict[str, Tensor] = {}
     try:
+        specs = tensor_specs(model.config)
         for name, parameter in model.named_parameters():
-            if name.startswith("h.") and name.removesuffix(".weight").endswith(LINEAR):
+            if name in specs and specs[name].is_linear:
                 exact[name] = parameter.data
                 parameter.data = rounded(parameter.data, precision)
         yield

@@ -2,8 +2,8 @@
 
 Jordan et al. 2024, <https://kellerjordan.github.io/posts/muon/>. Torch has one of its own, but it
 always multiplies in bfloat16, which a CPU without such instructions emulates at a small part of its
-fp32 speed, and it takes ``c_attn`` for one matrix. Here the number format is an argument, and each
-of GPT-2's joined query, key and value matrices is made orthogonal by itself.
+fp32 speed, and it takes joined queries, keys, values for one matrix. Here the number format is an
+argument, and each of GPT-2's joined query, key and value matrices is made orthogonal by itself.
 """
 
 from __future__ import annotations

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from laplm.errors import InputError
-from laplm.model.config import GPTConfig
+from laplm.model.config import ModelConfig
 from laplm.model.engine.kernel_args import PAGE
 from laplm.model.engine.kv_cache import KVCache
 
-CONFIG = GPTConfig(vocab_size=10, n_ctx=3 * PAGE + 5, n_embd=20, n_layer=2, n_head=2)
+CONFIG = ModelConfig(vocab_size=10, n_ctx=3 * PAGE + 5, n_embd=20, n_layer=2, n_head=2)
 
 
 def add(cache: KVCache, numbers: np.ndarray) -> None:

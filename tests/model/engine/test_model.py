@@ -429,7 +429,9 @@ def test_tapped_and_fused_steps_share_one_cache(
 
 def test_the_reference_agrees_with_transformers(tiny_model_dir: Path) -> None:
     checkpoint = open_checkpoint(tiny_model_dir)
-    weights = reference.DenseWeights({n: checkpoint.tensor(n) for n in checkpoint.names})
+    weights = reference.DenseWeights(
+        {n: checkpoint.tensor(n) for n in checkpoint.names}, checkpoint.config
+    )
     ids = np.arange(100) % checkpoint.config.vocab_size
     got = reference.forward(ids, weights, checkpoint.config)
     np.testing.assert_allclose(got, oracle(tiny_model_dir, ids), rtol=0, atol=1e-5)

@@ -22,9 +22,10 @@ from hypothesis.extra import numpy as hnp
 from safetensors.numpy import save_file
 
 from laplm.errors import CacheError
-from laplm.model.config import GPTConfig, tensor_shapes
+from laplm.model.config import ModelConfig
 from laplm.model.engine import quantize
 from laplm.model.engine.quantize import pack, prepared, quantise_groups, unpack
+from laplm.model.families import tensor_shapes
 from laplm.model.files.checkpoint import open_checkpoint, save_checkpoint
 from laplm.model.files.safetensors_file import map_safetensors
 from laplm.native import isa
@@ -166,7 +167,8 @@ def test_two_processes_at_once_both_get_whole_weights(
 import sys, time, zlib
 from pathlib import Path
 from laplm.model.files.checkpoint import open_checkpoint, save_checkpoint
-from laplm.model.config import GPTConfig, tensor_shapes
+from laplm.model.config import ModelConfig
+from laplm.model.families import tensor_shapes
 from laplm.model.engine.quantize import prepared
 checkpoint = open_checkpoint(Path({str(tiny_model_dir)!r}))
 print("ready", flush=True)
@@ -192,7 +194,7 @@ def test_every_row_of_a_large_matrix_has_its_own_scale(
 ) -> None:
     """Matrices are packed a thousand rows at a time."""
     monkeypatch.setenv("LAPLM_HOME", str(tmp_path / "home"))
-    config = GPTConfig(vocab_size=2100, n_ctx=4, n_embd=32, n_layer=1, n_head=1, n_inner=1100)
+    config = ModelConfig(vocab_size=2100, n_ctx=4, n_embd=32, n_layer=1, n_head=1, n_inner=1100)
     rng = np.random.default_rng(0)
     tensors = {}
     for name, shape in tensor_shapes(config).items():

@@ -167,7 +167,7 @@ def test_embedding_that_was_trained_outside_of_the_adapter_and_saved_with_it(
     model.save_pretrained(tmp_path, save_embedding_layers=True)
     lm = LanguageModel(tmp_path, "fp32")
     np.testing.assert_allclose(our_logits(lm), logits_of(model), rtol=0, atol=1e-4)
-    assert lm.config.tie_word_embeddings == (target == "c_attn")
+    assert lm.config.tied == (target == "c_attn")
 
 
 ENLARGED: dict[str, dict[str, Any]] = {
@@ -256,7 +256,7 @@ def test_rows_are_those_of_the_tensor(target: str, tiny_model_dir: Path, tmp_pat
         rows = checkpoint.rows(name)(wanted)
         assert np.array_equal(rows, checkpoint.tensor(name)[wanted])
         assert np.array_equal(rows, base.rows(name)(wanted)) == (name != f"{target}.weight")
-    assert checkpoint.config.tie_word_embeddings == (target == "wpe")
+    assert checkpoint.config.tied == (target == "wpe")
 
 
 def test_int8_is_near_and_texts_are_written(adapter: Path, tiny_model_dir: Path) -> None:

@@ -23,7 +23,8 @@ from transformers.activations import ACT2FN
 
 import laplm
 from laplm.errors import CacheError, InputError, ModelFormatError
-from laplm.model.config import NAMED_SIZES, GPTConfig, tensor_shapes
+from laplm.model.config import NAMED_SIZES, ModelConfig
+from laplm.model.families import config_to_hf, tensor_shapes
 from laplm.model.files import safetensors_file
 from laplm.model.files.checkpoint import (
     Checkpoint,
@@ -60,7 +61,7 @@ def configure(directory: Path, **changes: Any) -> None:
 
 def our_logits(checkpoint: Checkpoint) -> np.ndarray[Any, Any]:
     tensors = {name: checkpoint.tensor(name) for name in checkpoint.names}
-    return forward(np.array(IDS), DenseWeights(tensors), checkpoint.config)
+    return forward(np.array(IDS), DenseWeights(tensors, checkpoint.config), checkpoint.config)
 
 
 def their_logits(directory: Path) -> np.ndarray[Any, Any]:
@@ -122,7 +123,7 @@ def with_head(state: State) -> State:
 )
 def test_names_and_buffers_of_every_age(directory: Path, change: Callable[[State], State]) -> None:
     rewrite(directory, change)
-    assert assert_same_model(directory).config.tie_word_embeddings
+    assert assert_same_model(directory).config.tied
 
 
 @pytest.mark.parametrize(("dtype", "name"), [(torch.float16, "fp16"), (torch.bfloat16, "bf16")])
@@ -177,7 +178,7 @@ def test_pickle_through_torchs_restricted_loader(directory: Path, legacy: bool) 
     file = directory / "pytorch_model.bin"
     torch.save(state, file, _use_new_zipfile_serialization=not legacy)
     checkpoint = assert_same_model(directory)
-    assert checkpoint.config.tie_word_embeddings and checkpoint.size_bytes == file.stat().st_size
+    assert checkpoint.config.tied and checkpoint.size_bytes == file.stat().st_size
     rows = checkpoint.rows("wte.weight")(np.array([3, 0, 3]))
     assert np.array_equal(rows, checkpoint.tensor("wte.weight")[[3, 0, 3]])
 
@@ -237,7 +238,7 @@ def test_opening_reads_no_weights_and_mapping_copies_none(tmp_path: Path) -> Non
     file = tmp_path / "model.safetensors"
     file.write_bytes(len(header).to_bytes(8, "little") + header)
     os.truncate(file, 8 + len(header) + end)
-    (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
+    (tmp_path / "config.json").write_text(json.dumps(config_to_hf(config)))
     code = f"""
 import resource, time
 from pathlib import Path
@@ -278,7 +279,7 @@ def test_fingerprint_follows_the_files(directory: Path) -> None:
 def test_output_matrix_of_its_own(tmp_path: Path) -> None:
     model = make_model(tmp_path / "untied", tie_word_embeddings=False)
     checkpoint = assert_same_model(model)
-    assert not checkpoint.config.tie_word_embeddings and checkpoint.names[-1] == "lm_head.weight"
+    assert not checkpoint.config.tied and checkpoint.names[-1] == "lm_head.weight"
 
 
 def other_head(state: State) -> State:
@@ -291,7 +292,7 @@ def test_stored_output_matrix_that_differs_is_used_whatever_the_config_says(
     tied = our_logits(open_checkpoint(directory))
     rewrite(directory, other_head)
     checkpoint = assert_same_model(directory)
-    assert not checkpoint.config.tie_word_embeddings and "lm_head.weight" in checkpoint.names
+    assert not checkpoint.config.tied and "lm_head.weight" in checkpoint.names
     assert np.abs(our_logits(checkpoint) - tied).max() > 0.01
 
 
@@ -302,14 +303,14 @@ def test_matrices_that_differ_in_the_last_number_are_two(directory: Path) -> Non
         return state
 
     rewrite(directory, change)
-    assert not assert_same_model(directory).config.tie_word_embeddings
+    assert not assert_same_model(directory).config.tied
 
 
 @pytest.mark.parametrize("where", ["first", "last of the first 2^20", "last"])
 def test_large_matrices_that_differ_in_one_number_are_two(where: str, tmp_path: Path) -> None:
     """They are compared in pieces of about a million numbers."""
     rng = np.random.default_rng(0)
-    config = GPTConfig(vocab_size=9000, n_embd=128, n_head=2, n_layer=1, n_ctx=8)
+    config = ModelConfig(vocab_size=9000, n_embd=128, n_head=2, n_layer=1, n_ctx=8)
     tensors = {
         name: rng.standard_normal(shape, np.float32) / 10
         for name, shape in tensor_shapes(config).items()
@@ -318,14 +319,14 @@ def test_large_matrices_that_differ_in_one_number_are_two(where: str, tmp_path: 
     assert head.size > 1 << 20
     at = {"first": 0, "last of the first 2^20": (1 << 20) - 1, "last": head.size - 1}[where]
     head.reshape(-1)[at] += 1
-    untied = dataclasses.replace(config, tie_word_embeddings=False)
+    untied = dataclasses.replace(config, tied=False)
     save_checkpoint(tmp_path / "two", untied, tensors | {"lm_head.weight": head})
     configure(tmp_path / "two", tie_word_embeddings=True)
-    assert not open_checkpoint(tmp_path / "two").config.tie_word_embeddings
+    assert not open_checkpoint(tmp_path / "two").config.tied
     assert assert_same_model(tmp_path / "two").names[-1] == "lm_head.weight"
     save_checkpoint(tmp_path / "two", untied, tensors | {"lm_head.weight": tensors["wte.weight"]})
     configure(tmp_path / "two", tie_word_embeddings=True)
-    assert open_checkpoint(tmp_path / "two").config.tie_word_embeddings
+    assert open_checkpoint(tmp_path / "two").config.tied
 
 
 def test_zeros_of_either_sign_are_equal(directory: Path) -> None:
@@ -336,7 +337,7 @@ def test_zeros_of_either_sign_are_equal(directory: Path) -> None:
         return state
 
     rewrite(directory, change)
-    assert assert_same_model(directory).config.tie_word_embeddings
+    assert assert_same_model(directory).config.tied
 
 
 def test_output_matrix_alone_serves_as_both(directory: Path) -> None:
@@ -345,7 +346,7 @@ def test_output_matrix_alone_serves_as_both(directory: Path) -> None:
         return state
 
     rewrite(directory, change)
-    assert assert_same_model(directory).config.tie_word_embeddings
+    assert assert_same_model(directory).config.tied
 
 
 def test_untied_config_without_the_matrix_is_refused(directory: Path) -> None:
@@ -772,7 +773,7 @@ def test_permission_denied_is_one_plain_line(
 # --- saving -----------------------------------------------------------------------------------
 
 
-def opened(directory: Path) -> tuple[GPTConfig, dict[str, np.ndarray[Any, Any]]]:
+def opened(directory: Path) -> tuple[ModelConfig, dict[str, np.ndarray[Any, Any]]]:
     checkpoint = open_checkpoint(directory)
     return checkpoint.config, {name: checkpoint.tensor(name) for name in checkpoint.names}
 

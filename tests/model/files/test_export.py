@@ -198,7 +198,7 @@ def test_what_was_written_wrongly_is_noticed_and_taken_away(
     model: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writer = "laplm.model.files.gguf_file"
-    monkeypatch.setattr(f"{writer}._is_linear", lambda name: False)
+    monkeypatch.setattr(f"{writer}._is_linear", lambda spec: False)
     monkeypatch.setattr(f"{writer}._kind", lambda g, *_: g.GGMLQuantizationType.F32)
     read = "laplm.model.files.export.read_gguf"
 

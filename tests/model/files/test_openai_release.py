@@ -16,7 +16,7 @@ from test_tokenizer import vocab_and_merges
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from laplm.errors import ModelFormatError
-from laplm.model.config import tensor_shapes
+from laplm.model.families import tensor_shapes
 from laplm.model.files.checkpoint import open_checkpoint, read_config
 from laplm.model.reference import DenseWeights, forward
 from laplm.model.tokenizer import Tokenizer
@@ -58,7 +58,7 @@ def test_model_computes_what_transformers_computes(directory: Path) -> None:
     ids = np.arange(10)
     with torch.no_grad():
         theirs = model(torch.from_numpy(ids)[None]).logits[0].numpy()
-    ours = forward(ids, DenseWeights(tensors), checkpoint.config)
+    ours = forward(ids, DenseWeights(tensors, checkpoint.config), checkpoint.config)
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 

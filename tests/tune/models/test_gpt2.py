@@ -10,7 +10,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from tuning_examples import tiny_config, tiny_model
 
 from laplm.errors import ContextLengthError, ModelFormatError
-from laplm.model.config import ACTIVATIONS, GPTConfig, tensor_shapes
+from laplm.model.config import ACTIVATIONS, ModelConfig
+from laplm.model.families import config_to_hf, tensor_shapes
 from laplm.tune.models.gpt2 import TorchGPT
 
 
@@ -19,18 +20,18 @@ from laplm.tune.models.gpt2 import TorchGPT
     [
         {},
         {"n_inner": 48},
-        {"layer_norm_epsilon": 1e-3},
-        *({"activation_function": name} for name in sorted({*ACTIVATIONS} - {"gelu_new"})),
+        {"norm_eps": 1e-3},
+        *({"activation": name} for name in sorted({*ACTIVATIONS} - {"gelu_new"})),
         {"scale_attn_by_inverse_layer_idx": True},
         {"scale_attn_weights": False},
-        {"tie_word_embeddings": False},
+        {"tied": False},
     ],
 )
 def test_logits_and_gradients_are_those_of_transformers(changes: dict[str, object]) -> None:
     config = tiny_config(**changes)
     torch.manual_seed(0)
     theirs = GPT2LMHeadModel(
-        GPT2Config(**config.to_dict(), attn_pdrop=0.0, embd_pdrop=0.0, resid_pdrop=0.0)
+        GPT2Config(**config_to_hf(config), attn_pdrop=0.0, embd_pdrop=0.0, resid_pdrop=0.0)
     )
     with torch.no_grad():
         for parameter in theirs.parameters():  # no biases of 0 or gains of 1
@@ -56,7 +57,7 @@ def test_logits_and_gradients_are_those_of_transformers(changes: dict[str, objec
 
 def test_state_dict_is_a_checkpoint_in_gpt2_names_and_layout() -> None:
     for tied in (True, False):
-        model = tiny_model(tie_word_embeddings=tied)
+        model = tiny_model(tied=tied)
         shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
         assert shapes == tensor_shapes(model.config)
 
@@ -74,7 +75,7 @@ def test_exported_tensors_are_copies_that_load_back() -> None:
 
 
 def test_initial_weights_follow_the_seed_and_gpt2s_scheme() -> None:
-    config = GPTConfig(vocab_size=300, n_ctx=64, n_embd=192, n_layer=2, n_head=3)
+    config = ModelConfig(vocab_size=300, n_ctx=64, n_embd=192, n_layer=2, n_head=3)
     models = [TorchGPT(config) for _ in range(3)]
     for model, seed in zip(models, (0, 0, 1), strict=True):
         model.initialise(seed)
@@ -106,7 +107,7 @@ def test_wrong_tensors_are_named() -> None:
             tiny_model().load_tensors(wrong)
 
 
-@pytest.mark.parametrize("module", ["torch_model", "loss", "trainer"])
+@pytest.mark.parametrize("module", ["models.gpt2", "loss", "trainer"])
 def test_without_torch_the_error_says_what_to_install(module: str) -> None:
     code = (
         "import sys; sys.modules['torch'] = None\n"

@@ -9,6 +9,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from tuning_examples import tiny_config, tiny_model
 
 from laplm.errors import InputError
+from laplm.model.families import config_to_hf
 from laplm.tune.models.gpt2 import TorchGPT
 from laplm.tune.models.lora import LoRAConfig, adapters, add_lora, merge_lora, save_adapter
 
@@ -27,7 +28,7 @@ def adapted(config: LoRAConfig, seed: int = 0) -> TorchGPT:
 
 
 def in_transformers(model: TorchGPT) -> GPT2LMHeadModel:
-    theirs = GPT2LMHeadModel(GPT2Config(**model.config.to_dict()))
+    theirs = GPT2LMHeadModel(GPT2Config(**config_to_hf(model.config)))
     state = {f"transformer.{name}": torch.tensor(v) for name, v in model.tensors().items()}
     theirs.load_state_dict(state | {"lm_head.weight": state["transformer.wte.weight"]})
     return theirs.eval()

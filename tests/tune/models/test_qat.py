@@ -6,17 +6,19 @@ import torch
 from tuning_examples import counting_data, tiny_model
 
 from laplm.model.engine.model import GPT
-from laplm.model.engine.quantize import LINEAR, Precision
+from laplm.model.engine.quantize import Precision
+from laplm.model.families import tensor_specs
 from laplm.model.files.checkpoint import open_checkpoint, save_checkpoint
 from laplm.tune.models.gpt2 import TorchGPT
 from laplm.tune.models.qat import rounded, rounded_matrices
 
 
 def matrices(model: TorchGPT) -> dict[str, torch.Tensor]:
+    specs = tensor_specs(model.config)
     return {
         name: parameter.detach().clone()
         for name, parameter in model.named_parameters()
-        if name.startswith("h.") and name.removesuffix(".weight").endswith(LINEAR)
+        if name in specs and specs[name].is_linear
     }
 
 
@@ -31,7 +33,7 @@ def test_matrices_are_the_ones_that_the_engine_multiplies_with(
     x = np.eye(model.config.n_embd, dtype=np.float32)
     for layer in range(model.config.n_layer):
         name = f"h.{layer}.attn.c_attn"
-        theirs = engine.linear(name, x) - engine.linear(name, np.zeros_like(x))
+        theirs = engine.linear("qkv", layer, x) - engine.linear("qkv", layer, np.zeros_like(x))
         np.testing.assert_allclose(found[f"{name}.weight"].numpy(), theirs, rtol=0, atol=1e-5)
 
 

@@ -1,0 +1,145 @@
+"""The kinds of models, a file for each: what it is stored as, and its forward pass in NumPy.
+
+A family is a module with what ``Family`` lists; nothing else of laplm has to know its names.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol, cast
+
+from laplm.errors import ModelFormatError, shown
+from laplm.model.config import ModelConfig
+from laplm.model.families import gpt2
+from laplm.model.families.ops import Array, Hook
+from laplm.model.tensors import Part, TensorSpec
+from laplm.model.weights import Ids, PastKV, Weights
+
+
+class Family(Protocol):
+    """What a module of this folder has."""
+
+    HF_ARCHITECTURE: str
+    HF_PREFIX: str
+    NO_WEIGHT: re.Pattern[str]
+
+    def config_from_hf(
+        self, values: Mapping[str, Any], generation: Mapping[str, Any] | None = None
+    ) -> ModelConfig:
+        """See ``config_from_hf``."""
+        ...
+
+    def config_to_hf(self, config: ModelConfig) -> dict[str, Any]:
+        """See ``config_to_hf``."""
+        ...
+
+    def tensors(self, config: ModelConfig) -> Iterator[TensorSpec]:
+        """See ``tensor_specs``."""
+        ...
+
+    def embed(
+        self, ids: Ids, positions: Ids, weights: Weights, config: ModelConfig, hook: Hook = ...
+    ) -> Array:
+        """Token ids (T,) at positions (T,) to the residual stream (T, C)."""
+        ...
+
+    def attention(
+        self,
+        x: Array,
+        layer: int,
+        weights: Weights,
+        config: ModelConfig,
+        past: PastKV | None = None,
+        hook: Hook = ...,
+        last_only: bool = False,
+    ) -> Array:
+        """What attention adds to the residual stream: (..., T, C) to itself, or (..., 1, C)."""
+        ...
+
+    def feed_forward(
+        self, x: Array, layer: int, weights: Weights, config: ModelConfig, hook: Hook = ...
+    ) -> Array:
+        """What the feed-forward adds to the residual stream: (..., T, C) -> (..., T, C)."""
+        ...
+
+    def unembed(self, x: Array, weights: Weights, config: ModelConfig, hook: Hook = ...) -> Array:
+        """The final norm and the output matrix: residual stream (..., C) to logits (..., V)."""
+        ...
+
+
+FAMILIES: dict[str, Family] = {"gpt2": cast(Family, gpt2)}
+"""By ``model_type`` of config.json."""
+
+
+def family_of(config: ModelConfig) -> Family:
+    """The module that a model's config belongs to."""
+    return FAMILIES[config.family]
+
+
+def config_from_hf(
+    values: Mapping[str, Any], generation: Mapping[str, Any] | None = None
+) -> ModelConfig:
+    """Read the contents of a Hugging Face ``config.json``.
+
+    Args:
+        values: the contents.
+        generation: those of the ``generation_config.json`` beside it.
+
+    Raises:
+        ModelFormatError: it describes a kind of model that is not known, or its sizes are
+            impossible.
+    """
+    model_type = values.get("model_type", "gpt2")
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
+        raise ModelFormatError(
+            f"config.json: model_type is {shown(model_type)}; laplm runs the GPT-2 family only "
+            '(model_type "gpt2")'
+        )
+    if isinstance(how := values.get("quantization_config"), Mapping):
+        raise ModelFormatError(
+            f"config.json: the weights are quantised ({shown(how.get('quant_method'))}); "
+            "laplm rounds weights itself, so give it the model in fp32, fp16 or bf16"
+        )
+    return FAMILIES[model_type].config_from_hf(values, generation)
+
+
+def config_to_hf(config: ModelConfig) -> dict[str, Any]:
+    """The Hugging Face ``config.json`` of a model."""
+    return family_of(config).config_to_hf(config)
+
+
+@functools.lru_cache(maxsize=64)
+def tensor_specs(config: ModelConfig) -> Mapping[str, TensorSpec]:
+    """Every tensor of a model by its name in the checkpoint, in the checkpoint's order.
+
+    The output matrix is listed only where it is not the token embedding.
+    """
+    return {spec.name: spec for spec in family_of(config).tensors(config)}
+
+
+@functools.lru_cache(maxsize=64)
+def _by_role(config: ModelConfig) -> Mapping[tuple[str, int | None, str], TensorSpec]:
+    return {(s.role, s.layer, s.part): s for s in tensor_specs(config).values()}
+
+
+def spec(
+    config: ModelConfig, role: str, layer: int | None = None, part: Part = "weight"
+) -> TensorSpec:
+    """The tensor of a role.
+
+    Raises:
+        KeyError: the model has none.
+    """
+    return _by_role(config)[role, layer, part]
+
+
+def has(config: ModelConfig, role: str, layer: int | None = None, part: Part = "weight") -> bool:
+    """Whether a model has a tensor of a role."""
+    return (role, layer, part) in _by_role(config)
+
+
+def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor by its name in the checkpoint: see ``tensor_specs``."""
+    return {name: spec.shape for name, spec in tensor_specs(config).items()}
