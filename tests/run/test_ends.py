@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, GPT2LMHeadModel
 
 from laplm.model.tokenizer import Tokenizer
 from laplm.run.language_model import LanguageModel
-from laplm.serve.app import Options, make_app
+from laplm.serve.app import ServerOptions, make_app
 
 PROMPT = "Who is she?\n"
 ANSWER = " a girl"
@@ -94,7 +94,9 @@ def directories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def client(directories: dict[str, Path]) -> Iterator[TestClient]:
-    app, _ = make_app(Options({n: str(p) for n, p in directories.items()}, next(iter(directories))))
+    app, _ = make_app(
+        ServerOptions({n: str(p) for n, p in directories.items()}, next(iter(directories)))
+    )
     with TestClient(app, base_url="http://localhost") as client:
         yield client
 
