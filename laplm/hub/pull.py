@@ -51,6 +51,7 @@ _SMALL = (
     "chat_template.jinja",
     "chat_template.json",
 )
+_PART = ".laplm.incomplete"  # ends the name of what has arrived of a file
 # Chat templates beside the default one, by name.
 _NAMED_TEMPLATE = re.compile(r"additional_chat_templates/\w[\w .-]*\.jinja")
 
@@ -89,6 +90,7 @@ def pull(name: str, *, force: bool = False, progress: Progress | None = None) ->
         names = _choose(name, source)
         size = sum(source.sizes[n] for n in names)
         missing = sum(source.sizes[n] for n in names if force or not source.is_here(n))
+        missing -= source.bytes_begun()
         free = shutil.disk_usage(source.folder).free
         if missing > free:
             raise OSError(errno.ENOSPC, f"{_size(missing)} needed, {_size(free)} free")
@@ -140,6 +142,11 @@ class _Source:
         """Whether the file of this commit is on disk, so far as can be told without asking."""
         return file in self._blobs or (self.folder / "snapshots" / self.commit / file).is_file()
 
+    def bytes_begun(self) -> int:
+        """Bytes of downloads that were cut, which take no more room when they go on."""
+        parts = (self.folder / "blobs").glob(f"*{_PART}")
+        return sum(part.stat().st_size for part in parts)
+
     def fetch(self, file: str, report: Callable[[int], None]) -> Path:
         """The contents of a file, downloaded unless they are there; where they lie."""
         from huggingface_hub import get_hf_file_metadata, hf_hub_url
@@ -173,7 +180,7 @@ class _Source:
             for key, value in self._headers.items()
             if same_host or key.lower() != "authorization"
         }
-        part = blob.with_name(blob.name + ".laplm.incomplete")
+        part = blob.with_name(blob.name + _PART)
         if self.force or (part.is_file() and part.stat().st_size > size):
             part.unlink(missing_ok=True)
         part.touch()
@@ -201,8 +208,11 @@ class _Source:
         refs = self.folder / "refs"
         refs.mkdir(exist_ok=True)
         temporary = refs / f".main.{os.getpid()}.tmp"
-        temporary.write_text(self.commit, encoding="utf-8")
-        temporary.replace(refs / "main")
+        try:
+            temporary.write_text(self.commit, encoding="utf-8")
+            temporary.replace(refs / "main")
+        finally:
+            temporary.unlink(missing_ok=True)
         return snapshot
 
 
@@ -285,7 +295,11 @@ def _link(blob: Path, path: Path) -> None:
         except OSError:
             import shutil
 
-            shutil.copyfile(blob, temporary)
+            try:
+                shutil.copyfile(blob, temporary)
+            except OSError:
+                temporary.unlink(missing_ok=True)
+                raise
     temporary.replace(path)
 
 
@@ -368,7 +382,7 @@ def _endpoint() -> str:
 
 
 def _size(n_bytes: int) -> str:
-    return f"{n_bytes / 1e6:,.0f} MB"
+    return f"{n_bytes / 1e6:,.{0 if n_bytes >= 1e8 else 1}f} MB"
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import re
 import secrets
@@ -29,6 +30,7 @@ from starlette.responses import Response
 
 from laplm import home
 from laplm.bounds import TUNING
+from laplm.errors import CacheError
 from laplm.home import json_text, write_whole
 from laplm.machine import terminate_process
 from laplm.serve.logs import log, log_exception
@@ -48,6 +50,7 @@ _FINAL = ("done", "failed", "stopped")
 _INTERRUPTED = 130  # of a run that was asked to stop, and has kept everything
 _POINTS = 2000  # of a curve, at most; beyond that every other one is dropped
 _MOST_PLANS = 8
+_ROOM = 1 << 16  # bytes; with less, the disk counts as full
 _ENDED = "the server was ended while this run was training; it can go on"
 _LAST = 8 << 10  # bytes in which the last line of a log must lie
 _LINE = 8 << 20  # bytes of a line that a run tells: its plan has a whole window of text in it
@@ -469,7 +472,7 @@ class Tunings:
                     stderr=complaints, limit=_LINE, **_OF_ITS_OWN,
                 )  # fmt: skip
             run.kept["pid"] = process.pid
-            self._write_entry(run)
+            self._keep(run)
             if run.state == "stopping":  # while it was being started
                 _terminate(run)
             assert process.stdout is not None
@@ -477,7 +480,7 @@ class Tunings:
                 self._heard(run, line)
             code = await process.wait()
         except OSError as error:
-            return 1, f"the tuning could not be started ({error})"
+            return 1, f"the tuning could not be started ({home.reason_of(error)})"
         except Exception as error:
             log_exception("tuning", error, run=run.id)
             with contextlib.suppress(ProcessLookupError):
@@ -490,7 +493,7 @@ class Tunings:
                 f"the tuning was ended from outside (signal {-code}); it can go on"
             )
         else:
-            said = run.last_words() or f"the tuning ended with status {code}"
+            said = run.last_words() or _silent_end(run, code)
         log("tuning ended", run=run.id, status=code)
         # By the name that its owner gave it, and not by that of our own copy.
         return code, said.replace(str(run.directory / run.kept["data"]), run.kept["name"])
@@ -516,11 +519,17 @@ class Tunings:
 
     def _set(self, run: Run, state: str, message: str = "") -> None:
         run.kept |= {"state": state, "message": message}
+        self._keep(run)
+        run.tell("state", run.entry())
+
+    def _keep(self, run: Run) -> None:
+        """Write the entry, if that can be; on a full disk the run itself says so."""
         try:
             self._write_entry(run)
-        except Exception as error:  # a full disk: the run itself says so
+        except CacheError as error:
+            log("run not kept", logging.ERROR, run=run.id, reason=str(error))
+        except Exception as error:
             log_exception("run not kept", error, run=run.id)
-        run.tell("state", run.entry())
 
     def _write_entry(self, run: Run) -> None:
         write_whole(run.directory / "entry.json", json_text(run.kept, indent=2).encode())
@@ -531,8 +540,20 @@ class Tunings:
         except OSError as error:
             raise home.cannot_write(run.directory, error) from None
         data = content.encode("utf-8", errors="replace")  # half of a character is no text
-        write_whole(run.directory / run.kept["data"], data)
-        self._write_entry(run)
+        try:
+            write_whole(run.directory / run.kept["data"], data)
+            self._write_entry(run)
+        except CacheError:
+            shutil.rmtree(run.directory, ignore_errors=True)
+            raise
+
+
+def _silent_end(run: Run, code: int) -> str:
+    """Why a process ended that could not write down a reason."""
+    with contextlib.suppress(OSError):
+        if code != 0 and shutil.disk_usage(run.directory).free < _ROOM:
+            return f"no space left in {run.directory.parent}: free some, then start it again"
+    return f"the tuning ended with status {code}"
 
 
 def _terminate(run: Run) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import hashlib
 import json
 import os
@@ -21,10 +22,11 @@ from hub_server import Hub, start
 import laplm
 from laplm.errors import DownloadError, ModelNotFoundError
 from laplm.hub.locate import ADAPTER_FILES, installed, locate
-from laplm.hub.pull import pull
+from laplm.hub.pull import _Counted, pull
 from laplm.model.files.checkpoint import open_checkpoint
 from laplm.model.tokenizer import Tokenizer
 
+Usage = namedtuple("Usage", "total used free")
 pytest_plugins = ("hub_cache",)  # its fixture; a second conftest would hide the first one
 
 
@@ -383,10 +385,69 @@ def test_offline_setting_is_named(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_full_disk_is_refused_before_the_weights(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**6, 10**6 - 9, 9))
-    with pytest.raises(DownloadError, match=r"no space left.*needed.*HF_HUB_CACHE"):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**6, 10**6 - 9, 9))
+    with pytest.raises(DownloadError, match=r"no space left.*0\.8 MB needed.*HF_HUB_CACHE"):
         pull("gpt2", progress=quiet)
+    assert hub.downloads() == []
+
+
+@pytest.fixture
+def lying_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that has room when it is asked, and then another program takes it."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**12, 0, 10**12))
+
+
+def test_disk_that_becomes_full_is_one_line_and_the_pull_goes_on(
+    hub: Hub, cache: Path, lying_disk: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = 200_000
+
+    def write(self: _Counted, data: bytes) -> int:
+        if self.tell() + len(data) > room:  # as the system does: what fits is written
+            self._file.write(data[: room - self.tell()])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return self._file.write(data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_Counted, "write", write)
+        with pytest.raises(DownloadError, match=r"no space left in .*; free some.*is kept") as said:
+            pull("gpt2", progress=quiet)
+    assert "\n" not in str(said.value)
+    with pytest.raises(ModelNotFoundError, match="only in part"):
+        locate("gpt2")
+    hub.requests.clear()
+    # What is left fits, where the whole would not.
+    weights = hub.repos["openai-community/gpt2"] / "model.safetensors"
+    size = weights.stat().st_size
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(size, room, size - room + 20_000))
+    path = pull("gpt2", progress=quiet)
+    assert [r.range for r in hub.downloads()] == [f"bytes={room}-"]
+    assert (path / "model.safetensors").read_bytes() == weights.read_bytes()
+
+
+@pytest.mark.parametrize("where", ["refs", "copy"])
+def test_disk_that_is_full_at_the_end_leaves_no_pieces(
+    hub: Hub, cache: Path, lying_disk: None, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def full(*arguments: object, **options: object) -> None:
+        Path(str(arguments[-1] if where == "copy" else arguments[0])).touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def no_link(*_: object) -> None:
+        raise OSError("no links here")
+
+    with monkeypatch.context() as patch:
+        if where == "refs":
+            patch.setattr(Path, "write_text", full)
+        else:
+            for name in ("symlink_to", "hardlink_to"):
+                patch.setattr(Path, name, no_link)
+            patch.setattr(shutil, "copyfile", full)
+        with pytest.raises(DownloadError, match="no space left in"):
+            pull("gpt2", progress=quiet)
+    assert not list(cache.rglob("*.tmp"))
+    hub.requests.clear()
+    assert pull("gpt2", progress=quiet) == locate("gpt2")
     assert hub.downloads() == []
 
 
@@ -410,7 +471,7 @@ def test_impossible_names_are_not_sent_anywhere(hub: Hub, name: str) -> None:
 
 
 def test_two_pulls_at_once_leave_one_whole_model(hub: Hub) -> None:
-    code = "from laplm.hub.pull import pull; print(pull('gpt2'))"
+    code = "from laplm.hub.pull import _Counted, pull; print(pull('gpt2'))"
     environment = os.environ | {"HF_HUB_OFFLINE": "0"}
     pulls = [
         subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE)

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import logging
+import os
+import shutil
+from collections import namedtuple
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from laplm.errors import CacheError
+from laplm.home import cannot_write
+from laplm.serve import tuning
 from laplm.serve.problems import ApiError
-from laplm.serve.tuning import _POINTS, Run, TuneSettings, Tunings, _put
+from laplm.serve.tuning import _POINTS, Run, TuneRequest, TuneSettings, Tunings, _put
 
 
 def keep(directory: Path, id_: str, **kept: Any) -> Path:
@@ -161,3 +169,41 @@ def test_who_watches_is_told_of_everything_until_the_end(tmp_path: Path) -> None
     assert b'"train_loss":null' in told[1]
     assert b'"state":"done"' in told[3]
     assert len(ended) == 1
+
+
+@pytest.fixture
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(path: Path, content: bytes) -> None:
+        raise cannot_write(path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+
+    monkeypatch.setattr(tuning, "write_whole", write)
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**6, 10**6, 0))
+
+
+def test_what_a_full_disk_cannot_hold_is_refused_and_leaves_nothing(
+    tmp_path: Path, full_disk: None
+) -> None:
+    tunings = Tunings(tmp_path / "runs")
+    body = TuneRequest(name="a.txt", content="Once upon a time.")
+    with pytest.raises(CacheError, match=r"no space left to write .*data\.txt: free some"):
+        asyncio.run(tunings.create(body, "tiny", "tiny"))
+    assert tunings.entries() == []
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_a_run_whose_state_a_full_disk_cannot_hold_goes_on_and_the_log_has_one_line(
+    tmp_path: Path, full_disk: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    keep(tmp_path, "1", state="planned")
+    tunings = Tunings(tmp_path)
+    run = tunings.get("1")
+    with caplog.at_level(logging.ERROR, "laplm.serve"):
+        tunings._set(run, "running")
+    assert run.state == "running"
+    (line,) = caplog.records
+    assert line.exc_info is None and "no space left" in line.fields["reason"]
+    assert (
+        tuning._silent_end(run, 2) == f"no space left in {tmp_path}: free some, then start it again"
+    )
+    assert Tunings(tmp_path).get("1").state == "planned", "as it was kept last"
