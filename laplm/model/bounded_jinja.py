@@ -43,7 +43,7 @@ _SLOWER = 512
 _PERCENT = re.compile(r"%([^%a-zA-Z]*)")
 _BRACES = re.compile(r"\{([^{}]*)(\{?)")
 _NUMBER = re.compile(r"\d+")
-_VIEWS = (type({}.keys()), type({}.values()), type({}.items()))
+_VIEWS: tuple[type, ...] = (type({}.keys()), type({}.values()), type({}.items()))
 _SEQUENCES = (list, tuple, set, frozenset)
 
 
@@ -168,11 +168,14 @@ def _formatted(text: Any, *arguments: Any, **named: Any) -> int:
         flat = chain.from_iterable(v if isinstance(v, Iterable) else [v] for v in inner)
         size += sum(abs(v) for v in flat if isinstance(v, int))
     uses = 1 + text.count("%") + text.count("{")
-    return size + len(text) + uses * sum(map(account.size, values))
+    total: int = size + len(text) + uses * sum(map(account.size, values))
+    return total
 
 
 def _indented(text: Any, width: Any = 4, *_: Any, **__: Any) -> int:
-    return len(text) + (text.count("\n") + 1) * (width if isinstance(width, int) else len(width))
+    by: int = width if isinstance(width, int) else len(width)
+    size: int = len(text) + (text.count("\n") + 1) * by
+    return size
 
 
 def _wrapped(

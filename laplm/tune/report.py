@@ -22,11 +22,11 @@ from laplm.errors import InputError
 from laplm.home import write_whole
 from laplm.model.chat import ChatTemplate, ControlText, encode_piece
 from laplm.model.config import ModelConfig
-from laplm.model.engine.quantize import Progress
 from laplm.model.families import tensor_specs
 from laplm.model.files.checkpoint import Checkpoint
 from laplm.model.tensors import TensorSpec
 from laplm.model.tokenizer import Tokenizer
+from laplm.progress import Progress
 from laplm.tune.data.corpus import perplexity
 from laplm.tune.data.read import Example, Reading
 from laplm.tune.memorisation import Span, longest_copied_spans
