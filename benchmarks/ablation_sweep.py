@@ -40,7 +40,7 @@ OURS, PEER, AIM = "laplm fp32", "transformers, a pass for each head", 3.0
 
 def laplm_sweep(model: Path, threads: int, precision: str) -> Sweep:
     """``laplm.look``: runs together, from where they part."""
-    from laplm.look.ablation import ablate
+    from laplm.look import ablate
     from laplm.run.language_model import LanguageModel
 
     lm = LanguageModel(model, precision, threads)

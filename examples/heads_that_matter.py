@@ -9,7 +9,7 @@ import sys
 import numpy as np
 
 import laplm
-from laplm.look.ablation import ablate, ablation_tap
+from laplm.look import ablate, ablation_tap
 
 KEPT = 5
 

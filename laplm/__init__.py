@@ -1,4 +1,4 @@
-"""laplm: run, look inside and teach a GPT-2-family language model on your own laptop.
+"""laplm: run, look inside and fine-tune a GPT-2-family language model on your own laptop.
 
 Example:
     >>> import laplm

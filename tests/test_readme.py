@@ -20,6 +20,8 @@ from tests import documents
 from tests.documents import BLOCKS, BY_CI, DOCUMENTS, ROOT, name_of, runs, where
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+SETTINGS = (ROOT / "docs/reference/settings.md").read_text(encoding="utf-8")
+MEMORY = (ROOT / "docs/how/memory.md").read_text(encoding="utf-8")
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
 
 
@@ -61,13 +63,23 @@ def test_the_two_commands_at_the_top_are_those_that_ci_runs() -> None:
         assert found.stdout.rstrip("\n") == command
 
 
+def test_the_readme_is_read_in_one_sitting() -> None:
+    lines = README.splitlines()
+    assert len(lines) <= 220
+    pictures = re.findall(r"!\[.+\]\((docs/images/[\w.]+)\)", README)
+    assert len(pictures) >= 2
+    assert next(i for i, line in enumerate(lines) if line.startswith("![")) < 10
+    for picture in pictures:
+        assert (ROOT / picture).stat().st_size < 150_000, picture
+
+
 def verbs() -> set[str]:
     help_text = commands.make_parser().format_help().split("COMMAND\n", 1)[1]
     return set(re.findall(r"^    (\w+)", help_text, re.MULTILINE))
 
 
 def test_every_command_has_its_line_and_every_line_its_command() -> None:
-    table = README.split("| command | does |")[1].split("\n\n")[0]
+    table = SETTINGS.split("| command | does |")[1].split("\n\n")[0]
     assert set(re.findall(r"^\| `laplm (\w+)", table, re.MULTILINE)) == verbs()
 
 
@@ -82,7 +94,7 @@ def test_commands_that_are_named_have_a_help_text(
 
 
 def test_options_that_are_named_exist(capsys: pytest.CaptureFixture[str]) -> None:
-    texts = [README, *(b.text for b in BLOCKS if b.language in ("sh", "console"))]
+    texts = [README, SETTINGS, *(b.text for b in BLOCKS if b.language in ("sh", "console"))]
     for verb, rest in re.findall(r"laplm ([a-z]+)((?: [^\n`|]*)?)", "\n".join(texts)):
         if verb not in verbs() or verb == "audit":
             continue
@@ -95,7 +107,7 @@ def test_options_that_are_named_exist(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_variables_that_are_named_are_those_that_are_read() -> None:
     code = "\n".join(path.read_text(encoding="utf-8") for path in ROOT.glob("laplm/**/*.py"))
-    table = README.split("| variable | is |")[1].split("\n\n")[0]
+    table = SETTINGS.split("| variable | is |")[1].split("\n\n")[0]
     read = set(re.findall(r'environ(?:\.get\(|\[)"(LAPLM_\w+)"', code))
     assert set(re.findall(r"`(LAPLM_\w+)`", table)) == read
     assert "`HF_HOME`" in table
@@ -111,8 +123,8 @@ def test_the_tree_is_the_tree() -> None:
         if names[0].endswith("/"):
             folders[depth:] = [names[0]]
         shown |= {"".join([*folders[:depth], name]) for name in names}
-    # A look is a file of its own and named after it: the directory says enough.
-    modules = [path for path in ROOT.glob("laplm/**/*.py") if path.parent.name != "look"]
+    # A view is a file of its own and named after it: the directory says enough.
+    modules = [path for path in ROOT.glob("laplm/**/*.py") if path.parent.name != "views"]
     there = {path.relative_to(ROOT).as_posix() for path in modules}
     assert {name for name in shown if name.endswith(".py")} == {
         path for path in there if not path.endswith(("__init__.py", "__main__.py"))
@@ -129,7 +141,7 @@ def test_links_lead_somewhere(document: Path) -> None:
 
 
 def test_the_memory_table_is_what_the_layouts_need() -> None:
-    table = README.split("## Memory")[1].split("##")[0]
+    table = MEMORY.split("## Weights")[1].split("##")[0]
     rows = {
         name: [float(cell.replace(",", "").split()[0]) for cell in cells]
         for name, *cells in (

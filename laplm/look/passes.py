@@ -33,46 +33,46 @@ Past = DensePast | KVCache
 
 _dense: weakref.WeakKeyDictionary[Checkpoint, reference.DenseWeights] = weakref.WeakKeyDictionary()
 
-_between: ContextVar[Callable[[], None] | None] = ContextVar("between", default=None)
+_cancel_check: ContextVar[Callable[[], None] | None] = ContextVar("cancel_check", default=None)
 
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
 @contextlib.contextmanager
-def stoppable(between: Callable[[], None]) -> Iterator[None]:
-    """Call ``between`` again and again while a view is made: what it raises ends the view.
+def cancellable(check: Callable[[], None]) -> Iterator[None]:
+    """Call ``check`` again and again while a view is made: what it raises ends the view.
 
     It is called before each pass, between the sublayers of those that are not compiled, between
     the tokens of a text, and before weights are multiplied with outside of a pass.
     """
-    token = _between.set(between)
+    token = _cancel_check.set(check)
     try:
         yield
     finally:
-        _between.reset(token)
+        _cancel_check.reset(token)
 
 
-def _pause() -> None:
-    between = _between.get()
-    if between is not None:
-        between()
+def _check_cancelled() -> None:
+    check = _cancel_check.get()
+    if check is not None:
+        check()
 
 
-def watched(tap: Tap) -> Tap:
-    """A tap that can be stopped at every activation: see ``stoppable``."""
+def cancellable_tap(tap: Tap) -> Tap:
+    """A tap that can be stopped at every activation: see ``cancellable``."""
 
     def see(name: str, layer: int | None, x: Array) -> Array | None:
-        _pause()
+        _check_cancelled()
         return tap(name, layer, x)
 
     return see
 
 
-def write(gpt: CausalLM, model: Model, request: GenerationRequest) -> GenerationStream:
+def generate(gpt: CausalLM, model: Model, request: GenerationRequest) -> GenerationStream:
     """The text of a request, generated to its end."""
     stream = GenerationStream(gpt, model.tokenizer, request)
     for _ in stream:
-        _pause()
+        _check_cancelled()
     return stream
 
 
@@ -113,12 +113,12 @@ def _forward(
     model: Model, ids: ArrayLike, tap: Tap | None, past: Past | None, last_only: bool
 ) -> Array:
     array = _checked(ids, model.config, 0 if past is None else past.length)
-    _pause()
+    _check_cancelled()
     if tap is not None:
-        tap = watched(tap)
+        tap = cancellable_tap(tap)
     if model.precision == "fp32":
         assert past is None or isinstance(past, DensePast)
-        see = watched(lambda name, layer, x: None) if tap is None else tap
+        see = cancellable_tap(lambda name, layer, x: None) if tap is None else tap
         return reference.forward(array, dense_weights(model), model.config, past, see, last_only)
     assert past is None or isinstance(past, KVCache)
     return model.gpt.forward(array, past, tap, last_only=last_only)
@@ -129,7 +129,7 @@ def new_past(model: Model) -> Past:
     return DensePast() if model.precision == "fp32" else model.gpt.new_cache()
 
 
-def cache(
+def run_with_cache(
     model: Model,
     ids: ArrayLike,
     names: Iterable[str] | None = None,
@@ -158,7 +158,7 @@ def dense_weights(model: Model) -> reference.DenseWeights:
     Raises:
         ModelFormatError: a weight is NaN or infinite.
     """
-    _pause()
+    _check_cancelled()
     weights = _dense.get(model.checkpoint)
     if weights is None:
         tensors = {name: model.checkpoint.tensor(name) for name in model.checkpoint.names}
@@ -176,7 +176,7 @@ def weights(model: Model) -> Weights:
     """
     if model.precision == "fp32":
         return dense_weights(model)
-    _pause()
+    _check_cancelled()
     return model.gpt.weights
 
 

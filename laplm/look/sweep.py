@@ -1,7 +1,7 @@
-"""Many runs that part from one run in a single place each: only what comes after is computed.
+"""Many runs that diverge from one run at a single sublayer each: only what follows is computed.
 
 An ablation of every head, or a patch at every position, is hundreds of forward passes that are
-nearly the same. Here a run starts at the sublayer where it parts from the original, with the
+nearly the same. Here a run starts at the sublayer where it diverges from the original, with the
 residual stream it has there; the runs go on together, so every matrix is read once for many of
 them; and in the last layer only the last position is worked out, whose logits are asked for.
 The tests bind this path to single passes with a ``tap``.
@@ -28,8 +28,8 @@ ROWS = 512
 
 
 @dataclass(frozen=True)
-class Fork:
-    """Runs that part from the original at the same place.
+class Branch:
+    """Runs that diverge from the original at the same sublayer.
 
     Attributes:
         step: how many sublayers they share with it: ``2 * layer`` is before the layer's attention,
@@ -52,7 +52,7 @@ class Finished(NamedTuple):
 
 
 def sweep(
-    forks: Sequence[Fork],
+    branches: Sequence[Branch],
     weights: Weights,
     config: ModelConfig,
     n_positions: int,
@@ -61,7 +61,7 @@ def sweep(
     """Bring every run to its end.
 
     Args:
-        forks: in the order of their steps. Their runs are numbered in this order from 0.
+        branches: in the order of their steps. Their runs are numbered in this order from 0.
         weights: the model's weights.
         config: the model's sizes.
         n_positions: T, the length of the prompt.
@@ -70,16 +70,16 @@ def sweep(
     Yields:
         Some runs at a time, in order, with the logits after the last position.
     """
-    assert [fork.step for fork in forks] == sorted(fork.step for fork in forks)
+    assert [branch.step for branch in branches] == sorted(branch.step for branch in branches)
     end = 2 * config.n_layer
-    total = sum(fork.count * (end + 1 - fork.step) for fork in forks)
+    total = sum(branch.count * (end + 1 - branch.step) for branch in branches)
     done = start = 0
-    for group in _groups(forks, max(1, ROWS // n_positions)):
+    for group in _groups(branches, max(1, ROWS // n_positions)):
         x = np.empty((0, n_positions, config.n_embd), np.float32)
         for step in range(group[0][0].step, end + 1):
             if step >= end - 1:
                 x = x[:, -1:]
-            joining = [fork.streams(some) for fork, some in group if fork.step == step]
+            joining = [branch.streams(some) for branch, some in group if branch.step == step]
             x = np.concatenate([x, *(new[:, -x.shape[1] :] for new in joining)])
             if step < end:
                 x = _next_sublayer(x, step, weights, config)
@@ -100,15 +100,15 @@ def _next_sublayer(x: Array, step: int, weights: Weights, config: ModelConfig) -
     return x[:, -added.shape[1] :] + added
 
 
-def _groups(forks: Sequence[Fork], size: int) -> Iterator[list[tuple[Fork, slice]]]:
+def _groups(branches: Sequence[Branch], size: int) -> Iterator[list[tuple[Branch, slice]]]:
     """Runs in order, so many at a time."""
-    group: list[tuple[Fork, slice]] = []
+    group: list[tuple[Branch, slice]] = []
     room = size
-    for fork in forks:
+    for branch in branches:
         start = 0
-        while start < fork.count:
-            some = slice(start, min(fork.count, start + room))
-            group.append((fork, some))
+        while start < branch.count:
+            some = slice(start, min(branch.count, start + room))
+            group.append((branch, some))
             room -= some.stop - start
             start = some.stop
             if room == 0:

@@ -1,4 +1,4 @@
-"""What an intervention is measured by: the logit of one token, or its lead over another."""
+"""What an intervention is measured by: the logit of one token, or its difference from another's."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ class Target:
     Attributes:
         token_id: its id.
         token: its text, white space made visible.
-        against_id: the other token's id, or None.
-        against: the other token's text, or None.
+        contrast_id: the other token's id, or None.
+        contrast: the other token's text, or None.
     """
 
     token_id: int
     token: str
-    against_id: int | None = None
-    against: str | None = None
+    contrast_id: int | None = None
+    contrast: str | None = None
 
-    def score(self, logits: Array) -> Array:
-        """The logit of the token, less the other's when there is one: (..., V) -> (...)."""
+    def logit_diff(self, logits: Array) -> Array:
+        """The logit of the token, less the contrast's when there is one: (..., V) -> (...)."""
         out: Array = logits[..., self.token_id]
-        return out if self.against_id is None else out - logits[..., self.against_id]
+        return out if self.contrast_id is None else out - logits[..., self.contrast_id]
 
 
-def score_name(token: str, against: str | None) -> str:
-    """The score of a target in words."""
-    return f"logit of “{token}”" + (f" less that of “{against}”" if against is not None else "")
+def logit_diff_name(token: str, contrast: str | None) -> str:
+    """What ``Target.logit_diff`` measures, in words."""
+    return f"logit of “{token}”" + (f" less that of “{contrast}”" if contrast is not None else "")
 
 
 def choose(
-    model: Model, logits: Array, target: str | None = None, against: str | None = None
+    model: Model, logits: Array, target: str | None = None, contrast: str | None = None
 ) -> Target:
     """The target that was asked for, or else the token that the model finds likeliest.
 
@@ -50,19 +50,19 @@ def choose(
         model: the model.
         logits: of the prompt's last position, (V,).
         target: one token, with its space: " Madrid".
-        against: another, or None.
+        contrast: another, or None.
 
     Raises:
         InputError: one of the two is not a single token, or both are the same.
     """
     token_id = passes.one_token(model, target) if target is not None else best(model, logits)
-    against_id = passes.one_token(model, against) if against is not None else None
+    contrast_id = passes.one_token(model, contrast) if contrast is not None else None
     labels = passes.token_labels(
-        model, [token_id] if against_id is None else [token_id, against_id]
+        model, [token_id] if contrast_id is None else [token_id, contrast_id]
     )
-    if token_id == against_id:
+    if token_id == contrast_id:
         raise InputError(f"“{labels[0]}” is compared with itself; choose another token for one")
-    return Target(token_id, labels[0], against_id, labels[1] if len(labels) > 1 else None)
+    return Target(token_id, labels[0], contrast_id, labels[1] if len(labels) > 1 else None)
 
 
 def best(model: Model, logits: Array) -> int:

@@ -37,12 +37,12 @@ def direct_logits(model: Model, vectors: Array) -> Array:
 
 
 def strongest(model: Model, vectors: Array, count: int) -> tuple[list[list[str]], list[list[str]]]:
-    """The tokens whose logits each of the vectors (N, C) raises most, and lowers most."""
+    """The tokens that each of the vectors (N, C) promotes most, and suppresses most."""
     known = min(model.tokenizer.vocab_size, model.config.vocab_size)
-    scores = direct_logits(model, vectors)[:, :known]
-    raised = [passes.token_labels(model, greatest(row, count).tolist()) for row in scores]
-    lowered = [passes.token_labels(model, greatest(-row, count).tolist()) for row in scores]
-    return raised, lowered
+    logits = direct_logits(model, vectors)[:, :known]
+    promoted = [passes.token_labels(model, greatest(row, count).tolist()) for row in logits]
+    suppressed = [passes.token_labels(model, greatest(-row, count).tolist()) for row in logits]
+    return promoted, suppressed
 
 
 def greatest(values: NDArray[Any], count: int) -> NDArray[np.int64]:

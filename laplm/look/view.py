@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import html
 import io
 import math
 from abc import ABC, abstractmethod
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from laplm import html_page
 from laplm.errors import CacheError, InputError, MissingExtraError
 from laplm.home import json_text, reason_of, write_whole
 from laplm.model.config import ModelConfig
@@ -204,14 +204,14 @@ class View(ABC):
         parts = self.parts()
         shown: list[Table | Grid | Passage]
         try:
-            picture = f"<figure>{_svg(self.plot())}</figure>\n"
+            picture = html_page.figure(_svg(self.plot())) + "\n"
             shown = [part for part in parts if not isinstance(part, Grid | Maps)]
         except MissingExtraError:
             # Then matrices are tables, as far as they can be.
             picture, shown = "", [part for part in parts if not isinstance(part, Maps)]
         title = parts[0].title  # and not once more over the part that it belongs to
         body = (part_html(part, heading=part.title != title) for part in shown)
-        return page(title, picture + "\n".join(body))
+        return html_page.page(title, picture + "\n".join(body))
 
     def save(self, path: str | Path) -> Path:
         """Write a picture (``.png``, ``.svg``), a page (``.html``) or data (``.csv``, ``.json``).
@@ -326,36 +326,12 @@ def _svg(figure: Figure) -> str:
     return text[text.index("<svg") :]
 
 
-_STYLE = """
-:root { color-scheme: light dark; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
-figure { margin: 0; background: white; border-radius: 6px; }
-svg { max-width: 100%; height: auto; }
-table { border-collapse: collapse; margin: 0.5rem 0; }
-th, td { padding: 0.15rem 0.8rem; text-align: left; border-bottom: 1px solid #8884; }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
-.passage { white-space: pre-wrap; font-size: 1.1rem; line-height: 1.9; }
-.passage span { border-radius: 3px; padding: 0.1rem 0; color: black; }
-"""
-
-
-def page(title: str, body: str) -> str:
-    """A whole HTML document that loads nothing from anywhere."""
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head>\n"
-        f"<body>\n<h1>{html.escape(title)}</h1>\n{body}\n</body></html>\n"
-    )
-
-
 def part_html(part: Table | Grid | Passage, *, heading: bool = True) -> str:
     """One part as HTML, with or without its title over it."""
-    note = f"<p>{html.escape(part.note)}</p>" if part.note else ""
-    title = f"<h2>{html.escape(part.title)}</h2>" if heading else ""
+    title = html_page.heading(part.title) if heading else ""
+    note = html_page.paragraph(part.note)
     if isinstance(part, Passage):
-        spans = "".join(_span_html(span) for span in part.spans)
-        return f'{title}<div class="passage">{spans}</div>{note}'
+        return f"{title}{html_page.passage([_span_html(span) for span in part.spans])}{note}"
     if isinstance(part, Grid):
         columns = [Column(""), *(Column(label, part.digits) for label in part.column_labels)]
         rows = [
@@ -363,33 +339,24 @@ def part_html(part: Table | Grid | Passage, *, heading: bool = True) -> str:
             for label, row in zip(part.row_labels, part.values, strict=True)
         ]
         part = Table(title=part.title, columns=columns, rows=rows, note=part.note)
-    numeric = [
-        any(isinstance(row[i], int | float | np.number) for row in part.rows)
-        for i in range(len(part.columns))
-    ]
-    kinds = [' class="number"' if number else "" for number in numeric]
-    head = "".join(
-        f"<th{kind}>{html.escape(column.name)}</th>"
-        for kind, column in zip(kinds, part.columns, strict=True)
+    table = html_page.table(
+        [column.name for column in part.columns],
+        [
+            [column.text(value) for column, value in zip(part.columns, row, strict=True)]
+            for row in part.rows
+        ],
+        [
+            any(isinstance(row[i], int | float | np.number) for row in part.rows)
+            for i in range(len(part.columns))
+        ],
     )
-    rows_html = "".join(
-        "<tr>"
-        + "".join(
-            f"<td{kind}>{html.escape(column.text(value))}</td>"
-            for kind, column, value in zip(kinds, part.columns, row, strict=True)
-        )
-        + "</tr>\n"
-        for row in part.rows
-    )
-    return f"{title}<table><tr>{head}</tr>\n{rows_html}</table>{note}"
+    return f"{title}{table}{note}"
 
 
 def _span_html(span: Span) -> str:
-    tip = f' title="{html.escape(span.tip, quote=True)}"' if span.tip else ""
     if span.strength is None:
-        return f"<span{tip} style='color:inherit'>{html.escape(span.text)}</span>"
+        return html_page.span(span.text, tip=span.tip)
     # From a warm tint (unlikely) to a cool one (likely), both light enough for black text.
     from_, to = (253, 184, 99), (140, 190, 235)
     rgb = [round(a + (b - a) * span.strength) for a, b in zip(from_, to, strict=True)]
-    colour = f"rgb({rgb[0]},{rgb[1]},{rgb[2]})"
-    return f"<span{tip} style='background:{colour}'>{html.escape(span.text)}</span>"
+    return html_page.span(span.text, f"rgb({rgb[0]},{rgb[1]},{rgb[2]})", span.tip)

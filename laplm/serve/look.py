@@ -1,151 +1,43 @@
-"""``/api/look``: every view of ``laplm look`` over HTTP.
+"""``/api/look``: every view of ``laplm.look.VIEWS`` over HTTP.
 
-A view's parameters are those of its function, so a view is added by one line in ``views``. One
-thread works on views; who comes while too many wait is told to come again. A view whose client has
-gone, as a page's does with the next key that is pressed, is given up between two layers.
+Routes and the fields of requests are made from the entries. One thread works on views; who comes
+while too many wait is told to come again. A view whose client has gone, as a page's does with the
+next key that is pressed, is given up between two layers.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import inspect
 import threading
 import time
-import types
-import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, create_model
 from starlette.responses import Response
 
-from laplm.look import (
-    ablation,
-    attention,
-    attribution,
-    block,
-    compare,
-    continuations,
-    embeddings,
-    generation,
-    inside,
-    lens,
-    next_token,
-    passes,
-    patching,
-    positions,
-    stats,
-    steering,
-    tokens,
-    trace,
-)
-from laplm.look.view import Grid, Maps, Model, Part, Passage, Table, View, plain
-from laplm.run.language_model import LanguageModel
+from laplm.look import VIEWS, passes
+from laplm.look.registry import INT32, Parameter, ViewEntry
+from laplm.look.view import Grid, Maps, Part, Passage, Table, plain
 from laplm.serve.models import ModelRegistry
 from laplm.serve.parameters import JsonInteger
 from laplm.serve.problems import BODY, CLIENT_GONE, ApiError, JsonResponse, error_responses, to_json
 from laplm.serve.streams import cancel_on_disconnect
 
 T = TypeVar("T")
-Make = Callable[..., View]
 
 MOST_WAITING = 8
 _KINDS = {Table: "table", Grid: "grid", Maps: "maps", Passage: "passage"}
-# Not for a request to say.
-_OURS = ("model", "progress", "max_bytes")
-_Whole = Annotated[JsonInteger, Field(ge=-(2**31), lt=2**31)]
-_Seed = Annotated[JsonInteger, Field(ge=0, lt=2**63)]
+_Whole = Annotated[JsonInteger, Field(ge=INT32[0], le=INT32[1])]
+# As values, not as types: what is in their brackets is known only when the program runs.
+_LITERAL: Any = Literal
+_LIST: Any = list
 _Number = Annotated[float, Field(allow_inf_nan=False)]
 _Name = Annotated[str, Field(max_length=300)]
-
-
-def _write_without(
-    model: LanguageModel,
-    text: str | list[int],
-    *,
-    without: list[str],
-    how: ablation.How = "zero",
-    mean_of: str | list[str] | None = None,
-    max_new_tokens: int = 30,
-    temperature: float = 0.8,
-    top_k: int = 40,
-    seed: int = 1,
-) -> View:
-    """Text written without parts such as head:3.1, attention:2, feed-forward:0, neuron:4.17."""
-    parts = ablation.parts_named(without)
-    tap = ablation.ablation_tap(model, **parts, how=how, mean_of=mean_of)
-    return continuations.continuations(
-        model,
-        text,
-        {"nothing": None, f"without {', '.join(without)}": tap},
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        seed=seed,
-    )
-
-
-def _write_patched(
-    model: LanguageModel,
-    clean: str | list[int],
-    corrupted: str | list[int],
-    *,
-    layer: int,
-    positions: list[int],
-    stages: list[str] = ["resid_pre"],  # noqa: B006 (never changed)
-    max_new_tokens: int = 30,
-    temperature: float = 0.8,
-    top_k: int = 40,
-    seed: int = 1,
-) -> View:
-    """Text written by a corrupted prompt with positions of one layer patched from a clean one."""
-    where = ", ".join(map(str, positions))
-    changes: dict[str, Any] = {"nothing": None}
-    for stage in stages:
-        changes[f"{stage} of layer {layer} at {where}"] = patching.patching_tap(
-            model, clean, corrupted, stage=stage, layer=layer, positions=positions
-        )
-    return continuations.continuations(
-        model,
-        corrupted,
-        changes,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        seed=seed,
-    )
-
-
-# Name -> title and function. What `laplm look` has as an option of a view is a view of its own.
-VIEWS: dict[str, tuple[str, Make]] = {
-    "stats": ("Sizes", stats.stats),
-    "scale": ("Models by year", stats.model_scale),
-    "tokens": ("Tokens", tokens.tokens),
-    "embeddings": ("Embeddings", embeddings.embeddings),
-    "nearest": ("Nearest tokens", embeddings.nearest),
-    "positions": ("Positions", positions.positions),
-    "order": ("The order of words", positions.word_order),
-    "block": ("One block", block.block),
-    "residual": ("The residual stream", block.residual_stream),
-    "attention": ("Attention", attention.attention),
-    "kinds": ("Kinds of heads", attention.head_kinds),
-    "next": ("The next token", next_token.next_token),
-    "inside": ("One pass at a glance", inside.inside),
-    "lens": ("Logit lens", lens.lens),
-    "attribution": ("Attribution", attribution.attribution),
-    "ablate": ("Ablation", ablation.ablate),
-    "without": ("Text without parts", _write_without),
-    "patch": ("Patching", patching.patch),
-    "patched": ("Text under a patch", _write_patched),
-    "steer": ("Steering", steering.steer),
-    "trace": ("Every activation", trace.trace),
-    "compare": ("Two models", compare.compare),
-    "generation": ("A continuation", generation.generation),
-}
 
 
 class LookRequest(BaseModel):
@@ -156,81 +48,49 @@ class LookRequest(BaseModel):
     model: str | None = Field(None, max_length=300)
 
 
-@dataclasses.dataclass(frozen=True)
-class Shown:
-    """A view that can be asked for.
-
-    Attributes:
-        name: in the address.
-        title: for people.
-        make: its function.
-        body: the arguments that it takes.
-    """
-
-    name: str
-    title: str
-    make: Make
-    body: type[LookRequest]
-
-    @property
-    def summary(self) -> str:
-        """What its function says of itself, first."""
-        return (inspect.getdoc(self.make) or "").split("\n\n")[0].replace("\n", " ")
-
-    def entry(self) -> dict[str, Any]:
-        """As ``GET /api/look`` lists it."""
-        signature = inspect.signature(self.make)
-        parameters = [
-            {
-                "name": p.name,
-                "type": str(p.annotation).removeprefix("passes."),
-                "default": None if p.default is p.empty else plain(p.default),
-                "required": p.default is p.empty,
-            }
-            for p in signature.parameters.values()
-            if p.name not in _OURS
-        ]
-        return {
-            "name": self.name, "title": self.title, "summary": self.summary,
-            "parameters": parameters,
-        }  # fmt: skip
-
-
-def views() -> list[Shown]:
-    """All of them."""
-    return [Shown(name, title, make, _body(name, make)) for name, (title, make) in VIEWS.items()]
-
-
-def _body(name: str, make: Make) -> type[LookRequest]:
-    """What a function takes, as a request's body."""
-    hints = typing.get_type_hints(make)
+def request_of(entry: ViewEntry) -> type[LookRequest]:
+    """What a view takes, as a request's body."""
     fields: dict[str, Any] = {}
-    for p in inspect.signature(make).parameters.values():
-        if p.name not in _OURS:
-            kind = _Seed if p.name == "seed" and hints[p.name] is int else _bounded(hints[p.name])
-            fields[p.name] = (kind, ... if p.default is p.empty else p.default)
+    for p in entry.parameters:
+        names = AliasChoices(p.name, *p.former) if p.former else None
+        given = ... if p.required else list(p.default) if p.many and p.default else p.default
+        fields[p.name] = (_json_type(p), Field(given, validation_alias=names))
     return create_model(
-        f"Look{name.title()}", __base__=LookRequest, __doc__=f"The view {name}.", **fields
-    )
+        f"Look{entry.name.title()}", __base__=LookRequest, __doc__=f"The view {entry.name}.",
+        **fields,
+    )  # fmt: skip
 
 
-def _bounded(hint: Any) -> Any:
-    """A type of Python's as JSON has it, its numbers no larger than the machine's."""
-    if hint is int:
-        return _Whole
-    if hint is float:
-        return _Number
-    if hint is Model:  # by its name
-        return _Name
-    origin = typing.get_origin(hint)
-    if origin is Literal or hint in (str, bool, type(None)):
-        return hint
-    inner = [_bounded(each) for each in typing.get_args(hint) if each is not bytes]
-    if origin in (types.UnionType, typing.Union):
-        return typing.Union[tuple(inner)]  # noqa: UP007 (made of a list)
-    if origin in (Sequence, Iterable, list):
-        return list[inner[0]]  # type: ignore[valid-type]
-    raise TypeError(f"a view takes {hint}, which no request can hold")
+def _json_type(p: Parameter) -> Any:
+    """The type of a parameter in a request; its numbers are no larger than the machine's."""
+    one: Any = {
+        "prompt": str | list[_Whole],
+        "string": _LITERAL[p.choices] if p.choices else str,
+        "int": Annotated[JsonInteger, Field(ge=p.bounds[0], le=p.bounds[1])],
+        "float": _Number,
+        "bool": bool,
+        "model": _Name,
+    }[p.kind]
+    if p.many:
+        one = one | _LIST[one] if p.many == "or one" else _LIST[one]
+    return one | None if p.default is None else one
+
+
+def listed(entry: ViewEntry) -> dict[str, Any]:
+    """A view as ``GET /api/look`` lists it."""
+    parameters = [
+        {
+            "name": p.name,
+            "type": p.json_type,
+            "default": None if p.required else plain(p.default),
+            "required": p.required,
+        }
+        for p in entry.parameters
+    ]
+    return {
+        "name": entry.name, "title": entry.title, "summary": entry.summary,
+        "parameters": parameters,
+    }  # fmt: skip
 
 
 class Worker:
@@ -266,7 +126,7 @@ class Worker:
         gone = threading.Event()
         end = time.perf_counter() + self._seconds
 
-        def between() -> None:
+        def check() -> None:
             if gone.is_set():
                 raise _left()
             if time.perf_counter() > end:
@@ -279,8 +139,8 @@ class Worker:
         def work() -> T:
             start = time.perf_counter()
             try:
-                with passes.stoppable(between):
-                    return make(lambda *_: between())
+                with passes.cancellable(check):
+                    return make(lambda *_: check())
             finally:
                 self._last = time.perf_counter() - start
 
@@ -321,37 +181,35 @@ def part_json(part: Part) -> dict[str, Any]:
 def router(registry: ModelRegistry, worker: Worker) -> APIRouter:
     """The routes."""
     api = APIRouter(prefix="/api/look", tags=["looking inside"])
-    shown = views()
 
     @api.get("")
     async def list_views() -> Response:
         """The views that there are, and what they take."""
-        return JsonResponse({"views": [view.entry() for view in shown]})
+        return JsonResponse({"views": [listed(entry) for entry in VIEWS]})
 
-    for view in shown:
-        _add(api, view, registry, worker)
+    for entry in VIEWS:
+        _add(api, entry, registry, worker)
     return api
 
 
-def _add(api: APIRouter, view: Shown, registry: ModelRegistry, worker: Worker) -> None:
-    other_models = [n for n, h in typing.get_type_hints(view.make).items()
-                    if h is Model and n != "model"]  # fmt: skip
-    reports = "progress" in inspect.signature(view.make).parameters
+def _add(api: APIRouter, entry: ViewEntry, registry: ModelRegistry, worker: Worker) -> None:
+    function = entry.load()
+    reports = "progress" in inspect.signature(function).parameters
 
     async def look(body: LookRequest, request: Request) -> Response:
         arguments = {name: getattr(body, name) for name in body.model_fields_set - {"model"}}
         async with contextlib.AsyncExitStack() as stack:
             served = await stack.enter_async_context(registry.use(body.model))
             model = await registry.look_model(served)
-            for name in other_models:
+            for name in entry.other_models:
                 other = await stack.enter_async_context(registry.use(arguments[name]))
                 arguments[name] = await registry.look_model(other)
 
             def make(progress: Callable[..., None]) -> bytes:
                 start = time.perf_counter()
-                made = view.make(model, **arguments, **({"progress": progress} if reports else {}))
+                made = function(model, **arguments, **({"progress": progress} if reports else {}))
                 answer = {
-                    "view": view.name,
+                    "view": entry.name,
                     "model": served.name,
                     "result": made.to_dict(),
                     "parts": [part_json(part) for part in made.parts()],
@@ -361,7 +219,7 @@ def _add(api: APIRouter, view: Shown, registry: ModelRegistry, worker: Worker) -
             answer = await worker.run(request, make)
         return Response(answer, media_type=JsonResponse.media_type)
 
-    look.__annotations__["body"] = view.body
-    look.__doc__ = view.summary
+    look.__annotations__["body"] = request_of(entry)
+    look.__doc__ = entry.summary
     responses = error_responses(*BODY, 404, 429)
-    api.post(f"/{view.name}", name=view.name, summary=view.title, responses=responses)(look)
+    api.post(f"/{entry.name}", name=entry.name, summary=entry.title, responses=responses)(look)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import html
 import itertools
 import json
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from laplm import html_page
 from laplm.errors import InputError
 from laplm.home import write_whole
 from laplm.model.chat import ChatTemplate, ControlText, encode_piece
@@ -304,47 +304,32 @@ def _md_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]
     return lines + ["| " + " | ".join(row) + " |" for row in rows]
 
 
-_STYLE = (
-    ":root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;"
-    "margin:2rem auto;padding:0 1rem}table{border-collapse:collapse}th,td{padding:.2rem .8rem;"
-    "text-align:left;border-bottom:1px solid #8884;vertical-align:top}img{max-width:100%;"
-    "background:white}.text{white-space:pre-wrap}"
-)
-
-
 def _html(report: Report) -> str:
     rows, heads = _moved_rows(report)
-    title = html.escape(f"{report.before}, tuned")
     picture = report.directory / "loss_curve.png"
     curve = ""
     if picture.exists():
         data = base64.b64encode(picture.read_bytes()).decode()
-        curve = f'<img alt="Loss over the updates" src="data:image/png;base64,{data}">'
-    samples = _html_table(
-        ["prompt", "seed", "before", "after"],
-        [[s.prompt, str(s.seed), s.before, s.after] for s in report.samples],
-    )
-    copied = "".join(
-        f"<li>{span.words} words: {html.escape(span.text)}</li>" for span in report.copied
-    )
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{_STYLE}</style></head><body>\n<h1>{title}</h1>\n"
-        f"<h2>Before and after</h2>{_html_table(['what', 'value'], _figures(report))}{curve}\n"
-        f"{samples}\n<h2>Copied from the training text</h2><p>{_copied_text(report)}</p>"
-        f"<ul>{copied}</ul>\n<h2>Where the weights moved</h2>"
-        f"{_html_table(['layer', *report.moved.matrices], rows)}"
-        "<p>Each as a share of its own length. Heads that "
-        f"moved most: {', '.join(heads)}</p>\n<h2>Settings</h2>"
-        f"{_html_table(['setting', 'value'], _settings(report))}\n</body></html>\n"
-    )
-
-
-def _html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
-    body = "".join(
-        "<tr>" + "".join(f'<td class="text">{html.escape(cell)}</td>' for cell in row) + "</tr>\n"
-        for row in rows
-    )
-    return f"<table><tr>{head}</tr>\n{body}</table>"
+        curve = html_page.figure(
+            html_page.image("Loss over the steps", f"data:image/png;base64,{data}")
+        )
+    body = [
+        html_page.heading("Before and after"),
+        html_page.table(["what", "value"], _figures(report)),
+        curve,
+        html_page.table(
+            ["prompt", "seed", "before", "after"],
+            [[s.prompt, str(s.seed), s.before, s.after] for s in report.samples],
+        ),
+        html_page.heading("Copied from the training text"),
+        html_page.paragraph(_copied_text(report)),
+        html_page.bullets([f"{span.words} words: {span.text}" for span in report.copied]),
+        html_page.heading("Where the weights moved"),
+        html_page.table(["layer", *report.moved.matrices], rows),
+        html_page.paragraph(
+            f"Each as a share of its own length. Heads that moved most: {', '.join(heads)}"
+        ),
+        html_page.heading("Settings"),
+        html_page.table(["setting", "value"], _settings(report)),
+    ]
+    return html_page.page(f"{report.before}, tuned", "\n".join(body))

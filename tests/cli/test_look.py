@@ -20,8 +20,7 @@ from calling import refused
 
 from laplm import home
 from laplm.cli import commands
-from laplm.look import attention, next_token
-from laplm.look.trace import trace
+from laplm.look import attention, next_token, trace
 from laplm.run.language_model import LanguageModel
 
 TEXT = "The capital of Spain is"
@@ -34,7 +33,7 @@ VIEWS = [
     f"attention '{TEXT}' --layer 2 --head 1",
     "attention --kinds", f"next '{TEXT}' -k 4", f"next '{TEXT}' --temperature 0.5 --top-k 3",
     f"inside '{TEXT}'", f"inside '{TEXT}' --layer 2 --without head:2.1 --top-k 5",
-    f"lens '{TEXT}'", f"attribution '{TEXT}' --target ' Madrid' --against ' Paris'",
+    f"lens '{TEXT}'", f"attribution '{TEXT}' --target ' Madrid' --contrast ' Paris'",
     f"ablate '{TEXT}'", f"ablate '{TEXT}' --parts layers --how mean --target ' Madrid'",
     f"ablate '{TEXT}' --parts neurons --layer 1 --rows 3",
     f"ablate '{TEXT}' --without head:2.1 --without feed-forward:1 -n 5",
@@ -96,13 +95,13 @@ def test_a_view_is_saved_in_every_form_that_is_asked_for(look: Look, tmp_path: P
 
 def test_json_is_what_the_library_gives(look: Look, pocket: LanguageModel) -> None:
     result = look(f"next '{TEXT}' -k 3 --top-p 0.9 --json")
-    ours = next_token.next_token(pocket, TEXT, k=3, top_p=0.9)
+    ours = next_token(pocket, TEXT, k=3, top_p=0.9)
     assert json.loads(result.out) == json.loads(json.dumps(ours.to_dict()))
 
 
 def test_what_is_printed_is_what_the_library_gives(look: Look, pocket: LanguageModel) -> None:
     result = look(f"attention '{TEXT}' --layer 2 --head 1")
-    pattern = attention.attention(pocket, TEXT, layer=2, head=1).pattern[0, 0]
+    pattern = attention(pocket, TEXT, layer=2, head=1).pattern[0, 0]
     lines = result.out[result.out.index("Attention of each position") :].splitlines()[2:7]
     for i, line in enumerate(lines):
         shown = [float(x) for x in re.findall(r"\d\.\d\d", line)]
@@ -208,7 +207,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_anything_is_computed
     def never(*_: object, **__: object) -> None:
         raise AssertionError("computed")
 
-    monkeypatch.setattr("laplm.look.next_token.next_token", never)
+    monkeypatch.setattr("laplm.look.views.next_token.next_token", never)
     refused(look(f"next '{TEXT}'", "--out", tmp_path / file), *words)
 
 

@@ -80,7 +80,7 @@ def test_a_number_gives_an_answer_or_one_plain_line(
         (f"ablate '{TEXT}' --without head:1.1", "--target ' a'"),
         (f"patch '{TEXT}' '{OTHER}'", "--temperature 1"),
         (f"patch '{TEXT}' '{OTHER}'", "--top-k 1"),
-        (f"patch '{TEXT}' '{OTHER}' --layer 1 --position 1", "--against ' a'"),
+        (f"patch '{TEXT}' '{OTHER}' --layer 1 --position 1", "--contrast ' a'"),
     ],
 )  # fmt: skip
 def test_an_option_that_would_change_nothing_is_refused(

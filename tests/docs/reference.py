@@ -43,6 +43,7 @@ def _arguments(parser: argparse.ArgumentParser) -> Iterator[str]:
             f"| {_code(_invocation(action))} | {_plain(_help(action, parser))} |"
             for action in group._group_actions
             if not isinstance(action, argparse._HelpAction | argparse._SubParsersAction)
+            and action.help != argparse.SUPPRESS
         ]
         if rows:
             title = {"options": "option", "positional arguments": "argument"}.get(

@@ -37,7 +37,7 @@ def test_fp32_logits_are_those_of_transformers(pocket: LanguageModel, hf_pocket:
 
 def test_an_fp32_pass_needs_no_engine(tiny_model_dir: Path) -> None:
     model = LanguageModel(tiny_model_dir, "fp32")
-    passes.cache(model, passes.encode(model, TEXT))
+    passes.run_with_cache(model, passes.encode(model, TEXT))
     assert "gpt" not in vars(model)
 
 
@@ -47,7 +47,7 @@ def test_quantised_passes_are_the_engines(tiny_model_dir: Path, precision: Any) 
     ids = passes.encode(model, TEXT)
     logits = passes.forward(model, ids)
     np.testing.assert_array_equal(logits, model.gpt.forward(ids))
-    kept = passes.cache(model, ids)["logits"]
+    kept = passes.run_with_cache(model, ids)["logits"]
     np.testing.assert_allclose(kept, logits, rtol=0, atol=1e-3)
 
 
@@ -65,16 +65,16 @@ def test_a_text_in_two_parts_gives_what_it_gives_whole(
 
 
 def test_only_the_named_activations_are_kept(tiny: LanguageModel) -> None:
-    kept = passes.cache(tiny, passes.encode(tiny, TEXT), ["pattern", "embed"])
+    kept = passes.run_with_cache(tiny, passes.encode(tiny, TEXT), ["pattern", "embed"])
     assert set(kept) == {("embed", None), *(("pattern", i) for i in range(tiny.config.n_layer))}
-    assert set(names_of(tiny.config)) == {name for name, _ in passes.cache(tiny, [1, 2])}
+    assert set(names_of(tiny.config)) == {name for name, _ in passes.run_with_cache(tiny, [1, 2])}
 
 
 def test_a_tap_changes_what_is_kept_and_what_follows(tiny: LanguageModel) -> None:
     def silence(name: str, layer: int | None, array: Any) -> Any:
         return np.zeros_like(array) if (name, layer) == ("attn_out", 1) else None
 
-    kept = passes.cache(tiny, [5, 6, 7], tap=silence)
+    kept = passes.run_with_cache(tiny, [5, 6, 7], tap=silence)
     assert not kept["attn_out", 1].any()
     np.testing.assert_array_equal(kept["resid_mid", 1], kept["resid_pre", 1])
 
@@ -198,4 +198,4 @@ def test_a_model_whose_numbers_grow_too_large_is_refused_without_warnings(
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
     huge = LanguageModel(directory, precision)
     with pytest.raises(ModelFormatError, match="not numbers"):
-        passes.cache(huge, [1, 2, 3], ["pattern"])
+        passes.run_with_cache(huge, [1, 2, 3], ["pattern"])

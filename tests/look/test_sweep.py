@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from laplm.look import passes, sweep
-from laplm.look.sweep import Fork
+from laplm.look.sweep import Branch
 from laplm.run.language_model import LanguageModel
 
 TEXT = "The capital of Spain is"
@@ -39,11 +39,11 @@ def test_runs_that_part_anywhere_end_as_they_do_alone(
     shape = (len(ids), model.config.n_embd)
     counts = [1, 3, 0, 2, 1, 4, 2]
     streams = [rng.standard_normal((n, *shape), np.float32) for n in counts]
-    forks = [Fork(step, counts[step], streams[step].__getitem__) for step in range(end + 1)]
+    branches = [Branch(step, counts[step], streams[step].__getitem__) for step in range(end + 1)]
     weights, done = passes.weights(model), []
     found = list(
         sweep.sweep(
-            forks, weights, model.config, len(ids), lambda what, n, of: done.append((n, of))
+            branches, weights, model.config, len(ids), lambda what, n, of: done.append((n, of))
         )
     )
     starts = np.cumsum([0, *(len(some.logits) for some in found)])
@@ -65,11 +65,11 @@ def test_past_the_last_attention_the_last_position_is_enough(tiny_model_dir: Pat
     end = 2 * model.config.n_layer
     streams = np.random.default_rng(0).standard_normal((2, len(ids), 64), np.float32)
     logits = [
-        next(sweep.sweep([fork], passes.weights(model), model.config, len(ids))).logits
+        next(sweep.sweep([branch], passes.weights(model), model.config, len(ids))).logits
         for step in (end - 1, end)
-        for fork in (
-            Fork(step, 2, streams.__getitem__),
-            Fork(step, 2, streams[:, -1:].__getitem__),
+        for branch in (
+            Branch(step, 2, streams.__getitem__),
+            Branch(step, 2, streams[:, -1:].__getitem__),
         )
     ]
     np.testing.assert_array_equal(logits[0], logits[1])

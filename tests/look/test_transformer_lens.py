@@ -10,7 +10,7 @@ import torch
 from transformer_lens import model_bridge as bridge
 from transformers import GPT2LMHeadModel
 
-from laplm.look.trace import Trace, trace
+from laplm.look.views.trace import Trace, trace
 from laplm.run.language_model import LanguageModel
 
 TEXT = "Once upon a time, there was a little dog. The little dog"

@@ -14,17 +14,18 @@ import pytest
 from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
 
-from laplm.look import passes
-from laplm.look.attention import attention
-from laplm.look.next_token import NextToken, next_token
+from laplm.look import VIEWS, passes
+from laplm.look.views.attention import attention
+from laplm.look.views.next_token import NextToken, next_token
 from laplm.model.engine.quantize import Precision
 from laplm.model.families import gpt2
 from laplm.run.language_model import LanguageModel
 from laplm.serve.app import ServerOptions, make_app
-from laplm.serve.look import VIEWS, Worker, views
+from laplm.serve.look import Worker, request_of
 from laplm.serve.problems import ApiError, handle_error
 
 TEXT = "The capital of Spain is"
+NAMES = [entry.name for entry in VIEWS]
 MORE: dict[str, dict[str, Any]] = {
     "embeddings": {"words": ["king", "queen"], "word_sets": []},
     "nearest": {"expression": "king"},
@@ -56,7 +57,7 @@ def body_for(client: TestClient, name: str) -> dict[str, Any]:
     return body
 
 
-@pytest.mark.parametrize("name", VIEWS)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_view_answers_with_its_result_and_parts(client: TestClient, name: str) -> None:
     answer = client.post(f"/api/look/{name}", json=body_for(client, name))
     assert answer.status_code == 200, answer.text
@@ -71,7 +72,7 @@ JSON = {"Content-Type": "application/json"}
 NUMBERS = ["-1", "1000000", str(10**30), "NaN", "-1e400", '"\u0663"']
 
 
-@pytest.mark.parametrize("name", VIEWS)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_number_gives_an_answer_or_says_what_it_may_be(client: TestClient, name: str) -> None:
     views = {view["name"]: view for view in client.get("/api/look").json()["views"]}
     for parameter in views[name]["parameters"]:
@@ -95,6 +96,14 @@ def test_numbers_are_those_of_the_library(client: TestClient, tiny_model_dir: Pa
     for name, want in (("next", next_token(lm, TEXT, k=4)), ("attention", attention(lm, TEXT))):
         body = {"text": TEXT} | ({"k": 4} if name == "next" else {})
         assert client.post(f"/api/look/{name}", json=body).json()["result"] == want.to_dict()
+
+
+def test_a_parameter_is_known_by_its_name_before(client: TestClient) -> None:
+    body = {"text": TEXT, "target": " the"}
+    new = client.post("/api/look/attribution", json=body | {"contrast": " a"}).json()["result"]
+    old = client.post("/api/look/attribution", json=body | {"against": " a"}).json()["result"]
+    assert old == new
+    assert new["contrast"] is not None
 
 
 def test_a_causal_mask_comes_as_null(client: TestClient) -> None:
@@ -131,7 +140,7 @@ def test_what_cannot_be_shown_says_why(
     assert error["message"]
 
 
-@pytest.mark.parametrize("name", VIEWS)
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_every_view_can_be_stopped_on_its_way(
     client: TestClient, tiny_model_dir: Path, name: str, precision: Precision
@@ -139,32 +148,35 @@ def test_every_view_can_be_stopped_on_its_way(
     class StoppedError(Exception):
         pass
 
-    (view,) = [view for view in views() if view.name == name]
+    (entry,) = [entry for entry in VIEWS if entry.name == name]
+    make = entry.load()
     lm = LanguageModel(tiny_model_dir, precision)
     given = body_for(client, name)
-    body = view.body.model_validate(given | ({"other": "twin"} if name == "compare" else {}))
+    body = request_of(entry).model_validate(
+        given | ({"other": "twin"} if name == "compare" else {})
+    )
     arguments = {key: getattr(body, key) for key in body.model_fields_set}
     if name == "compare":
         arguments["other"] = LanguageModel(tiny_model_dir, precision)
     calls = 0
 
-    def between() -> None:
+    def check() -> None:
         nonlocal calls
         calls += 1
         if calls == stop_at:
             raise StoppedError
 
     stop_at = 0
-    with passes.stoppable(between):
-        view.make(lm, **arguments)
+    with passes.cancellable(check):
+        make(lm, **arguments)
     # Each of these passes nothing through the model, and is done at once.
     if name in ("stats", "scale", "tokens", "embeddings", "nearest", "positions"):
         return
     assert calls > 0
     for stop_at in {1, calls // 2 + 1, calls}:
         calls = 0
-        with passes.stoppable(between), pytest.raises(StoppedError):
-            view.make(lm, **arguments)
+        with passes.cancellable(check), pytest.raises(StoppedError):
+            make(lm, **arguments)
         assert calls == stop_at
 
 

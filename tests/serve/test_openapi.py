@@ -17,7 +17,7 @@ from schemathesis.specs.openapi.checks import (
 )
 from serving import Running, started
 
-from laplm.serve.look import VIEWS
+from laplm.look import VIEWS
 
 CONFORMS = [content_type_conformance, response_headers_conformance, response_schema_conformance]
 ROUTES = [
@@ -39,7 +39,7 @@ ROUTES = [
     ("POST", "/api/tune/{id}/stop"),
     ("GET", "/api/tune/{id}/events"),
     ("GET", "/api/tune/{id}/report"),
-    *(("POST", f"/api/look/{name}") for name in VIEWS),
+    *(("POST", f"/api/look/{entry.name}") for entry in VIEWS),
 ]
 
 

@@ -1,11 +1,19 @@
-"""The talk's notebooks, run once on the built-in model, and the slides made of them."""
+"""The talk's notebooks, run once on the built-in model, and the slides made of them.
+
+Once for all processes among which pytest-xdist divides the tests: the first one that wants them
+makes them, the others wait and read.
+"""
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import nbformat
 import pytest
+from filelock import FileLock
 
 from laplm.talk import notebooks, slides
 
@@ -20,15 +28,29 @@ class Deck(NamedTuple):
 @pytest.fixture(scope="session")
 def deck(tmp_path_factory: pytest.TempPathFactory) -> Deck:
     """Everything that ``laplm talk --slides`` makes."""
-    directory = tmp_path_factory.mktemp("talk")
-    ran: dict[str, Any] = {}
+    base = tmp_path_factory.getbasetemp()
+    directory = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "talk"
+    with FileLock(directory.with_suffix(".lock")):
+        if not directory.exists():
+            made = directory.with_suffix(".making")
+            shutil.rmtree(made, ignore_errors=True)  # of one that failed
+            _make(made)
+            made.rename(directory)
+    paths = sorted((directory / "ran").iterdir())
+    ran = {path.name: nbformat.read(path, as_version=4) for path in paths}
+    return Deck(directory / "slides" / "index.html", ran)
+
+
+def _make(directory: Path) -> None:
+    copies, ran = directory / "notebooks", directory / "ran"
+    ran.mkdir(parents=True)
     run = slides.run
 
     def kept(path: Path, model: str) -> Any:
-        ran[path.name] = run(path, model)
-        return ran[path.name]
+        notebook = run(path, model)
+        nbformat.write(notebook, ran / path.name)
+        return notebook
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(slides, "run", kept)
-        index = slides.build(notebooks.copy_to(directory), directory / "slides", "pocket")
-    return Deck(index, ran)
+        slides.build(notebooks.copy_to(copies), directory / "slides", "pocket")

@@ -15,7 +15,7 @@ expect.set_options(timeout=30_000)  # the first answer waits for weights and ker
 
 pytest_plugins = ("browsing",)  # its fixtures; a second conftest would hide the first one
 
-TABS = ("write", "look", "teach", "models")
+TABS = ("write", "look", "tune", "models")
 WEB = Path(laplm.__file__).parent / "web"
 STORY = "Tom had a red boat. The boat was fast. Tom and his boat went to the lake.\n<|endoftext|>\n"
 
@@ -223,7 +223,7 @@ def test_a_head_is_switched_off_and_the_bars_show_before_and_after(watched: Any)
     assert after != before
     expect(page.locator("#look .head").nth(3)).to_have_attribute("aria-pressed", "true")
     assert page.locator("#look .side .bars .ghost").count() > 5
-    expect(page.locator("#look .offs")).to_contain_text("head 4 of block 1")
+    expect(page.locator("#look .offs")).to_contain_text("head 0.3")
     page.get_by_role("button", name="Switch all on").click()
     assert when_changed(page, after) == before
 
@@ -231,10 +231,10 @@ def test_a_head_is_switched_off_and_the_bars_show_before_and_after(watched: Any)
 def test_one_block_is_open_at_a_time(watched: Any) -> None:
     page = watched.open("look")
     look(page)
-    page.get_by_role("button", name=re.compile("^Block 4")).click()
+    page.get_by_role("button", name=re.compile("^Layer 3")).click()
     expect(page.locator("#look .tower li.open")).to_have_count(1)
-    expect(page.locator("#look .tower li.open .floor-name")).to_have_text("Block 4")
-    page.get_by_role("button", name=re.compile("^Block 4")).click()
+    expect(page.locator("#look .tower li.open .floor-name")).to_have_text("Layer 3")
+    page.get_by_role("button", name=re.compile("^Layer 3")).click()
     expect(page.locator("#look .tower li.open")).to_have_count(0)
 
 
@@ -242,13 +242,13 @@ def test_hovering_a_token_shows_where_it_looks(watched: Any) -> None:
     page = watched.open("look")
     look(page)
     page.locator("#look .chip.look").nth(4).hover()
-    expect(page.locator("#look .looks")).to_contain_text("“,” looks at")
+    expect(page.locator("#look .looks")).to_contain_text("“,” attends to")
 
 
 def test_the_walk_goes_through_all_stages_in_order_with_arrow_keys(watched: Any) -> None:
     page = watched.open("look")
     look(page)
-    page.get_by_role("button", name=re.compile("^Block 1")).click()  # closed: the walk opens one
+    page.get_by_role("button", name=re.compile("^Layer 0")).click()  # closed: the walk opens one
     expect(page.locator("#look .tower li.open")).to_have_count(0)
     page.get_by_role("button", name="Walk through").click()
     seen = []
@@ -304,75 +304,64 @@ def test_no_word_is_broken_at_the_end_of_a_line(watched: Any) -> None:
         assert box["height"] < 45  # one line
 
 
-# --- teach ------------------------------------------------------------------------------------
+# --- tune -------------------------------------------------------------------------------------
 
 
-def test_a_tiny_tuning_is_planned_started_watched_and_compared(watched: Any) -> None:
+def test_a_tuning_is_planned_watched_stopped_gone_on_with_and_compared(watched: Any) -> None:
     pytest.importorskip("torch")
-    page = watched.open("teach")
-    page.locator("#teach input[type=file]").set_input_files(
-        {"name": "boat.txt", "mimeType": "text/plain", "buffer": (STORY * 40).encode()}
+    page = watched.open("tune")
+    stories = "".join(STORY.replace("red", f"boat of {i} sails, a") for i in range(400))
+    page.locator("#tune input[type=file]").set_input_files(
+        {"name": "lake.txt", "mimeType": "text/plain", "buffer": stories.encode()}
     )
-    page.get_by_label("Passes over the text").fill("6")
+    page.get_by_label("Epochs").fill("3")
     page.get_by_role("button", name="Show the plan").click()
     start = page.get_by_role("button", name="Start", exact=True)
     start.wait_for(timeout=180_000)
-    expect(page.locator("#teach .facts").first).to_contain_text("documents")
+    expect(page.locator("#tune .facts").first).to_contain_text("400 documents")
     start.click()
-    page.locator("#teach .chart").wait_for(timeout=120_000)
-    compared = page.locator("#teach .two .sample-text")
-    compared.first.wait_for(timeout=180_000)
-    for text in (compared.first, compared.last):
-        expect(text).to_contain_text("Once upon a time", timeout=60_000)
-    expect(page.locator("#teach iframe.report")).to_be_visible()
-    assert page.locator("#teach iframe.report").get_attribute("sandbox") == ""
-    assert any(n.startswith("run:") for n in page.locator("#model option").all_text_contents())
-
-
-def test_a_tuning_is_stopped_gone_on_with_and_compared(watched: Any) -> None:
-    pytest.importorskip("torch")
-    page = watched.open("teach")
-    stories = "".join(STORY.replace("red", f"boat of {i} sails, a") for i in range(400))
-    page.locator("#teach input[type=file]").set_input_files(
-        {"name": "lake.txt", "mimeType": "text/plain", "buffer": stories.encode()}
-    )
-    page.get_by_label("Passes over the text").fill("3")
-    page.get_by_role("button", name="Show the plan").click()
-    page.get_by_role("button", name="Start", exact=True).click(timeout=180_000)
-    updates = page.locator("#teach .updates")
-    expect(updates).to_contain_text(re.compile(r"update [1-9]"), timeout=120_000)
+    steps = page.locator("#tune .steps")
+    expect(steps).to_contain_text(re.compile(r"step [1-9]"), timeout=120_000)
+    expect(page.locator("#tune .chart path.curve").first).to_be_attached()
     page.reload()  # what is on its way is seen at once
-    expect(updates).to_contain_text(re.compile(r"update [1-9]"))
+    expect(steps).to_contain_text(re.compile(r"step [1-9]"))
     page.get_by_role("button", name="Stop", exact=True).last.click()
     resume = page.get_by_role("button", name="Resume")
     resume.wait_for(timeout=120_000)
-    expect(page.locator("#teach .state")).to_contain_text("it can go on from here")
-    step, of = map(int, re.findall(r"update (\d+) of (\d+)", updates.inner_text())[0])
+    expect(page.locator("#tune .state")).to_contain_text("it can go on from here")
+    step, of = map(int, re.findall(r"step (\d+) of (\d+)", steps.inner_text())[0])
     assert 0 < step < of
-    assert page.locator("#teach .two").count() == 0
+    assert page.locator("#tune .two").count() == 0
     # It is found again by somebody who comes back later, and goes on from where it was.
     page.reload()
     page.get_by_role("button", name="Show the run lake.txt").first.click()
-    expect(updates).to_contain_text(f"update {step} of {of}")
+    expect(steps).to_contain_text(f"step {step} of {of}")
     resume.click()
-    expect(page.locator("#teach .state")).to_have_text("done", timeout=180_000)
-    expect(updates).to_contain_text(f"update {of} of {of}")
-    texts = page.locator("#teach .two .sample-text")
+    expect(page.locator("#tune .state")).to_have_text("done", timeout=180_000)
+    expect(steps).to_contain_text(f"step {of} of {of}")
+    texts = page.locator("#tune .two .sample-text")
     for text in (texts.first, texts.last):
         expect(text).to_contain_text("Once upon a time", timeout=60_000)
     assert texts.first.inner_text() != texts.last.inner_text()
-    expect(page.locator("#teach iframe.report")).to_be_visible()
+    expect(page.locator("#tune iframe.report")).to_be_visible()
+    assert page.locator("#tune iframe.report").get_attribute("sandbox") == ""
+    assert any(n.startswith("run:") for n in page.locator("#model option").all_text_contents())
+
+
+def test_the_address_of_the_tab_before_leads_to_it(watched: Any) -> None:
+    page = watched.open("teach")
+    expect(page.get_by_role("tab", name="Tune")).to_have_attribute("aria-selected", "true")
 
 
 def test_no_file_and_an_unusable_one_are_told_next_to_the_form(watched: Any) -> None:
-    page = watched.open("teach")
+    page = watched.open("tune")
     page.get_by_role("button", name="Show the plan").click()
-    expect(page.locator("#teach form [role=alert]")).to_contain_text("Choose a text file")
-    page.locator("#teach input[type=file]").set_input_files(
+    expect(page.locator("#tune form [role=alert]")).to_contain_text("Choose a text file")
+    page.locator("#tune input[type=file]").set_input_files(
         {"name": "a.jsonl", "mimeType": "text/plain", "buffer": b"not json\n"}
     )
     page.get_by_role("button", name="Show the plan").click()
-    failed = page.locator("#teach .card [role=alert]").filter(has_text="a.jsonl")
+    failed = page.locator("#tune .card [role=alert]").filter(has_text="a.jsonl")
     expect(failed).to_be_visible(timeout=120_000)
 
 
@@ -383,7 +372,7 @@ def test_models_are_listed_with_sizes_loaded_and_unloaded(watched: Any) -> None:
     page = watched.open("models")
     card = page.locator("#models .model").filter(has=page.get_by_role("heading", name="pocket"))
     expect(card).to_contain_text("6.2 million")
-    expect(card).to_contain_text("6 blocks × 8 heads")
+    expect(card).to_contain_text("6 layers × 8 heads")
     button = card.get_by_role("button", name=re.compile("^(Load|Unload) pocket"))
     if button.inner_text() == "Load":
         button.click()
@@ -444,7 +433,7 @@ def test_no_serious_barrier_is_found_by_axe(watched: Any, tab: str, theme: str) 
     if tab == "look":
         look(page)
         page.locator("#look .head").first.click()
-        expect(page.locator("#look .offs")).to_contain_text("head 1")
+        expect(page.locator("#look .offs")).to_contain_text("head 0.0")
     found = Axe().run(page).response["violations"]
     serious = [
         f"{v['id']}: {v['nodes'][0]['html'][:200]} {v['nodes'][0]['failureSummary'][:300]}"
@@ -481,4 +470,5 @@ def test_files_hold_no_inline_code_and_no_address_outside() -> None:
     for file in WEB.rglob("*"):
         if file.suffix in (".html", ".css", ".js"):
             text = file.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
+            assert max(map(len, text.splitlines())) <= 100, file
             assert not re.search(r"https?://|innerHTML|insertAdjacentHTML|\beval\(", text), file

@@ -11,12 +11,13 @@ const ticks = (low, high, count) => {
   const size = 10 ** Math.floor(Math.log10(raw));
   const step = [1, 2, 5, 10].find((m) => m * size >= raw) * size;
   const out = [];
-  for (let x = Math.ceil(low / step) * step; x <= high + 1e-9; x += step) out.push(Number(x.toFixed(10)));
+  for (let x = Math.ceil(low / step) * step; x <= high + 1e-9; x += step)
+    out.push(Number(x.toFixed(10)));
   return out;
 };
 
-// A picture is scaled to its place, and its letters with it: on a phone it is drawn smaller, so that
-// they stay as large as they are.
+// A picture is scaled to its place, and its letters with it: on a phone it is drawn smaller, so
+// that they stay as large as they are.
 const narrow = () => innerWidth < 600;
 
 /**
@@ -27,7 +28,12 @@ const narrow = () => innerWidth < 600;
 export function curves({ title, xLabel, series }) {
   const [width, height, left, right, top, bottom] = [narrow() ? 340 : 640, 260, 48, 12, 12, 36];
   const points = series.flatMap((each) => each.points);
-  const picture = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": title, class: "chart" });
+  const picture = svg("svg", {
+    viewBox: `0 0 ${width} ${height}`,
+    role: "img",
+    "aria-label": title,
+    class: "chart",
+  });
   if (!points.length) return picture;
   const xs = points.map((p) => p[0]);
   const ys = points.map((p) => p[1]);
@@ -39,49 +45,107 @@ export function curves({ title, xLabel, series }) {
   for (const v of ticks(y0, y1, 5)) {
     picture.append(
       svg("line", { class: "grid", x1: left, x2: width - right, y1: y(v), y2: y(v) }),
-      svg("text", { class: "tick", x: left - 8, y: y(v) + 4, "text-anchor": "end", text: String(v) }));
+      svg("text", {
+        class: "tick",
+        x: left - 8,
+        y: y(v) + 4,
+        "text-anchor": "end",
+        text: String(v),
+      }),
+    );
   }
   for (const v of ticks(x0, x1, 6)) {
-    picture.append(svg("text", { class: "tick", x: x(v), y: height - bottom + 18, "text-anchor": "middle", text: String(v) }));
+    picture.append(
+      svg("text", {
+        class: "tick",
+        x: x(v),
+        y: height - bottom + 18,
+        "text-anchor": "middle",
+        text: String(v),
+      }),
+    );
   }
-  picture.append(svg("text", { class: "tick", x: width - right, y: height - 4, "text-anchor": "end", text: xLabel }));
+  picture.append(
+    svg("text", {
+      class: "tick",
+      x: width - right,
+      y: height - 4,
+      "text-anchor": "end",
+      text: xLabel,
+    }),
+  );
   for (const [i, { points: some, dots }] of series.entries()) {
-    const line = some.map(([a, b], at) => `${at ? "L" : "M"}${x(a).toFixed(1)} ${y(b).toFixed(1)}`).join("");
+    const line = some
+      .map(([a, b], at) => `${at ? "L" : "M"}${x(a).toFixed(1)} ${y(b).toFixed(1)}`)
+      .join("");
     picture.append(svg("path", { class: `curve c${i}`, d: line }));
-    if (dots || some.length === 1) picture.append(...some.map(([a, b]) => svg("circle", { class: `dot c${i}`, cx: x(a), cy: y(b), r: 4 })));
+    if (dots || some.length === 1)
+      picture.append(
+        ...some.map(([a, b]) => svg("circle", { class: `dot c${i}`, cx: x(a), cy: y(b), r: 4 })),
+      );
   }
   return picture;
 }
 
-/** Words as points of a plane. @param {{label: string, x: number, y: number, own: boolean}[]} points */
+/**
+ * Words as points of a plane.
+ * @param {{label: string, x: number, y: number, own: boolean}[]} points
+ */
 export function scatter(points, title) {
   const [width, height, edge] = [narrow() ? 330 : 560, 320, 26];
-  const picture = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": title, class: "chart" });
+  const picture = svg("svg", {
+    viewBox: `0 0 ${width} ${height}`,
+    role: "img",
+    "aria-label": title,
+    class: "chart",
+  });
   const [xs, ys] = [points.map((p) => p.x), points.map((p) => p.y)];
-  const scale = (v, all, size) => edge + ((v - Math.min(...all)) / (Math.max(...all) - Math.min(...all) || 1)) * (size - 2 * edge);
+  const scale = (v, all, size) =>
+    edge +
+    ((v - Math.min(...all)) / (Math.max(...all) - Math.min(...all) || 1)) * (size - 2 * edge);
   // Letters of points lie on nothing either.
-  const taken = points.map((p) => [scale(p.x, xs, width) - 6, height - scale(p.y, ys, height) + 4, 12]);
+  const taken = points.map((p) => [
+    scale(p.x, xs, width) - 6,
+    height - scale(p.y, ys, height) + 4,
+    12,
+  ]);
   for (const point of points) {
     const cx = scale(point.x, xs, width);
     const cy = height - scale(point.y, ys, height);
     const w = 8 * point.label.length;
-    // A name goes to the right of its point, else to the left, above or below: where nothing lies yet.
-    const places = [[cx + 9, cy + 4], [cx - 9 - w, cy + 4], [cx - w / 2, cy - 9], [cx - w / 2, cy + 18],
-      [cx + 9, cy + 18], [cx - 9 - w, cy + 18], [cx + 9, cy - 9], [cx - 9 - w, cy - 9], [cx - w / 2, cy - 24], [cx - w / 2, cy + 33]]
-      .filter(([a, b]) => a >= 0 && a + w <= width && b > 10 && b < height - 2);
-    const free = places.find(([a, b]) => !taken.some(([c, d, e]) => Math.abs(d - b) < 14 && a < c + e && c < a + w));
+    // A name goes to the right of its point, else to the left, above or below: where nothing lies.
+    const places = [
+      [cx + 9, cy + 4],
+      [cx - 9 - w, cy + 4],
+      [cx - w / 2, cy - 9],
+      [cx - w / 2, cy + 18],
+      [cx + 9, cy + 18],
+      [cx - 9 - w, cy + 18],
+      [cx + 9, cy - 9],
+      [cx - 9 - w, cy - 9],
+      [cx - w / 2, cy - 24],
+      [cx - w / 2, cy + 33],
+    ].filter(([a, b]) => a >= 0 && a + w <= width && b > 10 && b < height - 2);
+    const free = places.find(
+      ([a, b]) => !taken.some(([c, d, e]) => Math.abs(d - b) < 14 && a < c + e && c < a + w),
+    );
     const [tx, ty] = free ?? places[0] ?? [Math.max(0, width - w), cy + 4];
     taken.push([tx, ty, w]);
     picture.append(
       svg("circle", { class: point.own ? "dot c1" : "dot c0", cx, cy, r: 5 }),
-      svg("text", { class: "name", x: tx, y: ty, text: point.label }));
+      svg("text", { class: "name", x: tx, y: ty, text: point.label }),
+    );
   }
   return picture;
 }
 
 /** Mix the ground of the theme with a colour. */
 function mix(share, tone) {
-  return `color-mix(in oklab, ${tone} ${Math.round(100 * Math.sqrt(Math.max(0, Math.min(1, share))))}%, transparent)`;
+  return (
+    `color-mix(in oklab, ${tone} ` +
+    `${Math.round(100 * Math.sqrt(Math.max(0, Math.min(1, share))))}%, ` +
+    "transparent)"
+  );
 }
 
 /**

@@ -39,15 +39,20 @@ export function replace(element, ...children) {
 }
 
 /** Why what follows a text that ends in a space is poor; nothing where there is no such space. */
-export const looseSpace = (text) => (/\S[^]* $/.test(text)
-  ? " The text ends in a space, but tokens of words begin with theirs: without the last space it goes on better." : "");
+export const looseSpace = (text) =>
+  /\S[^]* $/.test(text)
+    ? " The text ends in a space, but tokens of words begin with theirs: " +
+      "without the last space it goes on better."
+    : "";
 
 /**
  * Draw something anew without taking the keyboard's focus away: the element that had it is found
  * again by its `data-key`.
  */
 export function keepFocus(root, draw) {
-  const key = root.contains(document.activeElement) ? document.activeElement.dataset.key : undefined;
+  const key = root.contains(document.activeElement)
+    ? document.activeElement.dataset.key
+    : undefined;
   draw();
   if (key) [...root.querySelectorAll("[data-key]")].find((e) => e.dataset.key === key)?.focus();
 }
@@ -57,7 +62,10 @@ export function keepFocus(root, draw) {
  * @param {HTMLElement} group @param {string} selector of the buttons in it
  */
 export function arrowKeys(group, selector) {
-  const stop = (button) => group.querySelectorAll(selector).forEach((each) => { each.tabIndex = each === button ? 0 : -1; });
+  const stop = (button) =>
+    group.querySelectorAll(selector).forEach((each) => {
+      each.tabIndex = each === button ? 0 : -1;
+    });
   group.addEventListener("focusin", (event) => {
     const button = event.target.closest(selector);
     if (button) stop(button);
@@ -65,7 +73,14 @@ export function arrowKeys(group, selector) {
   group.addEventListener("keydown", (event) => {
     const all = [...group.querySelectorAll(selector)];
     const at = all.indexOf(event.target.closest(selector));
-    const to = { ArrowRight: at + 1, ArrowDown: at + 1, ArrowLeft: at - 1, ArrowUp: at - 1, Home: 0, End: all.length - 1 }[event.key];
+    const to = {
+      ArrowRight: at + 1,
+      ArrowDown: at + 1,
+      ArrowLeft: at - 1,
+      ArrowUp: at - 1,
+      Home: 0,
+      End: all.length - 1,
+    }[event.key];
     if (at < 0 || to === undefined) return;
     event.preventDefault();
     event.stopPropagation(); // the walk has arrow keys too
@@ -109,7 +124,13 @@ export function slider({ label, min, max, step, value, say = String, help, chang
     change?.();
   });
   show();
-  const element = h("div", { class: "field slider" }, h("label", { for: id, text: label }), out, input);
+  const element = h(
+    "div",
+    { class: "field slider" },
+    h("label", { for: id, text: label }),
+    out,
+    input,
+  );
   return { element, input, value: () => Number(input.value) };
 }
 
@@ -117,14 +138,29 @@ export function slider({ label, min, max, step, value, say = String, help, chang
 export function numberField({ label, min, max, step = 1, value, placeholder, help }) {
   const id = freshId();
   const input = h("input", {
-    type: "number", id, min, max, step, value, placeholder, title: help, inputmode: "numeric",
+    type: "number",
+    id,
+    min,
+    max,
+    step,
+    value,
+    placeholder,
+    title: help,
+    inputmode: "numeric",
   });
-  return { element: h("div", { class: "field" }, h("label", { for: id, text: label }), input), input };
+  return {
+    element: h("div", { class: "field" }, h("label", { for: id, text: label }), input),
+    input,
+  };
 }
 
 /** Numbers in words that a person reads. */
 export const percent = (p) =>
-  p === null || p === undefined ? "–" : p > 0 && p < 0.0005 ? "< 0.1 %" : `${(100 * p).toFixed(1)} %`;
+  p === null || p === undefined
+    ? "–"
+    : p > 0 && p < 0.0005
+      ? "< 0.1 %"
+      : `${(100 * p).toFixed(1)} %`;
 
 export const bytes = (n) => {
   if (n === null || n === undefined) return "–";

@@ -46,7 +46,10 @@ export async function refreshModels() {
     problem.hidden = false;
     return;
   }
-  replace(select, known.models.map((model) => h("option", { value: model.name, text: model.name })));
+  replace(
+    select,
+    known.models.map((model) => h("option", { value: model.name, text: model.name })),
+  );
   select.value = known.models.some((m) => m.name === before) ? before : known.default;
   tell();
 }

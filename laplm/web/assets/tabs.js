@@ -16,8 +16,8 @@ export function startTabs(list, shown) {
     }
     if (focus) tab.focus();
     const name = tab.getAttribute("aria-controls");
-    // So that a reload, or a link, comes back to the same tab. With a slash, for a browser would begin
-    // with Tab at an element of that very name, and pass by what stands above it.
+    // So that a reload, or a link, comes back to the same tab. With a slash, for a browser would
+    // begin with Tab at an element of that very name, and pass by what stands above it.
     history.replaceState(null, "", `#/${name}`);
     shown(name);
   };
@@ -36,6 +36,6 @@ export function startTabs(list, shown) {
       select(tabs[to], true);
     });
   }
-  const asked = tabs.find((tab) => `#/${tab.getAttribute("aria-controls")}` === location.hash);
-  select(asked ?? tabs[0], false);
+  const asked = location.hash === "#/teach" ? "tune" : location.hash.slice(2); // its name before
+  select(tabs.find((tab) => tab.getAttribute("aria-controls") === asked) ?? tabs[0], false);
 }

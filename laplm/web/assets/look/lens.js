@@ -11,20 +11,55 @@ export function drawLens(root, seen) {
   const count = tokens[0].length;
   // The columns up to the one that is followed.
   const end = Math.min(count, Math.max(seen.position - seen.first + 1, Math.min(count, SHOWN)));
-  const columns = Array.from({ length: Math.min(SHOWN, end) }, (_, i) => end - Math.min(SHOWN, end) + i);
+  const columns = Array.from(
+    { length: Math.min(SHOWN, end) },
+    (_, i) => end - Math.min(SHOWN, end) + i,
+  );
   const final = tokens.at(-1);
-  const rows = stages.map((stage, s) => h("tr", {},
-    h("th", { scope: "row", text: stage === "embedding" ? "start" : `block ${Number(stage) + 1}` }),
-    columns.map((c) => h("td", {
-      class: `lens${probabilities[s][c] > 0.55 ? " strong" : ""}${tokens[s][c] === final[c] ? " right" : ""}`,
-      style: { "--p": probabilities[s][c].toFixed(3) },
-      title: `${tokens[s][c]}: ${percent(probabilities[s][c])}`,
-    }, h("span", { text: tokens[s][c] })))));
-  replace(root,
-    h("p", { class: "note", text: "What each block would say comes next. Darker: more sure; bold: already the final answer." }),
-    h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Logit lens" },
-      h("table", { class: "lens" },
-        h("thead", {}, h("tr", {}, h("th", { scope: "col", text: "after" }),
-          columns.map((c) => h("th", { scope: "col", text: seen.tokens[seen.first + c] })))),
-        h("tbody", {}, rows))));
+  const rows = stages.map((stage, s) =>
+    h(
+      "tr",
+      {},
+      h("th", { scope: "row", text: stage === "embedding" ? stage : `layer ${stage}` }),
+      columns.map((c) =>
+        h(
+          "td",
+          {
+            class: tokens[s][c] === final[c] ? "lens right" : "lens",
+            style: { "--p": probabilities[s][c].toFixed(3) },
+            title: `${tokens[s][c]}: ${percent(probabilities[s][c])}`,
+          },
+          h("span", { text: tokens[s][c] }),
+        ),
+      ),
+    ),
+  );
+  replace(
+    root,
+    h("p", {
+      class: "note",
+      text:
+        "The likeliest next token read from the residual stream after each " +
+        "layer. Darker: more probable; bold: already the final answer.",
+    }),
+    h(
+      "div",
+      { class: "scroll", tabindex: "0", role: "region", "aria-label": "Logit lens" },
+      h(
+        "table",
+        { class: "lens" },
+        h(
+          "thead",
+          {},
+          h(
+            "tr",
+            {},
+            h("th", { scope: "col", text: "after" }),
+            columns.map((c) => h("th", { scope: "col", text: seen.tokens[seen.first + c] })),
+          ),
+        ),
+        h("tbody", {}, rows),
+      ),
+    ),
+  );
 }

@@ -5,8 +5,8 @@ import { STAGES } from "./stages.js";
 
 /**
  * @param {(name: string) => HTMLElement | null} find the element of a stage
- * @param {(name: string) => void} prepare called for a stage that is not drawn; `drawn` is called when
- *   it is, and whenever stages were drawn anew
+ * @param {(name: string) => void} prepare called for a stage that is not drawn; `drawn` is called
+ *   when it is, and whenever stages were drawn anew
  * @returns {{button: HTMLButtonElement, bar: HTMLElement, drawn: () => void}}
  */
 export function makeWalk(find, prepare) {
@@ -18,11 +18,15 @@ export function makeWalk(find, prepare) {
   const back = h("button", { type: "button", text: "Back" });
   const next = h("button", { type: "button", class: "main", text: "Next" });
   const end = h("button", { type: "button", class: "quiet", text: "End" });
-  const bar = h("div", { class: "walk", role: "group", "aria-label": "Walk through the stages", hidden: true },
+  const bar = h(
+    "div",
+    { class: "walk", role: "group", "aria-label": "Walk through the stages", hidden: true },
     h("div", { class: "walk-words" }, h("div", { class: "row" }, title, place), sentence),
-    h("div", { class: "row" }, back, next, end));
+    h("div", { class: "row" }, back, next, end),
+  );
 
-  const clear = () => document.querySelectorAll(".stage.here").forEach((e) => e.classList.remove("here"));
+  const clear = () =>
+    document.querySelectorAll(".stage.here").forEach((e) => e.classList.remove("here"));
 
   function go(to) {
     clear();
@@ -50,7 +54,10 @@ export function makeWalk(find, prepare) {
     element.classList.add("here");
     const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
     const tall = element.getBoundingClientRect().height > innerHeight * 0.6;
-    element.scrollIntoView({ block: tall ? "start" : "center", behavior: calm ? "auto" : "smooth" });
+    element.scrollIntoView({
+      block: tall ? "start" : "center",
+      behavior: calm ? "auto" : "smooth",
+    });
     return true;
   }
 

@@ -1,0 +1,112 @@
+"""The plan of a model: its stages from text to the next token, and what each puts out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from laplm.look import figures
+from laplm.look.view import Column, Model, Part, Table, View
+from laplm.look.views.block import ACTIVATIONS
+from laplm.look.views.stats import stats
+from laplm.model.config import ModelConfig
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the forward pass; T is the number of tokens.
+
+    Attributes:
+        name: of the stage.
+        does: in a few words.
+        shape: of what it puts out.
+        parameters: learned numbers in it, in all blocks together.
+    """
+
+    name: str
+    does: str
+    shape: str
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Architecture(View):
+    """The stages of a model, in order.
+
+    Attributes:
+        model: its name.
+        config: its sizes.
+        stages: from text to the next token.
+    """
+
+    model: str
+    config: ModelConfig
+    stages: tuple[Stage, ...]
+
+    def parts(self) -> list[Part]:
+        """One table."""
+        return [
+            Table(
+                title=f"{self.model}: from text to the next token",
+                columns=[
+                    Column("stage"), Column("does"), Column("puts out"), Column("parameters")
+                ],
+                rows=[[s.name, s.does, s.shape, s.parameters] for s in self.stages],
+                note="T: tokens of the text. A tied output layer is the token embedding once more "
+                "and is counted there.",
+            )
+        ]  # fmt: skip
+
+    def plot(self) -> Figure:
+        """The stages as a tower, one block opened beside it."""
+        config = self.config
+        wide = f"T × {config.n_embd:,}"
+        return figures.tower(
+            [
+                ("text", ""),
+                ("tokenizer", "T tokens"),
+                ("embedding + position", wide),
+                (f"{config.n_layer} blocks", wide),
+                ("final norm", wide),
+                ("output layer", f"T × {config.vocab_size:,} logits"),
+                ("next token", ""),
+            ],
+            3,
+            [
+                ["layer norm", f"attention, {config.n_head} heads"],
+                ["layer norm", f"feed-forward, {config.n_inner:,} wide"],
+            ],
+            f"{self.model}: the plan of the machine",
+            subtitle="left: from text to the next token; right: what is in each block",
+        )
+
+
+def architecture(model: Model) -> Architecture:
+    """See the stages of a model. Nothing is run and no weight is read."""
+    config = model.config
+    size = {part.role: part.parameters for part in stats(model).sizes}
+    width, vocabulary = f"T × {config.n_embd:,}", f"T × {config.vocab_size:,}"
+    activation = ACTIVATIONS[config.activation]
+    stages = (
+        Stage("tokenizer", "cuts text into tokens", "T", 0),
+        Stage("token embedding", "a row for each token", width, size["embed"]),
+        Stage("position embedding", "adds a row for each position", width, size["pos_embed"]),
+        Stage(
+            f"attention, in {config.n_layer} blocks",
+            f"norm, then {config.n_head} heads look back; adds what they found",
+            width,
+            size["norm1"] + size["qkv"] + size["attn_out"],
+        ),
+        Stage(
+            f"feed-forward, in {config.n_layer} blocks",
+            f"norm, to {config.n_inner:,} numbers, {activation}, and back; adds the result",
+            width,
+            size["norm2"] + size["up"] + size["down"],
+        ),
+        Stage("final norm", "brings every row to one size", width, size["final_norm"]),
+        Stage("output layer", "a logit for each token", vocabulary, size.get("unembed", 0)),
+    )
+    return Architecture(model.name, config, stages)

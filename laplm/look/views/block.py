@@ -1,0 +1,400 @@
+"""One block followed in numbers, and the residual stream through all of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from laplm.errors import InputError
+from laplm.look import figures, passes
+from laplm.look.unembedding import strongest
+from laplm.look.view import Column, Grid, Model, Part, Table, View
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Array = NDArray[np.float32]
+
+# Every vector on the way through a block, in order, and what it is.
+STEPS = {
+    "resid_pre": "the residual stream comes in: X",
+    "ln1_normalized": "layer norm: mean 0, variance 1",
+    "ln1": "times the norm's gain, plus its shift",
+    "attn_out": "attention: ΔX",
+    "resid_mid": "X + ΔX",
+    "ln2_normalized": "layer norm: mean 0, variance 1",
+    "ln2": "times the norm's gain, plus its shift",
+    "mlp_pre": "feed-forward, up",
+    "mlp_post": "{activation}",
+    "mlp_out": "feed-forward, down: ΔX",
+    "resid_post": "X + ΔX goes out",
+}
+ACTIVATIONS = {
+    "gelu_new": "GELU", "gelu_pytorch_tanh": "GELU", "gelu": "GELU", "gelu_10": "GELU, at most 10",
+    "quick_gelu": "quick GELU", "relu": "ReLU", "relu2": "ReLU²", "relu6": "ReLU6",
+    "leaky_relu": "leaky ReLU", "silu": "SiLU", "mish": "Mish", "hardswish": "hard swish",
+    "tanh": "tanh", "sigmoid": "sigmoid", "laplace": "Laplace", "linear": "no activation",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Neuron:
+    """One neuron of the feed-forward at one position.
+
+    Attributes:
+        index: which one.
+        before: its input to the activation function.
+        activation: what comes out.
+        norm: length of the vector that it adds to the residual stream.
+        promotes: the tokens whose logits its output weights raise most when it is on.
+        suppresses: those that they lower most.
+    """
+
+    index: int
+    before: float
+    activation: float
+    norm: float
+    promotes: list[str]
+    suppresses: list[str]
+
+
+@dataclass(frozen=True, eq=False)
+class Block(View):
+    """One block in numbers. The vectors themselves are in a trace.
+
+    Attributes:
+        model: its name.
+        tokens: the text's tokens, white space made visible.
+        layer: which block.
+        position: the token that is followed closely.
+        steps: names of the activations on the way (N), as in a trace.
+        widths: numbers in each of them, (N).
+        norms: length of each vector, (N, T).
+        means: mean of its numbers, (N, T).
+        variances: variance of its numbers, (N, T).
+        attention_cosine: between X and the ΔX of attention, (T).
+        feed_forward_cosine: between X and the ΔX of the feed-forward, (T).
+        active: share of neurons that give more than 0, (T).
+        neurons: the most active ones at ``position``, the most active first.
+        activation: name of the activation function.
+    """
+
+    model: str
+    tokens: list[str]
+    layer: int
+    position: int
+    steps: list[str]
+    widths: list[int]
+    norms: Array
+    means: Array
+    variances: Array
+    attention_cosine: Array
+    feed_forward_cosine: Array
+    active: Array
+    neurons: list[Neuron]
+    activation: str
+
+    def parts(self) -> list[Part]:
+        """The way of one token; what is added at each; the norms at each; the neurons."""
+        at, here = self.position, f"“{self.tokens[self.position]}” (position {self.position})"
+        way = Table(
+            title=f"{self.model}: block {self.layer}, step by step, at {here}",
+            columns=[
+                Column("step"), Column("what"), Column("numbers"), Column("norm", 3),
+                Column("mean", 4), Column("variance", 4),
+            ],
+            rows=[
+                [
+                    step, STEPS[step].format(activation=self.activation), self.widths[i],
+                    self.norms[i, at], self.means[i, at], self.variances[i, at],
+                ]
+                for i, step in enumerate(self.steps)
+            ],
+            note="Norm: the length of the vector.",
+        )  # fmt: skip
+        row = {step: i for i, step in enumerate(self.steps)}
+        added = Table(
+            title="what each sublayer adds",
+            columns=[
+                Column("position"), Column("token"), Column("|X| in", 2),
+                Column("|ΔX| attention", 2), Column("cos attention", 3, signed=True),
+                Column("|X| between", 2), Column("|ΔX| feed-forward", 2),
+                Column("cos feed-forward", 3, signed=True), Column("|X| out", 2),
+                Column("neurons on", 3, bar=True),
+            ],
+            rows=[
+                [
+                    i, token, self.norms[row["resid_pre"], i], self.norms[row["attn_out"], i],
+                    self.attention_cosine[i], self.norms[row["resid_mid"], i],
+                    self.norms[row["mlp_out"], i], self.feed_forward_cosine[i],
+                    self.norms[row["resid_post"], i], self.active[i],
+                ]
+                for i, token in enumerate(self.tokens)
+            ],
+            note="Cos: the cosine between ΔX and the X that it is added to. Neurons on: those that "
+            "give more than 0.",
+        )  # fmt: skip
+        norms = Table(
+            title="what the layer norms do",
+            columns=[
+                Column("position"), Column("token"),
+                *(
+                    Column(f"{norm} {what} {when}", 4)
+                    for norm in ("ln1", "ln2")
+                    for what in ("mean", "variance")
+                    for when in ("before", "after")
+                ),
+            ],
+            rows=[
+                [
+                    i, token,
+                    *(
+                        table[row[step], i]
+                        for before, after in (("resid_pre", "ln1"), ("resid_mid", "ln2"))
+                        for table in (self.means, self.variances)
+                        for step in (before, f"{after}_normalized")
+                    ),
+                ]
+                for i, token in enumerate(self.tokens)
+            ],
+            note="After: before the gain and shift that the norm has learned.",
+        )  # fmt: skip
+        neurons = Table(
+            title=f"the most active neurons at {here}",
+            columns=[
+                Column("neuron"), Column("before", 3), Column(f"after {self.activation}", 3),
+                Column("norm added", 3), Column("promotes"), Column("suppresses"),
+            ],
+            rows=[
+                [
+                    n.index, n.before, n.activation, n.norm,
+                    " ".join(n.promotes), " ".join(n.suppresses),
+                ]
+                for n in self.neurons
+            ],
+            note="Promotes, suppresses: logits that the neuron's output weights change directly, "
+            "read through the last norm's gain and the output matrix (Geva et al. 2022, "
+            "section 3).",
+        )  # fmt: skip
+        return [way, added, norms, *([neurons] if self.neurons else [])]
+
+    def plot(self) -> Figure:
+        """The length of the residual stream, and of what the two sublayers add, at every token."""
+        shown = {
+            "resid_pre": "|X| in", "attn_out": "|ΔX| attention", "resid_mid": "|X| between",
+            "mlp_out": "|ΔX| feed-forward", "resid_post": "|X| out",
+        }  # fmt: skip
+        values = self.norms[[self.steps.index(step) for step in shown]]
+        return figures.heatmap(
+            values,
+            list(shown.values()),
+            self.tokens,
+            f"What block {self.layer} adds to the residual stream",
+            value_label="length of the vector",
+            limit=_without_first(values),
+            texts=[[_short(value) for value in row] for row in values],
+            subtitle=f"X: the stream, ΔX: what a sublayer adds to it; {self.model}",
+        )
+
+
+def block(
+    model: Model,
+    text: passes.Text,
+    *,
+    layer: int = 0,
+    position: int = -1,
+    neurons: int = 5,
+    words: int = 6,
+) -> Block:
+    """Follow one block in numbers.
+
+    Args:
+        model: the model.
+        text: what to run: text, bytes or token ids.
+        layer: which block.
+        position: the token to follow closely; negative ones count from the end.
+        neurons: how many of the most active neurons to show.
+        words: how many tokens to show that each of them promotes and suppresses.
+
+    Raises:
+        ContextLengthError: the text has more tokens than the model has positions.
+        InputError: the text is empty, there is no such layer or position, or a count is negative.
+    """
+    passes.check_layer(model, layer)
+    for name, count in (("neurons", neurons), ("words", words)):
+        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+            raise InputError(f"{name} is {count!r}, but it must be a whole number from 0 up")
+    ids = passes.encode(model, text)
+    at = passes.check_position(ids, position)
+    cache = passes.run_with_cache(model, ids, STEPS)
+    x = {step: cache[step, layer] for step in STEPS}
+    rows = list(x.values())
+    return Block(
+        model=model.name,
+        tokens=passes.token_labels(model, ids),
+        layer=layer,
+        position=at,
+        steps=list(STEPS),
+        widths=[row.shape[-1] for row in rows],
+        norms=np.stack([np.linalg.norm(row, axis=-1) for row in rows]),
+        means=np.stack([row.mean(axis=-1) for row in rows]),
+        variances=np.stack([row.var(axis=-1) for row in rows]),
+        attention_cosine=cosine(x["resid_pre"], x["attn_out"]),
+        feed_forward_cosine=cosine(x["resid_mid"], x["mlp_out"]),
+        active=(x["mlp_post"] > 0).mean(axis=-1, dtype=np.float32),
+        neurons=most_active(model, layer, x["mlp_pre"][at], x["mlp_post"][at], neurons, words),
+        activation=ACTIVATIONS[model.config.activation],
+    )
+
+
+def most_active(
+    model: Model, layer: int, before: Array, after: Array, count: int, words: int
+) -> list[Neuron]:
+    """The ``count`` most active neurons at one position, and what they promote and suppress.
+
+    Args:
+        model: the model.
+        layer: which block's feed-forward.
+        before: inputs of the activation function, (I,).
+        after: its results, (I,).
+        count: how many neurons.
+        words: how many tokens to name that each promotes and suppresses.
+    """
+    chosen = np.argsort(-after, kind="stable")[:count]
+    if not len(chosen):
+        return []
+    directions = passes.dense_weights(model).matrix("down", layer).T[chosen]
+    promoted, suppressed = strongest(model, directions, words)
+    norms = np.abs(after[chosen]) * np.linalg.norm(directions, axis=-1)
+    return [
+        Neuron(int(n), float(before[n]), float(after[n]), float(norm), up, down)
+        for n, norm, up, down in zip(chosen, norms, promoted, suppressed, strict=True)
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class ResidualStream(View):
+    """The residual stream through all layers: how long it is, and who adds how much to it.
+
+    Attributes:
+        model: its name.
+        tokens: the text's tokens, white space made visible.
+        norms: length of the stream before each layer and after the last, (n_layer + 1, T).
+        attention_norms: length of what each attention adds, (n_layer, T).
+        feed_forward_norms: length of what each feed-forward adds, (n_layer, T).
+        attention_cosine: between what attention adds and the stream before it, (n_layer, T).
+        feed_forward_cosine: the same for the feed-forward, (n_layer, T).
+        to_final: cosine of the stream before each layer, and after the last, with its own end,
+            (n_layer + 1, T).
+    """
+
+    model: str
+    tokens: list[str]
+    norms: Array
+    attention_norms: Array
+    feed_forward_norms: Array
+    attention_cosine: Array
+    feed_forward_cosine: Array
+    to_final: Array
+
+    def parts(self) -> list[Part]:
+        """Medians over the tokens by layer; lengths at every token."""
+        middle = [
+            np.median(x, axis=-1)
+            for x in (
+                self.norms, self.attention_norms, self.attention_cosine, self.feed_forward_norms,
+                self.feed_forward_cosine, self.norms[1:], self.to_final,
+            )
+        ]  # fmt: skip
+        n_layer = len(self.attention_norms)
+        by_layer = Table(
+            title=f"{self.model}: the residual stream, layer by layer",
+            columns=[
+                Column("layer"), Column("|X| in", 2), Column("|ΔX| attention", 2),
+                Column("cos attention", 3, signed=True), Column("|ΔX| feed-forward", 2),
+                Column("cos feed-forward", 3, signed=True), Column("|X| out", 2),
+                Column("cos of X in with the end", 3, signed=True),
+            ],
+            rows=[[i, *(column[i] for column in middle)] for i in range(n_layer)],
+            note="Medians over the text's tokens. Cos: the cosine between ΔX and the X that it is "
+            "added to.",
+        )  # fmt: skip
+        places = [*(f"before {i}" for i in range(n_layer)), "end"]
+        lengths = Grid(
+            title="length of the residual stream",
+            values=self.norms,
+            row_labels=places,
+            column_labels=self.tokens,
+            digits=1,
+        )
+        return [by_layer, lengths]
+
+    def plot(self) -> Figure:
+        """The three lengths over the layers."""
+        n_layer = len(self.attention_norms)
+        curves = {
+            "residual stream, |X|": self.norms,
+            "added by attention, |ΔX|": self.attention_norms,
+            "added by the feed-forward, |ΔX|": self.feed_forward_norms,
+        }
+        series = {
+            name: [*np.median(x, axis=-1).tolist(), *[np.nan] * (n_layer + 1 - len(x))]
+            for name, x in curves.items()
+        }
+        return figures.lines(
+            list(range(n_layer + 1)),
+            series,
+            "How long the residual stream is, and how much each layer adds to it",
+            x_label=f"layer (the stream: before it; {n_layer}: after the last)",
+            y_label="length of the vector",
+            subtitle=f"median of {len(self.tokens)} tokens; {self.model}",
+        )
+
+
+def residual_stream(model: Model, text: passes.Text) -> ResidualStream:
+    """Follow the residual stream through all layers.
+
+    Args:
+        model: the model.
+        text: what to run: text, bytes or token ids.
+
+    Raises:
+        ContextLengthError: the text has more tokens than the model has positions.
+        InputError: the text is empty.
+    """
+    ids = passes.encode(model, text)
+    cache = passes.run_with_cache(
+        model, ids, ["resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post"]
+    )
+    pre, mid = cache.stack("resid_pre"), cache.stack("resid_mid")
+    attention, feed_forward = cache.stack("attn_out"), cache.stack("mlp_out")
+    stream = np.concatenate([pre, cache["resid_post", -1][None]])
+    return ResidualStream(
+        model=model.name,
+        tokens=passes.token_labels(model, ids),
+        norms=np.linalg.norm(stream, axis=-1),
+        attention_norms=np.linalg.norm(attention, axis=-1),
+        feed_forward_norms=np.linalg.norm(feed_forward, axis=-1),
+        attention_cosine=cosine(pre, attention),
+        feed_forward_cosine=cosine(mid, feed_forward),
+        to_final=cosine(stream, stream[-1]),
+    )
+
+
+def cosine(a: Array, b: Array) -> Array:
+    """Cosine of the angle between vectors, (..., C) each; 0 where one has no length."""
+    lengths = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+    out: Array = (a * b).sum(axis=-1) / np.where(lengths > 0, lengths, 1)
+    return out
+
+
+def _without_first(values: Array) -> float | None:
+    """The largest value, the first token's left out: GPT-2 writes very long vectors there."""
+    return float(values[:, 1:].max()) if values.shape[1] > 1 else None
+
+
+def _short(number: float) -> str:
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"

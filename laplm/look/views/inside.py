@@ -1,0 +1,508 @@
+"""One pass at a glance: everything between a text and its next token, with parts switched off.
+
+What a page needs to draw the whole machine each time a key is pressed: the tokens as points, how
+every block changes the residual stream, one block in detail, the logit lens, the next token before
+and after the settings of sampling. Only the last positions and one block are given in full, so that
+a model of 48 blocks and 1,200 heads stays as quick to draw as a small one.
+
+Shapes: T positions, W of them shown in full (the last ones), L = n_layer, H heads, C = n_embd, K
+next tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from laplm.errors import InputError
+from laplm.look import passes
+from laplm.look.pca import PCA, pca
+from laplm.look.unembedding import greatest
+from laplm.look.view import Column, Grid, Model, Part, Table, View, check_count
+from laplm.look.views.ablation import ablation_tap, parts_named
+from laplm.look.views.block import ACTIVATIONS, STEPS, Neuron, most_active
+from laplm.look.views.next_token import OFF, Effect, effect_of, plot_effects
+from laplm.model.activations import Key
+from laplm.model.families import family_of
+from laplm.model.families.ops import softmax
+from laplm.model.weights import Tap
+from laplm.run.sampler import SamplingParams
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Array = NDArray[np.float32]
+Ids = NDArray[np.int64]
+
+MOST_WORDS = 12
+_NUMBERS = 64  # of a vector, that are shown as they are
+_NEURONS, _RAISED = 6, 5
+_LENS_ROWS = 256  # logits that are held at one time: 50 MB with GPT-2's vocabulary
+_THROUGH = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
+_OPENED = (
+    "ln1_normalized", "ln1", "pattern", "z", "ln2_normalized", "ln2", "mlp_pre", "mlp_post",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Vector:
+    """One vector on the way, at the position that is followed.
+
+    Attributes:
+        name: of the activation.
+        norm: its length.
+        mean: of its numbers.
+        variance: of its numbers.
+        numbers: the first 64 of them.
+    """
+
+    name: str
+    norm: float
+    mean: float
+    variance: float
+    numbers: Array
+
+
+@dataclass(frozen=True)
+class OpenBlock:
+    """One block in detail.
+
+    Attributes:
+        layer: which.
+        vectors: the residual stream, the norms' results and what is added, in the order of the
+            pass, at the position that is followed.
+        patterns: where each head looks, (H, W, W): rows look at columns.
+        earlier: the share that goes to positions before the W shown, (H, W).
+        head_norms: length of what each head adds at the position, (H,).
+        attention_cosine: between the stream and what attention adds to it.
+        feed_forward_cosine: between the stream and what the feed-forward adds to it.
+        active: share of the neurons that give more than 0.
+        neurons: the most active ones at the position.
+        activation: name of the activation function.
+    """
+
+    layer: int
+    vectors: tuple[Vector, ...]
+    patterns: Array
+    earlier: Array
+    head_norms: Array
+    attention_cosine: float
+    feed_forward_cosine: float
+    active: float
+    neurons: list[Neuron]
+    activation: str
+
+
+@dataclass(frozen=True)
+class LensTable:
+    """What each layer would say comes next, at the W positions shown.
+
+    Attributes:
+        stages: "embedding", then the layers' numbers, (L + 1,).
+        tokens: the likeliest next token, (L + 1, W).
+        probabilities: its probability, (L + 1, W).
+    """
+
+    stages: list[str]
+    tokens: list[list[str]]
+    probabilities: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Inside(View):
+    """One pass at a glance.
+
+    Attributes:
+        model: its name.
+        tokens: the text's tokens (T), white space made visible.
+        ids: their ids, (T,).
+        position: the token that is followed; the next token is the one after it.
+        first: the first of the W positions that are shown in full.
+        without: the parts that are switched off.
+        sizes: n_layer, n_head, n_embd, n_inner, vocab_size and n_ctx.
+        embedding_norms: length of each token's embedding, (T,).
+        position_norms: length of each position's vector, (T,).
+        embedding: the token's vector, the position's and their sum, at the position.
+        point_labels: the different tokens shown, then the chosen words, (N,).
+        point_ids: the tokens' ids; None for a chosen word.
+        points: their embeddings along two principal components, (N, 2); None below three points.
+        stream_norms: length of the residual stream before each block and after the last,
+            (L + 1, T).
+        attention_norms: length of what each attention adds, (L, T).
+        feed_forward_norms: length of what each feed-forward adds, (L, T).
+        final: the stream after the last block, normalised, and with the last norm's gain and
+            shift, at the position.
+        block: the block that is open, or None.
+        lens: the logit lens, or None.
+        next_ids: the likeliest next tokens, (K,), with nothing switched off and with it.
+        next_tokens: their text.
+        logits: their logits, (K,).
+        plain: their probabilities as the model gives them.
+        drawn: the same after temperature, top-k and top-p.
+        whole_plain: as ``plain``, with nothing switched off; None when nothing is.
+        whole_drawn: as ``drawn``, with nothing switched off; None when nothing is.
+    """
+
+    model: str
+    tokens: list[str]
+    ids: list[int]
+    position: int
+    first: int
+    without: list[str]
+    sizes: dict[str, int]
+    embedding_norms: Array
+    position_norms: Array
+    embedding: tuple[Vector, ...]
+    point_labels: list[str]
+    point_ids: list[int | None]
+    points: PCA | None
+    stream_norms: Array
+    attention_norms: Array
+    feed_forward_norms: Array
+    final: tuple[Vector, ...]
+    block: OpenBlock | None
+    lens: LensTable | None
+    next_ids: Ids
+    next_tokens: list[str]
+    logits: Array
+    plain: Effect
+    drawn: Effect
+    whole_plain: Effect | None
+    whole_drawn: Effect | None
+
+    def parts(self) -> list[Part]:
+        """The next token; layer by layer; the layer that is open; the lens."""
+        here = f"“{self.tokens[self.position]}” (position {self.position})"
+        off = f" without {', '.join(self.without)}" if self.without else ""
+        series = {"probability": self.plain, "after the settings": self.drawn}
+        if self.whole_plain is not None:
+            series = {"with all parts": self.whole_plain} | series
+        following = Table(
+            title=f"{self.model}{off}: what follows {here}",
+            columns=[
+                Column("id", label=True), Column("token"), Column("logit", 3),
+                *(Column(name, 4, bar=True) for name in series),
+            ],
+            rows=[
+                [
+                    int(self.next_ids[i]), token, float(self.logits[i]),
+                    *(float(each.probabilities[i]) for each in series.values()),
+                ]
+                for i, token in enumerate(self.next_tokens)
+            ],
+            note=f"{self.drawn.kept:,} of {self.plain.kept:,} tokens can be drawn after the "
+            f"settings ({self.drawn.name}).",
+        )  # fmt: skip
+        at = self.position
+        likeliest = (
+            None if self.lens is None else [row[at - self.first] for row in self.lens.tokens]
+        )
+        tower = Table(
+            title="layer by layer",
+            columns=[
+                Column("layer"), Column("|X| in", 2), Column("|ΔX| attention", 2),
+                Column("|ΔX| feed-forward", 2), Column("|X| out", 2), Column("logit lens"),
+            ],
+            rows=[
+                [
+                    layer, self.stream_norms[layer, at], self.attention_norms[layer, at],
+                    self.feed_forward_norms[layer, at], self.stream_norms[layer + 1, at],
+                    None if likeliest is None else likeliest[layer + 1],
+                ]
+                for layer in range(len(self.attention_norms))
+            ],
+            note="X: the residual stream; ΔX: what is added to it. Logit lens: likeliest token.",
+        )  # fmt: skip
+        parts: list[Part] = [following, tower]
+        if self.block is not None:
+            parts += self._block_parts(self.block, here)
+        if self.lens is not None:
+            shown = Grid(
+                title="probability of the likeliest token after each layer",
+                values=self.lens.probabilities,
+                row_labels=self.lens.stages,
+                column_labels=self.tokens[self.first :],
+            )
+            parts.append(shown)
+        return parts
+
+    def _block_parts(self, block: OpenBlock, here: str) -> list[Part]:
+        at = self.position - self.first
+        rows = []
+        for head, pattern in enumerate(block.patterns[:, at]):
+            most = int(pattern.argmax())
+            looked = self.tokens[self.first + most]
+            rows.append([head, float(block.head_norms[head]), looked, float(pattern[most])])
+        heads = Table(
+            title=f"the heads of layer {block.layer}, at {here}",
+            columns=[
+                Column("head"), Column("length added", 3), Column("attends most to"),
+                Column("share", 2, bar=True),
+            ],
+            rows=rows,
+        )  # fmt: skip
+        neurons = Table(
+            title=f"the most active neurons of layer {block.layer}, at {here}",
+            columns=[
+                Column("neuron"), Column(f"after {block.activation}", 3),
+                Column("norm added", 3), Column("promotes"), Column("suppresses"),
+            ],
+            rows=[
+                [n.index, n.activation, n.norm, " ".join(n.promotes), " ".join(n.suppresses)]
+                for n in block.neurons
+            ],
+        )  # fmt: skip
+        return [heads, neurons]
+
+    def plot(self) -> Figure:
+        """The next token's probabilities: with all parts, without some, after the settings."""
+        every = [self.plain, self.drawn]
+        names = ["as it is", self.drawn.name]
+        if self.whole_plain is not None:
+            every, names = [self.whole_plain, *every], ["with all parts", "without", names[1]]
+        off = f"; switched off: {', '.join(self.without)}" if self.without else ""
+        return plot_effects(
+            self.model, self.next_tokens, every, names, f"after “{self.tokens[self.position]}”{off}"
+        )
+
+
+def inside(
+    model: Model,
+    text: passes.Text,
+    *,
+    without: Sequence[str] = (),
+    position: int = -1,
+    layer: int | None = None,
+    words: Sequence[str] = (),
+    window: int = 24,
+    lens: bool = True,
+    k: int = 15,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+) -> Inside:
+    """See one pass at a glance.
+
+    Args:
+        model: the model.
+        text: what to run: text, bytes or token ids.
+        without: parts that are switched off: "head:3.1" (layer 3, head 1), "attention:2",
+            "feed-forward:0" or "neuron:4.17".
+        position: the token to follow, and after which the next one is asked for; negative ones
+            count from the end. What comes after it is shown, but changes nothing before it.
+        layer: the block that is open; None opens none.
+        words: up to 12 words that are shown among the tokens' embeddings.
+        window: how many of the last positions are shown in full.
+        lens: read every layer as a prediction.
+        k: how many next tokens.
+        temperature: logits are divided by it.
+        top_k: only the k likeliest tokens; 0 is off.
+        top_p: only the fewest likeliest tokens that hold this share of the probability.
+
+    Raises:
+        ContextLengthError: the text has more tokens than the model has positions.
+        InputError: the text or a word is empty, a part, layer or position is not there, or a
+            setting is out of its range.
+    """
+    config = model.config
+    known = min(model.tokenizer.vocab_size, config.vocab_size)
+    k = check_count("k", k, known)
+    window = check_count("window", window, config.n_ctx)
+    params = SamplingParams(**OFF | {"temperature": temperature, "top_k": top_k, "top_p": top_p})  # type: ignore[arg-type]
+    names = [without] if isinstance(without, str) else list(dict.fromkeys(without))
+    change = ablation_tap(model, **parts_named(names), how="zero") if names else None
+    if layer is not None:
+        passes.check_layer(model, layer)
+    ids = passes.encode(model, text)
+    at = passes.check_position(ids, position)
+    # The position that is followed is always one of those shown.
+    first = min(at, max(0, len(ids) - window))
+    shown = slice(first, first + window)
+
+    run = _record(model, ids, layer, change)
+    stream = np.stack([run["resid_pre", i] for i in range(config.n_layer)])
+    end = run["resid_post", config.n_layer - 1]
+    final: dict[str, Array] = {"resid_post": end[at]}
+
+    def see(name: str, _: int | None, x: Array) -> Array:
+        if name != "logits":
+            final[name] = x[0]
+        return x
+
+    weights = passes.weights(model)
+    logits = family_of(config).unembed(end[at][None], weights, config, see)[0, :known]
+    whole = None
+    if change is not None:
+        unchanged = _record(model, ids, None, None)["resid_post", config.n_layer - 1]
+        whole = _logits(model, unchanged[at][None])[0, :known]
+    best = _best([logits] if whole is None else [logits, whole], k)
+
+    def effect(of: Array | None, name: str, settings: SamplingParams) -> Effect | None:
+        return None if of is None else effect_of(model, of, best, name, settings)
+
+    off, name = SamplingParams(**OFF), _settings(params)  # type: ignore[arg-type]
+    plain, drawn = effect(logits, "as it is", off), effect(logits, name, params)
+    assert plain is not None and drawn is not None
+    labels = passes.token_labels(model, ids)
+    point_labels, point_ids, points = _points(model, ids[shown], words)
+    return Inside(
+        model=model.name,
+        tokens=labels,
+        ids=ids,
+        position=at,
+        first=first,
+        without=names,
+        sizes={
+            "n_layer": config.n_layer, "n_head": config.n_head, "n_embd": config.n_embd,
+            "n_inner": config.n_inner, "vocab_size": config.vocab_size, "n_ctx": config.n_ctx,
+        },
+        embedding_norms=np.linalg.norm(run["embed", None], axis=-1),
+        position_norms=np.linalg.norm(run["pos_embed", None], axis=-1),
+        embedding=(
+            _vector("embed", run["embed", None][at]),
+            _vector("pos_embed", run["pos_embed", None][at]),
+            _vector("resid_pre", stream[0, at]),
+        ),
+        point_labels=point_labels,
+        point_ids=point_ids,
+        points=points,
+        stream_norms=np.linalg.norm(np.concatenate([stream, end[None]]), axis=-1),
+        attention_norms=_norms(run, "attn_out", config.n_layer),
+        feed_forward_norms=_norms(run, "mlp_out", config.n_layer),
+        final=tuple(_vector(name, x) for name, x in final.items() if x.size > 1),
+        block=None if layer is None else _block(model, run, layer, at, shown),
+        lens=_lens(model, np.concatenate([stream, end[None]])[:, shown]) if lens else None,
+        next_ids=best,
+        next_tokens=passes.token_labels(model, best.tolist()),
+        logits=logits[best],
+        plain=plain,
+        drawn=drawn,
+        whole_plain=effect(whole, "as it is", off),
+        whole_drawn=effect(whole, name, params),
+    )  # fmt: skip
+
+
+def _record(
+    model: Model, ids: Sequence[int], layer: int | None, change: Tap | None
+) -> dict[Key, Array]:
+    """One pass; what goes through all blocks, and the inside of one."""
+    kept: dict[Key, Array] = {}
+
+    def tap(name: str, at: int | None, x: Array) -> Array | None:
+        changed = change(name, at, x) if change is not None else None
+        opened = name in _OPENED and at == layer and at is not None
+        if opened or name in _THROUGH or name in ("embed", "pos_embed"):
+            kept[name, at] = np.array(x if changed is None else changed, np.float32)
+        return changed
+
+    passes.forward(model, ids, tap, last_only=True)
+    return kept
+
+
+def _logits(model: Model, stream: Array) -> Array:
+    """Residual streams (..., C) to logits (..., V)."""
+    return family_of(model.config).unembed(stream, passes.weights(model), model.config)
+
+
+def _best(every: Sequence[Array], k: int) -> Ids:
+    """The k ids of greatest probability in any of several logits (V,), greatest first."""
+    highest = np.stack([softmax(logits) for logits in every]).max(axis=0)
+    return greatest(highest, k)
+
+
+def _settings(params: SamplingParams) -> str:
+    """The settings that change something, in words."""
+    words = {"temperature": "temperature", "top_k": "top-k", "top_p": "top-p"}
+    said = [
+        f"{word} {getattr(params, name):g}"
+        for name, word in words.items()
+        if getattr(params, name) != OFF[name]
+    ]
+    return ", ".join(said) or "as it is"
+
+
+def _norms(run: dict[Key, Array], name: str, n_layer: int) -> Array:
+    out: Array = np.linalg.norm(np.stack([run[name, i] for i in range(n_layer)]), axis=-1)
+    return out
+
+
+def _vector(name: str, x: Array) -> Vector:
+    return Vector(
+        name=name,
+        norm=float(np.linalg.norm(x)),
+        mean=float(x.mean()),
+        variance=float(x.var()),
+        numbers=x[:_NUMBERS],
+    )
+
+
+def _points(
+    model: Model, ids: Sequence[int], words: Sequence[str]
+) -> tuple[list[str], list[int | None], PCA | None]:
+    """The different tokens and the words as points of the token embedding."""
+    words = [words] if isinstance(words, str) else list(dict.fromkeys(w.strip() for w in words))
+    if len(words) > MOST_WORDS:
+        raise InputError(f"there are {len(words)} words; at most {MOST_WORDS} can be shown")
+    if not all(words):
+        raise InputError("a word is empty; give at least one letter")
+    different = list(dict.fromkeys(ids))
+    weights = passes.weights(model)
+    vectors = [*weights.rows("embed", np.array(different, np.int64))]
+    for word in words:  # as it stands inside a sentence; of several tokens their mean
+        pieces = np.array(model.tokenizer.encode(f" {word}"), np.int64)
+        vectors.append(weights.rows("embed", pieces).mean(axis=0))
+    labels = passes.token_labels(model, different) + words
+    points = pca(np.stack(vectors)) if len(vectors) > 2 else None
+    return labels, [*different, *(None for _ in words)], points
+
+
+def _block(
+    model: Model, run: dict[Key, Array], layer: int, at: int, shown: slice
+) -> OpenBlock:  # fmt: skip
+    config = model.config
+    patterns = run["pattern", layer]  # (H, T, T)
+    weights = passes.dense_weights(model)
+    out = weights.matrix("attn_out", layer).T.reshape(config.n_head, config.head_dim, -1)
+    added = np.matmul(run["z", layer][at][:, None], out)[:, 0]  # (H, C)
+    steps = [step for step in STEPS if (step, layer) in run and not step.startswith("mlp_p")]
+    x = {step: run[step, layer][at] for step in steps}
+    after = run["mlp_post", layer][at]
+    return OpenBlock(
+        layer=layer,
+        vectors=tuple(_vector(step, x[step]) for step in steps),
+        patterns=patterns[:, shown, shown],
+        earlier=patterns[:, shown, : shown.start].sum(axis=-1),
+        head_norms=np.linalg.norm(added, axis=-1),
+        attention_cosine=_cosine(x["resid_pre"], x["attn_out"]),
+        feed_forward_cosine=_cosine(x["resid_mid"], x["mlp_out"]),
+        active=float((after > 0).mean()),
+        neurons=most_active(model, layer, run["mlp_pre", layer][at], after, _NEURONS, _RAISED),
+        activation=ACTIVATIONS[config.activation],
+    )
+
+
+def _cosine(a: Array, b: Array) -> float:
+    lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return float(a @ b) / lengths if lengths > 0 else 0.0
+
+
+def _lens(model: Model, streams: Array) -> LensTable:
+    """Residual streams (L + 1, W, C), each read as if it were the last."""
+    known = min(model.tokenizer.vocab_size, model.config.vocab_size)
+    rows = streams.reshape(-1, streams.shape[-1])
+    best: list[int] = []
+    chances: list[float] = []
+    # Many rows share each reading of the output matrix, which is what takes the time.
+    for start in range(0, len(rows), _LENS_ROWS):
+        logits = _logits(model, rows[start : start + _LENS_ROWS])[:, :known]
+        highest = logits.max(axis=-1, keepdims=True)
+        best += logits.argmax(axis=-1).tolist()
+        chances += (1 / np.exp(logits - highest).sum(axis=-1)).tolist()
+    labels = np.array(passes.token_labels(model, best), object).reshape(streams.shape[:-1])
+    stages = ["embedding", *map(str, range(len(streams) - 1))]
+    probabilities = np.array(chances, np.float32).reshape(streams.shape[:-1])
+    return LensTable(stages, labels.tolist(), probabilities)

@@ -1,0 +1,139 @@
+"""How models were trained: the loss of training runs, step by step, side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from laplm.errors import InputError
+from laplm.look import figures
+from laplm.look.view import Column, Part, Table, View
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+METRICS = Path("run/metrics.jsonl")
+"""Where a run that ``laplm tune`` made in a directory keeps what it measured."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one training run measured, in nats per token.
+
+    Attributes:
+        name: of the run.
+        steps: the steps after which the training loss was kept, (S,).
+        train_loss: of the windows of that step, before it, (S,).
+        heldout_steps: the steps after which the held-out text was measured, (E,).
+        heldout_loss: of held-out text, (E,).
+    """
+
+    name: str
+    steps: tuple[int, ...]
+    train_loss: tuple[float, ...]
+    heldout_steps: tuple[int, ...]
+    heldout_loss: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Learning(View):
+    """Training runs, side by side.
+
+    Attributes:
+        runs: in the order in which they were named.
+    """
+
+    runs: tuple[Run, ...]
+
+    def parts(self) -> list[Part]:
+        """The held-out loss of every run, by step; how each began and ended."""
+        every = sorted({step for run in self.runs for step in run.heldout_steps})
+        by_step = [dict(zip(r.heldout_steps, r.heldout_loss, strict=True)) for r in self.runs]
+        heldout = Table(
+            title="held-out loss, step by step",
+            columns=[Column("step", label=True), *(Column(run.name, 3) for run in self.runs)],
+            rows=[[step, *(found.get(step) for found in by_step)] for step in every],
+            note="Nats per token, of held-out text.",
+        )
+        ends = Table(
+            title="from the first measurement to the last",
+            columns=[
+                Column("run"), Column("steps"), Column("training loss, first", 3),
+                Column("last", 3), Column("held-out loss, lowest", 3),
+                Column("at step", label=True),
+            ],
+            rows=[
+                [
+                    run.name, run.steps[-1], run.train_loss[0], run.train_loss[-1],
+                    *_lowest(run),
+                ]
+                for run in self.runs
+            ],
+        )  # fmt: skip
+        return [heldout, ends]
+
+    def plot(self) -> Figure:
+        """The losses over the steps, a colour for each run."""
+        return figures.learning_curves(
+            {run.name: (run.heldout_steps, run.heldout_loss) for run in self.runs},
+            {run.name: (run.steps, run.train_loss) for run in self.runs},
+            "The loss, step by step",
+            x_label="step",
+            y_label="loss, nats per token",
+            subtitle="dots: held-out text; thin: training text",
+        )
+
+
+def learning(runs: Mapping[str, Path]) -> Learning:
+    """Read what training runs measured.
+
+    Args:
+        runs: a name for each, and the directory that ``laplm tune`` was given.
+
+    Raises:
+        InputError: none is named, or a directory holds no measurements.
+    """
+    if not runs:
+        raise InputError("name at least one run, with the directory that laplm tune wrote")
+    return Learning(tuple(_read(name, Path(directory)) for name, directory in runs.items()))
+
+
+def _read(name: str, directory: Path) -> Run:
+    path = directory / METRICS
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        raise InputError(
+            f"{directory} holds no measurements of a run; name a directory that laplm tune wrote"
+        ) from None
+    train: list[tuple[int, float]] = []
+    heldout: list[tuple[int, float]] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            if number == len(lines):  # as a run that was killed leaves it
+                break
+            raise InputError(f"{path}, line {number}: not JSON; the file is damaged") from None
+        for series, key in ((train, "train_loss"), (heldout, "heldout_loss")):
+            if key in record:
+                series.append((record["step"], record[key]))
+    if not train:
+        raise InputError(f"{path} holds no measurement of the loss; train the model first")
+    return Run(
+        name,
+        tuple(step for step, _ in train),
+        tuple(loss for _, loss in train),
+        tuple(step for step, _ in heldout),
+        tuple(loss for _, loss in heldout),
+    )
+
+
+def _lowest(run: Run) -> tuple[float | None, int | None]:
+    """The lowest held-out loss, and the step after which it was measured."""
+    if not run.heldout_loss:
+        return None, None
+    return min(zip(run.heldout_loss, run.heldout_steps, strict=True))

@@ -1,0 +1,238 @@
+"""Direct logit attribution: how much of a logit each part of the model writes itself.
+
+The logit of a token is a sum over everything that was added to the residual stream, once the last
+layer norm's scale is held at what it is in this pass. What a part does through later layers is
+not counted here: for that, take it out (``ablate``). Sources: Elhage et al. 2021, "A Mathematical
+Framework for Transformer Circuits"; Wang et al. 2022, "Interpretability in the Wild", section 3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from laplm.look import figures, passes
+from laplm.look import target as targets
+from laplm.look.target import logit_diff_name
+from laplm.look.unembedding import output_matrix
+from laplm.look.view import Column, Grid, Model, Part, Table, View
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Array = NDArray[np.float32]
+
+_SHOWN = 12
+
+
+@dataclass(frozen=True, eq=False)
+class Attribution(View):
+    """What each part of the model adds to a logit, or to the difference of two (contrast).
+
+    The sum of ``embed``, ``pos_embed``, ``heads``, ``feed_forward``, ``attention_bias``,
+    ``norm_shift`` and ``rounding`` is ``total``.
+
+    Attributes:
+        model: its name.
+        tokens: the text's tokens, white space made visible.
+        position: after which the target comes.
+        target: the token whose logit it is, white space made visible.
+        target_id: its id.
+        contrast: the token it is compared with, or None.
+        contrast_id: its id, or None.
+        total: the logit, or the difference of the two.
+        embed: from the token embedding.
+        pos_embed: from the position embedding.
+        heads: from each attention head, (n_layer, n_head).
+        feed_forward: from each feed-forward, its output bias included, (n_layer).
+        attention_bias: from each attention's output bias, which no head owns, (n_layer).
+        norm_shift: from the last norm's shift.
+        rounding: what the parts do not explain, since int8 and int4 round what they multiply; in
+            fp32 about a millionth.
+    """
+
+    model: str
+    tokens: list[str]
+    position: int
+    target: str
+    target_id: int
+    contrast: str | None
+    contrast_id: int | None
+    total: float
+    embed: float
+    pos_embed: float
+    heads: Array
+    feed_forward: Array
+    attention_bias: Array
+    norm_shift: float
+    rounding: float
+
+    def components(self) -> list[tuple[str, int | None, int | None, float]]:
+        """Every part: its name, its layer and head where it has them, what it adds."""
+        found: list[tuple[str, int | None, int | None, float]] = [
+            ("token embedding", None, None, self.embed),
+            ("position embedding", None, None, self.pos_embed),
+        ]
+        for layer, row in enumerate(self.heads):
+            found += [("head", layer, head, float(value)) for head, value in enumerate(row)]
+            found.append(("attention bias", layer, None, float(self.attention_bias[layer])))
+            found.append(("feed-forward", layer, None, float(self.feed_forward[layer])))
+        found.append(("last norm's shift", None, None, self.norm_shift))
+        return [*found, ("rounding", None, None, self.rounding)]
+
+    def parts(self) -> list[Part]:
+        """Sums by kind; the strongest parts; the heads and feed-forwards by layer."""
+        what = logit_diff_name(self.target, self.contrast)
+        kinds = Table(
+            title=f"{self.model}: the {what} after “{self.tokens[self.position]}”",
+            columns=[Column("from"), Column("adds", 3, signed=True)],
+            rows=[[name, value] for name, value in self._kinds()] + [["in all", self.total]],
+            note="With the last norm's scale held. What a part does through later layers is not "
+            "counted.",
+        )
+        ordered = sorted(self.components(), key=lambda part: -abs(part[3]))
+        strongest = Table(
+            title="the strongest parts",
+            columns=[Column("part"), Column("adds", 3, signed=True)],
+            rows=[[_name(*part[:3]), part[3]] for part in ordered[:_SHOWN]],
+        )
+        layers = [str(i) for i in range(len(self.heads))]
+        heads = Grid(
+            title="heads: layers × heads",
+            values=self.heads,
+            row_labels=layers,
+            column_labels=[str(i) for i in range(self.heads.shape[1])],
+            diverging=True,
+        )
+        feed_forward = Grid(
+            title="feed-forwards by layer",
+            values=self.feed_forward[None],
+            row_labels=["feed-forward"],
+            column_labels=layers,
+            diverging=True,
+        )
+        return [kinds, strongest, heads, feed_forward]
+
+    def plot(self) -> Figure:
+        """Layers × heads, and beside them the feed-forward of each layer."""
+        values = np.column_stack(
+            [self.heads, np.full(len(self.heads), np.nan, np.float32), self.feed_forward]
+        )
+        others = (
+            f"embeddings {self.embed + self.pos_embed:+.2f}, biases {self._biases():+.2f}, in all "
+            f"{self.total:+.2f}"
+        )
+        return figures.heatmap(
+            values,
+            [str(i) for i in range(len(self.heads))],
+            [*(str(i) for i in range(self.heads.shape[1])), "", "FF"],
+            f"What adds to the {logit_diff_name(self.target, self.contrast)}",
+            x_label="head (FF: the layer's feed-forward)",
+            y_label="layer",
+            value_label="added to the logit" + (" difference" if self.contrast else ""),
+            diverging=True,
+            numbers=2,
+            subtitle=f"after “{self.tokens[self.position]}”; {others}",
+        )
+
+    def _biases(self) -> float:
+        return float(self.attention_bias.sum()) + self.norm_shift
+
+    def _kinds(self) -> list[tuple[str, float]]:
+        kinds = [
+            ("token embedding", self.embed),
+            ("position embedding", self.pos_embed),
+            ("attention heads", float(self.heads.sum())),
+            ("feed-forwards", float(self.feed_forward.sum())),
+            ("biases of attention and of the last norm", self._biases()),
+        ]
+        # In fp32 there is nothing to see.
+        return kinds + ([("rounding", self.rounding)] if abs(self.rounding) >= 5e-4 else [])
+
+    def _main(self) -> Table:
+        """All parts, for data."""
+        return Table(
+            title="every part",
+            columns=[Column("part"), Column("layer"), Column("head"), Column("adds")],
+            rows=[list(part) for part in self.components()],
+        )
+
+
+def logit_attribution(
+    model: Model,
+    text: passes.Text,
+    *,
+    target: str | None = None,
+    contrast: str | None = None,
+    position: int = -1,
+) -> Attribution:
+    """Direct logit attribution: split a logit among the heads and layers whose sum it is.
+
+    Args:
+        model: the model.
+        text: what to run: text, bytes or token ids.
+        target: the token whose logit to split, with its space: " Madrid". None takes the model's
+            own answer.
+        contrast: split the target's logit less this token's instead; a logit alone says little,
+            since adding one number to all of them changes nothing.
+        position: after which the target comes; negative ones count from the end.
+
+    Raises:
+        ContextLengthError: the text has more tokens than the model has positions.
+        InputError: the text is empty, there is no such position, a target is not a single token,
+            or both are the same.
+    """
+    ids = passes.encode(model, text)
+    at = passes.check_position(ids, position)
+    config, weights = model.config, passes.dense_weights(model)
+    cache = passes.run_with_cache(
+        model, ids, ["embed", "pos_embed", "z", "mlp_out", "ln_final_scale", "logits"]
+    )
+    logits = cache["logits"][at]
+    chosen = targets.choose(model, logits, target, contrast)
+    unembed = output_matrix(model)
+    wanted = unembed[chosen.token_id].astype(np.float64)
+    if chosen.contrast_id is not None:
+        wanted -= unembed[chosen.contrast_id]
+    # The norm centres a vector before it weighs it; centring the weights comes to the same.
+    direction = wanted * weights.vector("final_norm")
+    direction -= direction.mean()
+    direction /= cache["ln_final_scale"][at, 0]
+    heads = np.zeros((config.n_layer, config.n_head), np.float64)
+    bias, feed_forward = np.zeros((2, config.n_layer), np.float64)
+    for layer in range(config.n_layer):
+        project = direction @ weights.matrix("attn_out", layer)  # (C): what z is worth
+        z = cache["z", layer][at]  # (H, D)
+        heads[layer] = (z * project.reshape(z.shape)).sum(axis=-1)
+        bias[layer] = weights.vector("attn_out", layer, "bias") @ direction
+        feed_forward[layer] = cache["mlp_out", layer][at] @ direction
+    embed, pos_embed = (float(cache[name][at] @ direction) for name in ("embed", "pos_embed"))
+    shift = float(weights.vector("final_norm", part="bias") @ wanted)
+    total = float(chosen.logit_diff(logits))
+    explained = embed + pos_embed + heads.sum() + feed_forward.sum() + bias.sum() + shift
+    return Attribution(
+        model=model.name,
+        tokens=passes.token_labels(model, ids),
+        position=at,
+        target=chosen.token,
+        target_id=chosen.token_id,
+        contrast=chosen.contrast,
+        contrast_id=chosen.contrast_id,
+        total=total,
+        embed=embed,
+        pos_embed=pos_embed,
+        heads=heads.astype(np.float32),
+        feed_forward=feed_forward.astype(np.float32),
+        attention_bias=bias.astype(np.float32),
+        norm_shift=shift,
+        rounding=float(total - explained),
+    )
+
+
+def _name(kind: str, layer: int | None, head: int | None) -> str:
+    if head is not None:
+        return f"head {layer}.{head}"
+    return kind if layer is None else f"{kind} {layer}"

@@ -1,0 +1,178 @@
+"""The logit lens: what each layer would say comes next, if it were the last.
+
+The residual stream after a layer goes straight to the model's last norm and output matrix. Source:
+nostalgebraist 2020, "interpreting GPT: the logit lens".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from laplm.look import figures, passes
+from laplm.look.view import Column, Grid, Model, Part, Table, View
+from laplm.model.families import family_of
+from laplm.model.families.ops import softmax
+from laplm.progress import Progress
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Array = NDArray[np.float32]
+Ids = NDArray[np.int64]
+
+_POSITIONS = 64  # that are read at once, so that few logits are in memory
+
+
+@dataclass(frozen=True, eq=False)
+class Lens(View):
+    """What every layer would predict at every position.
+
+    S stages: the embedding, then the residual stream after each layer; the last is the model's own
+    answer. S = n_layer + 1.
+
+    Attributes:
+        model: its name.
+        tokens: the text's tokens (T), white space made visible.
+        stages: "embedding", then the layers' numbers, (S).
+        top_ids: the likeliest next token, (S, T).
+        top_tokens: its text, (S, T).
+        top_probabilities: its probability, (S, T).
+        answer_probabilities: probability of the token that is the model's own answer, (S, T).
+        answer_ranks: place of that token in the order of probabilities, 1 is the first, (S, T).
+        first: the first stage that has the answer in first place, (T).
+        settled: the stage from which on the answer stays in first place, (T).
+    """
+
+    model: str
+    tokens: list[str]
+    stages: list[str]
+    top_ids: Ids
+    top_tokens: list[list[str]]
+    top_probabilities: Array
+    answer_probabilities: Array
+    answer_ranks: Ids
+    first: Ids
+    settled: Ids
+
+    def parts(self) -> list[Part]:
+        """What each layer would predict at each position; the last position closely."""
+        every = Table(
+            title=f"{self.model}: the likeliest next token after every layer",
+            columns=[
+                Column("position"), Column("token"),
+                *map(Column, self.stages),
+                Column("probability", 3, bar=True), Column("first at"), Column("settled at"),
+            ],
+            rows=[
+                [
+                    i, token, *(row[i] for row in self.top_tokens),
+                    self.top_probabilities[-1, i], self.stages[self.first[i]],
+                    self.stages[self.settled[i]],
+                ]
+                for i, token in enumerate(self.tokens)
+            ],
+            note="The last layer's token is the model's answer, with its probability. First at: "
+            "the first layer that has the answer in first place. Settled at: the layer from which "
+            "on it stays there.",
+        )  # fmt: skip
+        answer = self.top_tokens[-1][-1]
+        last = Table(
+            title=f"what follows “{self.tokens[-1]}”, layer by layer; the answer is “{answer}”",
+            columns=[
+                Column("after"), Column("likeliest"), Column("probability", 4, bar=True),
+                Column("answer's probability", 4, bar=True), Column("answer's rank"),
+            ],
+            rows=[
+                [
+                    stage, self.top_tokens[i][-1], self.top_probabilities[i, -1],
+                    self.answer_probabilities[i, -1], self.answer_ranks[i, -1],
+                ]
+                for i, stage in enumerate(self.stages)
+            ],
+        )  # fmt: skip
+        chances = Grid(
+            title="probability of the model's answer",
+            values=self.answer_probabilities,
+            row_labels=self.stages,
+            column_labels=self.tokens,
+        )
+        return [every, last, chances]
+
+    def plot(self) -> Figure:
+        """Layers from below to above, positions from left to right, the likeliest token in each."""
+        last = len(self.stages) - 1
+        return figures.heatmap(
+            self.top_probabilities[::-1],
+            self.stages[::-1],
+            self.tokens,
+            "Logit lens: what each layer would say comes next",
+            x_label="the text, token by token",
+            y_label="after layer",
+            value_label="probability of the token in the cell",
+            limit=1.0,
+            texts=self.top_tokens[::-1],
+            marked=[(int(last - stage), i) for i, stage in enumerate(self.first)],
+            subtitle="top row: the model's answer; framed: the first layer that gives it; "
+            f"{self.model}",
+        )
+
+
+def logit_lens(model: Model, text: passes.Text, *, progress: Progress | None = None) -> Lens:
+    """Read the residual stream after every layer as a prediction.
+
+    Args:
+        model: the model.
+        text: what to run: text, bytes or token ids.
+        progress: called with ("layers", done, in all).
+
+    Raises:
+        ContextLengthError: the text has more tokens than the model has positions.
+        InputError: the text is empty.
+    """
+    ids = passes.encode(model, text)
+    cache = passes.run_with_cache(model, ids, ["resid_pre", "resid_post"])
+    n_layer, count = model.config.n_layer, len(ids)
+    streams = [cache["resid_pre", 0], *(cache["resid_post", i] for i in range(n_layer))]
+    top = np.zeros((n_layer + 1, count), np.int64)
+    top_probabilities = np.zeros(top.shape, np.float32)
+    answer_probabilities = np.zeros(top.shape, np.float32)
+    ranks = np.zeros(top.shape, np.int64)
+    # From the last, whose first choice is the answer that the others are held against.
+    for done, stage in enumerate(reversed(range(n_layer + 1))):
+        if progress is not None:
+            progress("layers", done, n_layer + 1)
+        for start in range(0, count, _POSITIONS):
+            some = slice(start, start + _POSITIONS)
+            chances = _probabilities(model, streams[stage][some])
+            # A vocabulary may be padded with tokens that the tokenizer does not know.
+            known = chances[:, : model.tokenizer.vocab_size]
+            top[stage, some] = known.argmax(axis=-1)
+            answer = np.take_along_axis(known, top[-1, some, None], axis=-1)
+            answer_probabilities[stage, some] = answer[:, 0]
+            top_probabilities[stage, some] = known.max(axis=-1)
+            ranks[stage, some] = 1 + (known > answer).sum(axis=-1)
+    if progress is not None:
+        progress("layers", n_layer + 1, n_layer + 1)
+    right = top == top[-1]
+    return Lens(
+        model=model.name,
+        tokens=passes.token_labels(model, ids),
+        stages=["embedding", *map(str, range(n_layer))],
+        top_ids=top,
+        top_tokens=[passes.token_labels(model, row.tolist()) for row in top],
+        top_probabilities=top_probabilities,
+        answer_probabilities=answer_probabilities,
+        answer_ranks=ranks,
+        first=right.argmax(axis=0),
+        settled=np.logical_and.accumulate(right[::-1])[::-1].argmax(axis=0),
+    )
+
+
+def _probabilities(model: Model, stream: Array) -> Array:
+    """Residual streams (T, C) as probabilities of the next token (T, V)."""
+    logits = family_of(model.config).unembed(stream, passes.weights(model), model.config)
+    return softmax(logits)

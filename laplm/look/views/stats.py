@@ -1,0 +1,370 @@
+"""How large a model is, part by part: parameters, memory, operations; and beside its time's models.
+
+The sizes of published models are in ``model_scale.csv``, each with its source. An estimate is
+marked as one: it is somebody's guess at a number that the maker has not published.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from laplm.look import figures
+from laplm.look.view import Column, Model, Part, Table, View
+from laplm.model.config import ModelConfig
+from laplm.model.engine.kv_cache import KVCache
+from laplm.model.engine.quantize import PRECISIONS, packed_bytes
+from laplm.model.families import tensor_specs
+from laplm.model.tensors import TensorSpec
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_BITS = {"fp32": 32, "16 bits": 16, "int8": 8, "int4": 4}
+_PARTS = {  # by role
+    "embed": "token embedding",
+    "pos_embed": "position embedding",
+    "norm1": "first norm",
+    "qkv": "queries, keys, values",
+    "attn_out": "output of attention",
+    "norm2": "second norm",
+    "up": "feed-forward, up",
+    "down": "feed-forward, down",
+    "final_norm": "last norm",
+    "unembed": "output matrix",
+}
+
+
+@dataclass(frozen=True)
+class PartSize:
+    """One kind of tensor, weights and biases together.
+
+    Attributes:
+        name: what it is.
+        role: of ``model.tensors.ROLES``.
+        tensor: its name in the checkpoint, without the layer.
+        shape: of the weights: (inputs, outputs), or (rows, n_embd).
+        count: how many there are: one for each block, or one.
+        parameters: in all of them.
+    """
+
+    name: str
+    role: str
+    tensor: str
+    shape: tuple[int, ...]
+    count: int
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What the weights take in one number format, in bytes.
+
+    Attributes:
+        precision: the number format.
+        bits: of one number.
+        bare_bytes: parameters times bits.
+        packed_bytes: as this engine holds them, with scales and padding; None where it has no
+            such form. The embeddings stay in the model's own file and are not counted.
+        kv_cache_bytes: keys and values of one token in all layers; None as above.
+    """
+
+    precision: str
+    bits: int
+    bare_bytes: int
+    packed_bytes: int | None
+    kv_cache_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Operations:
+    """Floating-point operations of one part for one token, in all blocks together.
+
+    Attributes:
+        part: of the forward pass.
+        first: for the first token of a text.
+        last: for the last that the context holds, which looks back at all the others.
+    """
+
+    part: str
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class Stats(View):
+    """How large a model is.
+
+    Attributes:
+        model: its name.
+        config: its sizes.
+        n_parameters: trained numbers in all; a tied output matrix is counted once.
+        sizes: of each kind of tensor, in the order of the forward pass.
+        memory: by number format.
+        operations: by part of the forward pass; their sums are ``flops``.
+        flops: operations for one token: (the first of a text, the last of a full context).
+    """
+
+    model: str
+    config: ModelConfig
+    n_parameters: int
+    sizes: tuple[PartSize, ...]
+    memory: tuple[Memory, ...]
+    operations: tuple[Operations, ...]
+    flops: tuple[int, int]
+
+    def parts(self) -> list[Part]:
+        """The tensors, the model's sizes, its memory, its operations."""
+        config = self.config
+        tied = config.tied
+        tensors = Table(
+            title=f"{self.model}: {self.n_parameters:,} parameters",
+            columns=[
+                Column("part"), Column("tensor"), Column("shape"), Column("count"),
+                Column("parameters"), Column("share", 3, bar=True),
+            ],
+            rows=[
+                [
+                    size.name, size.tensor, _times(size.shape), size.count, size.parameters,
+                    size.parameters / self.n_parameters,
+                ]
+                for size in self.sizes
+            ],
+            note="Weights and biases together. "
+            + ("The output matrix is the token embedding once more (tied)." if tied else ""),
+        )  # fmt: skip
+        sizes = Table(
+            title="sizes",
+            columns=[Column("what"), Column("value")],
+            rows=[
+                ["blocks", config.n_layer],
+                ["heads in each block", config.n_head],
+                ["width of a head", config.head_dim],
+                ["embedding size", config.n_embd],
+                ["feed-forward size", config.n_inner],
+                ["context, in tokens", config.n_ctx],
+                ["vocabulary, in tokens", config.vocab_size],
+            ],
+        )
+        memory = Table(
+            title="memory",
+            columns=[
+                Column("numbers in"), Column("parameters × bits, MB", 1),
+                Column("weights in laplm, MB", 1), Column("key/value cache, bytes per token"),
+                Column("full context, MB", 1),
+            ],
+            rows=[
+                [
+                    row.precision, row.bare_bytes / 1e6, _millions(row.packed_bytes),
+                    row.kv_cache_bytes,
+                    _millions(row.kv_cache_bytes and row.kv_cache_bytes * config.n_ctx),
+                ]
+                for row in self.memory
+            ],
+            note="In laplm: with scales and padding, the output matrix included; embeddings are "
+            "read from the model's file as they are needed. int4 keeps its output matrix in int8. "
+            "16 bits are for files only.",
+        )  # fmt: skip
+        operations = Table(
+            title="floating-point operations per token",
+            columns=[Column("part"), Column("first token"), Column(f"token {config.n_ctx:,}")],
+            rows=[
+                *([row.part, row.first, row.last] for row in self.operations),
+                ["in all", *self.flops],
+            ],
+            note="A multiplication and an addition are two. Norms, softmax and the activation "
+            "function are left out (one or two in a hundred).",
+        )
+        return [tensors, sizes, memory, operations]
+
+    def plot(self) -> Figure:
+        """Parameters of each part as bars."""
+        return figures.bars(
+            [size.name for size in self.sizes],
+            [size.parameters for size in self.sizes],
+            f"{self.model}: where its {self.n_parameters:,} parameters are",
+            value_label="parameters",
+            texts=[
+                f"{size.parameters:,} ({size.parameters / self.n_parameters:.1%})"
+                for size in self.sizes
+            ],
+            subtitle=f"{self.config.n_layer} blocks, {self.config.n_embd} wide, vocabulary of "
+            f"{self.config.vocab_size:,}",
+        )
+
+
+def stats(model: Model) -> Stats:
+    """Count a model's parameters, bytes and operations. Nothing is run and no weight is read."""
+    config = model.config
+    sizes = _part_sizes(config)
+    memory = []
+    for precision, bits in _BITS.items():
+        known = next((p for p in PRECISIONS if p == precision), None)
+        kv = "fp32" if precision == "fp32" else "fp16"
+        memory.append(
+            Memory(
+                precision=precision,
+                bits=bits,
+                bare_bytes=math.ceil(config.n_parameters * bits / 8),
+                packed_bytes=packed_bytes(model.checkpoint, known) if known else None,
+                kv_cache_bytes=KVCache(config, kv).bytes_per_position if known else None,
+            )
+        )
+    operations = _operations(config)
+    return Stats(
+        model=model.name,
+        config=config,
+        n_parameters=config.n_parameters,
+        sizes=sizes,
+        memory=tuple(memory),
+        operations=operations,
+        flops=(sum(row.first for row in operations), sum(row.last for row in operations)),
+    )
+
+
+def _part_sizes(config: ModelConfig) -> tuple[PartSize, ...]:
+    found: dict[str, list[TensorSpec]] = {role: [] for role in _PARTS}
+    for spec in tensor_specs(config).values():
+        found[spec.role].append(spec)
+    return tuple(
+        PartSize(
+            name=_PARTS[role],
+            role=role,
+            tensor=specs[0].kind,
+            shape=specs[0].shape,
+            count=sum(spec.part == "weight" for spec in specs),
+            parameters=sum(math.prod(spec.shape) for spec in specs),
+        )
+        for role, specs in found.items()
+        if specs
+    )
+
+
+def _operations(config: ModelConfig) -> tuple[Operations, ...]:
+    """Multiplications and additions of each part.
+
+    Two for each weight of a linear layer; in attention four for each position that is looked at
+    and each number of the width: two for its attention score, two for the weighted value.
+
+    Source: Hoffmann et al. 2022, "Training Compute-Optimal Large Language Models", appendix F.
+    """
+    c, layers = config.n_embd, config.n_layer
+
+    def same(part: str, weights: int) -> Operations:
+        return Operations(part, 2 * weights, 2 * weights)
+
+    return (
+        same("queries, keys, values", layers * 3 * c * c),
+        Operations("scores and weighted values", layers * 4 * c, layers * 4 * c * config.n_ctx),
+        same("output of attention", layers * c * c),
+        same("feed-forward", layers * 2 * c * config.n_inner),
+        same("output matrix", c * config.vocab_size),
+    )
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return " × ".join(f"{n:,}" for n in shape)
+
+
+def _millions(count: int | None) -> float | None:
+    return None if count is None else count / 1e6
+
+
+@dataclass(frozen=True)
+class PublishedModel:
+    """One line of ``model_scale.csv``.
+
+    Attributes:
+        name: of the model.
+        year: of the source.
+        parameters: in all.
+        active: those that work on one token, where its experts take turns and it is published.
+        kind: "dense" or "mixture of experts".
+        estimate: the maker has not published it; the source is somebody's estimate.
+        source: where the figure stands.
+    """
+
+    name: str
+    year: int
+    parameters: int
+    active: int | None
+    kind: str
+    estimate: bool
+    source: str
+
+
+@dataclass(frozen=True)
+class ModelScale(View):
+    """Sizes of language models by year.
+
+    Attributes:
+        models: as published, by year.
+        model: the name of the model they are compared with.
+        n_parameters: its size.
+    """
+
+    models: tuple[PublishedModel, ...]
+    model: str
+    n_parameters: int
+
+    def parts(self) -> list[Part]:
+        """One table, with sources."""
+        return [
+            Table(
+                title="language models by year",
+                columns=[
+                    Column("model"), Column("year", label=True), Column("parameters"),
+                    Column("active"), Column("kind"), Column(f"times {self.model}", 1),
+                    Column("source"),
+                ],
+                rows=[
+                    [
+                        m.name, m.year, m.parameters, m.active,
+                        m.kind + (", ESTIMATE" if m.estimate else ""),
+                        m.parameters / self.n_parameters, m.source,
+                    ]
+                    for m in self.models
+                ],
+                note=f"{self.model} has {self.n_parameters:,} parameters. Active: those that work "
+                "on one token. An estimate is not the maker's figure.",
+            )
+        ]  # fmt: skip
+
+    def plot(self) -> Figure:
+        """Parameters over years on a logarithmic scale."""
+        return figures.scatter(
+            np.array([[m.year, m.parameters] for m in self.models], np.float64),
+            [m.name + (" (estimate)" if m.estimate else "") for m in self.models],
+            ["estimate, not published" if m.estimate else m.kind for m in self.models],
+            "The size of language models by year",
+            x_label="year of publication",
+            y_label="parameters",
+            log_y=True,
+            level=(self.n_parameters, f"{self.model}: {self.n_parameters:,}"),
+            subtitle="of a mixture of experts all parameters are counted; sources: "
+            "laplm/look/model_scale.csv",
+        )
+
+
+def model_scale(model: Model) -> ModelScale:
+    """Sizes of published language models by year, beside this one."""
+    text = files("laplm.look").joinpath("model_scale.csv").read_text(encoding="utf-8")
+    rows = csv.DictReader(text.splitlines())
+    models = [
+        PublishedModel(
+            name=row["name"],
+            year=int(row["year"]),
+            parameters=int(row["parameters"]),
+            active=int(row["active"]) if row["active"] else None,
+            kind=row["kind"],
+            estimate=row["estimate"] == "yes",
+            source=row["source"],
+        )
+        for row in rows
+    ]
+    return ModelScale(tuple(models), model.name, model.config.n_parameters)

@@ -1,0 +1,197 @@
+"""Steering: a direction added to the residual stream, and the text that the model then writes.
+
+The direction is the difference between two prompts' residual streams at a layer, each after its
+last token; a multiple of it is added at every position. Sources: Turner et al. 2023, "Steering
+Language Models With Activation Engineering" (the difference of two prompts); Rimsky et al. 2024,
+"Steering Llama 2 via Contrastive Activation Addition", section 3 (last token, every position).
+
+Shapes: C n_embd.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from laplm.errors import InputError
+from laplm.look import figures, passes
+from laplm.look.view import Column, Model, Part, Table, View, visible
+from laplm.look.views.continuations import next_table, write_under
+from laplm.model.weights import Tap
+from laplm.run.request import make_request
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Array = NDArray[np.float32]
+_LARGEST = 1_000_000  # coefficient; a thousand already drowns what the model has
+
+
+@dataclass(frozen=True)
+class Steering(View):
+    """Texts that the model writes with more or less of a direction.
+
+    Attributes:
+        model: the model's name.
+        prompt: the text that is continued.
+        towards: the prompt that the direction leads to.
+        away_from: the prompt that it leads away from.
+        layer: where it is added, before the layer's attention.
+        coefficients: how much of it was added; 0 is the model as it is.
+        texts: what the model wrote for each coefficient.
+        seed: of the drawing of tokens, the same for each.
+        direction: (C,).
+        direction_norm: its length.
+        residual_norm: length of the prompt's own residual stream at that layer, mean of positions.
+        candidates: the likeliest next tokens of any coefficient.
+        probabilities: of the candidates, next after the prompt, (coefficients, candidates).
+    """
+
+    model: str
+    prompt: str
+    towards: str
+    away_from: str
+    layer: int
+    coefficients: list[float]
+    texts: list[str]
+    seed: int
+    direction: Array
+    direction_norm: float
+    residual_norm: float
+    candidates: list[str]
+    probabilities: Array
+
+    def parts(self) -> list[Part]:
+        """See ``View``: the texts, then the next token's probabilities side by side."""
+        texts = Table(
+            title=f"{self.model}: text steered from “{visible(self.away_from)}” to "
+            f"“{visible(self.towards)}”",
+            columns=[Column("coefficient"), Column("text")],
+            rows=[
+                [_amount(c), text] for c, text in zip(self.coefficients, self.texts, strict=True)
+            ],
+            note=f"Added before layer {self.layer} at every position. The direction's length is "
+            f"{self.direction_norm:.1f}, the residual stream's there {self.residual_norm:.1f}.",
+        )
+        amounts = [_amount(c) for c in self.coefficients]
+        return [texts, next_table(self.prompt, amounts, self.candidates, self.probabilities)]
+
+    def plot(self) -> Figure:
+        """See ``View``: probabilities of the next token for each coefficient."""
+        return figures.grouped_bars(
+            self.candidates,
+            {
+                _amount(c): row.tolist()
+                for c, row in zip(self.coefficients, self.probabilities, strict=True)
+            },
+            f"{self.model}: next after “{self.prompt}”, steered from “{visible(self.away_from)}” "
+            f"to “{visible(self.towards)}” at layer {self.layer}",
+            value_label="probability",
+        )
+
+
+def _amount(coefficient: float) -> str:
+    return f"{coefficient:+g}" if coefficient else "0"
+
+
+def direction(model: Model, towards: passes.Text, away_from: passes.Text, *, layer: int) -> Array:
+    """The difference of two prompts' residual streams before a layer, after their last tokens.
+
+    Returns:
+        (C,).
+
+    Raises:
+        ContextLengthError: a prompt has more tokens than the model has positions.
+        InputError: the layer is not there, a prompt is empty, or both end in the same stream.
+    """
+    passes.check_layer(model, layer)
+    ends = [
+        passes.run_with_cache(model, passes.encode(model, text), ["resid_pre"])["resid_pre", layer][
+            -1
+        ]
+        for text in (towards, away_from)
+    ]
+    difference: Array = ends[0] - ends[1]
+    if not difference.any():
+        raise InputError("the two prompts give no direction: they are the same to the model there")
+    return difference
+
+
+def steering_tap(direction: Array, *, layer: int, coefficient: float) -> Tap:
+    """A tap that adds a multiple of a direction (C,) before a layer, at every position."""
+    added = np.asarray(direction, np.float32) * np.float32(coefficient)
+
+    def tap(name: str, at: int | None, x: Array) -> Array | None:
+        return x + added if (name, at) == ("resid_pre", layer) else None
+
+    return tap
+
+
+def steer(
+    model: Model,
+    text: str,
+    towards: str,
+    away_from: str,
+    *,
+    layer: int | None = None,
+    coefficients: Sequence[float] = (-1.0, 0.0, 1.0),
+    max_new_tokens: int = 30,
+    temperature: float = 0.8,
+    top_k: int = 40,
+    seed: int = 1,
+) -> Steering:
+    """Continue a prompt with several amounts of a direction between two other prompts.
+
+    Args:
+        model: the model.
+        text: the prompt to continue.
+        towards: the prompt that positive coefficients lead to, such as " happy".
+        away_from: the prompt that they lead away from, such as " sad".
+        layer: where the direction is taken and added; None means the one in the middle.
+        coefficients: how much of it to add; 0 is the model as it is.
+        max_new_tokens: tokens to write for each.
+        temperature: as in ``laplm run``.
+        top_k: as in ``laplm run``.
+        seed: as in ``laplm run``; the same for each coefficient.
+
+    Raises:
+        ContextLengthError: a prompt, or the new tokens after it, do not fit in the context.
+        InputError: a setting is out of range, a prompt is empty, or there is no direction.
+    """
+    if not coefficients or not all(math.isfinite(c) for c in coefficients):
+        raise InputError("coefficients must be at least one number, such as 0 and 1")
+    if max(map(abs, coefficients)) > _LARGEST:
+        raise InputError(
+            f"coefficient is {max(coefficients, key=abs):g}, but it must be a number from "
+            f"-{_LARGEST:,} to {_LARGEST:,}: far less drowns everything else"
+        )
+    at = model.config.n_layer // 2 if layer is None else passes.check_layer(model, layer)
+    ids = passes.encode(model, text)
+    request = make_request(
+        ids, model.tokenizer, model.config, max_new_tokens,
+        temperature=temperature, top_k=top_k, seed=seed,
+    )  # fmt: skip
+    along = direction(model, towards, away_from, layer=at)
+    own = passes.run_with_cache(model, ids, ["resid_pre"])["resid_pre", at]
+    taps = [steering_tap(along, layer=at, coefficient=c) for c in coefficients]
+    written = write_under(model, request, taps)
+    return Steering(
+        model=model.name,
+        prompt=text,
+        towards=towards,
+        away_from=away_from,
+        layer=at,
+        coefficients=[float(c) for c in coefficients],
+        texts=written.texts,
+        seed=seed,
+        direction=along,
+        direction_norm=float(np.linalg.norm(along)),
+        residual_norm=float(np.linalg.norm(own, axis=-1).mean()),
+        candidates=written.candidates,
+        probabilities=written.probabilities,
+    )

@@ -1,0 +1,142 @@
+"""Counts against torch's own: parameters of transformers' models, operations that torch counts."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import make_model
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel
+
+from laplm.look.views.stats import Stats, model_scale, stats
+from laplm.model.config import NAMED_SIZES
+from laplm.model.engine.quantize import packed_bytes, prepared
+from laplm.run.bench import GeneratedCheckpoint
+from laplm.run.language_model import LanguageModel
+
+
+class Shape:
+    """A model of a named shape, without weights."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.checkpoint = GeneratedCheckpoint(name)
+        self.config = self.checkpoint.config
+
+
+def of_shape(name: str) -> Stats:
+    return stats(Shape(name))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", NAMED_SIZES)
+def test_parameters_are_those_of_transformers_model(name: str) -> None:
+    c = NAMED_SIZES[name]
+    with torch.device("meta"):
+        hf = GPT2LMHeadModel(GPT2Config(n_embd=c.n_embd, n_layer=c.n_layer, n_head=c.n_head))
+    view = of_shape(name)
+    assert view.n_parameters == sum(p.numel() for p in hf.parameters())
+    assert sum(size.parameters for size in view.sizes) == view.n_parameters
+
+
+def test_gpt2_small_has_its_well_known_size() -> None:
+    view = of_shape("gpt2")
+    assert view.n_parameters == 124_439_808
+    by_part = {size.tensor: size for size in view.sizes}
+    assert by_part["wte"].parameters == 38_597_376
+    assert by_part["attn.c_attn"].shape == (768, 2304)
+    assert by_part["ln_1"].count == 12
+    assert "lm_head" not in by_part
+    assert {row.precision: row.bare_bytes for row in view.memory} == {
+        "fp32": 497_759_232, "16 bits": 248_879_616, "int8": 124_439_808, "int4": 62_219_904,
+    }  # fmt: skip
+
+
+def test_every_part_counts_the_tensors_of_that_name(pocket: LanguageModel, hf_pocket: Any) -> None:
+    counted: Counter[str] = Counter()
+    for name, tensor in hf_pocket.named_parameters():
+        counted[re.sub(r"^transformer\.(h\.\d+\.)?|\.(weight|bias)$", "", name)] += tensor.numel()
+    assert {size.tensor: size.parameters for size in stats(pocket).sizes} == counted
+
+
+def test_a_separate_output_matrix_is_a_part_of_its_own(tmp_path: Path) -> None:
+    path = make_model(tmp_path / "untied", tie_word_embeddings=False)
+    view = stats(LanguageModel(path))
+    last = view.sizes[-1]
+    assert (last.tensor, last.count) == ("lm_head", 1)
+    assert last.parameters == view.config.vocab_size * view.config.n_embd
+    assert view.n_parameters == sum(size.parameters for size in view.sizes)
+
+
+@pytest.mark.parametrize("position", [1, 7, 64])
+def test_operations_are_those_that_torch_counts(hf_pocket: Any, position: int) -> None:
+    """One more token after ``position - 1`` others, as torch counts what it multiplies."""
+    hf = GPT2LMHeadModel(hf_pocket.config).eval()
+    hf.set_attn_implementation("eager")
+    past = DynamicCache(config=hf.config)
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad():
+        if position > 1:
+            hf(torch.zeros(1, position - 1, dtype=torch.long), past_key_values=past)
+        with counter:
+            hf(torch.zeros(1, 1, dtype=torch.long), past_key_values=past)
+
+    pocket = LanguageModel("pocket")
+    first = stats(pocket).flops[0]
+    pocket.checkpoint.config = dataclasses.replace(pocket.config, n_ctx=position)
+    assert stats(pocket).flops == (first, counter.get_total_flops())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
+def test_memory_is_what_the_engine_holds(pocket: LanguageModel, precision: Any) -> None:
+    row = next(row for row in stats(pocket).memory if row.precision == precision)
+    packed = prepared(pocket.checkpoint, precision)
+    assert row.packed_bytes == sum(array.nbytes for array in packed.values())
+    assert row.packed_bytes == packed_bytes(pocket.checkpoint, precision)
+    engine = LanguageModel("pocket", precision).gpt
+    assert row.kv_cache_bytes == engine.new_cache().bytes_per_position
+
+
+def test_the_scale_of_models_names_a_source_for_every_figure(pocket: LanguageModel) -> None:
+    view = model_scale(pocket)
+    assert view.n_parameters == pocket.config.n_parameters
+    years = [m.year for m in view.models]
+    assert years == sorted(years) and years[0] <= 2018 and years[-1] >= 2024
+    assert len({m.name for m in view.models}) == len(view.models) >= 15
+    for m in view.models:
+        assert len(m.source) > 15, m.name
+        assert m.kind in ("dense", "mixture of experts")
+        assert m.active is None or (m.active < m.parameters and m.kind != "dense")
+        for number in re.findall(r"arXiv:(\d\d)\d\d\.\d{5}", m.source):
+            assert m.year == 2000 + int(number) or m.estimate
+    sizes = {m.name: m.parameters for m in view.models}
+    assert sizes["GPT-2 XL"] == NAMED_SIZES["gpt2-xl"].n_parameters
+    assert (sizes["GPT-3"], sizes["Llama 3.1 405B"]) == (175_000_000_000, 405_000_000_000)
+
+
+def test_estimates_are_marked_wherever_they_are_shown(pocket: LanguageModel) -> None:
+    view = model_scale(pocket)
+    (guess,) = [m for m in view.models if m.estimate]
+    assert guess.name == "GPT-4" and "never published" in guess.source
+    (row,) = [r for r in view.parts()[0].rows if r[0] == "GPT-4"]  # type: ignore[union-attr]
+    assert "ESTIMATE" in row[4]
+    assert "GPT-4 (estimate)" in texts(view.plot())
+
+
+def test_pictures_show_every_part(pocket: LanguageModel) -> None:
+    view = stats(pocket)
+    shown = texts(view.plot())
+    assert {size.name for size in view.sizes} <= shown
+    assert {"1 billion", "1 trillion"} <= texts(model_scale(pocket).plot())
+
+
+def texts(figure: Any) -> set[str]:
+    from matplotlib.text import Text
+
+    figure.draw_without_rendering()
+    return {text.get_text() for text in figure.findobj(Text)}
