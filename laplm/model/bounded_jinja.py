@@ -43,7 +43,7 @@ _SLOWER = 512
 _PERCENT = re.compile(r"%([^%a-zA-Z]*)")
 _BRACES = re.compile(r"\{([^{}]*)(\{?)")
 _NUMBER = re.compile(r"\d+")
-_VIEWS: tuple[type, ...] = (type({}.keys()), type({}.values()), type({}.items()))
+_VIEWS: Any = (type({}.keys()), type({}.values()), type({}.items()))
 _SEQUENCES = (list, tuple, set, frozenset)
 
 

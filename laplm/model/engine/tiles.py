@@ -79,114 +79,43 @@ def make_tile(
     tokens; count of groups; out, out_stride between tokens; bias; store_mode (STORE or ADD); the
     number of the part to prefetch.
     """
-    cells = list(product(range(n_tiles), range(n_tokens)))
-    group_bytes = {"fp32": 64, "int8": 16, "int4": 8}[precision] * GROUP  # of one tile
-    # Cache lines asked for with every group; the parts lie one after the other.
-    lines = math.ceil(n_tiles * group_bytes / 64 / prefetch_parts) if prefetch_parts else 0
+    tile = _Tile(isa, precision, n_tiles, n_tokens, prefetch_parts)
+    return simd.operation(simd.void, *[i64] * 15)(tile.emit)
 
-    def fp32_step(b: Builder, g: Value, a: Args, acc: list[Value]) -> list[Value]:
-        for k in range(GROUP):
-            ws = [
-                simd.read(b, place(b, a.w, (g, GROUP * 64), (r, a.w_stride), (k, 64)), F32V, 4)
-                for r in range(n_tiles)
-            ]
-            xs = [
-                simd.read(b, place(b, a.x, (g, GROUP * 4), (t, a.x_stride), (k, 4)), FLOAT, 4)
-                for t in range(n_tokens)
-            ]
-            xs = [simd.broadcast(b, x, F32V) for x in xs]
-            acc = [emit_fma(b, ws[r], xs[t], acc[i]) for i, (r, t) in enumerate(cells)]
-        return acc
 
-    def byte_step(b: Builder, g: Value, a: Args, acc: list[Value]) -> list[Value]:
-        offset = 128 if precision == "int8" else 8
-        # AVX2 takes signed int8 weights, but int4's as they are stored.
-        is_offset = not isa.signed_dot or (isa.dot == "avx2" and precision == "int4")
-        starts, x_scales = [], []
-        for t in range(n_tokens):
-            start = ir.Constant(I32, 0)
-            if is_offset:  # take out of the sum what the weights' offset puts into it
-                start = simd.read(b, place(b, a.x_sum, (g, 4), (t, a.group_stride)), I32, 4)
-                start = b.mul(start, ir.Constant(I32, -offset))
-            starts.append(simd.broadcast(b, start, I32V))
-            x_scale = simd.read(b, place(b, a.x_scale, (g, 4), (t, a.group_stride)), FLOAT, 4)
-            x_scales.append(simd.broadcast(b, x_scale, F32V))
-        if isa.dot == "avx2":
-            w = place(b, a.w, (g, group_bytes))
-            xs = [place(b, a.x, (g, GROUP), (t, a.x_stride)) for t in range(n_tokens)]
-            totals = avx2_group(b, precision, w, xs, starts)
-        else:
-            totals = exact_sums(b, g, a, [starts[t] for _, t in cells])
-        sums = [b.sitofp(total, F32V) for total in totals]
-        if precision == "int8":
-            return [emit_fma(b, sums[i], x_scales[t], acc[i]) for i, (_, t) in enumerate(cells)]
-        w_scales = []
-        for r in range(n_tiles):
-            bits = simd.read(
-                b, place(b, a.scale, (g, 32), (r, a.scale_stride)), ir.VectorType(I16, LANES), 2
-            )
-            w_scales.append(simd.half_to_float(b, bits, isa))
-        return [
-            emit_fma(b, sums[i], b.fmul(w_scales[r], x_scales[t]), acc[i])
-            for i, (r, t) in enumerate(cells)
-        ]
+class _Tile:
+    """The code of one operation; a cell is a tile of rows times a token."""
 
-    def exact_sums(b: Builder, g: Value, a: Args, totals: list[Value]) -> list[Value]:
-        """Add a group's products of bytes to the total of each cell."""
-        bytes64, offset = ir.VectorType(I8, 64), 128 if precision == "int8" else 8
-        packed: list[Value] = []
-        steps: list[tuple[list[Value], list[Value]]] = []
-        for step in range(GROUP // 4):
-            if precision == "int8":
-                ws = [
-                    simd.read(
-                        b, place(b, a.w, (g, GROUP * 16), (r, a.w_stride), (step, 64)), bytes64
-                    )
-                    for r in range(n_tiles)
-                ]
-            elif step < 4:
-                packed_now = [
-                    simd.read(b, place(b, a.w, (g, GROUP * 8), (r, a.w_stride), (step, 64)), I32V)
-                    for r in range(n_tiles)
-                ]
-                packed.extend(packed_now)
-                nibble = simd.constant(I32V, 0x0F0F0F0F)
-                ws = [b.bitcast(b.and_(p, nibble), bytes64) for p in packed_now]
-            else:
-                nibble, four = simd.constant(I32V, 0x0F0F0F0F), simd.constant(I32V, 4)
-                again = packed[(step - 4) * n_tiles : (step - 3) * n_tiles]
-                ws = [b.bitcast(b.and_(b.lshr(p, four), nibble), bytes64) for p in again]
-            if isa.signed_dot:
-                ws = [b.sub(w, simd.constant(bytes64, offset)) for w in ws]
-            xs = [
-                simd.read(b, place(b, a.x, (g, GROUP), (t, a.x_stride), (step, 4)), I32, 4)
-                for t in range(n_tokens)
-            ]
-            if isa.dot == "i8mm":
-                steps.append((ws, xs))
-                continue
-            totals = [simd.dot4(b, isa, totals[i], ws[r], xs[t]) for i, (r, t) in enumerate(cells)]
-        if isa.dot == "i8mm":
-            return _two_tokens_at_once(b, isa, dict(zip(cells, totals, strict=True)), steps)
-        return totals
+    def __init__(
+        self, isa: Isa, precision: str, n_tiles: int, n_tokens: int, prefetch_parts: int
+    ) -> None:
+        self.isa, self.precision = isa, precision
+        self.n_tiles, self.n_tokens = n_tiles, n_tokens
+        self.cells = list(product(range(n_tiles), range(n_tokens)))
+        self.group_bytes = {"fp32": 64, "int8": 16, "int4": 8}[precision] * GROUP  # of one tile
+        # Cache lines prefetched with every group; the parts lie one after the other.
+        self.lines = 0
+        if prefetch_parts:
+            self.lines = math.ceil(n_tiles * self.group_bytes / 64 / prefetch_parts)
 
-    def emit(b: Builder, *values: Value) -> None:
+    def emit(self, b: Builder, *values: Value) -> None:
+        """All groups of the inputs, then the bias, then what becomes of the result."""
         a = Args(*values)
-        step = fp32_step if precision == "fp32" else byte_step
-        zero = [simd.constant(F32V, 0.0)] * len(cells)
-
+        step = self.fp32_step if self.precision == "fp32" else self.byte_step
+        zero = [simd.constant(F32V, 0.0)] * len(self.cells)
         # Tiles lie one after the other, and so do the rows that follow and their parts.
-        following = place(b, a.w, (n_tiles, a.w_stride), (b.mul(a.part, a.n_groups), lines * 64))
+        part = (b.mul(a.part, a.n_groups), self.lines * 64)
+        following = place(b, a.w, (self.n_tiles, a.w_stride), part)
 
         def group(g: Value, acc: list[Value]) -> list[Value]:
-            for line in range(lines):
-                simd.emit_prefetch(b, place(b, following, (g, lines * 64), (line, 64)))
+            for line in range(self.lines):
+                simd.emit_prefetch(b, place(b, following, (g, self.lines * 64), (line, 64)))
             return step(b, g, a, acc)
 
         acc = loop(b, a.n_groups, zero, group)
-        for i, (r, _) in enumerate(cells):
+        for i, (r, _) in enumerate(self.cells):
             bias = simd.read(b, place(b, a.bias, (r, 64)), F32V, 4)
-            if precision == "int8":
+            if self.precision == "int8":
                 scale = simd.read(b, place(b, a.scale, (r, a.scale_stride)), F32V, 4)
                 acc[i] = emit_fma(b, acc[i], scale, bias)
             else:
@@ -194,14 +123,112 @@ def make_tile(
         add = b.icmp_signed("==", a.store_mode, ir.Constant(I64, ADD))
         with b.if_else(add) as (then, otherwise):
             with then:
-                for i, (r, t) in enumerate(cells):
+                for i, (r, t) in enumerate(self.cells):
                     out = place(b, a.out, (r, 64), (t, a.out_stride))
                     simd.write(b, out, b.fadd(simd.read(b, out, F32V, 4), acc[i]), 4)
             with otherwise:
-                for i, (r, t) in enumerate(cells):
+                for i, (r, t) in enumerate(self.cells):
                     simd.write(b, place(b, a.out, (r, 64), (t, a.out_stride)), acc[i], 4)
 
-    return simd.operation(simd.void, *[i64] * 15)(emit)
+    def fp32_step(self, b: Builder, g: Value, a: Args, acc: list[Value]) -> list[Value]:
+        """A group of inputs: each weight times its input, added to its row's accumulator."""
+        for k in range(GROUP):
+            ws = [
+                simd.read(b, place(b, a.w, (g, GROUP * 64), (r, a.w_stride), (k, 64)), F32V, 4)
+                for r in range(self.n_tiles)
+            ]
+            xs = [
+                simd.read(b, place(b, a.x, (g, GROUP * 4), (t, a.x_stride), (k, 4)), FLOAT, 4)
+                for t in range(self.n_tokens)
+            ]
+            xs = [simd.broadcast(b, x, F32V) for x in xs]
+            acc = [emit_fma(b, ws[r], xs[t], acc[i]) for i, (r, t) in enumerate(self.cells)]
+        return acc
+
+    def byte_step(self, b: Builder, g: Value, a: Args, acc: list[Value]) -> list[Value]:
+        """A group of inputs: the exact sum of products of bytes, then one scaled addition."""
+        starts = [self.start(b, g, a, t) for t in range(self.n_tokens)]
+        x_scales = []
+        for t in range(self.n_tokens):
+            x_scale = simd.read(b, place(b, a.x_scale, (g, 4), (t, a.group_stride)), FLOAT, 4)
+            x_scales.append(simd.broadcast(b, x_scale, F32V))
+        if self.isa.dot == "avx2":
+            w = place(b, a.w, (g, self.group_bytes))
+            xs = [place(b, a.x, (g, GROUP), (t, a.x_stride)) for t in range(self.n_tokens)]
+            totals = avx2_group(b, self.precision, w, xs, starts)
+        else:
+            totals = self.exact_sums(b, g, a, [starts[t] for _, t in self.cells])
+        sums = [b.sitofp(total, F32V) for total in totals]
+        if self.precision == "int8":
+            return [
+                emit_fma(b, sums[i], x_scales[t], acc[i]) for i, (_, t) in enumerate(self.cells)
+            ]
+        w_scales = []
+        for r in range(self.n_tiles):
+            at = place(b, a.scale, (g, 32), (r, a.scale_stride))
+            bits = simd.read(b, at, ir.VectorType(I16, LANES), 2)
+            w_scales.append(simd.half_to_float(b, bits, self.isa))
+        return [
+            emit_fma(b, sums[i], b.fmul(w_scales[r], x_scales[t]), acc[i])
+            for i, (r, t) in enumerate(self.cells)
+        ]
+
+    def start(self, b: Builder, g: Value, a: Args, t: int) -> Value:
+        """Where a token's sum of a group begins: less what the weights' offset puts into it."""
+        # AVX2 takes signed int8 weights, but int4's as they are stored.
+        int4_as_stored = self.isa.dot == "avx2" and self.precision == "int4"
+        if self.isa.signed_dot and not int4_as_stored:
+            return simd.broadcast(b, ir.Constant(I32, 0), I32V)
+        start = simd.read(b, place(b, a.x_sum, (g, 4), (t, a.group_stride)), I32, 4)
+        return simd.broadcast(b, b.mul(start, ir.Constant(I32, -self.offset)), I32V)
+
+    @property
+    def offset(self) -> int:
+        """What is added to weights to store them unsigned."""
+        return 128 if self.precision == "int8" else 8
+
+    def exact_sums(self, b: Builder, g: Value, a: Args, totals: list[Value]) -> list[Value]:
+        """Add a group's products of bytes to the total of each cell."""
+        packed: list[Value] = []
+        steps: list[tuple[list[Value], list[Value]]] = []
+        for step in range(GROUP // 4):
+            ws = self.weights(b, g, a, step, packed)
+            xs = [
+                simd.read(b, place(b, a.x, (g, GROUP), (t, a.x_stride), (step, 4)), I32, 4)
+                for t in range(self.n_tokens)
+            ]
+            if self.isa.dot == "i8mm":
+                steps.append((ws, xs))
+                continue
+            totals = [
+                simd.dot4(b, self.isa, totals[i], ws[r], xs[t])
+                for i, (r, t) in enumerate(self.cells)
+            ]
+        if self.isa.dot == "i8mm":
+            cells = dict(zip(self.cells, totals, strict=True))
+            return _two_tokens_at_once(b, self.isa, cells, steps)
+        return totals
+
+    def weights(self, b: Builder, g: Value, a: Args, step: int, packed: list[Value]) -> list[Value]:
+        """Each tile's weights of four inputs, as 64 bytes; int4's second half is in ``packed``."""
+        bytes64 = ir.VectorType(I8, 64)
+        nibble, four = simd.constant(I32V, 0x0F0F0F0F), simd.constant(I32V, 4)
+        if self.precision == "int8" or step < 4:
+            kind = bytes64 if self.precision == "int8" else I32V
+            stride = self.group_bytes
+            ws = [
+                simd.read(b, place(b, a.w, (g, stride), (r, a.w_stride), (step, 64)), kind)
+                for r in range(self.n_tiles)
+            ]
+            if self.precision == "int4":
+                packed.extend(ws)
+                ws = [b.bitcast(b.and_(p, nibble), bytes64) for p in ws]
+        else:
+            again = packed[(step - 4) * self.n_tiles : (step - 3) * self.n_tiles]
+            ws = [b.bitcast(b.and_(b.lshr(p, four), nibble), bytes64) for p in again]
+        if self.isa.signed_dot:
+            ws = [b.sub(w, simd.constant(bytes64, self.offset)) for w in ws]
+        return ws
 
 
 def avx2_group(
