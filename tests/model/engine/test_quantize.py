@@ -404,3 +404,31 @@ def test_no_space_leaves_no_half_written_file(
     with pytest.raises(CacheError, match="space"):
         prepared(checkpoint, "int8")
     assert list((home / "prepared").iterdir()) == []
+
+
+def test_a_file_that_was_prepared_before_the_rooms_moved_still_opens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``tests/data/prepared`` holds one; its model is made here again."""
+    monkeypatch.setenv("LAPLM_HOME", str(tmp_path / "home"))
+    config = ModelConfig(vocab_size=40, n_ctx=8, n_embd=32, n_layer=1, n_head=2)
+    rng = np.random.default_rng(0)
+    tensors = {
+        name: (rng.standard_normal(shape) * 0.1).astype(np.float32)
+        for name, shape in tensor_shapes(config).items()
+    }
+    save_checkpoint(tmp_path / "model", config, tensors)
+    checkpoint = open_checkpoint(tmp_path / "model")
+    old = Path(__file__).parents[2] / "data" / "prepared" / "int8-v2.safetensors"
+    # The fingerprint is of places and times, so a copy has another.
+    checkpoint.fingerprint = map_safetensors(old)[1]["model"]
+    made = {name: array.copy() for name, array in prepared(checkpoint, "int8").items()}
+    (file,) = (tmp_path / "home" / "prepared").iterdir()
+    shutil.copy(old, file)
+    told: list[object] = []
+    opened = prepared(checkpoint, "int8", lambda *step: told.append(step))
+    assert not told  # nothing was made again
+    assert file.read_bytes() == old.read_bytes()
+    assert opened.keys() == made.keys()
+    for name, array in made.items():
+        np.testing.assert_array_equal(opened[name], array)
