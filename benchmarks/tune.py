@@ -5,8 +5,8 @@
 
 Every way trains the same generated weights on the same tokens, with the same batch, AdamW, number
 of threads and dropout, each time in a process of its own, so that its peak memory is its own.
-Rounds are interleaved (A B C A B C ...); the first updates of a process are not counted; medians
-are reported. Losses of the first update are shown. The machine's rate of matrix products is
+Rounds are interleaved (A B C A B C ...); the first steps of a process are not counted; medians
+are reported. Losses of the first step are shown. The machine's rate of matrix products is
 measured beside them. README.md in this folder states the protocol.
 """
 
@@ -57,7 +57,7 @@ RATE = 1e-4
 RANK = 8
 
 
-# --- one process: so many updates --------------------------------------------------------------
+# --- one process: so many steps ----------------------------------------------------------------
 
 
 def tokens(vocab_size: int, n: int, seed: int = 0) -> np.ndarray:
@@ -67,19 +67,19 @@ def tokens(vocab_size: int, n: int, seed: int = 0) -> np.ndarray:
 
 
 class Enough(Exception):  # noqa: N818
-    """All updates that are timed have been made."""
+    """All steps that are timed have been made."""
 
 
 def train_laplm(args: argparse.Namespace) -> dict[str, Any]:
-    """``laplm.tune``'s own trainer, as ``laplm tune`` sets it up."""
+    """``laplm.fine_tune``'s own trainer, as ``laplm tune`` sets it up."""
     import torch
 
     from laplm.machine import peak_bytes
     from laplm.model.files.checkpoint import open_checkpoint
-    from laplm.tune.data.corpus import TokenData
-    from laplm.tune.models.lora import LoRAConfig
+    from laplm.tune.data.packing import Documents, EncodedDocument
     from laplm.tune.trainer import TrainConfig, Trainer, best_precision
-    from laplm.tune.tuning import TuneConfig, model_to_train
+    from laplm.tune.tuning import model_to_train
+    from laplm.tune_config import LoRAConfig, TuneConfig
 
     torch.set_num_threads(args.threads)
     checkpoint = open_checkpoint(Path(args.model))
@@ -88,8 +88,11 @@ def train_laplm(args: argparse.Namespace) -> dict[str, Any]:
         method=args.method, lora=LoRAConfig(r=RANK), base_precision=args.base, precision=precision
     )
     model = model_to_train(checkpoint, settings, precision)
-    ids = tokens(checkpoint.config.vocab_size, args.batch * args.positions * (args.steps + 1) + 1)
-    data = TokenData(tokens=ids.astype(np.uint16), starts=np.array([0]), n_bytes=len(ids))
+    # Documents of a whole window each, which is the usual causal mask.
+    n = args.positions + 1
+    ids = tokens(checkpoint.config.vocab_size, args.batch * n * (args.steps + 1)).astype(np.int32)
+    documents = [EncodedDocument(row, np.ones(n, np.bool_)) for row in ids.reshape(-1, n)]
+    data = Documents(documents, n_bytes=len(ids), padding=0)
     times: list[float] = []
     losses: list[float] = []
     last = time.perf_counter()
@@ -194,7 +197,7 @@ def product_rate(threads: int, tokens_together: int) -> dict[str, float]:
 
 
 def operations(config: ModelConfig, tokens_together: int, positions: int, method: str) -> float:
-    """Of the products of one update (Kaplan et al. 2020, arXiv:2001.08361, section 2.1).
+    """Of the products of one step (Kaplan et al. 2020, arXiv:2001.08361, section 2.1).
 
     Two a weight and token forwards, as many for what the inputs get and, where a weight is
     trained, as many for what it gets; attention's products are 4 * C a pair of tokens.
@@ -216,7 +219,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--model", type=Path, help="a model directory (default: GPT-2 small shape)")
     parser.add_argument("--only", choices=("full", "lora"), help="one method (default: both)")
     parser.add_argument("--shapes", help="such as 4x256,1x1024: windows x tokens")
-    parser.add_argument("--steps", type=int, default=8, help="updates a process (default: 8)")
+    parser.add_argument("--steps", type=int, default=8, help="steps a process (default: 8)")
     parser.add_argument("--repeats", type=int, default=3, help="processes a way (default: 3)")
     parser.add_argument("--threads", type=int, default=machine.cores())
     parser.add_argument("--dropout", type=float, default=0.1)
@@ -303,7 +306,7 @@ def _report(
     work: float,
 ) -> None:
     print(
-        f"\n{method}, {shape} tokens an update; products: "
+        f"\n{method}, {shape} tokens a step; products: "
         + ", ".join(f"{value / 1e9:,.0f} GFLOP/s in {name}" for name, value in rate.items())
     )
     ours: tuple[float, float] | None = None

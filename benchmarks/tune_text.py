@@ -28,11 +28,11 @@ import torch  # noqa: E402
 from laplm.built_in import DIRECTORY  # noqa: E402
 from laplm.model.files.checkpoint import open_checkpoint  # noqa: E402
 from laplm.model.tokenizer import Tokenizer  # noqa: E402
-from laplm.tune.data.corpus import TokenData  # noqa: E402
 from laplm.tune.models.gpt2 import TorchGPT  # noqa: E402
 from laplm.tune.trainer import TrainConfig, Trainer  # noqa: E402
+from recipes.pocket.token_data import TokenData  # noqa: E402
 
-Curve = dict[int, float]  # update -> held-out loss, nats a token
+Curve = dict[int, float]  # step -> held-out loss, nats a token
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--positions", type=int, default=256)
     parser.add_argument("--learning-rate", type=float, default=6e-4)
-    parser.add_argument("--every", type=int, default=25, help="updates between measurements")
+    parser.add_argument("--every", type=int, default=25, help="steps between evaluations")
     parser.add_argument("--picture", type=Path)
     args = parser.parse_args(argv)
     tokenizer = Tokenizer.from_directory(DIRECTORY)
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
         "laplm bf16": laplm_curve(train, heldout, TrainConfig(**config, precision="bf16")),
     }
     steps = sorted(curves["laplm fp32"])
-    print("held-out perplexity after updates " + ", ".join(map(str, steps)))
+    print("held-out perplexity after steps " + ", ".join(map(str, steps)))
     for name, curve in curves.items():
         print(f"  {name:13}" + " ".join(f"{math.exp(curve[step]):8.3f}" for step in steps))
     last = {name: curve[steps[-1]] for name, curve in curves.items()}
@@ -166,14 +166,14 @@ def _share_of(rate: Callable[[int], float], peak: float) -> Callable[[int], floa
 
 
 def draw(curves: dict[str, Curve], path: Path, title: str) -> None:
-    """Held-out perplexity over updates."""
+    """Held-out perplexity over steps."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
     for (name, curve), style in zip(curves.items(), ("-", "--", ":"), strict=True):
         axes.plot(list(curve), [math.exp(v) for v in curve.values()], style, label=name, lw=2)
-    axes.set(xlabel="updates", ylabel="held-out perplexity", title=title, yscale="log")
+    axes.set(xlabel="step", ylabel="held-out perplexity", title=title, yscale="log")
     axes.legend()
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)

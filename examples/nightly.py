@@ -34,10 +34,10 @@ def main() -> None:
     args = parser.parse_args()
 
     from laplm.tune.data.read import read_examples
-    from laplm.tune.tuning import TuneConfig
+    from laplm.tune_config import TuneConfig
 
-    reading = read_examples(args.notes)
-    texts = (example.text for example in reading.examples)
+    dataset = read_examples(args.notes)
+    texts = (example.text for example in dataset.examples)
     seen = hashlib.sha256("\0".join([args.model, *texts]).encode()).hexdigest()
     stamp = args.out / "seen"
     if stamp.is_file() and stamp.read_text(encoding="utf-8") == seen:
@@ -46,7 +46,7 @@ def main() -> None:
 
     directory = args.out / datetime.now().strftime("%Y-%m-%d-%H%M%S")
     config = TuneConfig(method="lora", patience=3)  # ends early when it gets no better
-    result = laplm.tune(reading, laplm.load(args.model), directory, config)
+    result = laplm.fine_tune(dataset, laplm.load(args.model), directory, config)
     write(args.out / "current", f"{directory.name}\n")
     write(stamp, seen)
     before, after = math.exp(result.loss_before), math.exp(result.loss_after)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from laplm.run.language_model import LanguageModel, load
     from laplm.run.results import GenerationResult, GenerationStep
     from laplm.run.sampler import SamplingParams
-    from laplm.tune.tuning import tune
+    from laplm.tune.tuning import fine_tune
 
 __version__ = "0.1.0"
 
@@ -52,6 +52,7 @@ _HOME = {
     "SamplingParams": "run.sampler",
     "Tokenizer": "model.tokenizer",
     "TokenizerError": "errors",
+    "fine_tune": "tune.tuning",
     "load": "run.language_model",
 }
 
@@ -74,15 +75,13 @@ __all__ = [
     "Tokenizer",
     "TokenizerError",
     "__version__",
+    "fine_tune",
     "load",
-    "tune",
 ]
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used: ``import laplm`` itself loads nothing heavy."""
-    if name == "tune":  # a room that can be called, when what it is built on is installed
-        return importlib.import_module("laplm.tune")
     if name not in _HOME:
         raise AttributeError(f"module 'laplm' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"laplm.{_HOME[name]}"), name)

@@ -57,7 +57,7 @@ class Bounds:
 
 
 _SHARE = "all of it would be dropped"
-_STEPS = "at a thousand updates a second, more would take weeks"
+_STEPS = "at a thousand steps a second, more would take weeks"
 _MEASURING = "nobody looks at so many measurements"
 
 # Of ``laplm tune``: by the names that TuneConfig, LoRAConfig, TrainConfig and HTTP have for them.
@@ -65,15 +65,14 @@ TUNING: dict[str, Bounds] = {
     "epochs": Bounds(0, 1e6, "nothing is left to learn long before", whole=False, above=True),
     "max_steps": Bounds(1, 10**9, _STEPS),
     "batch_size": Bounds(1, 1 << 16, "no machine holds more windows at once"),
-    "grad_accum_steps": Bounds(1, 1 << 16, "all batches of an update are drawn before it begins"),
+    "grad_accum_steps": Bounds(1, 1 << 16, "all batches of a step are drawn before it begins"),
     "n_positions": Bounds(1, 1 << 20, "no model of this kind has more positions"),
-    "short_positions": Bounds(0, 1 << 20, "no model of this kind has more positions"),
     "learning_rate": Bounds(
-        0, 1, "each update moves a weight by about as much, and weights are smaller",
+        0, 1, "each step moves a weight by about as much, and weights are smaller",
         whole=False, above=True,
     ),
     "final_learning_rate": Bounds(
-        0, 1, "each update moves a weight by about as much, and weights are smaller", whole=False
+        0, 1, "each step moves a weight by about as much, and weights are smaller", whole=False
     ),
     "warmup_steps": Bounds(0, 10**9, _STEPS),
     "weight_decay": Bounds(0, 1, "weights would be turned around", whole=False),
@@ -81,15 +80,13 @@ TUNING: dict[str, Bounds] = {
     "beta2": Bounds(0, 1, "no gradient would count", whole=False, below=True),
     "dropout": Bounds(0, 1, _SHARE, whole=False, below=True),
     "lora_dropout": Bounds(0, 1, _SHARE, whole=False, below=True),
-    "short_share": Bounds(0, 1, "the last windows are long", whole=False, below=True),
-    "int4_share": Bounds(0, 1, "the first updates are exact", whole=False, below=True),
     "grad_clip": Bounds(0, math.inf, "gradients would vanish or turn", whole=False, above=True),
     "heldout": Bounds(
         0, 100, "it is the percentage of documents that is only measured on", whole=False,
         above=True, below=True,
     ),
     "heldout_share": Bounds(
-        0, 1, "some documents are learned and some only measured on", whole=False,
+        0, 1, "some documents are trained on and some only measured on", whole=False,
         above=True, below=True,
     ),
     "evaluations": Bounds(1, 10**6, _MEASURING),
@@ -106,8 +103,8 @@ TUNING: dict[str, Bounds] = {
     "threads": Bounds(1, 256, "more only wait for each other"),
 }  # fmt: skip
 
-UPDATE_TOKENS = 1 << 24
-"""Tokens of an update: GPT-3's largest batch had 3.2 million (Brown et al. 2020, table 2.1)."""
+STEP_TOKENS = 1 << 24
+"""Tokens of a step: GPT-3's largest batch had 3.2 million (Brown et al. 2020, table 2.1)."""
 
 
 def check_fields(config: Any, names: Iterable[str]) -> None:
@@ -122,18 +119,18 @@ def check_fields(config: Any, names: Iterable[str]) -> None:
             object.__setattr__(config, name, TUNING[name].check(name, value))
 
 
-def check_update(batch_size: int, grad_accum_steps: int, n_positions: int) -> None:
-    """Refuse updates whose batches would not fit into memory before anything is computed.
+def check_step(batch_size: int, grad_accum_steps: int, n_positions: int) -> None:
+    """Refuse steps whose batches would not fit into memory before anything is computed.
 
     Raises:
-        InputError: they have more than ``UPDATE_TOKENS`` tokens.
+        InputError: they have more than ``STEP_TOKENS`` tokens.
     """
     tokens = batch_size * grad_accum_steps * n_positions
-    if tokens > UPDATE_TOKENS:
+    if tokens > STEP_TOKENS:
         raise InputError(
-            f"an update of {batch_size:,} × {grad_accum_steps:,} windows of {n_positions:,} tokens "
-            f"has {tokens:,} of them, but at most {UPDATE_TOKENS:,} are drawn at once: choose a "
-            "smaller batch, or fewer of them an update"
+            f"a step of {batch_size:,} × {grad_accum_steps:,} windows of {n_positions:,} tokens "
+            f"has {tokens:,} of them, but at most {STEP_TOKENS:,} are drawn at once: choose a "
+            "smaller batch, or fewer of them a step"
         )
 
 

@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from laplm.bounds import TUNING, UPDATE_TOKENS, Bounds
+from laplm.bounds import STEP_TOKENS, TUNING, Bounds
 from laplm.errors import InputError
 from laplm.serve.tuning import TuneSettings
-from laplm.tune.models.lora import LoRAConfig
 from laplm.tune.trainer import TrainConfig
-from laplm.tune.tuning import TuneConfig
+from laplm.tune_config import LoRAConfig, TuneConfig
 
 
 def beyond(bounds: Bounds) -> list[Any]:
@@ -108,11 +107,11 @@ def test_http_has_the_same_bounds() -> None:
                     TuneSettings.model_validate({field: value})
 
 
-def test_an_update_may_not_be_larger_than_memory_before_anything_is_counted() -> None:
+def test_a_step_may_not_be_larger_than_memory_before_anything_is_counted() -> None:
     TuneConfig(batch_size=1 << 16, grad_accum_steps=1 << 8)
     with pytest.raises(InputError, match=r"of 512 tokens has .* at most 16,777,216"):
         TrainConfig(max_steps=1, batch_size=1 << 15, grad_accum_steps=2, n_positions=512)
-    assert UPDATE_TOKENS == 1 << 24
+    assert STEP_TOKENS == 1 << 24
     TrainConfig(max_steps=1, batch_size=1 << 15, grad_accum_steps=1, n_positions=512)
 
 

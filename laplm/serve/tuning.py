@@ -22,17 +22,18 @@ import sys
 import time
 from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
 from starlette.responses import Response
 
-from laplm import home
+from laplm import home, tune_config
 from laplm.bounds import TUNING
 from laplm.errors import CacheError
 from laplm.home import json_text, write_whole
 from laplm.machine import terminate_process
+from laplm.metrics import METRICS, read_metrics
 from laplm.serve.logs import log, log_exception
 from laplm.serve.models import ModelRegistry
 from laplm.serve.parameters import JsonInteger
@@ -58,51 +59,47 @@ _REPORT_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'none'; "
     "base-uri 'none'; frame-ancestors 'self'; sandbox"
 )
-# ServingSettings that the command calls otherwise.
-_OPTIONS = {"positions": "window"}
+_HTTP = {setting.http: setting for _, setting in tune_config.settings() if setting.http is not None}
 
 
-def _bounded(name: str) -> Any:
-    """A setting that may be left out, within the bounds that ``laplm tune`` has for it."""
-    bounds = TUNING[name]
-    low, high = "gt" if bounds.above else "ge", "lt" if bounds.below else "le"
-    limits: dict[str, Any] = {low: bounds.least, high: bounds.most}
-    return Field(None, description=bounds.words, **limits)
+def _field(setting: tune_config.Setting) -> Any:
+    """Type and default of a request's field, which may be left out."""
+    kind: Any = JsonInteger if setting.kind is int else setting.kind
+    more: dict[str, Any] = {}
+    # Of a percentage the bounds are those of the number that people give.
+    bounds = TUNING[setting.name] if setting.percent else setting.bounds
+    if bounds is not None:
+        low, high = "gt" if bounds.above else "ge", "lt" if bounds.below else "le"
+        more = {low: bounds.least, high: bounds.most, "description": bounds.words}
+    elif setting.choices:
+        kind = Literal[setting.choices]
+    elif kind is str:
+        more = {"min_length": 1, "max_length": 300}
+    return kind | None, Field(None, **more)
 
 
-class TuneSettings(BaseModel):
-    """How a model is tuned: the options of ``laplm tune``; what is left out is its default."""
+class _Settings(BaseModel):
+    """How a model is fine-tuned: the options of ``laplm tune``; what is left out is its default."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False, extra="forbid")
 
-    method: Literal["full", "lora"] | None = None
-    epochs: float | None = _bounded("epochs")
-    max_steps: JsonInteger | None = _bounded("max_steps")
-    batch_size: JsonInteger | None = _bounded("batch_size")
-    grad_accum_steps: JsonInteger | None = _bounded("grad_accum_steps")
-    positions: JsonInteger | None = _bounded("n_positions")
-    learning_rate: float | None = _bounded("learning_rate")
-    dropout: float | None = _bounded("dropout")
-    patience: JsonInteger | None = _bounded("patience")
-    seed: JsonInteger | None = _bounded("seed")
-    checkpointing: bool | None = None
-    heldout: float | None = _bounded("heldout")
-    column: str | None = Field(None, min_length=1, max_length=300)
-    train_on_prompt: bool | None = None
-    skip_bad: bool | None = None
-    rank: JsonInteger | None = _bounded("rank")
-    alpha: float | None = _bounded("alpha")
-    lora_dropout: float | None = _bounded("lora_dropout")
-    threads: JsonInteger | None = _bounded("threads")
-
-    def words(self) -> list[str]:
+    def argv(self) -> list[str]:
         """The same on a command line."""
-        words = []
+        argv = []
         for name, value in self.model_dump(exclude_none=True).items():
-            option = f"--{_OPTIONS.get(name, name).replace('_', '-')}"
+            option = f"--{_HTTP[name].dest.replace('_', '-')}"
             if value is not False:
-                words.append(option if value is True else f"{option}={value}")
-        return words
+                argv.append(option if value is True else f"{option}={value}")
+        return argv
+
+
+if TYPE_CHECKING:
+    TuneSettings = _Settings
+else:
+    TuneSettings = create_model(
+        "TuneSettings", __base__=_Settings, __doc__=_Settings.__doc__,
+        **{name: _field(setting) for name, setting in _HTTP.items()},
+    )  # fmt: skip
 
 
 class TuneRequest(BaseModel):
@@ -119,11 +116,11 @@ class TuneRequest(BaseModel):
 class Run:
     """One tuning, as it stands."""
 
-    def __init__(self, directory: Path, kept: Mapping[str, Any]) -> None:
+    def __init__(self, directory: Path, record: Mapping[str, Any]) -> None:
         """Take up what ``entry.json`` holds, and what its process has measured."""
         self.directory = directory
         self.id = directory.name
-        self.kept = {"state": "failed", "message": "", "plan": None, **kept}
+        self.record = {"state": "failed", "message": "", "plan": None, **record}
         self.losses: list[tuple[int, float]] = []
         self.heldout: list[tuple[int, float]] = []
         self.samples: list[dict[str, Any]] = []
@@ -135,7 +132,7 @@ class Run:
     @property
     def state(self) -> str:
         """As the contract of the page names it."""
-        return str(self.kept["state"])
+        return str(self.record["state"])
 
     @property
     def model_directory(self) -> Path:
@@ -147,7 +144,7 @@ class Run:
         """What its process wrote to standard error."""
         return self.directory / "log"
 
-    def last_words(self) -> str:
+    def last_stderr_line(self) -> str:
         """The last line that its process complained; empty when there is none."""
         try:
             with self.log.open("rb") as log:
@@ -158,30 +155,30 @@ class Run:
         said = [line.strip() for line in lines if line.strip()]
         return said[-1].removeprefix("laplm: ") if said else ""
 
-    def with_last_words(self, message: str) -> str:
+    def with_last_stderr_line(self, message: str) -> str:
         """A message, and what its process said before it was ended."""
-        said = self.last_words()
+        said = self.last_stderr_line()
         return f"{message}. The last that it said: {said}" if said else message
 
     def end_leftover(self) -> None:
         """End a process that has outlived a killed server, lest two write to one directory.
 
         It ends by itself at the next thing that it tells, for nobody listens any more; but an
-        update of a large model takes its time.
+        step of a large model takes its time.
         """
         with contextlib.suppress(KeyError, TypeError, ValueError):
-            terminate_process(int(self.kept["pid"]), naming=str(self.model_directory))
+            terminate_process(int(self.record["pid"]), naming=str(self.model_directory))
 
     def entry(self) -> dict[str, Any]:
         """All of it, as ``GET /api/tune/{id}`` tells it."""
-        plan = self.kept["plan"]
+        plan = self.record["plan"]
         return {
             "id": self.id,
-            "name": self.kept["name"],
-            "model": self.kept["model"],
+            "name": self.record["name"],
+            "model": self.record["model"],
             "state": self.state,
-            "message": self.kept["message"],
-            "created": self.kept["created"],
+            "message": self.record["message"],
+            "created": self.record["created"],
             "plan": plan,
             "step": self.now.get("step", 0),
             "max_steps": self.now.get("max_steps") or (plan or {}).get("max_steps"),
@@ -194,46 +191,44 @@ class Run:
             "losses": self.losses,
             "heldout_losses": self.heldout,
             "directory": str(self.model_directory),
-            "settings": self.kept["settings"],
+            "settings": self.record["settings"],
             "result": self.result,
         }
 
-    def tell(self, name: str, what: Any) -> None:
+    def publish(self, name: str, what: Any) -> None:
         """Tell whoever watches."""
         for observer in self.watchers:
             observer.put_nowait((name, what))
 
-    def stepped(self, line: Mapping[str, Any]) -> None:
-        """An update was made."""
+    def on_step(self, line: Mapping[str, Any]) -> None:
+        """Take up a step."""
         self.now.update(line)
         if line.get("train_loss") is not None:
-            _put(self.losses, line["step"], line["train_loss"])
+            _append_point(self.losses, line["step"], line["train_loss"])
 
-    def measured(self, step: int, loss: float | None, text: str | None) -> None:
-        """The held-out loss was measured, and something written."""
+    def on_eval(self, step: int, loss: float | None, text: str | None) -> None:
+        """Take up an evaluation, and what was generated then."""
         if loss is not None:
-            _put(self.heldout, step, loss)
+            _append_point(self.heldout, step, loss)
         if text is not None:
             while self.samples and self.samples[-1]["step"] >= step:
                 self.samples.pop()
             self.samples.append({"step": step, "text": text, "heldout_loss": loss})
 
-    def read_back(self) -> None:
+    def read_metrics_file(self) -> None:
         """What was measured, from the run's own files."""
         with contextlib.suppress(OSError, ValueError):
-            path = self.model_directory / "run" / "metrics.jsonl"
-            for text in path.read_text(encoding="utf-8").splitlines():
-                with contextlib.suppress(ValueError, KeyError):  # a line that was cut short
-                    line = json.loads(text)
+            for line in read_metrics(self.model_directory / METRICS, skip_damaged=True):
+                with contextlib.suppress(KeyError):
                     if "heldout_loss" in line:
-                        self.measured(line["step"], line["heldout_loss"], line.get("sample"))
+                        self.on_eval(line["step"], line["heldout_loss"], line.get("sample"))
                     else:
-                        self.stepped(line)
+                        self.on_step(line)
         with contextlib.suppress(OSError, ValueError):
             self.result = json.loads((self.model_directory / "summary.json").read_bytes())
 
 
-def _put(curve: list[tuple[int, float]], step: int, value: float) -> None:
+def _append_point(curve: list[tuple[int, float]], step: int, value: float) -> None:
     """Add a point; of a run that was stopped, steps may come again."""
     while curve and curve[-1][0] >= step:
         curve.pop()
@@ -267,15 +262,15 @@ class Tunings:
         self._starting: str | None = None  # the run that trains, or is about to
         for path in sorted(self._directory.iterdir()):
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-                kept = json.loads((path / "entry.json").read_bytes())
-                run = Run(path, kept)
-                run.read_back()
+                record = json.loads((path / "entry.json").read_bytes())
+                run = Run(path, record)
+                run.read_metrics_file()
                 if run.state in _BUSY:
                     run.end_leftover()
                 if run.state == "running":  # the server was killed
-                    run.kept |= {"state": "failed", "message": run.with_last_words(_ENDED)}
+                    run.record |= {"state": "failed", "message": run.with_last_stderr_line(_ENDED)}
                 elif run.state == "stopping":
-                    run.kept["state"] = "stopped"
+                    run.record["state"] = "stopped"
                 run.entry()  # nothing is missing
                 self._runs[run.id] = run
 
@@ -326,17 +321,17 @@ class Tunings:
         settings = body.settings or TuneSettings.model_validate({})
         suffix = re.search(r"\.[A-Za-z]{1,8}$", body.name)
         id_ = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-        kept = {
+        record = {
             "name": body.name,
             "model": model,
             "target": target,
             "data": f"data{suffix[0].lower() if suffix else ''}",
             "settings": settings.model_dump(exclude_none=True),
-            "words": settings.words(),
+            "argv": settings.argv(),
             "created": time.time(),
             "state": "planning",
         }
-        run = Run(self._directory / id_, kept)
+        run = Run(self._directory / id_, record)
         await asyncio.to_thread(self._write_data, run, body.content)
         self._runs[id_] = run
         self._spawn(self._plan(run))
@@ -350,7 +345,7 @@ class Tunings:
         """
         if run.state not in ("planned", "stopped", "failed"):
             raise ApiError(409, f"this run is {run.state}; it cannot be started")
-        if run.state == "failed" and run.kept["plan"] is None:
+        if run.state == "failed" and run.record["plan"] is None:
             raise ApiError(409, "this run could not be planned; correct its data or settings")
         if self._starting is not None:
             raise ApiError(
@@ -363,7 +358,7 @@ class Tunings:
         self._spawn(self._train(run))
 
     def stop(self, run: Run) -> None:
-        """Let it end the update in hand and write a checkpoint.
+        """Let it end the step in hand and write a checkpoint.
 
         Raises:
             ApiError: it does not train.
@@ -435,16 +430,16 @@ class Tunings:
             code, said = await self._call(run, [*self._new(run), "--dry-run"])
         if self._ended:  # it is planned when the server is back
             return
-        if code == 0 and run.kept["plan"] is not None:
+        if code == 0 and run.record["plan"] is not None:
             self._set(run, "planned")
         else:
             self._set(run, "failed", said)
 
     async def _train(self, run: Run) -> None:
         begun = (run.model_directory / "run.json").exists()
-        words = [f"--resume={run.model_directory}"] if begun else self._new(run)
+        argv = [f"--resume={run.model_directory}"] if begun else self._new(run)
         try:
-            code, said = await self._call(run, words)
+            code, said = await self._call(run, argv)
         finally:
             self._starting = None
         if code == 0:
@@ -455,12 +450,12 @@ class Tunings:
             self._set(run, "failed", said)
 
     def _new(self, run: Run) -> list[str]:
-        data, out = run.directory / run.kept["data"], run.model_directory
-        return [str(data), f"--out={out}", f"--model={run.kept['target']}", *run.kept["words"]]
+        data, out = run.directory / run.record["data"], run.model_directory
+        return [str(data), f"--out={out}", f"--model={run.record['target']}", *_argv(run.record)]
 
-    async def _call(self, run: Run, words: list[str]) -> tuple[int, str]:
+    async def _call(self, run: Run, argv: list[str]) -> tuple[int, str]:
         """Run ``laplm tune`` to its end: its exit status, and the last line that it complained."""
-        command = [sys.executable, "-m", "laplm", "tune", *words, "--json"]
+        command = [sys.executable, "-m", "laplm", "tune", *argv, "--json"]
         if self._ended:
             return 1, _ENDED
         try:
@@ -471,13 +466,13 @@ class Tunings:
                     *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
                     stderr=complaints, limit=_LINE, **_OF_ITS_OWN,
                 )  # fmt: skip
-            run.kept["pid"] = process.pid
+            run.record["pid"] = process.pid
             self._keep(run)
             if run.state == "stopping":  # while it was being started
                 _terminate(run)
             assert process.stdout is not None
             while line := await process.stdout.readline():
-                self._heard(run, line)
+                self._on_event(run, line)
             code = await process.wait()
         except OSError as error:
             return 1, f"the tuning could not be started ({home.reason_of(error)})"
@@ -489,38 +484,38 @@ class Tunings:
         finally:
             run.process = None
         if code < 0:  # what it wrote last is no reason
-            said = run.with_last_words(
+            said = run.with_last_stderr_line(
                 f"the tuning was ended from outside (signal {-code}); it can go on"
             )
         else:
-            said = run.last_words() or _silent_end(run, code)
+            said = run.last_stderr_line() or _silent_end(run, code)
         log("tuning ended", run=run.id, status=code)
         # By the name that its owner gave it, and not by that of our own copy.
-        return code, said.replace(str(run.directory / run.kept["data"]), run.kept["name"])
+        return code, said.replace(str(run.directory / run.record["data"]), run.record["name"])
 
-    def _heard(self, run: Run, told: bytes) -> None:
+    def _on_event(self, run: Run, told: bytes) -> None:
         try:
             line = json.loads(told)
             kind = line.pop("event")
         except (ValueError, KeyError, AttributeError):
             return
         if kind == "plan":
-            if run.kept["plan"] is None or line["seconds_per_step"] is not None:
-                run.kept["plan"] = line
+            if run.record["plan"] is None or line["seconds_per_step"] is not None:
+                run.record["plan"] = line
         elif kind == "step":
-            run.stepped(line)
+            run.on_step(line)
             line.pop("heldout_loss", None)
-            run.tell("step", line)
+            run.publish("step", line)
         elif kind == "eval":
-            run.measured(line["step"], line["heldout_loss"], line["text"])
-            run.tell("eval", line)
+            run.on_eval(line["step"], line["heldout_loss"], line["text"])
+            run.publish("eval", line)
         elif kind == "done":
             run.result = line
 
     def _set(self, run: Run, state: str, message: str = "") -> None:
-        run.kept |= {"state": state, "message": message}
+        run.record |= {"state": state, "message": message}
         self._keep(run)
-        run.tell("state", run.entry())
+        run.publish("state", run.entry())
 
     def _keep(self, run: Run) -> None:
         """Write the entry, if that can be; on a full disk the run itself says so."""
@@ -532,7 +527,7 @@ class Tunings:
             log_exception("run not kept", error, run=run.id)
 
     def _write_entry(self, run: Run) -> None:
-        write_whole(run.directory / "entry.json", json_text(run.kept, indent=2).encode())
+        write_whole(run.directory / "entry.json", json_text(run.record, indent=2).encode())
 
     def _write_data(self, run: Run, content: str) -> None:
         try:
@@ -541,7 +536,7 @@ class Tunings:
             raise home.cannot_write(run.directory, error) from None
         data = content.encode("utf-8", errors="replace")  # half of a character is no text
         try:
-            write_whole(run.directory / run.kept["data"], data)
+            write_whole(run.directory / run.record["data"], data)
             self._write_entry(run)
         except CacheError:
             shutil.rmtree(run.directory, ignore_errors=True)
@@ -556,6 +551,11 @@ def _silent_end(run: Run, code: int) -> str:
     return f"the tuning ended with status {code}"
 
 
+def _argv(record: Mapping[str, Any]) -> list[str]:
+    """The settings of a run on a command line; runs of earlier servers have them as "words"."""
+    return list(record["argv"] if "argv" in record else record["words"])
+
+
 def _terminate(run: Run) -> None:
     if run.process is None:
         return
@@ -568,7 +568,7 @@ def _terminate(run: Run) -> None:
 
 def router(registry: ModelRegistry, tunings: Tunings) -> APIRouter:
     """The routes."""
-    api = APIRouter(prefix="/api/tune", tags=["teaching"])
+    api = APIRouter(prefix="/api/tune", tags=["fine-tuning"])
 
     @api.get("")
     async def runs() -> Response:
@@ -604,7 +604,7 @@ def router(registry: ModelRegistry, tunings: Tunings) -> APIRouter:
 
     @api.post("/{id}/stop", responses=error_responses(404, 409))
     async def stop(id: str) -> Response:
-        """Stop at the next update; everything is kept."""
+        """Stop at the next step; everything is kept."""
         run = tunings.get(id)
         tunings.stop(run)
         return JsonResponse(run.entry())

@@ -13,7 +13,7 @@ from typing import Any
 
 from laplm.errors import MissingExtraError
 from laplm.tune.data.corpus import IGNORE
-from laplm.tune.kernels.pointwise import to_slopes
+from laplm.tune.kernels.pointwise import cross_entropy_grad_
 
 try:
     import torch
@@ -44,9 +44,9 @@ def chunked_cross_entropy(
     """
     flat = hidden.reshape(-1, hidden.shape[-1])
     chosen = targets.reshape(-1)
-    learned = chosen != IGNORE
-    if not bool(learned.all()):
-        flat, chosen = flat[learned], chosen[learned]
+    counted = chosen != IGNORE
+    if not bool(counted.all()):
+        flat, chosen = flat[counted], chosen[counted]
     count = max(1, len(chosen) if count is None else count)
     loss: Tensor = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
         flat, weight, chosen, chunk_size, count, torch.is_grad_enabled()
@@ -80,7 +80,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             part = slice(begin, begin + chunk_size)
             inputs = hidden[part].to(dtype)
             logits = inputs @ matrix.t()
-            total += to_slopes(logits, targets[part], 1 / count, with_slopes=any(wanted))
+            total += cross_entropy_grad_(logits, targets[part], 1 / count, with_grad=any(wanted))
             if hidden_grad is not None:
                 hidden_grad[part] = logits @ matrix
             if wanted[1]:
@@ -92,7 +92,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                     weight_grad = product.to(torch.float32)
                 else:
                     weight_grad = product
-        if wanted[1] and weight_grad is None:  # nothing is learned here
+        if wanted[1] and weight_grad is None:  # no token counts
             weight_grad = torch.zeros_like(weight)
         if weight_grad is not None:
             weight_grad = weight_grad.to(weight.dtype)

@@ -13,7 +13,7 @@ import numpy as np
 from laplm.errors import MissingExtraError
 from laplm.machine import resident_bytes
 from laplm.tune.data.corpus import Batch
-from laplm.tune.kernels.pointwise import slopes_bytes
+from laplm.tune.kernels.pointwise import cross_entropy_grad_bytes
 from laplm.tune.models.gpt2 import TorchGPT
 
 try:
@@ -26,7 +26,7 @@ _ALLOCATOR = 1.1  # what a C library keeps beside what is asked of it, as measur
 
 
 @dataclass(frozen=True)
-class MemoryPlan:
+class MemoryEstimate:
     """Bytes that a training takes at its peak.
 
     Attributes:
@@ -52,9 +52,9 @@ class MemoryPlan:
         return self.process + round(_ALLOCATOR * made)
 
 
-def plan_memory(
+def estimate_memory(
     model: TorchGPT, *, batch_size: int, n_positions: int, grad_accum_steps: int = 1
-) -> MemoryPlan:
+) -> MemoryEstimate:
     """What a training of ``model`` with AdamW takes; a small forward pass is run to count it.
 
     Args:
@@ -67,20 +67,22 @@ def plan_memory(
     n_trained = sum(p.numel() for p in trained)
     held = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
     size = max((p.element_size() for p in trained), default=4)  # 2 in bfloat16
-    low = sum(t.numel() * t.element_size() for t in model.low.values())
+    master_low = sum(t.numel() * t.element_size() for t in model.master_low.values())
     tokens = batch_size * n_positions
     chunk = min(tokens, _LOSS_CHUNK)
     vocab, output = model.config.vocab_size, model.output_weight
     # The output matrix has a gradient from the loss, and while an embedding is tied to it a second.
     output_gradients = 2 * output.numel() * size if output.requires_grad else 0
-    return MemoryPlan(
-        process=max(0, resident_bytes() - held - low),
+    return MemoryEstimate(
+        process=max(0, resident_bytes() - held - master_low),
         weights=held,
         gradients=n_trained * (size + (4 if size == 2 and grad_accum_steps > 1 else 0)),
         optimizer=n_trained * (8 if size == 4 else 6),
         activations=_activation_bytes(model, batch_size, n_positions),
-        # One chunk in the format of the weights, whose place its slopes take.
-        logits=chunk * vocab * output.element_size() + slopes_bytes(output) + output_gradients,
+        # One chunk in the format of the weights, whose place their gradient takes.
+        logits=chunk * vocab * output.element_size()
+        + cross_entropy_grad_bytes(output)
+        + output_gradients,
     )
 
 

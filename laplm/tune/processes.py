@@ -1,9 +1,9 @@
 """One run in several processes, on one machine or many, as ``torchrun`` starts them.
 
-Each process takes its share of every batch. Gradients are summed (DDP; Li et al. 2020,
+Each process takes its windows of every batch. Gradients are summed (DDP; Li et al. 2020,
 arXiv:2006.15704), or weights, gradients and moments are divided among the processes and gathered a
 block at a time (FSDP2; Zhao et al. 2023, arXiv:2304.11277), so that a batch of the same windows
-learns the same, however many share it. The first process alone writes and speaks.
+gives the same step, however many share it. The main process alone writes and speaks.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ class Processes:
     shard: bool = False
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process writes and speaks."""
         return self.rank == 0
 
-    def windows_each(self, batch_size: int) -> int:
-        """How many windows of a batch each process takes.
+    def local_batch_size(self, batch_size: int) -> int:
+        """Windows of a batch for each process.
 
         Raises:
             InputError: they cannot be divided evenly.
@@ -60,13 +60,13 @@ class Processes:
             )
         return batch_size // self.size
 
-    def share(self, batch: Batch) -> Batch:
-        """This process's windows of a batch; raises as ``windows_each``."""
-        each = self.windows_each(len(batch.inputs))
+    def local_batch(self, batch: Batch) -> Batch:
+        """This process's windows of a batch; raises as ``local_batch_size``."""
+        each = self.local_batch_size(len(batch.inputs))
         return batch.rows(self.rank * each, (self.rank + 1) * each)
 
-    def total(self, number: float) -> float:
-        """The sum of a number over all processes."""
+    def sum(self, number: float) -> float:
+        """The sum of a number over all processes (all-reduce)."""
         if self.size == 1:
             return number
         value = torch.tensor([number], dtype=torch.float64)
@@ -75,18 +75,18 @@ class Processes:
         torch.distributed.all_reduce(value)
         return float(value)
 
-    def first(self, tensor: Tensor) -> Tensor:
-        """What the first process has, for all."""
+    def broadcast(self, tensor: Tensor) -> Tensor:
+        """The main process's tensor, in all processes."""
         if self.size > 1:
             torch.distributed.broadcast(tensor, 0)
         return tensor
 
     def any(self, flag: bool) -> bool:
         """Whether it is so in any process; all of them get the same answer."""
-        return self.total(float(flag)) > 0
+        return self.sum(float(flag)) > 0
 
-    def wait(self) -> None:
-        """Until all are here."""
+    def barrier(self) -> None:
+        """Wait until all processes are here."""
         if self.size > 1:
             torch.distributed.barrier()
 
@@ -139,7 +139,7 @@ def _device(name: str | None) -> torch.device:
     return device
 
 
-class Learner(nn.Module):
+class ModelWithLoss(nn.Module):
     """The model and its loss in one forward pass, which is what DDP and FSDP2 stand around.
 
     Without targets it gives the logits after the last token instead.
@@ -163,39 +163,39 @@ class Learner(nn.Module):
         return chunked_cross_entropy(hidden, self.model.output_weight, targets, count=count)
 
 
-def spread(model: TorchGPT, processes: Processes) -> nn.Module:
-    """A ``Learner`` whose gradients are those of all processes together.
+def wrap_ddp(model: TorchGPT, processes: Processes) -> nn.Module:
+    """A ``ModelWithLoss`` in DDP or FSDP2: its gradients are those of all processes together.
 
     What comes of ``backward`` is the mean over processes, so a loss is first multiplied by their
     number.
     """
-    learner = Learner(model)
+    model_with_loss = ModelWithLoss(model)
     if processes.size == 1:
-        return learner
+        return model_with_loss
     if not processes.shard:
-        return nn.parallel.DistributedDataParallel(learner, gradient_as_bucket_view=True)
+        return nn.parallel.DistributedDataParallel(model_with_loss, gradient_as_bucket_view=True)
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh(processes.device.type, (processes.size,))
     for block in model.h:
         fully_shard(block, mesh=mesh)
-    fully_shard(learner, mesh=mesh)
-    return learner
+    fully_shard(model_with_loss, mesh=mesh)
+    return model_with_loss
 
 
-def local(tensor: Any) -> Any:
-    """The part of a divided tensor that is here; any other as it is."""
+def local_shard(tensor: Any) -> Any:
+    """This process's shard of a sharded tensor; any other tensor as it is."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
-def whole(tensor: Any) -> Any:
-    """A divided tensor gathered, which all processes must ask for; any other as it is."""
+def full_tensor(tensor: Any) -> Any:
+    """A sharded tensor gathered, which all processes must ask for; any other as it is."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
-def divided_as(tensor: Tensor, like: Any) -> Any:
-    """This process's part of a whole tensor, divided as ``like`` is."""
+def shard_like(tensor: Tensor, like: Any) -> Any:
+    """This process's shard of a full tensor, sharded as ``like`` is."""
     if not hasattr(like, "to_local"):
         return tensor.to(like.device)
     from torch.distributed.tensor import distribute_tensor

@@ -28,9 +28,10 @@ from laplm.model.tensors import TensorSpec
 from laplm.model.tokenizer import Tokenizer
 from laplm.progress import Progress
 from laplm.tune.data.corpus import perplexity
-from laplm.tune.data.read import Example, Reading
+from laplm.tune.data.read import Dataset, Example
 from laplm.tune.memorisation import Span, longest_copied_spans
-from laplm.tune.tuning import SUMMARY, TuneConfig, read_run, split
+from laplm.tune.tuning import SUMMARY, read_run, split
+from laplm.tune_config import TuneConfig
 
 Array = NDArray[np.float64]
 
@@ -114,7 +115,7 @@ class Report:
 
 def make_report(
     directory: Path,
-    reading: Reading,
+    dataset: Dataset,
     before: Writer,
     after: Writer,
     progress: Progress | None = None,
@@ -123,7 +124,7 @@ def make_report(
 
     Args:
         directory: of a run that has ended.
-        reading: the data of the run.
+        dataset: the data of the run.
         before: the model that was tuned.
         after: the model in ``directory``.
         progress: called with ("samples", done, in all).
@@ -139,8 +140,8 @@ def make_report(
             f"the run in {directory} has not ended; go on with it: laplm tune --resume {directory}"
         ) from None
     config: TuneConfig = run["config"]
-    reading = reading.in_template(before.chat_template)
-    train, heldout = split(reading.examples, before.tokenizer, config.heldout_share)
+    dataset = dataset.with_chat_template(before.chat_template)
+    train, heldout = split(dataset.examples, before.tokenizer, config.heldout_share)
     samples = []
     prompts = [_prompt(example) for example in heldout[:_PROMPTS]]
     wanted = [(prompt, seed) for prompt in prompts for seed in _SEEDS]
@@ -214,8 +215,8 @@ def write_report(report: Report) -> list[Path]:
 
 def _prompt(example: Example) -> Prompt:
     """What comes before the answer, or the first words of a text, in pieces."""
-    unlearned = tuple(text for text, _ in itertools.takewhile(lambda p: not p[1], example.pieces))
-    return unlearned or (" ".join(example.text.split()[:_PROMPT_WORDS]),)
+    context = tuple(text for text, _ in itertools.takewhile(lambda p: not p[1], example.pieces))
+    return context or (" ".join(example.text.split()[:_PROMPT_WORDS]),)
 
 
 def _ids(prompt: Prompt, tokenizer: Tokenizer) -> str | list[int]:
@@ -241,8 +242,8 @@ def _figures(report: Report) -> list[tuple[str, str]]:
         ("bits a byte", f"{s['bits_before']:.4f}", f"{s['bits_after']:.4f}"),
     ]
     return [(f"held-out text, {name}", f"{a} before, {b} after") for name, a, b in rows] + [
-        ("updates", f"{s['steps']:,}; kept: {s['best_step']:,}, the best on held-out text"),
-        ("time in updates", f"{s['seconds']:.0f} s"),
+        ("steps", f"{s['steps']:,}; kept: {s['best_step']:,}, the best on held-out text"),
+        ("time in steps", f"{s['seconds']:.0f} s"),
         ("memory at the peak", f"{s['peak_bytes'] / 1e9:.2f} GB" if s["peak_bytes"] else "unknown"),
     ]
 
@@ -279,7 +280,7 @@ def _markdown(report: Report) -> str:
     out = [f"# {report.before}, tuned", "", "## Before and after", ""]
     out += _md_table(["what", "value"], _figures(report))
     if (report.directory / "loss_curve.png").exists():
-        out += ["", "![Loss over the updates](loss_curve.png)"]
+        out += ["", "![Loss over the steps](loss_curve.png)"]
     for sample in report.samples:
         out += ["", f"### {_line(sample.prompt)} (seed {sample.seed})", ""]
         out += [f"- before: {_line(sample.before)}", f"- after: {_line(sample.after)}"]

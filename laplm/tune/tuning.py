@@ -1,4 +1,4 @@
-"""A tuning from the files that people have to a model directory: read, plan, train, keep the best.
+"""Fine-tuning, from the files that people have to a model directory: read, plan, train, keep.
 
 A run's directory holds ``run.json`` (what was asked for), ``run/`` (checkpoints and measurements
 of ``trainer.py``) and, when it has ended, the model: a Hugging Face directory, or an adapter's.
@@ -14,39 +14,47 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from laplm import bounds, built_in
-from laplm.bounds import check_fields, check_update
 from laplm.errors import CheckpointError, InputError, MissingExtraError
 from laplm.home import json_text, write_whole
 from laplm.machine import available_bytes, peak_bytes
+from laplm.metrics import METRICS
 from laplm.model.chat import DEFAULT
 from laplm.model.files.adapter import BASE, is_adapter
 from laplm.model.files.checkpoint import Checkpoint, save_checkpoint
 from laplm.model.pretrained_settings import PretrainedModel
 from laplm.model.tokenizer import Tokenizer, end_tokens
 from laplm.progress import Progress
-from laplm.tune.curve import draw_loss_curve
-from laplm.tune.data.packing import Documents, encode_example
-from laplm.tune.data.read import Example, Reading, read_examples
+from laplm.tune.data.packing import Documents, PackedWindows, encode_example
+from laplm.tune.data.read import Dataset, Example, read_examples
 from laplm.tune.kernels import attention, pointwise
 from laplm.tune.lock import check_unlocked, lock_directory
-from laplm.tune.memory import MemoryPlan, plan_memory
+from laplm.tune.loss_curve import draw_loss_curve
+from laplm.tune.memory import MemoryEstimate, estimate_memory
 from laplm.tune.models.gpt2 import TorchGPT
-from laplm.tune.models.lora import LoRAConfig, adapter_card, add_lora, save_adapter
+from laplm.tune.models.lora import adapter_card, add_lora, save_adapter
 from laplm.tune.optim import adamw
 from laplm.tune.processes import Processes, join_processes
-from laplm.tune.trainer import Progressed, TrainConfig, Trainer, Write, best_precision
+from laplm.tune.trainer import (
+    EvalMetrics,
+    GenerateFn,
+    SampleFn,
+    StepMetrics,
+    TrainConfig,
+    Trainer,
+    best_precision,
+)
+from laplm.tune_config import TuneConfig
 
 try:
     import torch
 except ModuleNotFoundError as error:
     raise MissingExtraError("Training a model", "tune") from error
 
-METHODS = ("full", "lora")
 RUN = "run.json"
 RUN_FILES = "run"
 SUMMARY = "summary.json"
@@ -55,144 +63,67 @@ _PROMPT_TOKENS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class TuneConfig:
-    """How a model is tuned.
-
-    Attributes:
-        method: "full" trains every weight; "lora" small matrices beside them.
-        lora: how large these are, and where.
-        epochs: how often every document is read.
-        max_steps: updates instead; None goes by ``epochs``.
-        batch_size: windows of one forward pass.
-        grad_accum_steps: forward passes an update.
-        n_positions: tokens of a window; None takes 256, or the model's context if that is less.
-        learning_rate: the peak; None takes one that suits method and width
-            (``suitable_learning_rate``).
-        weight_decay: for matrices.
-        dropout: share of what attention and feed-forward put out that is dropped.
-        heldout_share: share of the documents that is only measured on.
-        evaluations: how often the held-out loss is measured.
-        patience: end early after so many measurements without a new lowest; 0: never.
-        checkpointing: trade time for memory (``TorchGPT.checkpointing``); done in any case when
-            memory would not do otherwise.
-        base_precision: of the weights that adapters stand beside: "int8" takes a quarter of the
-            memory of "fp32", half of that of bfloat16.
-        precision: "bf16" or "fp32"; None takes what the device is fastest in.
-        seed: of everything that is drawn.
-
-    Raises:
-        InputError: a setting is out of range.
-    """
-
-    method: Literal["full", "lora"] = "full"
-    lora: LoRAConfig = field(default_factory=LoRAConfig)
-    epochs: float = 3.0
-    max_steps: int | None = None
-    batch_size: int = 4
-    grad_accum_steps: int = 1
-    n_positions: int | None = None
-    learning_rate: float | None = None
-    weight_decay: float = 0.1
-    dropout: float = 0.1
-    heldout_share: float = 0.05
-    evaluations: int = 10
-    patience: int = 0
-    checkpointing: bool = False
-    base_precision: Literal["fp32", "int8"] = "fp32"
-    precision: Literal["fp32", "bf16"] | None = None
-    seed: int = 1
-
-    def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise InputError(f"method is {self.method!r}, but it must be full or lora")
-        if self.base_precision not in ("fp32", "int8"):
-            raise InputError(
-                f"base precision is {self.base_precision!r}, but it must be fp32 or int8"
-            )
-        if self.base_precision == "int8" and self.method == "full":
-            raise InputError(
-                "weights in int8 cannot be trained: --base-precision int8 belongs to --method lora"
-            )
-        if self.precision not in (None, "fp32", "bf16"):
-            raise InputError(f"precision is {self.precision!r}, but it must be fp32 or bf16")
-        check_fields(
-            self, bounds.TUNING.keys() & {field.name for field in dataclasses.fields(self)}
-        )
-        check_update(self.batch_size, self.grad_accum_steps, self.n_positions or 1)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> TuneConfig:
-        """What ``dataclasses.asdict`` made, from JSON."""
-        lora = dict(values["lora"])
-        lora["target_modules"] = tuple(lora["target_modules"])
-        return cls(**(values | {"lora": LoRAConfig(**lora)}))
-
-
-@dataclass(frozen=True, kw_only=True)
 class Plan:
     """What a run will be, told before it begins.
 
     Attributes:
-        reading: what was read.
-        train: the documents that are learned.
-        heldout: those that are only measured on.
-        n_split: documents longer than a window, which are read in parts.
-        filled: share of the windows' positions that hold text.
-        peek: the first window as text, ``¶`` between its documents.
-        tokens_per_step: positions of an update.
-        steps: updates in all.
-        trained: numbers that are trained.
-        memory: bytes at the peak, counted.
-        machine: bytes that could be had; 0 where the system does not tell.
-        seconds_per_step: measured; NaN before that.
-        measured_peak: bytes at the peak of the timed updates; 0 before that.
+        model: to begin from.
+        directory: of the run.
+        config: settings, with the number format that was chosen.
+        dataset: what was read.
+        train: the documents that it is trained on.
+        heldout: those that it is only evaluated on.
+        windows: the training documents in windows.
+        first_window: of these as text, ``¶`` between its documents.
         settings: the trainer's settings.
+        n_trainable: numbers that are trained.
+        memory: bytes at the peak, counted.
+        available: bytes that could be had; 0 where the system does not tell.
         checkpointing: whether activations are computed twice, because asked for or because memory
             would not do otherwise.
-        processes: that share every batch.
+        n_processes: that share every batch.
+        trainer: ready to run.
+        seconds_per_step: measured; NaN before that.
+        measured_peak: bytes at the peak of the timed steps; 0 before that.
     """
 
-    reading: Reading
+    model: PretrainedModel
+    directory: Path
+    config: TuneConfig
+    dataset: Dataset
     train: Documents
     heldout: Documents
-    n_split: int
-    filled: float
-    peek: str
-    tokens_per_step: int
-    steps: int
-    trained: int
-    memory: MemoryPlan
-    machine: int
+    windows: PackedWindows
+    first_window: str
     settings: TrainConfig
+    n_trainable: int
+    memory: MemoryEstimate
+    available: int
     checkpointing: bool
-    processes: int = 1
+    n_processes: int
+    trainer: Trainer
     seconds_per_step: float = math.nan
     measured_peak: int = 0
 
     @property
     def minutes(self) -> float:
-        """Estimated length of the run; NaN before updates were timed."""
-        return self.seconds_per_step * self.steps / 60
-
-    @property
-    def fits(self) -> bool:
-        """Whether the memory that is counted can be had; True where nobody tells."""
-        return not self.machine or self.memory.total <= self.machine
+        """Estimated length of the run; NaN before steps were timed."""
+        return self.seconds_per_step * self.settings.max_steps / 60
 
 
 @dataclass(frozen=True, kw_only=True)
 class TuneResult:
-    """What came of a tuning.
+    """What came of fine-tuning.
 
     Attributes:
         directory: where the model is.
-        steps: updates made.
-        best_step: the update whose weights were kept: those of the lowest held-out loss.
+        steps: steps made.
+        best_step: the step whose weights were kept: those of the lowest held-out loss.
         loss_before: held-out loss of the model as it came, in nats a token.
         loss_after: of the weights that were kept.
         bits_before: the same before, in bits per byte.
         bits_after: and after.
-        seconds: spent in updates.
+        seconds: spent in steps.
         peak_bytes: the most memory that the process held.
     """
 
@@ -208,7 +139,7 @@ class TuneResult:
 
 
 def suitable_learning_rate(method: str, n_embd: int) -> float:
-    """2e-4 for full tuning at GPT-2's width of 768, more where it is less; five times for LoRA.
+    """2e-4 for all weights at GPT-2's width of 768, more where it is less; five times for LoRA.
 
     Wider layers want smaller steps, about as the inverse of their width (Yang et al. 2022,
     arXiv:2203.03466, table 8).
@@ -216,16 +147,16 @@ def suitable_learning_rate(method: str, n_embd: int) -> float:
     return (2e-4 if method == "full" else 1e-3) * 768 / n_embd
 
 
-def tune(
-    data: str | Path | Reading,
+def fine_tune(
+    data: str | Path | Dataset,
     model: PretrainedModel,
     out: str | Path,
     config: TuneConfig | None = None,
     *,
     resume: bool = False,
     planned: Callable[[Plan], bool] | None = None,
-    on_step: Callable[[Progressed], None] | None = None,
-    on_eval: Callable[[Progressed], None] | None = None,
+    on_step: Callable[[StepMetrics], None] | None = None,
+    on_eval: Callable[[EvalMetrics], None] | None = None,
     threads: int | None = None,
     device: str | None = None,
     shard: bool = False,
@@ -233,7 +164,7 @@ def tune(
     request: dict[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> TuneResult | None:
-    """Tune a model on data; the model as it was stays as it is.
+    """Fine-tune a model on data; the model as it was stays as it is.
 
     Args:
         data: what ``read_examples`` takes, or what it gave.
@@ -241,9 +172,9 @@ def tune(
         out: the run's directory, made when missing.
         config: settings.
         resume: go on with the run in ``out``.
-        planned: called with the plan after two updates were timed; False ends here.
-        on_step: called after each update.
-        on_eval: called after each measurement.
+        planned: called with the plan after two steps were timed; False ends here.
+        on_step: called after each step.
+        on_eval: called after each evaluation.
         threads: threads that work; None leaves that to torch.
         device: cpu (None), cuda, mps, ... Several processes started by ``torchrun`` train together.
         shard: divide the weights among those processes, for models that one could not hold.
@@ -260,101 +191,95 @@ def tune(
             memory will not do.
         KeyboardInterrupt: Ctrl-C; everything is kept, and ``resume`` goes on.
     """
-    config = config or TuneConfig()
-    if config.method == "lora" and is_adapter(model.checkpoint.path):
-        raise InputError(
-            f"{model.name} is an adapter, and one adapter cannot stand on another; merge it first "
-            f"(laplm export {model.name} --to peft-merged --out DIR), or tune it with method full"
-        )
-    directory = Path(out)
+    config, directory = config or TuneConfig(), Path(out)
+    _check_base(model, config)
     if threads is not None:
         torch.set_num_threads(int(bounds.TUNING["threads"].check("threads", threads)))
-    reading = data if isinstance(data, Reading) else read_examples(Path(data))
-    reading = reading.in_template(model.chat_template)
-    with contextlib.ExitStack() as held, join_processes(device, shard=shard) as processes:
-        if processes.leads:
-            held.enter_context(_claim(directory, resume))
-        processes.wait()
-        return _tune_together(
-            processes, reading, model, directory, config,
-            resume=resume, planned=planned, on_step=on_step, on_eval=on_eval,
-            tensorboard=tensorboard, request=request or {},
-            progress=progress if processes.leads else None,
+    dataset = data if isinstance(data, Dataset) else read_examples(Path(data))
+    with _session(directory, resume, device, shard) as processes:
+        plan = prepare(
+            dataset, model, directory, config, resume=resume, processes=processes,
+            tensorboard=tensorboard, on_step=on_step, on_eval=on_eval,
+            progress=progress if processes.is_main else None,
         )  # fmt: skip
+        if planned is not None and not planned(plan):
+            return None
+        return run(plan, request)
 
 
-def _tune_together(
-    processes: Processes,
-    reading: Reading,
+def prepare(
+    dataset: Dataset,
     model: PretrainedModel,
     directory: Path,
     config: TuneConfig,
     *,
-    resume: bool,
-    planned: Callable[[Plan], bool] | None,
-    on_step: Callable[[Progressed], None] | None,
-    on_eval: Callable[[Progressed], None] | None,
-    tensorboard: bool,
-    request: dict[str, Any],
-    progress: Progress | None,
-) -> TuneResult | None:
-    """What every process of a run does; the first one writes."""
-    end = _end_of_text(model)
-    parts = [
-        _encode(examples, model.tokenizer, end)
-        for examples in split(reading.examples, model.tokenizer, config.heldout_share)
-    ]
-    train, heldout = parts
+    resume: bool = False,
+    processes: Processes | None = None,
+    tensorboard: bool = False,
+    on_step: Callable[[StepMetrics], None] | None = None,
+    on_eval: Callable[[EvalMetrics], None] | None = None,
+    progress: Progress | None = None,
+) -> Plan:
+    """Everything before the first step: documents, windows, memory, a trainer, two timed steps.
+
+    Raises:
+        InputError: the data or a setting cannot be used, or memory will not do.
+    """
+    processes = processes or Processes()
+    dataset = dataset.with_chat_template(model.chat_template)
+    train, heldout = _encode(dataset, model, config.heldout_share)
     precision = config.precision or best_precision(processes.device)
+    config = dataclasses.replace(config, precision=precision)
     gpt = model_to_train(model.checkpoint, config, precision, progress)
-    plan = _plan(reading, train, heldout, model, gpt, config, precision, processes)
-    if not plan.fits and not gpt.checkpointing:
-        gpt.checkpointing = True
-        less = _plan(reading, train, heldout, model, gpt, config, precision, processes)
-        gpt.checkpointing = less.fits
-        plan = less if less.fits else plan
-    if not plan.fits:
-        raise InputError(_does_not_fit(plan, gpt, config))
-    digest = _digest(plan)
+    windows = train.windows(_window_length(config, gpt), config.seed)
+    settings = _train_config(config, precision, gpt, windows)
+    memory, available = _fit_memory(gpt, config, settings, processes)
     if resume:
-        _check_resumed(directory, digest)
-    prompt = _sample_prompt(heldout)
-
-    ends = end_tokens(model.tokenizer, model.checkpoint.config)
-
-    def sample(write: Write, step: int) -> str:
-        drawn = write(prompt, _SAMPLE_TOKENS, config.seed)
-        return model.tokenizer.decode(
-            [*prompt, *itertools.takewhile(lambda i: i not in ends, drawn)]
-        )
-
+        _check_resumed(directory, _digest(train, heldout))
+    run_files = directory / RUN_FILES
     trainer = Trainer(
-        gpt,
-        train,
-        heldout,
-        plan.settings,
-        directory / RUN_FILES,
-        sample=sample,
+        gpt, train, heldout, settings, run_files,
+        sample=_sample(model, heldout, config.seed), on_step=on_step, on_eval=on_eval,
         settings=_json(dataclasses.asdict(config.lora)) if config.method == "lora" else {},
-        on_step=on_step,
-        on_eval=on_eval,
-        processes=processes,
-        tensorboard=directory / RUN_FILES / "tensorboard" if tensorboard else None,
-    )
-    if trainer.step == 0:
-        seconds = trainer.time_updates(tell=progress)
-        plan = dataclasses.replace(plan, seconds_per_step=seconds, measured_peak=peak_bytes())
-    if planned is not None and not planned(plan):
-        return None
+        processes=processes, tensorboard=run_files / "tensorboard" if tensorboard else None,
+    )  # fmt: skip
+    plan = Plan(
+        model=model, directory=directory, config=config, dataset=dataset,
+        train=train, heldout=heldout, windows=windows,
+        first_window=_first_window(windows, model.tokenizer), settings=settings,
+        n_trainable=sum(p.numel() for p in gpt.parameters() if p.requires_grad),
+        memory=memory, available=available, checkpointing=gpt.checkpointing,
+        n_processes=processes.size, trainer=trainer,
+    )  # fmt: skip
+    if trainer.step:  # it goes on
+        return plan
+    seconds = trainer.time_steps(progress=progress)
+    return dataclasses.replace(plan, seconds_per_step=seconds, measured_peak=peak_bytes())
+
+
+def run(plan: Plan, request: dict[str, Any] | None = None) -> TuneResult:
+    """Train as planned, and write the model.
+
+    Args:
+        plan: from ``prepare``; runs once.
+        request: kept in ``run.json`` besides.
+
+    Raises:
+        CheckpointError: a checkpoint cannot be written; the one before it is kept.
+        InputError: the loss is no longer a number.
+        KeyboardInterrupt: Ctrl-C; everything is kept, and the run can go on.
+    """
+    directory, trainer, heldout = plan.directory, plan.trainer, plan.heldout
+    is_main = trainer.processes.is_main
     before = _loss_before(directory, trainer)
     record = {
-        "model": _lasting_name(model),
-        "data": digest,
-        "config": _json(dataclasses.asdict(dataclasses.replace(config, precision=precision))),
+        "model": _lasting_name(plan.model),
+        "data": _digest(plan.train, heldout),
+        "config": _json(dataclasses.asdict(plan.config)),
         "loss_before": before,
-        "request": request,
+        "request": request or {},
     }
-    if processes.leads:
+    if is_main:
         write_whole(directory / RUN, (json_text(record, indent=2) + "\n").encode())
     try:
         result = trainer.run()
@@ -372,18 +297,46 @@ def _tune_together(
         seconds=result.seconds,
         peak_bytes=peak_bytes(),
     )
-    if processes.leads:
-        _save(directory, weights, model, config, reading)
+    if is_main:
+        _save(directory, weights, plan.model, plan.config, plan.dataset)
         summary = _json(dataclasses.asdict(done)) | {"directory": str(directory)}
         write_whole(directory / SUMMARY, (json_text(summary, indent=2) + "\n").encode())
         with contextlib.suppress(MissingExtraError):  # a picture is not worth a failed run
-            draw_loss_curve(
-                directory / RUN_FILES / "metrics.jsonl",
-                [directory / "loss_curve.png"],
-                directory.name,
-            )
-    processes.wait()
+            draw_loss_curve(directory / METRICS, [directory / "loss_curve.png"], directory.name)
+    trainer.processes.barrier()
     return done
+
+
+@contextlib.contextmanager
+def _session(directory: Path, resume: bool, device: str | None, shard: bool) -> Iterator[Processes]:
+    """The processes that train together; the main one holds the run's directory."""
+    with contextlib.ExitStack() as held, join_processes(device, shard=shard) as processes:
+        if processes.is_main:
+            held.enter_context(_claim(directory, resume))
+        processes.barrier()
+        yield processes
+
+
+def _check_base(model: PretrainedModel, config: TuneConfig) -> None:
+    if config.method == "lora" and is_adapter(model.checkpoint.path):
+        raise InputError(
+            f"{model.name} is an adapter, and one adapter cannot stand on another; merge it first "
+            f"(laplm export {model.name} --to peft-merged --out DIR), or tune it with method full"
+        )
+
+
+def _sample(model: PretrainedModel, heldout: Documents, seed: int) -> SampleFn:
+    """What an evaluation shows: a continuation of a held-out document."""
+    prompt = _sample_prompt(heldout)
+    ends = end_tokens(model.tokenizer, model.checkpoint.config)
+
+    def sample(generate: GenerateFn, step: int) -> str:
+        drawn = generate(prompt, _SAMPLE_TOKENS, seed)
+        return model.tokenizer.decode(
+            [*prompt, *itertools.takewhile(lambda i: i not in ends, drawn)]
+        )
+
+    return sample
 
 
 def read_run(directory: Path) -> dict[str, Any]:
@@ -406,7 +359,7 @@ def read_run(directory: Path) -> dict[str, Any]:
 def split(
     examples: Sequence[Example], tokenizer: Tokenizer, share: float
 ) -> tuple[list[Example], list[Example]]:
-    """Documents to learn and documents to measure with: those whose text has the lowest hashes.
+    """Documents to train on and documents to evaluate on: those whose text has the lowest hashes.
 
     So the choice depends on no order, and a document that comes twice is never on both sides. Of
     a single document, the last part is held out.
@@ -424,12 +377,12 @@ def split(
             list(dict.fromkeys(e for e in examples if e.text in apart)),
         )
     pieces = examples[0].pieces
-    text, learned = pieces[-1]
+    text, in_loss = pieces[-1]
     at = round(len(text) * (1 - share))
     # Not within a word, and both parts more than a word.
     while 0 < at < len(text) and not text[at].isspace():
         at -= 1
-    if not learned or len(pieces) > 1 or min(at, len(text) - at) < 2:
+    if not in_loss or len(pieces) > 1 or min(at, len(text) - at) < 2:
         raise InputError(
             "there is one document and too little in it to hold some out; add more text"
         )
@@ -439,10 +392,19 @@ def split(
     )
 
 
-def _encode(examples: Sequence[Example], tokenizer: Tokenizer, end: int) -> Documents:
+def _encode(
+    dataset: Dataset, model: PretrainedModel, heldout_share: float
+) -> tuple[Documents, Documents]:
+    """Documents to train on and to evaluate on, as tokens."""
+    end = _end_of_text(model)
+    train, heldout = split(dataset.examples, model.tokenizer, heldout_share)
+    return _documents(train, model.tokenizer, end), _documents(heldout, model.tokenizer, end)
+
+
+def _documents(examples: Sequence[Example], tokenizer: Tokenizer, end: int) -> Documents:
     encoded = [encode_example(example, tokenizer, end) for example in examples]
     n_bytes = sum(
-        len(text.encode()) for example in examples for text, learned in example.pieces if learned
+        len(text.encode()) for example in examples for text, in_loss in example.pieces if in_loss
     )
     return Documents([d for d in encoded if len(d.ids) > 1], n_bytes, padding=end)
 
@@ -477,43 +439,41 @@ def model_to_train(
     if config.method == "lora":
         add_lora(gpt, config.lora, config.seed)
     if precision == "bf16":
-        gpt.round_weights()
-    prepare_loops(checkpoint.config.head_dim, precision, progress)
+        gpt.split_master_weights()
+    precompile_kernels(checkpoint.config.head_dim, precision, progress)
     return gpt
 
 
-def prepare_loops(head_dim: int, precision: str, progress: Progress | None = None) -> None:
-    """Compile now, so that the time and the memory it takes are not an update's."""
+def precompile_kernels(head_dim: int, precision: str, progress: Progress | None = None) -> None:
+    """Compile now, so that the time and the memory it takes are not a step's."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     if precision == "bf16":
-        adamw.prepare(progress)
-    attention.prepare(head_dim, dtype, progress)
-    pointwise.prepare(dtype, progress)
+        adamw.precompile(progress)
+    attention.precompile(head_dim, dtype, progress)
+    pointwise.precompile(dtype, progress)
 
 
-def _plan(
-    reading: Reading,
-    train: Documents,
-    heldout: Documents,
-    model: PretrainedModel,
-    gpt: TorchGPT,
+def _window_length(config: TuneConfig, gpt: TorchGPT) -> int:
+    return min(256, gpt.config.n_ctx) if config.n_positions is None else config.n_positions
+
+
+def _train_config(
     config: TuneConfig,
     precision: Literal["fp32", "bf16"],
-    processes: Processes,
-) -> Plan:
-    n_ctx = gpt.config.n_ctx
-    n_positions = min(256, n_ctx) if config.n_positions is None else config.n_positions
-    windows = train.windows(n_positions, config.seed)
+    gpt: TorchGPT,
+    windows: PackedWindows,
+) -> TrainConfig:
+    """The trainer's settings, with what goes by the number of windows and the model's width."""
     per_step = config.batch_size * config.grad_accum_steps
     steps = config.max_steps or max(1, math.ceil(config.epochs * len(windows) / per_step))
     rate = config.learning_rate or suitable_learning_rate(config.method, gpt.config.n_embd)
-    settings = TrainConfig(
+    return TrainConfig(
         max_steps=steps,
         learning_rate=rate,
         final_learning_rate=rate / 10,
         batch_size=config.batch_size,
         grad_accum_steps=config.grad_accum_steps,
-        n_positions=n_positions,
+        n_positions=windows.n_positions,
         warmup_steps=min(100, math.ceil(steps / 20)),
         weight_decay=config.weight_decay,
         dropout=config.dropout,
@@ -523,32 +483,39 @@ def _plan(
         precision=precision,
         seed=config.seed,
     )
-    return Plan(
-        reading=reading,
-        train=train,
-        heldout=heldout,
-        n_split=windows.n_split,
-        filled=windows.filled,
-        peek=_peek(train, n_positions, model.tokenizer),
-        tokens_per_step=settings.tokens_per_step,
-        steps=steps,
-        trained=sum(p.numel() for p in gpt.parameters() if p.requires_grad),
-        memory=plan_memory(
+
+
+def _fit_memory(
+    gpt: TorchGPT, config: TuneConfig, settings: TrainConfig, processes: Processes
+) -> tuple[MemoryEstimate, int]:
+    """Bytes that are needed and available; sets ``gpt.checkpointing`` where that must be.
+
+    Raises:
+        InputError: memory will not do.
+    """
+
+    def estimate() -> MemoryEstimate:
+        return estimate_memory(
             gpt,
             batch_size=max(1, config.batch_size // processes.size),
-            n_positions=n_positions,
+            n_positions=settings.n_positions,
             grad_accum_steps=config.grad_accum_steps,
-        ),
-        machine=available_bytes(),
-        settings=settings,
-        checkpointing=gpt.checkpointing,
-        processes=processes.size,
-    )
+        )
+
+    available, memory = available_bytes(), estimate()
+    if available and memory.total > available and not gpt.checkpointing:
+        gpt.checkpointing = True
+        less = estimate()
+        gpt.checkpointing = less.total <= available
+        memory = less if gpt.checkpointing else memory
+    if available and memory.total > available:
+        raise InputError(_does_not_fit(memory, available, gpt, config, settings.n_positions))
+    return memory, available
 
 
-def _peek(data: Documents, n_positions: int, tokenizer: Tokenizer) -> str:
-    """The first window that is learned, as text."""
-    batch = data.heldout(n_positions, 1)
+def _first_window(windows: PackedWindows, tokenizer: Tokenizer) -> str:
+    """The first window that is trained on, as text."""
+    batch = windows.windows([0])
     ids = batch.inputs[0]
     if batch.segments is None:
         return tokenizer.decode(ids.tolist())
@@ -558,20 +525,21 @@ def _peek(data: Documents, n_positions: int, tokenizer: Tokenizer) -> str:
     )
 
 
-def _does_not_fit(plan: Plan, gpt: TorchGPT, config: TuneConfig) -> str:
+def _does_not_fit(
+    needed: MemoryEstimate, available: int, gpt: TorchGPT, config: TuneConfig, n_positions: int
+) -> str:
     """What would: smaller parts of a batch, then less kept for the backward pass, then LoRA."""
     said = (
-        f"this run needs about {plan.memory.total / 1e9:.1f} GB, and {plan.machine / 1e9:.1f} GB "
-        "can be had"
+        f"this run needs about {needed.total / 1e9:.1f} GB, and {available / 1e9:.1f} GB can be had"
     )
     for checkpointing in dict.fromkeys((config.checkpointing, True)):
         size = config.batch_size
         while size >= 1:
             gpt.checkpointing = checkpointing
-            memory = plan_memory(
-                gpt, batch_size=size, n_positions=plan.settings.n_positions, grad_accum_steps=2
+            memory = estimate_memory(
+                gpt, batch_size=size, n_positions=n_positions, grad_accum_steps=2
             )
-            if memory.total <= plan.machine:
+            if memory.total <= available:
                 steps = math.ceil(config.batch_size * config.grad_accum_steps / size)
                 more = " --checkpointing" if checkpointing else ""
                 return (
@@ -587,12 +555,12 @@ def _does_not_fit(plan: Plan, gpt: TorchGPT, config: TuneConfig) -> str:
 def _sample_prompt(heldout: Documents) -> list[int]:
     """What samples go on from: the prompt of a held-out document, or the beginning of its text."""
     first = heldout.documents[0]
-    n_prompt = int(first.learned.argmax())
+    n_prompt = int(first.loss_mask.argmax())
     return [int(i) for i in first.ids[: n_prompt or _PROMPT_TOKENS]]
 
 
-def _digest(plan: Plan) -> str:
-    return hashlib.sha256(f"{plan.train.digest()} {plan.heldout.digest()}".encode()).hexdigest()
+def _digest(train: Documents, heldout: Documents) -> str:
+    return hashlib.sha256(f"{train.digest()} {heldout.digest()}".encode()).hexdigest()
 
 
 @contextlib.contextmanager
@@ -662,11 +630,11 @@ def _save(
     weights: dict[str, torch.Tensor],
     model: PretrainedModel,
     config: TuneConfig,
-    reading: Reading,
+    dataset: Dataset,
 ) -> None:
     settings, tokenizer = model.settings, model.tokenizer.to_json()
-    if not settings.chat_templates and reading.chat_template is not None:
-        settings = dataclasses.replace(settings, chat_templates={DEFAULT: reading.chat_template})
+    if not settings.chat_templates and dataset.chat_template is not None:
+        settings = dataclasses.replace(settings, chat_templates={DEFAULT: dataset.chat_template})
     if config.method == "full":
         arrays = {name: value.to("cpu", torch.float32).numpy() for name, value in weights.items()}
         save_checkpoint(directory, model.checkpoint.config, arrays, "fp32", tokenizer, settings)

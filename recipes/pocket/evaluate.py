@@ -17,7 +17,7 @@ import laplm
 from laplm.errors import InputError, LaplmError
 from laplm.model.engine.quantize import PRECISIONS
 from laplm.run.evaluate import Progress
-from laplm.tune.curve import draw_loss_curve
+from laplm.tune.loss_curve import draw_loss_curve
 from recipes.pocket.baseline import baselines, read_groups
 from recipes.pocket.capitals import ask_capitals, read_probes
 from recipes.pocket.heldout import bits_report, precision_report, score_sources

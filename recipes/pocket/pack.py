@@ -8,8 +8,8 @@ from laplm import built_in
 from laplm.errors import InputError
 from laplm.model.files.checkpoint import save_checkpoint
 from laplm.model.files.safetensors_file import atomic_file
-from laplm.tune.data.corpus import TokenData
 from recipes.pocket.smooth import smooth
+from recipes.pocket.token_data import TokenData
 from recipes.pocket.train import load_trained
 
 MAX_BYTES = 25_000_000

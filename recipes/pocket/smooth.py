@@ -14,8 +14,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from laplm.tune.data.corpus import TokenData
 from laplm.tune.models.gpt2 import Block, TorchGPT
+from recipes.pocket.token_data import TokenData
 
 ALPHA = 0.25
 _WINDOWS = 64

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from laplm.tune.data.corpus import TokenData
 from recipes.pocket.make_corpus import END_OF_TEXT, FACTS, SOURCES, read_documents
+from recipes.pocket.token_data import TokenData
 
 SHUFFLE_SEED = 1
 NAME_WEIGHT = 4

@@ -15,9 +15,9 @@ from laplm import built_in
 from laplm.errors import CacheError, InputError, ModelFormatError
 from laplm.model.config import ModelConfig
 from laplm.model.tokenizer import Tokenizer
-from laplm.tune.data.corpus import TokenData
 from laplm.tune.models.gpt2 import TorchGPT
 from recipes.pocket import pack as packing
+from recipes.pocket.token_data import TokenData
 
 
 @pytest.fixture

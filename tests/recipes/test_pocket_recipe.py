@@ -19,7 +19,6 @@ from transformers import AutoTokenizer, GPT2LMHeadModel
 
 from laplm.errors import InputError
 from laplm.model.config import ModelConfig
-from laplm.tune.data.corpus import TokenData
 from laplm.tune.trainer import TrainConfig
 from recipes.pocket import __main__ as recipe
 from recipes.pocket import make_corpus as corpus_step
@@ -34,6 +33,8 @@ from recipes.pocket.make_corpus import (
     read_documents,
     split_documents,
 )
+from recipes.pocket.token_data import TokenData
+from recipes.pocket.train import RecipeConfig
 from recipes.pocket.train_tokenizer import encode_corpus, train_tokenizer
 
 NAMES = ("Ann", "Bob", "Cleo", "Dan", "Eve")
@@ -77,12 +78,12 @@ def small_model(tokenizer: Tokenizer) -> ModelConfig:
     )  # fmt: skip
 
 
-def small_training(max_steps: int) -> TrainConfig:
-    return TrainConfig(
+def small_training(max_steps: int) -> RecipeConfig:
+    train = TrainConfig(
         max_steps=max_steps, learning_rate=1e-2, batch_size=8, n_positions=64, warmup_steps=5,
-        short_positions=32, short_share=0.5, optimizer="muon", eval_interval=20, eval_windows=4,
-        seed=1,
+        eval_interval=20, eval_windows=4, seed=1,
     )  # fmt: skip
+    return RecipeConfig(train=train, short_positions=32, short_share=0.5, optimizer="muon")
 
 
 @pytest.fixture(autouse=True)

@@ -4,9 +4,9 @@ import numpy as np
 import torch
 
 from laplm.model.config import ModelConfig
-from laplm.tune.data.corpus import TokenData
 from laplm.tune.models.gpt2 import TorchGPT
 from recipes.pocket.smooth import smooth
+from recipes.pocket.token_data import TokenData
 
 
 def uneven_model() -> TorchGPT:

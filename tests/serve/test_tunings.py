@@ -18,7 +18,7 @@ from laplm.errors import CacheError
 from laplm.home import cannot_write
 from laplm.serve import tuning
 from laplm.serve.problems import ApiError
-from laplm.serve.tuning import _POINTS, Run, TuneRequest, TuneSettings, Tunings, _put
+from laplm.serve.tuning import _POINTS, Run, TuneRequest, TuneSettings, Tunings, _append_point
 
 
 def keep(directory: Path, id_: str, **kept: Any) -> Path:
@@ -27,7 +27,7 @@ def keep(directory: Path, id_: str, **kept: Any) -> Path:
     path.mkdir(parents=True)
     entry = {
         "name": "a.txt", "model": "tiny", "target": "tiny", "data": "data.txt", "settings": {},
-        "words": [], "created": 1.0, "state": "planned", "message": "", "plan": {"max_steps": 9},
+        "argv": [], "created": 1.0, "state": "planned", "message": "", "plan": {"max_steps": 9},
     }  # fmt: skip
     (path / "entry.json").write_text(json.dumps(entry | kept))
     return path
@@ -45,7 +45,7 @@ def test_settings_are_the_options_of_the_command() -> None:
         "method": "lora", "positions": 64.0, "learning_rate": 0.001, "skip_bad": True,
         "train_on_prompt": False, "max_steps": 5.0, "seed": 3,
     })  # fmt: skip
-    assert sorted(settings.words()) == [
+    assert sorted(settings.argv()) == [
         "--learning-rate=0.001", "--max-steps=5", "--method=lora", "--seed=3", "--skip-bad",
         "--window=64",
     ]  # fmt: skip
@@ -54,7 +54,7 @@ def test_settings_are_the_options_of_the_command() -> None:
 def test_a_curve_keeps_its_ends_and_no_more_points_than_it_may() -> None:
     curve: list[tuple[int, float]] = []
     for step in range(3 * _POINTS):
-        _put(curve, step, float(step))
+        _append_point(curve, step, float(step))
         assert len(curve) <= _POINTS
     assert curve[-1] == (3 * _POINTS - 1, 3.0 * _POINTS - 1)
     assert curve[0][0] <= 2
@@ -65,7 +65,7 @@ def test_a_curve_keeps_its_ends_and_no_more_points_than_it_may() -> None:
 
 def test_steps_that_come_again_take_the_place_of_those_before() -> None:
     curve = [(1, 5.0), (2, 4.0), (3, 3.0)]
-    _put(curve, 2, 9.0)
+    _append_point(curve, 2, 9.0)
     assert curve == [(1, 5.0), (2, 9.0)]
 
 
@@ -137,11 +137,11 @@ def test_only_what_rests_can_be_started_stopped_and_taken_away(tmp_path: Path) -
 
 def test_a_run_says_what_its_process_complained_of_last(tmp_path: Path) -> None:
     run = Run(keep(tmp_path, "1"), {})
-    assert run.last_words() == ""
-    assert run.with_last_words("it ended") == "it ended"
+    assert run.last_stderr_line() == ""
+    assert run.with_last_stderr_line("it ended") == "it ended"
     run.log.write_text("x" * 20_000 + "\nlaplm: no room\n\n  \n")
-    assert run.last_words() == "no room"
-    assert run.with_last_words("it ended") == "it ended. The last that it said: no room"
+    assert run.last_stderr_line() == "no room"
+    assert run.with_last_stderr_line("it ended") == "it ended. The last that it said: no room"
 
 
 def test_who_watches_is_told_of_everything_until_the_end(tmp_path: Path) -> None:
@@ -151,12 +151,12 @@ def test_who_watches_is_told_of_everything_until_the_end(tmp_path: Path) -> None
     async def scenario() -> tuple[list[bytes], list[bytes]]:
         tunings = Tunings(tmp_path)
         run = tunings.get("1")
-        run.kept["state"] = "running"
+        run.record["state"] = "running"
         events = tunings.events(run)
         told = [await anext(events)]
-        tunings._heard(run, b'{"event": "step", "step": 1, "train_loss": NaN}')
-        tunings._heard(run, b"no json")
-        tunings._heard(run, b'{"event": "eval", "step": 1, "heldout_loss": 2.0, "text": "a"}')
+        tunings._on_event(run, b'{"event": "step", "step": 1, "train_loss": NaN}')
+        tunings._on_event(run, b"no json")
+        tunings._on_event(run, b'{"event": "eval", "step": 1, "heldout_loss": 2.0, "text": "a"}')
         tunings._set(run, "done")
         told += [event async for event in events]
         assert not run.watchers

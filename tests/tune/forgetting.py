@@ -1,4 +1,4 @@
-"""Loops found out about and loaded anew, for tests that choose a variant."""
+"""Kernels found out about and loaded anew, for tests that choose a variant."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Iterator
 
 import pytest
 
-from laplm.tune.kernels import attention, loops
+from laplm.tune.kernels import attention, runtime
 
 
 def _forget() -> None:
     attention.is_supported.cache_clear()
-    loops.has_loops.cache_clear()
-    loops._engines.clear()
+    runtime.has_kernel.cache_clear()
+    runtime._loaded.clear()
 
 
 @pytest.fixture
-def forgotten_loops() -> Iterator[None]:
+def forgotten_kernels() -> Iterator[None]:
     _forget()
     yield
     _forget()

@@ -79,13 +79,13 @@ def test_under_bf16_autocast_it_stays_close_to_the_fp32_loss() -> None:
 
 def test_all_logits_never_exist_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
-    to_slopes = loss_module.to_slopes
+    cross_entropy_grad_ = loss_module.cross_entropy_grad_
 
     def watch(logits: torch.Tensor, *args: object, **more: object) -> torch.Tensor:
         seen.append(logits.shape[0])
-        return to_slopes(logits, *args, **more)
+        return cross_entropy_grad_(logits, *args, **more)
 
-    monkeypatch.setattr(loss_module, "to_slopes", watch)
+    monkeypatch.setattr(loss_module, "cross_entropy_grad_", watch)
     hidden, weight, targets = example(50, 0.0, torch.float32)
     chunked_cross_entropy(hidden, weight, targets, 16).backward()
     assert seen == [16, 16, 16, 2]
@@ -97,13 +97,13 @@ def test_all_logits_never_exist_at_once(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_where_no_gradient_is_wanted_none_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     wanted: list[bool] = []
-    to_slopes = loss_module.to_slopes
+    cross_entropy_grad_ = loss_module.cross_entropy_grad_
 
-    def watch(*arguments: object, with_slopes: bool) -> torch.Tensor:
-        wanted.append(with_slopes)
-        return to_slopes(*arguments, with_slopes=with_slopes)
+    def watch(*arguments: object, with_grad: bool) -> torch.Tensor:
+        wanted.append(with_grad)
+        return cross_entropy_grad_(*arguments, with_grad=with_grad)
 
-    monkeypatch.setattr(loss_module, "to_slopes", watch)
+    monkeypatch.setattr(loss_module, "cross_entropy_grad_", watch)
     hidden, weight, targets = example(8, 0.0, torch.float32)
     chunked_cross_entropy(hidden, weight, targets)
     with torch.no_grad():

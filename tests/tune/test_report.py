@@ -11,17 +11,18 @@ import pytest
 from laplm.errors import InputError
 from laplm.model.files.checkpoint import open_checkpoint, save_checkpoint
 from laplm.run.language_model import LanguageModel
-from laplm.tune.data.read import Example, Reading
+from laplm.tune.data.read import Dataset, Example
 from laplm.tune.report import make_report, moved, write_report
-from laplm.tune.tuning import TuneConfig, tune
+from laplm.tune.tuning import fine_tune
+from laplm.tune_config import TuneConfig
 
 CONFIG = TuneConfig(max_steps=3, batch_size=2, n_positions=32, evaluations=1)
 
 
 @pytest.fixture(scope="module")
-def reading() -> Reading:
+def dataset() -> Dataset:
     examples = [Example(((f"The dog | number {i} <saw> the cat.", True),)) for i in range(30)]
-    return Reading(
+    return Dataset(
         examples=tuple(examples), kind="documents", files=(), n_bytes=900, skipped=(),
         chat_template=None,
     )  # fmt: skip
@@ -49,10 +50,10 @@ def test_weights_that_moved_are_told_by_layer_and_head(
 
 
 def test_copies_of_the_training_text_are_shown(
-    tiny_model_dir: Path, tmp_path: Path, reading: Reading
+    tiny_model_dir: Path, tmp_path: Path, dataset: Dataset
 ) -> None:
     model = LanguageModel(tiny_model_dir, "fp32")
-    tune(reading, model, tmp_path / "out", CONFIG)
+    fine_tune(dataset, model, tmp_path / "out", CONFIG)
 
     class Parrot:
         name, checkpoint, tokenizer = "parrot", model.checkpoint, model.tokenizer
@@ -60,7 +61,7 @@ def test_copies_of_the_training_text_are_shown(
         def generate(self, prompt: Any, n: Any = None, **options: Any) -> Any:
             return SimpleNamespace(text=" and the dog number 7 saw the cat once more")
 
-    report = make_report(tmp_path / "out", reading, model, Parrot())
+    report = make_report(tmp_path / "out", dataset, model, Parrot())
     assert report.copied[0].words >= 5
     assert report.copied[0].text.startswith("the dog number 7 saw the cat")
     assert {s.seed for s in report.samples} == {1, 2}
@@ -74,19 +75,19 @@ def test_copies_of_the_training_text_are_shown(
 def test_a_prompt_is_what_was_given_to_the_model(tiny_model_dir: Path, tmp_path: Path) -> None:
     model = LanguageModel(tiny_model_dir, "fp32")
     examples = tuple(Example(((f"Say {i}:", False), (" the dog", True))) for i in range(20))
-    data = Reading(
+    data = Dataset(
         examples=examples, kind="prompts", files=(), n_bytes=9, skipped=(), chat_template=None
     )
-    tune(data, model, tmp_path / "out", dataclasses.replace(CONFIG, method="lora"))
+    fine_tune(data, model, tmp_path / "out", dataclasses.replace(CONFIG, method="lora"))
     report = make_report(tmp_path / "out", data, model, LanguageModel(tmp_path / "out", "fp32"))
     assert all(s.prompt.startswith("Say ") and s.prompt.endswith(":") for s in report.samples)
 
 
 def test_a_run_that_has_not_ended_has_no_report(
-    tiny_model_dir: Path, tmp_path: Path, reading: Reading
+    tiny_model_dir: Path, tmp_path: Path, dataset: Dataset
 ) -> None:
     model = LanguageModel(tiny_model_dir, "fp32")
-    tune(reading, model, tmp_path / "out", CONFIG)
+    fine_tune(dataset, model, tmp_path / "out", CONFIG)
     (tmp_path / "out" / "summary.json").unlink()
     with pytest.raises(InputError, match="has not ended; go on with it"):
-        make_report(tmp_path / "out", reading, model, model)
+        make_report(tmp_path / "out", dataset, model, model)

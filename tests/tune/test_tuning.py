@@ -24,10 +24,10 @@ from laplm.model import reference
 from laplm.model.weights import DensePast
 from laplm.run.language_model import LanguageModel
 from laplm.tune import tuning
-from laplm.tune.data.read import Example, Reading
-from laplm.tune.models.lora import LoRAConfig
-from laplm.tune.trainer import Progressed, Trainer, best_precision
-from laplm.tune.tuning import TuneConfig, read_run, split, suitable_learning_rate, tune
+from laplm.tune.data.read import Dataset, Example
+from laplm.tune.trainer import StepMetrics, Trainer, best_precision
+from laplm.tune.tuning import fine_tune, read_run, split, suitable_learning_rate
+from laplm.tune_config import LoRAConfig, TuneConfig
 
 SENTENCES = [
     f"The {a} {b} the {c}.\n"
@@ -40,7 +40,7 @@ CONFIG = TuneConfig(
 )
 
 
-NOTHING = Reading(
+NOTHING = Dataset(
     examples=(), kind="documents", files=(), n_bytes=0, skipped=(), chat_template=None
 )
 
@@ -74,7 +74,7 @@ def test_a_tuned_model_runs_and_predicts_the_text_better(
     model: LanguageModel, text: Path, tmp_path: Path, method: str
 ) -> None:
     config = dataclasses.replace(CONFIG, method=method, learning_rate=1e-2)
-    result = laplm.tune(text, model, tmp_path / "out", config)
+    result = laplm.fine_tune(text, model, tmp_path / "out", config)
     # Adapters can do less with a base that is all chance.
     assert result.loss_after < {"full": 0.8, "lora": 0.95}[method] * result.loss_before
     assert result.bits_after / result.bits_before == pytest.approx(
@@ -99,7 +99,7 @@ def test_a_model_of_adapters_has_the_logits_that_training_ended_with(
     config = dataclasses.replace(
         CONFIG, method="lora", lora=LoRAConfig(r=3, alpha=9.0), precision="fp32"
     )
-    tune(text, model, tmp_path / "out", config)
+    fine_tune(text, model, tmp_path / "out", config)
     ids = model.tokenizer.encode("The dog saw the toy.")
     with torch.no_grad():
         expected = kept[0].model.eval()(torch.tensor([ids]))[0]
@@ -110,7 +110,7 @@ def test_a_model_of_adapters_has_the_logits_that_training_ended_with(
 def test_a_tuned_model_learns_to_stop(text: Path, tmp_path: Path) -> None:
     model = LanguageModel(make_model(tmp_path / "model"), "fp32")
     config = dataclasses.replace(CONFIG, max_steps=120, learning_rate=1e-2, batch_size=8)
-    tune(text, model, tmp_path / "out", config)
+    fine_tune(text, model, tmp_path / "out", config)
     tuned = laplm.load(tmp_path / "out", "fp32")
     results = tuned.samples("The dog", 8, 30, seed=1)
     assert [r.finish_reason for r in results].count("eos") >= 7
@@ -124,20 +124,20 @@ def test_an_interrupted_run_goes_on_and_ends_bit_for_bit_the_same(
     model: LanguageModel, text: Path, tmp_path: Path, method: str
 ) -> None:
     config = dataclasses.replace(CONFIG, method=method, dropout=0.1)
-    whole = tune(text, model, tmp_path / "whole", config)
+    whole = fine_tune(text, model, tmp_path / "whole", config)
 
-    def stop(progress: Progressed) -> None:
-        if progress.step == 17:  # as Ctrl-C does: the update in hand ends, and is kept
+    def stop(progress: StepMetrics) -> None:
+        if progress.step == 17:  # as Ctrl-C does: the step in hand ends, and is kept
             signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        tune(text, model, tmp_path / "parts", config, on_step=stop)
+        fine_tune(text, model, tmp_path / "parts", config, on_step=stop)
     # The number format is remembered, so that the run goes on in it on another machine too.
     kept = read_run(tmp_path / "parts")["config"]
     assert kept.precision == best_precision()
     assert kept == dataclasses.replace(config, precision=kept.precision)
     steps: list[int] = []
-    again = tune(
+    again = fine_tune(
         text, model, tmp_path / "parts", config, resume=True, on_step=lambda p: steps.append(p.step)
     )
     assert steps == list(range(18, 31))
@@ -151,14 +151,14 @@ def test_the_plan_comes_first_and_no_ends_there_without_a_trace(
 ) -> None:
     plans: list[tuning.Plan] = []
     out = tmp_path / "out"
-    assert tune(text, model, out, CONFIG, planned=lambda p: bool(plans.append(p))) is None
+    assert fine_tune(text, model, out, CONFIG, planned=lambda p: bool(plans.append(p))) is None
     assert not out.exists()
     (plan,) = plans
-    assert plan.steps == 30 and plan.tokens_per_step == 64
+    assert plan.settings.max_steps == 30 and plan.settings.tokens_per_step == 64
     assert len(plan.heldout.documents) == 3 and len(plan.train.documents) == 57
     assert 0 < plan.seconds_per_step < 60 and plan.minutes == plan.seconds_per_step / 2
-    assert plan.peek.startswith("The ") and "¶" in plan.peek
-    assert plan.fits and plan.memory.total > 0
+    assert plan.first_window.startswith("The ") and "¶" in plan.first_window
+    assert 0 < plan.memory.total < plan.available and plan.n_processes == 1
 
 
 def test_epochs_decide_how_many_steps_there_are(
@@ -167,9 +167,12 @@ def test_epochs_decide_how_many_steps_there_are(
     plans: list[tuning.Plan] = []
     for epochs in (1, 2.5):
         config = dataclasses.replace(CONFIG, max_steps=None, epochs=epochs)
-        tune(text, model, tmp_path / "out", config, planned=lambda p: bool(plans.append(p)))
+        fine_tune(text, model, tmp_path / "out", config, planned=lambda p: bool(plans.append(p)))
     windows = len(plans[0].train.windows(32, 1))
-    assert [p.steps for p in plans] == [math.ceil(windows / 2), math.ceil(2.5 * windows / 2)]
+    assert [p.settings.max_steps for p in plans] == [
+        math.ceil(windows / 2),
+        math.ceil(2.5 * windows / 2),
+    ]
 
 
 def test_what_does_not_fit_is_refused_with_settings_that_do(
@@ -178,23 +181,23 @@ def test_what_does_not_fit_is_refused_with_settings_that_do(
     plans: list[tuning.Plan] = []
     monkeypatch.setattr("laplm.tune.memory.resident_bytes", lambda: 0)  # grows from test to test
     big = dataclasses.replace(CONFIG, batch_size=64)
-    tune(text, model, tmp_path / "a", big, planned=lambda p: bool(plans.append(p)))
+    fine_tune(text, model, tmp_path / "a", big, planned=lambda p: bool(plans.append(p)))
     # A little less: activations are computed twice, and it fits.
     enough = plans[0].memory.total - plans[0].memory.activations // 4
     monkeypatch.setattr(tuning, "available_bytes", lambda: enough)
-    tune(text, model, tmp_path / "a", big, planned=lambda p: bool(plans.append(p)))
+    fine_tune(text, model, tmp_path / "a", big, planned=lambda p: bool(plans.append(p)))
     assert not plans[0].checkpointing and plans[1].checkpointing
     assert plans[1].memory.activations < plans[0].memory.activations / 2
     enough = plans[1].memory.total - plans[1].memory.activations // 4
     monkeypatch.setattr(tuning, "available_bytes", lambda: enough)
     said = r"needs about .* GB.*--batch-size \d+ --grad-accum-steps \d+"
     with pytest.raises(InputError, match=said) as refused:
-        tune(text, model, tmp_path / "b", big)
+        fine_tune(text, model, tmp_path / "b", big)
     size, parts = (int(w) for w in str(refused.value).split() if w.isdigit())
     assert size * parts == 64
     monkeypatch.setattr(tuning, "available_bytes", lambda: 1000)
     with pytest.raises(InputError, match="--method lora, a shorter --window"):
-        tune(text, model, tmp_path / "c", big)
+        fine_tune(text, model, tmp_path / "c", big)
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
@@ -205,7 +208,7 @@ def test_what_is_saved_are_the_best_weights_to_the_last_bit_of_fp32(
     run = Trainer.run
     monkeypatch.setattr(Trainer, "run", lambda self: kept.append(self) or run(self))
     config = dataclasses.replace(CONFIG, method=method, precision="bf16")
-    tune(text, model, tmp_path / "out", config)
+    fine_tune(text, model, tmp_path / "out", config)
     file = {"full": "model.safetensors", "lora": "adapter_model.safetensors"}[method]
     saved = safetensors.torch.load_file(tmp_path / "out" / file)
     best = kept[0].best_weights()
@@ -221,7 +224,7 @@ def test_adapters_learn_beside_weights_in_int8(
     model: LanguageModel, text: Path, tmp_path: Path
 ) -> None:
     config = dataclasses.replace(CONFIG, method="lora", base_precision="int8", learning_rate=1e-2)
-    result = tune(text, model, tmp_path / "out", config)
+    result = fine_tune(text, model, tmp_path / "out", config)
     assert result.loss_after < 0.95 * result.loss_before
     tuned = laplm.load(tmp_path / "out", "fp32")
     plain = model.gpt.forward(ids := model.tokenizer.encode("The dog saw"))
@@ -234,7 +237,7 @@ def test_tensorboard_sees_what_the_metrics_say(
     model: LanguageModel, text: Path, tmp_path: Path
 ) -> None:
     loaded = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    tune(text, model, tmp_path / "out", CONFIG, tensorboard=True)
+    fine_tune(text, model, tmp_path / "out", CONFIG, tensorboard=True)
     events = loaded.EventAccumulator(str(tmp_path / "out" / "run" / "tensorboard"))
     events.Reload()
     lines = [
@@ -249,9 +252,9 @@ def test_only_completions_are_learned(model: LanguageModel, tmp_path: Path) -> N
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     plans: list[tuning.Plan] = []
-    tune(file, model, tmp_path / "out", CONFIG, planned=lambda p: bool(plans.append(p)))
+    fine_tune(file, model, tmp_path / "out", CONFIG, planned=lambda p: bool(plans.append(p)))
     learned = sum(len(model.tokenizer.encode(row["completion"])) + 1 for row in rows)
-    assert plans[0].train.n_learned + plans[0].heldout.n_learned == learned
+    assert plans[0].train.n_loss_tokens + plans[0].heldout.n_loss_tokens == learned
 
 
 def test_conversations_bring_their_template(model: LanguageModel, tmp_path: Path) -> None:
@@ -263,7 +266,7 @@ def test_conversations_bring_their_template(model: LanguageModel, tmp_path: Path
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     for method in ("full", "lora"):
         out = tmp_path / method
-        tune(file, model, out, dataclasses.replace(CONFIG, max_steps=2, method=method))
+        fine_tune(file, model, out, dataclasses.replace(CONFIG, max_steps=2, method=method))
         assert "### " in json.loads((out / "tokenizer_config.json").read_text())["chat_template"]
 
 
@@ -314,21 +317,21 @@ def test_wrong_settings_are_refused(settings: dict[str, Any], words: str) -> Non
 def test_directories_that_hold_something_are_refused(
     model: LanguageModel, text: Path, tmp_path: Path
 ) -> None:
-    tune(text, model, tmp_path / "run", dataclasses.replace(CONFIG, max_steps=1))
+    fine_tune(text, model, tmp_path / "run", dataclasses.replace(CONFIG, max_steps=1))
     with pytest.raises(InputError, match=r"holds a run; go on with it \(laplm tune --resume"):
-        tune(text, model, tmp_path / "run", CONFIG)
+        fine_tune(text, model, tmp_path / "run", CONFIG)
     with pytest.raises(InputError, match="is not empty"):
-        tune(text, model, model.path, CONFIG)
+        fine_tune(text, model, model.path, CONFIG)
     with pytest.raises(InputError, match="is a file"):
-        tune(text, model, text, CONFIG)
+        fine_tune(text, model, text, CONFIG)
     with pytest.raises(InputError, match="no run to go on with"):
-        tune(text, model, tmp_path / "other", CONFIG, resume=True)
+        fine_tune(text, model, tmp_path / "other", CONFIG, resume=True)
     text.write_text("Something else.<|endoftext|>\nAnd more.", encoding="utf-8")
     with pytest.raises(InputError, match="data is no longer what the run"):
-        tune(text, model, tmp_path / "run", CONFIG, resume=True)
+        fine_tune(text, model, tmp_path / "run", CONFIG, resume=True)
     (tmp_path / "run" / "run.json").write_text("{}", encoding="utf-8")
     with pytest.raises(InputError, match=r"run\.json cannot be read"):
-        tune(text, model, tmp_path / "run", CONFIG, resume=True)
+        fine_tune(text, model, tmp_path / "run", CONFIG, resume=True)
 
 
 def test_a_second_run_in_a_directory_is_refused_while_the_first_one_trains(
@@ -336,19 +339,19 @@ def test_a_second_run_in_a_directory_is_refused_while_the_first_one_trains(
 ) -> None:
     out, said = tmp_path / "out", []
 
-    def intrude(progress: Progressed) -> None:
+    def intrude(progress: StepMetrics) -> None:
         # Without run.json, with it, and as one that goes on: none may write there.
         for resume in (False, True):
             with pytest.raises(InputError, match=f"is in use by process {os.getpid()} on") as error:
-                tune(text, model, out, CONFIG, resume=resume)
+                fine_tune(text, model, out, CONFIG, resume=resume)
             said.append(str(error.value))
         assert (out / "run" / "lock").exists()
 
     def planned(plan: tuning.Plan) -> bool:
-        intrude(Progressed(**dict.fromkeys(Progressed.__annotations__, 0)))
+        intrude(StepMetrics(**dict.fromkeys(StepMetrics.__annotations__, 0)))
         return True
 
-    tune(
+    fine_tune(
         text, model, out, dataclasses.replace(CONFIG, max_steps=2), planned=planned, on_step=intrude
     )
     assert len(said) == 6
@@ -358,7 +361,7 @@ def test_a_second_run_in_a_directory_is_refused_while_the_first_one_trains(
     # What a killed process left behind refuses nobody.
     (out / "run" / "lock").touch()
     (out / "run" / "lock.json").write_text('{"pid": 1, "host": "elsewhere"}', encoding="utf-8")
-    tune(text, model, out, dataclasses.replace(CONFIG, max_steps=2), resume=True)
+    fine_tune(text, model, out, dataclasses.replace(CONFIG, max_steps=2), resume=True)
 
 
 def test_a_run_that_is_refused_leaves_the_directories_as_they_were(
@@ -367,7 +370,7 @@ def test_a_run_that_is_refused_leaves_the_directories_as_they_were(
     (tmp_path / "empty").mkdir()
     for name in ("new", "empty"):
         with pytest.raises(InputError, match="n_positions is 999"):
-            tune(text, model, tmp_path / name, dataclasses.replace(CONFIG, n_positions=999))
+            fine_tune(text, model, tmp_path / name, dataclasses.replace(CONFIG, n_positions=999))
     assert not (tmp_path / "new").exists()
     assert not list((tmp_path / "empty").iterdir())
 
@@ -376,12 +379,12 @@ def test_an_adapter_on_an_adapter_is_refused_before_anything_is_trained(
     model: LanguageModel, text: Path, tmp_path: Path
 ) -> None:
     lora = dataclasses.replace(CONFIG, method="lora", max_steps=2)
-    tune(text, model, tmp_path / "one", lora)
+    fine_tune(text, model, tmp_path / "one", lora)
     adapted = LanguageModel(tmp_path / "one", "fp32")
     with pytest.raises(InputError, match=r"is an adapter.*--to peft-merged"):
-        tune(text, adapted, tmp_path / "two", lora)
+        fine_tune(text, adapted, tmp_path / "two", lora)
     assert not (tmp_path / "two").exists()
-    tune(text, adapted, tmp_path / "whole", dataclasses.replace(CONFIG, max_steps=2))
+    fine_tune(text, adapted, tmp_path / "whole", dataclasses.replace(CONFIG, max_steps=2))
     assert (tmp_path / "whole" / "model.safetensors").exists()
 
 
@@ -390,7 +393,9 @@ def test_a_run_begun_with_a_relative_path_goes_on_from_elsewhere(
 ) -> None:
     monkeypatch.chdir(tiny_model_dir.parent)
     model = LanguageModel(tiny_model_dir.name, "fp32")
-    tune(text, model, tmp_path / "out", dataclasses.replace(CONFIG, method="lora", max_steps=2))
+    fine_tune(
+        text, model, tmp_path / "out", dataclasses.replace(CONFIG, method="lora", max_steps=2)
+    )
     os.chdir(tmp_path)
     assert LanguageModel(read_run(tmp_path / "out")["model"], "fp32").config == model.config
     assert LanguageModel(tmp_path / "out", "fp32").config == model.config
@@ -400,26 +405,28 @@ def test_other_settings_are_named_when_a_run_goes_on(
     model: LanguageModel, text: Path, tmp_path: Path
 ) -> None:
     lora = dataclasses.replace(CONFIG, method="lora", max_steps=2)
-    tune(text, model, tmp_path / "run", lora)
+    fine_tune(text, model, tmp_path / "run", lora)
     other = dataclasses.replace(lora, lora=LoRAConfig(r=4))
     with pytest.raises(InputError, match=r"a run with r 8, not 4"):
-        tune(text, model, tmp_path / "run", other, resume=True)
+        fine_tune(text, model, tmp_path / "run", other, resume=True)
     other = dataclasses.replace(lora, learning_rate=1.0)
     with pytest.raises(InputError, match="a run with learning_rate"):
-        tune(text, model, tmp_path / "run", other, resume=True)
+        fine_tune(text, model, tmp_path / "run", other, resume=True)
 
 
 def test_a_single_short_text_is_refused_plainly(model: LanguageModel, tmp_path: Path) -> None:
     file = tmp_path / "one.txt"
     file.write_text("word", encoding="utf-8")
     with pytest.raises(InputError, match="too little in it to hold some out"):
-        tune(file, model, tmp_path / "out", CONFIG)
+        fine_tune(file, model, tmp_path / "out", CONFIG)
 
 
 def test_text_shorter_than_a_window_is_enough(model: LanguageModel, tmp_path: Path) -> None:
     file = tmp_path / "one.txt"
     file.write_text("The dog saw the cat and the cat saw the dog.", encoding="utf-8")
-    result = tune(file, model, tmp_path / "out", dataclasses.replace(CONFIG, heldout_share=0.3))
+    result = fine_tune(
+        file, model, tmp_path / "out", dataclasses.replace(CONFIG, heldout_share=0.3)
+    )
     assert result is not None and result.steps == 30
 
 

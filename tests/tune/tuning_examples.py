@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from laplm.model.config import ModelConfig
-from laplm.tune.data.corpus import TokenData
 from laplm.tune.models.gpt2 import TorchGPT
+from recipes.pocket.token_data import TokenData
 
 VOCAB = 61
 

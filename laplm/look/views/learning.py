@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +10,10 @@ from typing import TYPE_CHECKING
 from laplm.errors import InputError
 from laplm.look import figures
 from laplm.look.view import Column, Part, Table, View
+from laplm.metrics import METRICS, read_series
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-METRICS = Path("run/metrics.jsonl")
-"""Where a run that ``laplm tune`` made in a directory keeps what it measured."""
 
 
 @dataclass(frozen=True)
@@ -103,33 +100,14 @@ def learning(runs: Mapping[str, Path]) -> Learning:
 
 def _read(name: str, directory: Path) -> Run:
     path = directory / METRICS
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError:
+    if not path.exists():
         raise InputError(
             f"{directory} holds no measurements of a run; name a directory that laplm tune wrote"
-        ) from None
-    train: list[tuple[int, float]] = []
-    heldout: list[tuple[int, float]] = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-        except ValueError:
-            if number == len(lines):  # as a run that was killed leaves it
-                break
-            raise InputError(f"{path}, line {number}: not JSON; the file is damaged") from None
-        for series, key in ((train, "train_loss"), (heldout, "heldout_loss")):
-            if key in record:
-                series.append((record["step"], record[key]))
-    if not train:
-        raise InputError(f"{path} holds no measurement of the loss; train the model first")
-    return Run(
-        name,
-        tuple(step for step, _ in train),
-        tuple(loss for _, loss in train),
-        tuple(step for step, _ in heldout),
-        tuple(loss for _, loss in heldout),
+        )
+    (steps, train_loss), (heldout_steps, heldout_loss) = read_series(
+        path, "train_loss", "heldout_loss"
     )
+    return Run(name, tuple(steps), tuple(train_loss), tuple(heldout_steps), tuple(heldout_loss))
 
 
 def _lowest(run: Run) -> tuple[float | None, int | None]:

@@ -377,6 +377,8 @@ def _sort(
     modules: dict[str, dict[str, StoredTensor]] = {}
     whole: dict[str, StoredTensor] = {}
     for key, tensor in stored.items():
+        if key.startswith("__padding__."):  # between the tensors of adapters that laplm wrote once
+            continue
         shown_key = shown_name(key)
         plain_key = _COPIES.sub(".", key)
         if plain_key != key and plain_key in stored:

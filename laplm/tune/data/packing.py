@@ -34,11 +34,11 @@ class EncodedDocument:
 
     Attributes:
         ids: its tokens (N,), the last of them the end of the text.
-        learned: whether each token is to be predicted, (N,). The first never can be.
+        loss_mask: whether the loss counts each token, (N,). The first is never predicted.
     """
 
     ids: NDArray[np.int32]
-    learned: NDArray[np.bool_]
+    loss_mask: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -54,21 +54,21 @@ def encode_example(example: Example, tokenizer: Tokenizer, end_of_text: int) -> 
     """Encode a document, piece by piece, and end it.
 
     Pieces are encoded apart, since a prompt is encoded alone when the model is asked. The end of
-    the text is learned after all that is, else a tuned model would never stop; a chat template may
-    have written it already. What the tokenizer puts before every text (a BOS) comes before a
+    text counts in the loss after what does, else a tuned model would never stop; a chat template
+    may have written it already. What the tokenizer puts before every text (a BOS) comes before a
     document too, but a template writes that itself.
     """
     in_template = any(isinstance(text, ControlText) for text, _ in example.pieces)
     ids: list[int] = [] if in_template else [*tokenizer.prefix_ids]
-    learned: list[bool] = [False] * len(ids)
-    for text, counts in example.pieces:
+    loss_mask: list[bool] = [False] * len(ids)
+    for text, in_loss in example.pieces:
         piece = encode_piece(text, tokenizer) if in_template else tokenizer.encode(text)
         ids += piece
-        learned += [counts] * len(piece)
+        loss_mask += [in_loss] * len(piece)
     if not (in_template and ids and ids[-1] in tokenizer.special_token_ids):
         ids.append(end_of_text)
-        learned.append(bool(example.pieces) and example.pieces[-1][1])
-    return EncodedDocument(np.array(ids, np.int32), np.array(learned, np.bool_))
+        loss_mask.append(bool(example.pieces) and example.pieces[-1][1])
+    return EncodedDocument(np.array(ids, np.int32), np.array(loss_mask, np.bool_))
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,11 @@ class Documents:
 
     Attributes:
         documents: the documents.
-        n_bytes: UTF-8 bytes of their text that is learned, to tell bits per byte.
+        n_bytes: UTF-8 bytes of their text that the loss counts, for bits per byte.
         padding: the id that stands where no document is.
 
     Raises:
-        InputError: there is nothing to learn.
+        InputError: the loss counts no token.
     """
 
     documents: Sequence[EncodedDocument]
@@ -89,7 +89,7 @@ class Documents:
     padding: int
 
     def __post_init__(self) -> None:
-        if not self.n_learned:
+        if not self.n_loss_tokens:
             raise InputError("there is nothing to learn: give text of more than one token")
 
     @functools.cached_property
@@ -98,14 +98,31 @@ class Documents:
         return sum(len(d.ids) - 1 for d in self.documents)
 
     @functools.cached_property
-    def n_learned(self) -> int:
-        """Tokens that are predicted."""
-        return sum(int(d.learned[1:].sum()) for d in self.documents)
+    def n_loss_tokens(self) -> int:
+        """Tokens that the loss counts."""
+        return sum(int(d.loss_mask[1:].sum()) for d in self.documents)
 
     @property
     def largest_id(self) -> int:
         """The largest token id there is."""
         return max(int(d.ids.max()) for d in self.documents)
+
+    @functools.cached_property
+    def _packed(self) -> dict[int, list[list[_Segment]]]:
+        return {}
+
+    def packed(self, n_positions: int) -> list[list[_Segment]]:
+        """Which parts of documents each window of so many tokens holds: packed once."""
+        if n_positions not in self._packed:
+            self._packed[n_positions] = _pack(
+                (
+                    _Segment(i, begin, min(n_positions, len(d.ids) - 1 - begin))
+                    for i, d in enumerate(self.documents)
+                    for begin in range(0, len(d.ids) - 1, n_positions)
+                ),
+                n_positions,
+            )
+        return self._packed[n_positions]
 
     def windows(self, n_positions: int, seed: int) -> PackedWindows:
         """All documents in windows of so many tokens, in an order drawn from the seed."""
@@ -118,7 +135,7 @@ class Documents:
 
     def bits_per_byte(self, nats_per_token: float) -> float:
         """The tokenizer-independent form of a loss."""
-        return nats_per_token / math.log(2) * self.n_learned / max(1, self.n_bytes)
+        return nats_per_token / math.log(2) * self.n_loss_tokens / max(1, self.n_bytes)
 
     def digest(self) -> str:
         """A fingerprint, to tell whether data is the same."""
@@ -126,7 +143,7 @@ class Documents:
         for document in self.documents:
             digest.update(len(document.ids).to_bytes(8, "little"))
             digest.update(np.ascontiguousarray(document.ids, "<i4").tobytes())
-            digest.update(document.learned.tobytes())
+            digest.update(document.loss_mask.tobytes())
         return digest.hexdigest()
 
 
@@ -142,7 +159,7 @@ class PackedWindows:
     """
 
     def __init__(self, data: Documents, n_positions: int, seed: int) -> None:
-        """Pack documents; the longest first, each where it leaves the least room.
+        """Windows of packed documents.
 
         Args:
             data: the documents.
@@ -153,14 +170,7 @@ class PackedWindows:
         self.n_positions = n_positions
         self.seed = seed
         self.n_split = sum(len(d.ids) - 1 > n_positions for d in data.documents)
-        self._windows = _pack(
-            (
-                _Segment(i, begin, min(n_positions, len(d.ids) - 1 - begin))
-                for i, d in enumerate(data.documents)
-                for begin in range(0, len(d.ids) - 1, n_positions)
-            ),
-            n_positions,
-        )
+        self._windows = data.packed(n_positions)
 
     def __len__(self) -> int:
         return len(self._windows)
@@ -189,7 +199,9 @@ class PackedWindows:
                 part = slice(segment.begin, segment.begin + segment.size)
                 after = slice(part.start + 1, part.stop + 1)
                 inputs[row, here] = document.ids[part]
-                targets[row, here] = np.where(document.learned[after], document.ids[after], IGNORE)
+                targets[row, here] = np.where(
+                    document.loss_mask[after], document.ids[after], IGNORE
+                )
                 segments[row, here] = order
                 at += segment.size
         # One document a window is the usual causal mask, which is cheaper.

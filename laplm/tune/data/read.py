@@ -86,12 +86,12 @@ class Turn:
     Attributes:
         role: system, user or assistant.
         content: what is said.
-        learned: whether the model is to learn to say it.
+        in_loss: whether the loss counts it.
     """
 
     role: str
     content: str
-    learned: bool
+    in_loss: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ class Example:
     """One document.
 
     Attributes:
-        pieces: (text, learned) in order; what is not learned is read only as context (a prompt).
+        pieces: (text, in_loss) in order; what the loss leaves out is context (a prompt).
         turns: the conversation that it is, if it is one; its pieces are those of
             ``CHAT_TEMPLATE``.
     """
@@ -119,11 +119,11 @@ class Example:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
-    """What was found.
+class Dataset:
+    """Examples read from files.
 
     Attributes:
-        examples: in the order of files and rows; each has at least one learned piece.
+        examples: in the order of files and rows; each has at least one piece in the loss.
         kind: what they are, for people: documents, prompts and completions, conversations or
             instructions; of several kinds in a directory, all, parted by commas.
         files: what was read, in order; a directory of the ``datasets`` library is one.
@@ -142,7 +142,7 @@ class Reading:
     chat_template: str | None
     notes: tuple[str, ...] = ()
 
-    def in_template(self, template: ChatTemplate | None) -> Reading:
+    def with_chat_template(self, template: ChatTemplate | None) -> Dataset:
         """The same with conversations as a model's own template renders them, where it has one.
 
         Raises:
@@ -170,10 +170,10 @@ class Reading:
 def _in_template(example: Example, template: ChatTemplate) -> list[Example]:
     if not example.turns:
         return [example]
-    whole = all(learned for _, learned in example.pieces)
+    whole = all(in_loss for _, in_loss in example.pieces)
     documents = template.training_pieces(
         [{"role": turn.role, "content": turn.content} for turn in example.turns],
-        [whole or turn.learned for turn in example.turns],
+        [whole or turn.in_loss for turn in example.turns],
     )
     return [Example(tuple(pieces), example.turns) for pieces in documents]
 
@@ -243,7 +243,7 @@ class _Fields:
 
 def read_examples(
     path: Path, *, column: str | None = None, train_on_prompt: bool = False, skip_bad: bool = False
-) -> Reading:
+) -> Dataset:
     """Examples from a file, a directory of files, or one that ``datasets`` has saved.
 
     - ``.txt``, ``.md``: documents parted by ``<|endoftext|>``, on a line of its own or not, or one.
@@ -263,7 +263,7 @@ def read_examples(
     Args:
         path: file or directory.
         column: the column or key that holds the text, where that is not ``text``.
-        train_on_prompt: learn prompts, instructions and all turns too, and not the answers alone.
+        train_on_prompt: count prompts, instructions and all turns in the loss too.
         skip_bad: leave out rows that cannot be used, and list them in ``skipped``.
 
     Raises:
@@ -287,7 +287,7 @@ def read_examples(
             )
         raise InputError(f"{path} has no text in it; give one with at least one document")
     kinds = list(collector.kinds)
-    return Reading(
+    return Dataset(
         examples=tuple(collector.examples),
         kind=", ".join(kinds),
         files=tuple(files),
@@ -825,17 +825,17 @@ def _document(row: _Fields, train_on_prompt: bool) -> list[Pieces]:
 
 
 def _completion(row: _Fields, train_on_prompt: bool) -> list[Pieces]:
-    prompt, completion = _begun(row, "prompt"), _ended(row, "completion")
+    prompt, completion = _prompt_text(row, "prompt"), _answer_text(row, "completion")
     if not prompt:
         return [((completion, True),)]
-    # GPT-2's tokens carry the space before a word, so it belongs to what is learned.
+    # GPT-2's tokens carry the space before a word, so it belongs to the completion.
     if not prompt[-1].isspace() and not completion[0].isspace():
         completion = " " + completion
     return [((prompt, train_on_prompt), (completion, True))]
 
 
 def _instruction(row: _Fields, train_on_prompt: bool) -> list[Pieces]:
-    instruction, output = _begun(row, "instruction"), _ended(row, "output")
+    instruction, output = _prompt_text(row, "instruction"), _answer_text(row, "output")
     # Without an input the datasets library says null, and CSV an empty field.
     more = _unmarked(_string(row, "input"), row.called("input")) if "input" in row else ""
     template = ALPACA_PROMPT_WITH_INPUT if more.strip() else ALPACA_PROMPT
@@ -848,7 +848,7 @@ def _conversation(row: _Fields, train_on_prompt: bool) -> list[Example]:
 
 
 def _prompt_conversation(row: _Fields, train_on_prompt: bool) -> list[Example]:
-    """TRL's: of two lists of messages only the second is learned."""
+    """TRL's: of two lists of messages only the second is in the loss."""
     context, answer = _messages(row, "prompt"), _messages(row, "completion")
     context = [Turn(m.role, m.content, False) for m in context]
     return [_rendered([*context, *answer], train_on_prompt)]
@@ -857,10 +857,10 @@ def _prompt_conversation(row: _Fields, train_on_prompt: bool) -> list[Example]:
 def _system_conversation(row: _Fields, train_on_prompt: bool) -> list[Example]:
     """OpenOrca's: a question and its answer, under instructions for all of them."""
     messages = [
-        Turn("user", _begun(row, "prompt"), False),
-        Turn("assistant", _ended(row, "completion"), True),
+        Turn("user", _prompt_text(row, "prompt"), False),
+        Turn("assistant", _answer_text(row, "completion"), True),
     ]
-    if "system" in row and (system := _begun(row, "system")).strip():
+    if "system" in row and (system := _prompt_text(row, "system")).strip():
         messages.insert(0, Turn("system", system, False))
     return [_rendered(messages, train_on_prompt)]
 
@@ -896,12 +896,12 @@ def _message(message: object) -> Turn:
     if isinstance(content, list) and content and all(map(_is_text_part, content)):
         fields = _Fields({"content": "".join(part["text"] for part in content)}, {})
     if role != "assistant":
-        return Turn(role, _begun(fields, "content"), False)
+        return Turn(role, _prompt_text(fields, "content"), False)
     # OpenAI's mark for answers that are only context.
     weight = message.get("weight")
     if weight not in (None, 0, 1):
         raise _BadRowError('"weight" must be 0 or 1')
-    return Turn(role, _ended(fields, "content"), weight != 0)
+    return Turn(role, _answer_text(fields, "content"), weight != 0)
 
 
 def _is_text_part(part: object) -> bool:
@@ -916,7 +916,7 @@ def _rendered(messages: Sequence[Turn], train_on_prompt: bool) -> Example:
     context = ""
     for number, message in enumerate(messages, start=1):
         context += ("\n\n" if number > 1 else "") + f"### {message.role.capitalize()}:\n"
-        if message.learned:
+        if message.in_loss:
             pieces += [(context, train_on_prompt), (message.content.strip(), True)]
             context = ""
         else:
@@ -1017,16 +1017,16 @@ def _string(row: _Fields, name: str) -> str:
     return value
 
 
-def _begun(row: _Fields, name: str) -> str:
-    """What is only read: an end of text may stand before it, as some models begin with one."""
+def _prompt_text(row: _Fields, name: str) -> str:
+    """What is only context: an end of text may stand before it, as some models begin with one."""
     text = _string(row, name)
     while text.startswith(END_OF_DOCUMENT):
         text = text[len(END_OF_DOCUMENT) :]
     return _unmarked(text, row.called(name))
 
 
-def _ended(row: _Fields, name: str) -> str:
-    """What is learned: the end of text that may stand behind it comes in any case."""
+def _answer_text(row: _Fields, name: str) -> str:
+    """What the loss counts: the end of text that may stand behind it comes in any case."""
     text = value = _string(row, name)
     while (bare := text.rstrip()).endswith(END_OF_DOCUMENT):
         text = bare[: -len(END_OF_DOCUMENT)]

@@ -1,1 +1,1 @@
-"""Compiled loops for training on a CPU, and the same in torch."""
+"""Compiled kernels for training on a CPU, and the same in torch."""

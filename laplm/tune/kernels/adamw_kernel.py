@@ -1,4 +1,4 @@
-"""AdamW's update of weights in bfloat16, compiled: see ``optim/adamw.py``."""
+"""AdamW's step of weights in bfloat16, compiled: ``adamw_update_torch`` of ``optim/adamw.py``."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from laplm.native.lower import FLOAT, I32
 
 
 def build(isa: Isa, formats: tuple[torch.dtype, ...]) -> Any:
-    """The loop to compile, for the formats of gradient and moments.
+    """The function to compile, for the formats of gradient and moments.
 
-    ``update(n, places, numbers, _)``: addresses of weights, their lower halves, the gradient and
-    the two moments at ``places``; at ``numbers`` eight floats. LLVM makes vectors of it.
+    ``adamw_update(n, arrays, numbers, _)``: addresses of weights, ``master_low``, the gradient and
+    the two moments at ``arrays``; at ``numbers`` eight floats. LLVM makes vectors of it.
     """
     get, get_f32 = simd.get_i64, simd.get_f32
 
@@ -64,9 +64,9 @@ def build(isa: Isa, formats: tuple[torch.dtype, ...]) -> Any:
         write(b, second, i, v, formats[2])
 
     @lower.kernel
-    def update(n: int, places: int, numbers: int, _: int) -> int:
-        weight, low, gradient = get(places, 0), get(places, 1), get(places, 2)
-        first, second = get(places, 3), get(places, 4)
+    def adamw_update(n: int, arrays: int, numbers: int, _: int) -> int:
+        weight, low, gradient = get(arrays, 0), get(arrays, 1), get(arrays, 2)
+        first, second = get(arrays, 3), get(arrays, 4)
         more1, beta2, more2 = get_f32(numbers, 0), get_f32(numbers, 1), get_f32(numbers, 2)
         eps, scale, decay = get_f32(numbers, 3), get_f32(numbers, 4), get_f32(numbers, 5)
         rate, correction = get_f32(numbers, 6), get_f32(numbers, 7)
@@ -75,4 +75,4 @@ def build(isa: Isa, formats: tuple[torch.dtype, ...]) -> Any:
                        decay, rate, correction)  # fmt: skip
         return 0
 
-    return update
+    return adamw_update

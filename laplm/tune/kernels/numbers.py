@@ -34,14 +34,14 @@ def make_load(*, bfloat16: bool) -> Any:
     return load_numbers
 
 
-def make_save(*, bfloat16: bool) -> Any:
+def make_store(*, bfloat16: bool) -> Any:
     """Write sixteen floats as numbers, from an address on."""
 
     @simd.operation(simd.void, simd.i64, simd.f32x16)
-    def save_numbers(b: Builder, address: Value, x: Value) -> None:
+    def store_numbers(b: Builder, address: Value, x: Value) -> None:
         simd.write(b, address, rounded(b, x) if bfloat16 else x, 2 if bfloat16 else 4)
 
-    return save_numbers
+    return store_numbers
 
 
 def make_get(*, bfloat16: bool) -> Any:

@@ -1,72 +1,115 @@
-"""GELU and softmax with their gradients, number by number, compiled: see ``pointwise.py``."""
+"""GELU and cross-entropy with their gradients, compiled: see ``pointwise.py`` for torch's lines."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from laplm.native import lower, simd
+from laplm.native import lower
 from laplm.native.isa import Isa
-from laplm.tune.kernels import numbers
-from laplm.tune.kernels.pointwise import (
-    GELU,
-    GELU_GRAD,
-    GRAD,
-    OUT,
-    ROW,
-    SCALE,
-    SLOPES,
-    STATS,
-    TARGETS,
-    Spec,
-    X,
+from laplm.native.simd import (
+    fma,
+    get_f32,
+    get_i64,
+    keep_between,
+    max_lanes,
+    maximum,
+    set_f32,
+    splat,
+    sum_lanes,
 )
+from laplm.tune.kernels import numbers
+from laplm.tune.kernels import pointwise as args
+from laplm.tune.kernels.numbers import exp2
+from laplm.tune.kernels.pointwise import CROSS_ENTROPY_GRAD, GELU, GELU_GRAD, Spec
 
 LOG2_E = 1.4426950408889634
 
 
 def build(isa: Isa, spec: Spec) -> Any:
-    """The function to compile: ``engine(what, plan, begin, end)``, all int64.
+    """The function to compile: ``engine(what, args, begin, end)``, all int64.
 
-    ``what`` is one of four; ``plan`` is an address; ``begin`` to ``end`` are vectors of 16 numbers,
+    ``what`` is one of four; ``args`` is an address; ``begin`` to ``end`` are vectors of 16 numbers,
     or rows of logits.
     """
-    size = 2 if spec.bfloat16 else 4
-    inlined, compiled = lower.inlined, lower.kernel
-    get, get_f32, set_f32 = simd.get_i64, simd.get_f32, simd.set_f32
-    fma, splat, maximum = simd.fma, simd.splat, simd.maximum
-    max_lanes, sum_lanes = simd.max_lanes, simd.sum_lanes
+    size = spec.number_bytes
+    gelu, gelu_grad, cross_entropy = make_gelu(spec), make_gelu_grad(spec), make_cross_entropy(spec)
+
+    @lower.kernel
+    def engine(what: int, call: int, begin: int, end: int) -> int:
+        x = get_i64(call, args.X)
+        if what == GELU:
+            gelu(x, get_i64(call, args.OUT), begin, end)
+        elif what == GELU_GRAD:
+            gelu_grad(x, get_i64(call, args.D_OUT), get_i64(call, args.OUT), begin, end)
+        else:
+            width = get_i64(call, args.N_VOCAB)
+            for n in range(begin, end):
+                cross_entropy(
+                    x + n * width * size, width, get_i64(get_i64(call, args.TARGETS), n),
+                    get_i64(call, args.STATS) + n * 12,
+                    get_i64(call, args.SCALE) if what == CROSS_ENTROPY_GRAD else 0,
+                )  # fmt: skip
+        return 0
+
+    return engine
+
+
+@lower.inlined
+def gate(x: Any) -> Any:
+    """1 / (1 + e**(-2u)) = 0.5 (1 + tanh(u)), u = sqrt(2 / pi) (x + 0.044715 x**3)."""
+    # -2 sqrt(2 / pi) log2(e) = -2.3022082, and 0.044715 times that
+    power = x * fma(x * x, splat(-0.10294324), splat(-2.3022082))
+    return splat(1.0) / (splat(1.0) + exp2(power))
+
+
+def make_gelu(spec: Spec) -> Any:
+    """``gelu(x, out, begin, end)``: torch's ``functional.gelu(x, approximate="tanh")``."""
+    size = spec.number_bytes
     load = numbers.make_load(bfloat16=spec.bfloat16)
-    save = numbers.make_save(bfloat16=spec.bfloat16)
-    get_one = numbers.make_get(bfloat16=spec.bfloat16)
-    set_one = numbers.make_set(bfloat16=spec.bfloat16)
-    keep_between, exp2 = simd.keep_between, numbers.exp2
+    store = numbers.make_store(bfloat16=spec.bfloat16)
 
-    @inlined
-    def gate(x: Any) -> Any:
-        """1 / (1 + e**(-2u)) = 0.5 (1 + tanh(u)), u = sqrt(2 / pi) (x + 0.044715 x**3)."""
-        # -2 sqrt(2 / pi) log2(e) = -2.3022082, and 0.044715 times that
-        power = x * fma(x * x, splat(-0.10294324), splat(-2.3022082))
-        return splat(1.0) / (splat(1.0) + exp2(power))
-
-    @compiled
+    @lower.kernel
     def gelu(x: int, out: int, begin: int, end: int) -> None:
         for i in range(begin * 16 * size, end * 16 * size, 16 * size):
             v = load(x + i)
-            save(out + i, v * gate(v))
+            store(out + i, v * gate(v))
 
-    @compiled
-    def gelu_grad(x: int, grad: int, out: int, begin: int, end: int) -> None:
+    return gelu
+
+
+def make_gelu_grad(spec: Spec) -> Any:
+    """``gelu_grad(x, d_out, d_x, begin, end)``: what autograd makes of ``gelu``."""
+    size = spec.number_bytes
+    load = numbers.make_load(bfloat16=spec.bfloat16)
+    store = numbers.make_store(bfloat16=spec.bfloat16)
+
+    @lower.kernel
+    def gelu_grad(x: int, d_out: int, d_x: int, begin: int, end: int) -> None:
         for i in range(begin * 16 * size, end * 16 * size, 16 * size):
             v = load(x + i)
             s = gate(v)
             # 2 du/dx = 2 sqrt(2 / pi) (1 + 3 * 0.044715 x**2)
-            steep = fma(v * v, splat(0.21406445), splat(1.5957691))
-            slope = fma(v * s * (splat(1.0) - s), steep, s)
-            save(out + i, load(grad + i) * slope)
+            two_du = fma(v * v, splat(0.21406445), splat(1.5957691))
+            derivative = fma(v * s * (splat(1.0) - s), two_du, s)
+            store(d_x + i, load(d_out + i) * derivative)
 
-    @compiled
-    def softmax(row: int, width: int, target: int, stats: int, scale: int) -> None:
-        """One row of logits: its numbers for the loss, and slopes where ``scale`` is an address."""
+    return gelu_grad
+
+
+def make_cross_entropy(spec: Spec) -> Any:
+    """``cross_entropy(row, width, target, stats, scale)``: one row of ``cross_entropy_grad_``.
+
+    ``stats`` gets the largest logit, the sum of exponentials less that, and the target's logit.
+    Where ``scale`` is an address, (softmax - one-hot) * scale takes the row's place.
+    """
+    size = spec.number_bytes
+    load = numbers.make_load(bfloat16=spec.bfloat16)
+    store = numbers.make_store(bfloat16=spec.bfloat16)
+    get_one = numbers.make_get(bfloat16=spec.bfloat16)
+    set_one = numbers.make_set(bfloat16=spec.bfloat16)
+
+    @lower.kernel
+    def cross_entropy(row: int, width: int, target: int, stats: int, scale: int) -> None:
         whole, last = width // 16 * 16, row + (width - 16) * size
         largest = load(last)
         for i in range(0, whole, 16):
@@ -82,35 +125,19 @@ def build(isa: Isa, spec: Spec) -> Any:
         # The last numbers, where rows are no whole vectors: some of these 16 came before.
         rest = exp2((load(last) - tops) * log2_e)
         total = sum_lanes(sums + keep_between(rest, 16 - (width - whole), 16, 0.0))
-        wanted = get_one(row + target * size)
+        target_logit = get_one(row + target * size)
         set_f32(stats, 0, top)
         set_f32(stats, 1, total)
-        set_f32(stats, 2, wanted)
+        set_f32(stats, 2, target_logit)
         if scale:
             share = get_f32(scale, 0) / total
             shares = splat(share)
             for i in range(0, whole, 16):
                 at = row + i * size
-                save(at, exp2((load(at) - tops) * log2_e) * shares)
-            save(last, rest * shares)
+                store(at, exp2((load(at) - tops) * log2_e) * shares)
+            store(last, rest * shares)
             # exp2 of one number is that of 16 equal ones.
-            own = max_lanes(exp2((splat(wanted) - tops) * log2_e))
+            own = max_lanes(exp2((splat(target_logit) - tops) * log2_e))
             set_one(row + target * size, own * share - get_f32(scale, 0))
 
-    @compiled
-    def engine(what: int, plan: int, begin: int, end: int) -> int:
-        x = get(plan, X)
-        if what == GELU:
-            gelu(x, get(plan, OUT), begin, end)
-        elif what == GELU_GRAD:
-            gelu_grad(x, get(plan, GRAD), get(plan, OUT), begin, end)
-        else:
-            width = get(plan, ROW)
-            for n in range(begin, end):
-                softmax(
-                    x + n * width * size, width, get(get(plan, TARGETS), n),
-                    get(plan, STATS) + n * 12, get(plan, SCALE) if what == SLOPES else 0,
-                )  # fmt: skip
-        return 0
-
-    return engine
+    return cross_entropy

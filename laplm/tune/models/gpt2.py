@@ -19,10 +19,10 @@ from laplm.model.config import ModelConfig
 from laplm.model.families import tensor_shapes
 from laplm.model.files.checkpoint import Checkpoint, check_finite
 from laplm.progress import Progress
-from laplm.tune.kernels.attention import Texts, causal_attention
+from laplm.tune.kernels.attention import DocumentMask, causal_attention
 from laplm.tune.kernels.pointwise import gelu
 from laplm.tune.models.int8_base import Int8Conv1D
-from laplm.tune.optim.master_weights import split
+from laplm.tune.optim.master_weights import split_master
 
 try:
     import torch
@@ -58,9 +58,11 @@ class Attention(nn.Module):
         self.c_attn = Conv1D(config.n_embd, 3 * config.n_embd)
         self.c_proj = Conv1D(config.n_embd, config.n_embd)
 
-    def forward(self, x: Tensor, texts: Texts | None = None) -> Tensor:
-        """(B, T, C) -> (B, T, C); no token looks into another of ``texts``."""
-        out: Tensor = self.c_proj(causal_attention(self.c_attn(x), self.n_head, self.scale, texts))
+    def forward(self, x: Tensor, documents: DocumentMask | None = None) -> Tensor:
+        """(B, T, C) -> (B, T, C); no token looks into another of ``documents``."""
+        out: Tensor = self.c_proj(
+            causal_attention(self.c_attn(x), self.n_head, self.scale, documents)
+        )
         return out
 
 
@@ -88,7 +90,7 @@ class MLP(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.activation_function = config.activation
-        self.keep_less = True  # unless the whole block is computed again
+        self.recompute_activation = True  # unless the whole block is computed again
         self.c_fc = Conv1D(config.n_embd, config.n_inner)
         self.c_proj = Conv1D(config.n_inner, config.n_embd)
 
@@ -96,7 +98,7 @@ class MLP(nn.Module):
         """(B, T, C) -> (B, T, C)."""
         hidden = self.c_fc(x)
         active = self._activate(hidden)
-        if not (self.keep_less and torch.is_grad_enabled()):
+        if not (self.recompute_activation and torch.is_grad_enabled()):
             out: Tensor = self.c_proj(active)
             return out
         where, before = active.data_ptr(), hidden.detach()
@@ -131,10 +133,10 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd, eps=config.norm_eps)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, texts: Texts | None = None) -> Tensor:
-        """(B, T, C) -> (B, T, C); ``texts`` as for ``Attention``."""
+    def forward(self, x: Tensor, documents: DocumentMask | None = None) -> Tensor:
+        """(B, T, C) -> (B, T, C); ``documents`` as for ``Attention``."""
         share = self.dropout if self.training else 0.0
-        x = add_dropped(x, self.attn(self.ln_1(x), texts), share)
+        x = add_dropped(x, self.attn(self.ln_1(x), documents), share)
         return add_dropped(x, self.mlp(self.ln_2(x)), share)
 
 
@@ -162,7 +164,7 @@ class TorchGPT(nn.Module):
     """The whole model. ``forward`` gives logits, ``hidden`` what the loss works from.
 
     Attributes:
-        low: what weights lost by ``round_weights``, by name; empty before.
+        master_low: what weights lost by ``split_master_weights``, by name; empty before.
         checkpointing: keep only what goes into each block, and compute the rest again when
             gradients are wanted: less memory, about a third more time (Chen et al. 2016,
             arXiv:1604.06174).
@@ -171,7 +173,7 @@ class TorchGPT(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.low: dict[str, Tensor] = {}
+        self.master_low: dict[str, Tensor] = {}
         self.checkpointing = False
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.n_ctx, config.n_embd)
@@ -221,8 +223,8 @@ class TorchGPT(nn.Module):
 
         Args:
             ids: (B, T).
-            segments: which text of its window each token belongs to, (B, T), equal numbers side
-                by side; each is then read as if it stood alone. None: every window is one text.
+            segments: which document of its window each token belongs to, (B, T), equal numbers
+                side by side; each is then read as if it stood alone. None: one document a window.
 
         Raises:
             ContextLengthError: T is more than n_ctx.
@@ -233,16 +235,16 @@ class TorchGPT(nn.Module):
                 f"a training window of {t} tokens does not fit the model's {self.config.n_ctx} "
                 "positions; use shorter windows"
             )
-        texts = None if segments is None else Texts(segments)
-        places = torch.arange(t, device=ids.device) if texts is None else texts.places
-        x = self.wte(ids) + self.wpe(places)
+        documents = None if segments is None else DocumentMask(segments)
+        positions = torch.arange(t, device=ids.device)
+        x = self.wte(ids) + self.wpe(positions if documents is None else documents.position_ids)
         for block in self.h:
             assert isinstance(block, Block)
-            block.mlp.keep_less = not self.checkpointing
+            block.mlp.recompute_activation = not self.checkpointing
             if self.checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, texts, use_reentrant=False)
+                x = checkpoint(block, x, documents, use_reentrant=False)
             else:
-                x = block(x, texts)
+                x = block(x, documents)
         out: Tensor = self.ln_f(x)
         return out
 
@@ -301,11 +303,11 @@ class TorchGPT(nn.Module):
             progress("reading the model", len(checkpoint.names), len(checkpoint.names))
         return model
 
-    def round_weights(self) -> None:
-        """Put weights in bfloat16, and what those that are trained lose by it in ``low``."""
+    def split_master_weights(self) -> None:
+        """Put weights in bfloat16, and what those that are trained lose by it in ``master_low``."""
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
-                parameter.data, self.low[name] = split(parameter.data)
+                parameter.data, self.master_low[name] = split_master(parameter.data)
             else:
                 parameter.data = parameter.data.to(torch.bfloat16)
 

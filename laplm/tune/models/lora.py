@@ -10,19 +10,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from laplm.bounds import TUNING
 from laplm.errors import InputError, MissingExtraError
 from laplm.home import json_text, write_whole
 from laplm.model.files.adapter import BASE, CONFIG, WEIGHTS
 from laplm.model.files.checkpoint import write_safetensors
 from laplm.tune.models.gpt2 import Conv1D, TorchGPT
 from laplm.tune.models.int8_base import Int8Conv1D
+from laplm.tune_config import TARGETS, LoRAConfig
 
 try:
     import torch
@@ -31,46 +30,7 @@ try:
 except ModuleNotFoundError as error:
     raise MissingExtraError("Training a model", "tune") from error
 
-TARGETS = ("c_attn", "c_proj", "c_fc")
-"""The layers that can have an adapter; ``c_proj`` are two, of attention and of the feed-forward."""
-
 _PREFIX = "base_model.model.transformer."
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoRAConfig:
-    """How large adapters are, and where.
-
-    Attributes:
-        r: rank.
-        alpha: what an adapter adds is scaled by ``alpha / r``.
-        dropout: share of an adapter's inputs that is dropped while training.
-        target_modules: of ``TARGETS``.
-
-    Raises:
-        InputError: a setting is out of range.
-    """
-
-    r: int = 8
-    alpha: float = 16.0
-    dropout: float = 0.0
-    target_modules: tuple[str, ...] = TARGETS
-
-    def __post_init__(self) -> None:
-        for name, key in (("r", "rank"), ("alpha", "alpha"), ("dropout", "lora_dropout")):
-            value = TUNING[key].check(key, getattr(self, name))
-            object.__setattr__(self, name, value)
-        unknown = [name for name in self.target_modules if name not in TARGETS]
-        if unknown or not self.target_modules:
-            raise InputError(
-                f"target modules are {', '.join(self.target_modules) or 'none'}, but they must be "
-                f"some of {', '.join(TARGETS)}"
-            )
-
-    @property
-    def scale(self) -> float:
-        """Alpha / r."""
-        return self.alpha / self.r
 
 
 class LoRA(nn.Module):
@@ -166,7 +126,8 @@ def save_adapter(
     entries = [
         (name, "F32", array.shape, lambda array=array: array) for name, array in arrays.items()
     ]
-    write_safetensors(directory / WEIGHTS, entries, {"format": "pt"})
+    advice = "free some space, or choose another directory"
+    write_safetensors(directory / WEIGHTS, entries, {"format": "pt"}, align=False, advice=advice)
     values = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",

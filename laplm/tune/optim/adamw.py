@@ -1,11 +1,11 @@
 """AdamW for weights in bfloat16: what rounding takes from a weight is kept beside it.
 
-The model works with weights in bfloat16; the optimiser keeps what was rounded off (``halves.py``).
-Moments are bfloat16 too (DeepSeek-AI 2024, arXiv:2412.19437, section 3.3.3), as long as what an
-update adds to them is not lost in the rounding. So a weight takes 10 bytes in all, gradient
-included, where fp32 takes 16.
+The model works with weights in bfloat16; the optimiser keeps what was rounded off
+(``master_weights.py``). Moments are bfloat16 too (DeepSeek-AI 2024, arXiv:2412.19437, section
+3.3.3), as long as what a step adds to them is not lost in the rounding. So a weight takes 10 bytes
+in all, gradient included, where fp32 takes 16.
 
-On a CPU one compiled loop does all of it, while a weight's numbers are in the cache.
+On a CPU one kernel does all of it, while a weight's numbers are in the cache.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import numpy as np
 
 from laplm.errors import MissingExtraError
 from laplm.progress import Progress
-from laplm.tune.kernels.loops import compiled, run_together
-from laplm.tune.optim.master_weights import join, split
-from laplm.tune.processes import local
+from laplm.tune.kernels.runtime import load_kernel, parallel_for
+from laplm.tune.optim.master_weights import join_master, split_master
+from laplm.tune.processes import local_shard
 
 try:
     import torch
@@ -29,17 +29,17 @@ except ModuleNotFoundError as error:
     raise MissingExtraError("Training a model", "tune") from error
 
 _STEPS_OF_BF16 = 64
-"""A moment in bfloat16 has 256 steps between powers of two: an update must move it by some."""
+"""A moment in bfloat16 has 256 steps between powers of two: a step must move it by some."""
 
 
 class SplitAdamW(torch.optim.Optimizer):
     """AdamW (Loshchilov and Hutter 2019, algorithm 2) over weights in bfloat16.
 
-    Its state holds ``low``, the lower half of each weight, and the two moments. ``scale`` of a
-    group multiplies gradients before they are used, which is how they are clipped.
+    Its state holds ``master_low``, the lower half of each weight, and the two moments. ``scale``
+    of a group multiplies gradients before they are used, which is how they are clipped.
 
     Attributes:
-        sums: gradients of several batches, added up in fp32 by ``collect``.
+        grad_sums: gradients of several batches, added up in fp32 by ``accumulate``.
     """
 
     def __init__(
@@ -52,12 +52,12 @@ class SplitAdamW(torch.optim.Optimizer):
         super().__init__(
             params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": 0.0, "scale": 1.0}
         )
-        self.sums: dict[Tensor, Tensor] = {}
+        self.grad_sums: dict[Tensor, Tensor] = {}
         for group in self.param_groups:
             for parameter in group["params"]:
                 state = self.state[parameter]
                 state["step"] = 0
-                state["low"] = torch.zeros_like(parameter, dtype=torch.int16)
+                state["master_low"] = torch.zeros_like(parameter, dtype=torch.int16)
                 for name, beta in zip(("exp_avg", "exp_avg_sq"), betas, strict=True):
                     fine = (1 - beta) * _STEPS_OF_BF16 < 1
                     state[name] = torch.zeros_like(
@@ -66,7 +66,7 @@ class SplitAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One update of every weight that has a gradient."""
+        """One step of every weight that has a gradient."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 gradient = self.gradient(parameter)
@@ -74,26 +74,26 @@ class SplitAdamW(torch.optim.Optimizer):
                     _update(parameter, gradient, self.state[parameter], group)
 
     @torch.no_grad()
-    def collect(self) -> None:
-        """Take gradients away from the weights and add them to ``sums``."""
+    def accumulate(self) -> None:
+        """Take gradients away from the weights and add them to ``grad_sums``."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is None:
                     continue
-                if parameter in self.sums:
-                    self.sums[parameter] += parameter.grad
+                if parameter in self.grad_sums:
+                    self.grad_sums[parameter] += parameter.grad
                 else:
-                    self.sums[parameter] = parameter.grad.to(torch.float32)
+                    self.grad_sums[parameter] = parameter.grad.to(torch.float32)
                 parameter.grad = None
 
     def gradient(self, parameter: Tensor) -> Tensor | None:
-        """What the next update goes by."""
-        return self.sums.get(parameter, parameter.grad)
+        """The gradient of the next step."""
+        return self.grad_sums.get(parameter, parameter.grad)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget all gradients."""
         super().zero_grad(set_to_none)
-        self.sums.clear()
+        self.grad_sums.clear()
 
 
 def _update(weight: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
@@ -109,18 +109,18 @@ def _update(weight: Tensor, gradient: Tensor, state: dict[str, Any], group: dict
         1 / math.sqrt(1 - beta2 ** state["step"]),
     )
     arrays = tuple(
-        local(array)
-        for array in (weight, state["low"], gradient, state["exp_avg"], state["exp_avg_sq"])
+        local_shard(array)
+        for array in (weight, state["master_low"], gradient, state["exp_avg"], state["exp_avg_sq"])
     )
     if weight.device.type == "cpu" and all(array.is_contiguous() for array in arrays):
         _update_on_cpu(arrays, numbers)
     else:
-        update_plainly(*arrays, *numbers)  # type: ignore[call-arg]
+        adamw_update_torch(*arrays, *numbers)  # type: ignore[call-arg]
 
 
-def update_plainly(
+def adamw_update_torch(
     weight: Tensor,
-    low: Tensor,
+    master_low: Tensor,
     gradient: Tensor,
     exp_avg: Tensor,
     exp_avg_sq: Tensor,
@@ -132,11 +132,11 @@ def update_plainly(
     rate: float,
     correction: float,
 ) -> None:
-    """The update, readable, on any device: what the compiled loop does.
+    """The step, readable, on any device: what the kernel does.
 
     Args:
         weight: bfloat16, changed in place, as are the others.
-        low: int16, what was rounded off.
+        master_low: int16, what was rounded off.
         gradient: bfloat16 or fp32; only read.
         exp_avg: the first moment.
         exp_avg_sq: the second moment.
@@ -152,35 +152,35 @@ def update_plainly(
     m = exp_avg.to(torch.float32)
     m = m + (g - m) * (1 - beta1)
     v = exp_avg_sq.to(torch.float32) * beta2 + g * g * (1 - beta2)
-    exact = join(weight, low) * decay - rate * m / (v.sqrt() * correction + eps)
-    upper, rest = split(exact)
+    exact = join_master(weight, master_low) * decay - rate * m / (v.sqrt() * correction + eps)
+    upper, rest = split_master(exact)
     weight.copy_(upper)
-    low.copy_(rest)
+    master_low.copy_(rest)
     exp_avg.copy_(m)
     exp_avg_sq.copy_(v)
 
 
 # --- on a CPU -----------------------------------------------------------------------------------
 
-_ALONE = 1 << 16  # numbers that are not worth waking other threads for
+MIN_PARALLEL_WORK = 1 << 16  # numbers that are not worth waking other threads for
 
 
-def prepare(progress: Progress | None = None) -> None:
-    """Compile now, so that the time and the memory it takes are not an update's."""
-    compiled("adamw_kernel", (torch.bfloat16,) * 3, progress)
+def precompile(progress: Progress | None = None) -> None:
+    """Compile now, so that the time and the memory it takes are not a step's."""
+    load_kernel("adamw_kernel", (torch.bfloat16,) * 3, progress)
 
 
 def _update_on_cpu(arrays: tuple[Tensor, ...], numbers: tuple[float, ...]) -> None:
-    update = compiled("adamw_kernel", tuple(array.dtype for array in arrays[2:]))
+    adamw_update = load_kernel("adamw_kernel", tuple(array.dtype for array in arrays[2:]))
     n, threads = arrays[0].numel(), torch.get_num_threads()
     beta1, beta2, *rest = numbers
     floats = np.array([1 - beta1, beta2, 1 - beta2, *rest], np.float32)
 
     def part(begin: int, end: int) -> None:
-        places = np.array([a.data_ptr() + begin * a.element_size() for a in arrays], np.int64)
-        update(end - begin, places.ctypes.data, floats.ctypes.data, 0)
+        addresses = np.array([a.data_ptr() + begin * a.element_size() for a in arrays], np.int64)
+        adamw_update(end - begin, addresses.ctypes.data, floats.ctypes.data, 0)
 
-    if n <= _ALONE:
+    if n <= MIN_PARALLEL_WORK:
         part(0, n)
         return
-    run_together(lambda i: part(n * i // threads, n * (i + 1) // threads), threads)
+    parallel_for(lambda i: part(n * i // threads, n * (i + 1) // threads), threads)

@@ -1,8 +1,8 @@
-"""A weight in fp32 as two halves of 16 bits: bfloat16 to compute with, and what that leaves over.
+"""Split bf16 master weights: a weight in fp32 as bfloat16 to compute with, and ``master_low``.
 
-Small updates would be lost if they were added to bfloat16 alone (Micikevicius et al. 2018,
-arXiv:1710.03740, section 3.1). The copy in fp32 that remembers them is here the two halves
-together, so no bit is held twice.
+Small steps would be lost if they were added to bfloat16 alone (Micikevicius et al. 2018,
+arXiv:1710.03740, section 3.1). The master copy in fp32 that keeps them is here the bfloat16 weight
+and the 16 bits that rounding took from it, so no bit is held twice.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ except ModuleNotFoundError as error:
     raise MissingExtraError("Training a model", "tune") from error
 
 
-def split(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Numbers in fp32 as the nearest in bfloat16, and what ``join`` needs besides (int16)."""
+def split_master(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights in fp32 as the nearest in bfloat16, and ``master_low`` (int16), the rest."""
     bits = values.detach().to(torch.float32).contiguous().view(torch.int32)
     # Halves go up, so that what is left fits in 16 bits with its sign.
     upper = (bits + 0x8000) >> 16
@@ -25,7 +25,7 @@ def split(values: Tensor) -> tuple[Tensor, Tensor]:
     return upper.to(torch.int16).view(torch.bfloat16), low
 
 
-def join(weight: Tensor, low: Tensor) -> Tensor:
-    """What ``split`` was given, to the last bit."""
+def join_master(weight: Tensor, master_low: Tensor) -> Tensor:
+    """What ``split_master`` was given, to the last bit."""
     bits = weight.detach().contiguous().view(torch.int16).to(torch.int32) << 16
-    return (bits + low.to(torch.int32)).view(torch.float32)
+    return (bits + master_low.to(torch.int32)).view(torch.float32)

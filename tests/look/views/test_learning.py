@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from laplm.errors import InputError
-from laplm.look.views.learning import METRICS, learning
-from laplm.tune.curve import read_metrics
+from laplm.look.views.learning import learning
+from laplm.metrics import METRICS, read_series
 
 LINES = [
     {"step": 1, "train_loss": 4.0},
@@ -36,8 +36,8 @@ def test_losses_are_read_with_their_steps(tmp_path: Path) -> None:
     (read,) = learning({"mine": one}).runs
     assert (read.steps, read.train_loss) == ((1, 2, 3, 4, 5), (4.0, 3.0, 2.0, 1.5, 1.0))
     assert (read.heldout_steps, read.heldout_loss) == ((2, 4, 5), (2.5, 2.0, 2.25))
-    # The trainer's own reader sees the same.
-    steps, losses = read_metrics(one / METRICS)["train_loss"]
+    # The picture of a run is drawn from the same.
+    ((steps, losses),) = read_series(one / METRICS, "train_loss")
     assert (tuple(steps), tuple(losses)) == (read.steps, read.train_loss)
 
 

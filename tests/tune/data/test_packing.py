@@ -14,6 +14,7 @@ from tuning_examples import VOCAB, tiny_model
 from laplm.errors import InputError
 from laplm.model.chat import ChatTemplate
 from laplm.model.tokenizer import Tokenizer
+from laplm.tune.data import packing
 from laplm.tune.data.corpus import IGNORE
 from laplm.tune.data.packing import Documents, EncodedDocument, encode_example
 from laplm.tune.data.read import Example
@@ -57,7 +58,7 @@ def test_every_token_of_every_document_is_in_the_windows_once(
         for begin in range(0, len(d.ids) - 1, n_positions):
             end = min(begin + n_positions, len(d.ids) - 1)
             after = slice(begin + 1, end + 1)
-            targets = np.where(d.learned[after], d.ids[after], IGNORE)
+            targets = np.where(d.loss_mask[after], d.ids[after], IGNORE)
             expected.append((d.ids[begin:end], targets))
     key = lambda pair: (len(pair[0]), pair[0].tolist(), pair[1].tolist())  # noqa: E731
     for ours, theirs in zip(sorted(found, key=key), sorted(expected, key=key), strict=True):
@@ -92,8 +93,8 @@ def test_packed_documents_give_the_loss_and_gradients_of_the_same_one_by_one() -
         ids = torch.from_numpy(d.ids.astype(np.int64))
         logits = alone(ids[None, :-1])[0]
         losses = torch.nn.functional.cross_entropy(logits, ids[1:], reduction="none")
-        total = total + losses[torch.from_numpy(d.learned[1:])].sum()
-    expected = total / data.n_learned
+        total = total + losses[torch.from_numpy(d.loss_mask[1:])].sum()
+    expected = total / data.n_loss_tokens
     expected.backward()
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
     for (name, one), two in zip(model.named_parameters(), alone.parameters(), strict=True):
@@ -172,7 +173,7 @@ def test_fingerprints_tell_documents_and_what_is_learned_apart() -> None:
 def test_bits_per_byte_count_learned_bytes_only() -> None:
     made = [document(7, np.random.default_rng(0), prompt) for prompt in (5, 3)]
     data = Documents(made, n_bytes=10, padding=END)
-    assert (data.n_learned, data.n_tokens) == (3 + 5, 14)
+    assert (data.n_loss_tokens, data.n_tokens) == (3 + 5, 14)
     assert data.bits_per_byte(2 * math.log(2)) == pytest.approx(2 * 8 / 10)
 
 
@@ -189,7 +190,7 @@ def test_a_document_begins_with_the_bos_of_the_tokenizer(bos_model_dir: Path) ->
     encoded = encode_example(Example((("The capital", True),)), tokenizer, 9)
     theirs = AutoTokenizer.from_pretrained(bos_model_dir)
     assert encoded.ids.tolist() == [*theirs("The capital")["input_ids"], 9]
-    assert encoded.learned.tolist() == [False] + [True] * (len(encoded.ids) - 1)
+    assert encoded.loss_mask.tolist() == [False] + [True] * (len(encoded.ids) - 1)
 
 
 def test_a_conversation_in_a_template_has_its_tokens_and_one_end(bos_model_dir: Path) -> None:
@@ -201,7 +202,7 @@ def test_a_conversation_in_a_template_has_its_tokens_and_one_end(bos_model_dir: 
     encoded = encode_example(Example(tuple(pieces)), tokenizer, 9)
     assert encoded.ids.tolist() == template.encode(messages)
     n_answer = len(tokenizer.encode("capital")) + 1
-    assert encoded.learned.tolist() == [False] * (len(encoded.ids) - n_answer) + [True] * n_answer
+    assert encoded.loss_mask.tolist() == [False] * (len(encoded.ids) - n_answer) + [True] * n_answer
 
 
 @pytest.fixture(scope="module")
@@ -226,12 +227,12 @@ def test_pieces_are_encoded_apart_and_ended(tokenizer: Tokenizer, flags: tuple[b
         learned += [flag] * len(piece)
     assert found.ids.tolist() == [*ids, 7] and found.ids.dtype == np.int32
     # An end is learned after an answer, and not after what is only read.
-    assert found.learned.tolist() == [*learned, flags[-1]] and found.learned.dtype == np.bool_
+    assert found.loss_mask.tolist() == [*learned, flags[-1]] and found.loss_mask.dtype == np.bool_
 
 
 def test_an_example_of_nothing_is_an_end_that_is_not_learned(tokenizer: Tokenizer) -> None:
     found = encode_example(Example(()), tokenizer, 7)
-    assert (found.ids.tolist(), found.learned.tolist()) == ([7], [False])
+    assert (found.ids.tolist(), found.loss_mask.tolist()) == ([7], [False])
 
 
 def test_documents_go_where_they_leave_the_least_room() -> None:
@@ -268,8 +269,8 @@ def test_an_epoch_begins_within_a_batch() -> None:
 def test_counts_are_those_of_what_is_read_and_what_is_learned() -> None:
     made = EncodedDocument(np.array([3, 9, 60], np.int32), np.array([True, False, True]))
     data = Documents([made, made], n_bytes=5, padding=1)
-    assert (data.n_tokens, data.n_learned) == (4, 2)
-    smaller = EncodedDocument(made.ids[:2], made.learned[:2])
+    assert (data.n_tokens, data.n_loss_tokens) == (4, 2)
+    smaller = EncodedDocument(made.ids[:2], made.loss_mask[:2])
     assert Documents([smaller, made, smaller], n_bytes=5, padding=1).largest_id == 60
     batch = data.windows(8, seed=0).windows([0])
     assert batch.inputs.tolist() == [[3, 9, 3, 9, 1, 1, 1, 1]]
@@ -278,3 +279,20 @@ def test_counts_are_those_of_what_is_read_and_what_is_learned() -> None:
     rows = data.windows(2, seed=0).windows([0, 1])
     assert rows.segments is None and rows.rows(1, 2).inputs.tolist() == [[3, 9]]
     assert batch.rows(0, 1).segments.tolist() == batch.segments.tolist()
+
+
+def test_documents_are_packed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed: list[int] = []
+    pack = packing._pack
+
+    def watch(segments: object, room: int) -> object:
+        packed.append(room)
+        return pack(segments, room)
+
+    monkeypatch.setattr(packing, "_pack", watch)
+    data = corpus([5, 9, 3, 12])
+    one, two = data.windows(8, seed=1), data.windows(8, seed=2)
+    assert np.array_equal(one.windows([0]).inputs, two.windows([0]).inputs)
+    data.heldout(8, 2)
+    data.windows(16, seed=1)
+    assert packed == [8, 16]

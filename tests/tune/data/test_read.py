@@ -23,7 +23,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from transformers import AutoTokenizer
 
 from laplm.errors import InputError
-from laplm.tune.data.read import ALPACA_PROMPT, CHAT_TEMPLATE, Reading, read_examples
+from laplm.tune.data.read import ALPACA_PROMPT, CHAT_TEMPLATE, Dataset, read_examples
 
 END = "<|endoftext|>"
 
@@ -43,7 +43,7 @@ def jsonl(path: Path, *rows: object) -> Path:
     return write(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def texts(reading: Reading) -> list[str]:
+def texts(reading: Dataset) -> list[str]:
     return [example.text for example in reading.examples]
 
 

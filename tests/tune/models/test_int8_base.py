@@ -6,7 +6,8 @@ from tuning_examples import tiny_config
 from laplm.model.files.checkpoint import open_checkpoint, save_checkpoint
 from laplm.tune.models.gpt2 import Conv1D, TorchGPT
 from laplm.tune.models.int8_base import Int8Conv1D
-from laplm.tune.models.lora import LoRAConfig, add_lora
+from laplm.tune.models.lora import add_lora
+from laplm.tune_config import LoRAConfig
 
 
 def layers() -> tuple[Conv1D, Int8Conv1D]:

@@ -5,13 +5,18 @@ from pathlib import Path
 import peft
 import pytest
 import torch
+from safetensors.numpy import load_file
 from transformers import GPT2Config, GPT2LMHeadModel
 from tuning_examples import tiny_config, tiny_model
 
 from laplm.errors import InputError
 from laplm.model.families import config_to_hf
+from laplm.model.files.adapter import WEIGHTS, open_adapter
+from laplm.model.files.checkpoint import open_checkpoint, save_checkpoint
+from laplm.model.files.safetensors_file import write_safetensors
 from laplm.tune.models.gpt2 import TorchGPT
-from laplm.tune.models.lora import LoRAConfig, adapters, add_lora, merge_lora, save_adapter
+from laplm.tune.models.lora import adapters, add_lora, merge_lora, save_adapter
+from laplm.tune_config import LoRAConfig
 
 IDS = torch.randint(0, 60, (2, 20), generator=torch.Generator().manual_seed(0))
 
@@ -116,3 +121,22 @@ def test_a_rank_higher_than_the_matrix_is_refused() -> None:
     with pytest.raises(InputError, match=r"rank is 33.*32 × 96"):
         add_lora(model, LoRAConfig(r=33))
     assert tiny_config().n_embd == 32
+
+
+def test_adapters_of_odd_sizes_are_opened_and_hold_nothing_else(tmp_path: Path) -> None:
+    """Rows that end within 64 bytes; laplm once wrote padding between them, and refused it."""
+    model = tiny_model(n_embd=24)
+    save_checkpoint(tmp_path / "base", model.config, model.tensors(), "fp32", None)
+    add_lora(model, LoRAConfig(r=1))
+    weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    for name in ("now", "before"):
+        (tmp_path / name).mkdir()
+        save_adapter(tmp_path / name, weights, LoRAConfig(r=1), str(tmp_path / "base"))
+    stored = load_file(tmp_path / "now" / WEIGHTS)
+    assert len(stored) == len(weights) and not any("padding" in key for key in stored)
+    entries = [(k, "F32", a.shape, lambda a=a: a) for k, a in stored.items()]
+    write_safetensors(tmp_path / "before" / WEIGHTS, entries, {"format": "pt"})
+    assert len(load_file(tmp_path / "before" / WEIGHTS)) > len(weights)
+    for name in ("now", "before"):
+        found = open_adapter(tmp_path / name, open_checkpoint(tmp_path / "base"))
+        assert found.tensor("wte.weight").shape == (model.config.vocab_size, 24)

@@ -1,4 +1,4 @@
-"""Muon: momentum whose updates are made orthogonal, for the matrices inside the layers.
+"""Muon: momentum whose steps are made orthogonal, for the matrices inside the layers.
 
 Jordan et al. 2024, <https://kellerjordan.github.io/posts/muon/>. Torch has one of its own, but it
 always multiplies in bfloat16, which a CPU without such instructions emulates at a small part of its
@@ -25,7 +25,7 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 class Muon(torch.optim.Optimizer):
     """Update matrices by the orthogonal factor of their momentum.
 
-    An update is scaled to the size that AdamW's have, 0.2 * sqrt(max(rows, columns)) (Liu et al.
+    A step is scaled to the size that AdamW's have, 0.2 * sqrt(max(rows, columns)) (Liu et al.
     2025, arXiv:2502.16982, section 2.2), so both take the same learning rate and weight decay.
     """
 
@@ -55,7 +55,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One update of every matrix that has a gradient."""
+        """One step of every matrix that has a gradient."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is None:

@@ -10,7 +10,7 @@ from laplm.model.engine.quantize import Precision
 from laplm.model.families import tensor_specs
 from laplm.model.files.checkpoint import open_checkpoint, save_checkpoint
 from laplm.tune.models.gpt2 import TorchGPT
-from laplm.tune.models.qat import rounded, rounded_matrices
+from recipes.pocket.qat import fake_quantize, fake_quantized_weights
 
 
 def matrices(model: TorchGPT) -> dict[str, torch.Tensor]:
@@ -29,7 +29,7 @@ def test_matrices_are_the_ones_that_the_engine_multiplies_with(
     model = tiny_model()
     save_checkpoint(tmp_path, model.config, model.tensors(), "fp32", None)
     engine = GPT(open_checkpoint(tmp_path), precision).weights
-    found = {name: rounded(matrix, precision) for name, matrix in matrices(model).items()}
+    found = {name: fake_quantize(matrix, precision) for name, matrix in matrices(model).items()}
     x = np.eye(model.config.n_embd, dtype=np.float32)
     for layer in range(model.config.n_layer):
         name = f"h.{layer}.attn.c_attn"
@@ -45,9 +45,9 @@ def test_within_gradients_are_those_of_rounded_matrices_and_after_it_the_exact_o
     with torch.no_grad():
         for name, parameter in by_hand.named_parameters():
             if name in exact:
-                parameter.copy_(rounded(parameter, "int4"))
+                parameter.copy_(fake_quantize(parameter, "int4"))
     ids = torch.from_numpy(counting_data(4, seed=1).tokens[:24].astype(np.int64))[None]
-    with rounded_matrices(model):
+    with fake_quantized_weights(model):
         logits = model(ids)
         logits.square().mean().backward()
     expected = by_hand(ids)
@@ -65,7 +65,7 @@ def test_within_gradients_are_those_of_rounded_matrices_and_after_it_the_exact_o
 def test_exact_matrices_are_back_after_an_error() -> None:
     model = tiny_model()
     exact = matrices(model)
-    with pytest.raises(KeyError), rounded_matrices(model):
+    with pytest.raises(KeyError), fake_quantized_weights(model):
         raise KeyError
     for name, matrix in matrices(model).items():
         assert torch.equal(matrix, exact[name])

@@ -1,7 +1,7 @@
-"""Training that knows how its weights will be rounded.
+"""Quantisation-aware training (QAT): steps computed on weights as they will be rounded.
 
 A model trained to the end in fp32 loses a few per cent of its perplexity when its matrices are
-rounded to int4. When some of the last updates are computed on rounded matrices, and applied to the
+rounded to int4. When some of the last steps are computed on rounded matrices, and applied to the
 exact ones, it loses less (the straight-through estimator, Bengio et al. 2013, arXiv:1308.3432;
 Jacob et al. 2018, arXiv:1712.05877, section 3).
 """
@@ -24,7 +24,7 @@ except ModuleNotFoundError as error:
 
 
 @contextlib.contextmanager
-def rounded_matrices(model: TorchGPT, precision: Precision = "int4") -> Iterator[None]:
+def fake_quantized_weights(model: TorchGPT, precision: Precision = "int4") -> Iterator[None]:
     """Within, the matrices inside the layers are what the engine makes of them in ``precision``.
 
     Gradients are those of the rounded matrices, and stay when the exact ones are back.
@@ -35,7 +35,7 @@ def rounded_matrices(model: TorchGPT, precision: Precision = "int4") -> Iterator
         for name, parameter in model.named_parameters():
             if name in specs and specs[name].is_linear:
                 exact[name] = parameter.data
-                parameter.data = rounded(parameter.data, precision)
+                parameter.data = fake_quantize(parameter.data, precision)
         yield
     finally:
         for name, parameter in model.named_parameters():
@@ -43,7 +43,7 @@ def rounded_matrices(model: TorchGPT, precision: Precision = "int4") -> Iterator
                 parameter.data = exact[name]
 
 
-def rounded(matrix: Tensor, precision: Precision) -> Tensor:
+def fake_quantize(matrix: Tensor, precision: Precision) -> Tensor:
     """A matrix (inputs, outputs) packed in ``precision`` and unpacked again."""
     rows = matrix.detach().t().to("cpu", torch.float32).numpy()  # (outputs, inputs)
     back = unpack(*pack(rows, precision), precision, *rows.shape)

@@ -1,4 +1,4 @@
-"""Compiled loops for training on a CPU: where there are some, how they are loaded and run.
+"""Compiled kernels for training on a CPU: where there are some, how they are loaded and run.
 
 What they compute is in ``…_kernel.py`` beside the module that uses them, which also has the same in
 torch, for every other device.
@@ -27,7 +27,7 @@ except ModuleNotFoundError as error:
 
 
 @functools.cache
-def has_loops(dtype: torch.dtype) -> bool:
+def has_kernel(dtype: torch.dtype) -> bool:
     """Whether this CPU multiplies vectors of such numbers: fp32, or bfloat16 by AVX-512.
 
     On ARM torch has Apple's and ARM's own libraries, and ours were never measured beside them.
@@ -40,10 +40,10 @@ def has_loops(dtype: torch.dtype) -> bool:
     return dtype == torch.float32 and chosen.dot != "generic"
 
 
-_engines: dict[tuple[str, object], jit.Engine] = {}
+_loaded: dict[tuple[str, object], jit.Engine] = {}
 
 
-def compiled(kernel: str, spec: object, progress: Progress | None = None) -> jit.Engine:
+def load_kernel(kernel: str, spec: object, progress: Progress | None = None) -> jit.Engine:
     """What ``build(isa, spec)`` of a module of this folder gives, compiled once and kept.
 
     ``progress`` is told when something is compiled, which takes seconds.
@@ -51,19 +51,19 @@ def compiled(kernel: str, spec: object, progress: Progress | None = None) -> jit
     Raises:
         CacheError: the cache directory cannot be written.
     """
-    if (kernel, spec) in _engines:
-        return _engines[kernel, spec]
+    if (kernel, spec) in _loaded:
+        return _loaded[kernel, spec]
     chosen = isa.choose()
 
     def build() -> object:
         return importlib.import_module(f"laplm.tune.kernels.{kernel}").build(chosen, spec)
 
     engine = jit.load(chosen, (kernel, spec), build, progress, sources=Path(__file__).parent)
-    _engines[kernel, spec] = engine
+    _loaded[kernel, spec] = engine
     return engine
 
 
-def run_together(work: Callable[[int], None], threads: int) -> None:
+def parallel_for(work: Callable[[int], None], threads: int) -> None:
     """Call ``work`` with 0 to ``threads - 1`` at the same time, some on this thread; wait for all.
 
     Torch's own threads do it where they are GNU's OpenMP: between two pieces of work they spin for
@@ -78,7 +78,7 @@ def run_together(work: Callable[[int], None], threads: int) -> None:
     numbers = itertools.count()
     errors: list[BaseException] = []
 
-    def take(_: object) -> None:
+    def worker(_: object) -> None:
         try:
             while (number := next(numbers)) < threads:  # there may be fewer of us
                 work(number)
@@ -88,10 +88,10 @@ def run_together(work: Callable[[int], None], threads: int) -> None:
     # Always as many as torch has: OpenMP ends threads that are too many, and begins them anew.
     count = torch.get_num_threads()
     if (parallel := _openmp()) is not None:
-        parallel(_WORK(take), None, count, 0)
+        parallel(_WORK(worker), None, count, 0)
     else:
-        others = [_pool(count).submit(take, None) for _ in range(count - 1)]
-        take(None)
+        others = [_pool(count).submit(worker, None) for _ in range(count - 1)]
+        worker(None)
         for other in others:
             other.result()
     if errors:

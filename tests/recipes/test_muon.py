@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from laplm.tune.optim.muon import Muon, orthogonalise
+from recipes.pocket.muon import Muon, orthogonalise
 
 
 @settings(max_examples=30, deadline=None)

@@ -6,11 +6,9 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
-import pytest
 from PIL import Image
 
-from laplm.errors import InputError
-from laplm.tune.curve import draw_loss_curve, read_metrics
+from laplm.tune.loss_curve import draw_loss_curve
 
 
 def write_metrics(path: Path, steps: int = 300) -> Path:
@@ -23,34 +21,6 @@ def write_metrics(path: Path, steps: int = 300) -> Path:
                           "heldout_bits_per_byte": loss / 3, "sample": "One day"})  # fmt: skip
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     return path
-
-
-def test_measurements_are_read(tmp_path: Path) -> None:
-    series = read_metrics(write_metrics(tmp_path / "metrics.jsonl"))
-    steps, values = series["train_loss"]
-    assert steps == list(range(10, 301, 10))
-    assert values[0] == pytest.approx(2 + 6 * math.exp(-1 / 6))
-    assert series["heldout_bits_per_byte"][0] == [50, 100, 150, 200, 250, 300]
-
-
-def test_a_last_line_that_is_cut_is_left_out(tmp_path: Path) -> None:
-    path = write_metrics(tmp_path / "metrics.jsonl")
-    whole = read_metrics(path)
-    with path.open("a", encoding="utf-8") as file:
-        file.write('{"step": 310, "train_l')
-    assert read_metrics(path) == whole
-
-
-def test_a_damaged_file_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    with pytest.raises(InputError, match=r"metrics\.jsonl is missing; train"):
-        read_metrics(path)
-    path.write_text("", encoding="utf-8")
-    with pytest.raises(InputError, match="no measurement of the loss"):
-        read_metrics(path)
-    path.write_text('nonsense\n{"step": 1, "train_loss": 2.0}\n', encoding="utf-8")
-    with pytest.raises(InputError, match="line 1: not JSON"):
-        read_metrics(path)
 
 
 def test_the_picture_shows_both_losses_and_says_what_they_are(tmp_path: Path) -> None:
