@@ -150,7 +150,7 @@ def _chosen(args: argparse.Namespace) -> ViewEntry:
         InputError: half of what chooses one was given, or what only another one takes.
     """
     main, *others = args.entries
-    chosen = main
+    chosen: ViewEntry = main
     for entry in others:
         by_flag = entry.flag is not None and getattr(args, entry.flag[0].removeprefix("--"))
         given = [name for name in entry.chosen_by if _given(args, name)]

@@ -238,7 +238,7 @@ VIEWS: tuple[ViewEntry, ...] = (
             *_sampling(
                 Group("settings of sampling",
                       "each shown by itself, and all together (default: an example of each)"),
-                **_OFF, repetition_penalty=None,
+                **dict[str, Any](_OFF), repetition_penalty=None,
             ),
         ),
         continues="text",

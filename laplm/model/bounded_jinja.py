@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import wraps
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 from jinja2 import nodes, pass_context
 from jinja2.compiler import CodeGenerator, Frame
@@ -102,7 +102,7 @@ class _Account:
         elif isinstance(value, Namespace):
             items = object.__getattribute__(value, "_Namespace__attrs").items()
         elif isinstance(value, (*_SEQUENCES, *_VIEWS)):
-            items = value
+            items = cast(Iterable[Any], value)
         else:
             return _PER_ITEM
         size, changes = _PER_ITEM, isinstance(value, Namespace)
