@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         ModelFormatError,
         ModelNotFoundError,
         TokenizerError,
+        WriteError,
     )
     from laplm.model.config import ModelConfig
     from laplm.model.tokenizer import Tokenizer
@@ -52,6 +53,7 @@ _HOME = {
     "SamplingParams": "run.sampler",
     "Tokenizer": "model.tokenizer",
     "TokenizerError": "errors",
+    "WriteError": "errors",
     "fine_tune": "tune.tuning",
     "load": "run.language_model",
 }
@@ -74,6 +76,7 @@ __all__ = [
     "SamplingParams",
     "Tokenizer",
     "TokenizerError",
+    "WriteError",
     "__version__",
     "fine_tune",
     "load",

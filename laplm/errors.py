@@ -55,11 +55,15 @@ class ContextLengthError(InputError):
     """Prompt and request together need more positions than the model has."""
 
 
-class CacheError(LaplmError):
+class WriteError(LaplmError):
+    """A file cannot be written; what was there before is kept."""
+
+
+class CacheError(WriteError):
     """The cache directory cannot be written or read."""
 
 
-class CheckpointError(LaplmError):
+class CheckpointError(WriteError):
     """A training run cannot be written down; what was written before is kept."""
 
 
@@ -91,6 +95,13 @@ def visible(text: str) -> str:
     Tabs and the ends of lines stay. Names and texts of a model's files can hold anything.
     """
     return text.translate(_ESCAPED)
+
+
+def warn(message: str) -> None:
+    """Say something beside the result: one line on standard error, unless logging is set up."""
+    import logging  # takes longer to import than most runs have anything to say
+
+    logging.getLogger("laplm").warning("%s", visible(message))
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

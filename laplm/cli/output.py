@@ -48,7 +48,7 @@ def write(text: str) -> None:
 
 def write_json(value: Any, indent: int | None = 2) -> None:
     """One JSON value to standard output; numbers that JSON has not become null."""
-    from laplm.home import json_text
+    from laplm.files import json_text
 
     text = json_text(value, ensure_ascii=False, indent=indent)
     if is_terminal(sys.stdout) and visible(text) != text:

@@ -233,7 +233,7 @@ def _check_alone(args: argparse.Namespace) -> None:
 
 def _print_event(event: str, **values: Any) -> None:
     """One line of ``--json``; what is not known, such as a loss not yet measured, is null."""
-    from laplm.home import json_text
+    from laplm.files import json_text
 
     write(json_text({"event": event, **values}, ensure_ascii=False, default=str) + "\n")
 

@@ -25,6 +25,7 @@ from laplm.errors import (
     ModelFormatError,
     visible,
 )
+from laplm.files import write_file
 from laplm.hub.locate import (
     ADAPTER_FILES,
     ALIASES,
@@ -205,14 +206,11 @@ class _Source:
         for file in files:
             (snapshot / file).parent.mkdir(exist_ok=True)
             _link(self._blobs[file], snapshot / file)
-        refs = self.folder / "refs"
-        refs.mkdir(exist_ok=True)
-        temporary = refs / f".main.{os.getpid()}.tmp"
-        try:
-            temporary.write_text(self.commit, encoding="utf-8")
-            temporary.replace(refs / "main")
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_file(
+            self.folder / "refs" / "main",
+            self.commit.encode(),
+            advice="set HF_HUB_CACHE to another directory",
+        )
         return snapshot
 
 

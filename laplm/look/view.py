@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laplm import html_page
-from laplm.errors import CacheError, InputError, MissingExtraError
-from laplm.home import json_text, reason_of, write_whole
+from laplm.errors import InputError, MissingExtraError, WriteError
+from laplm.files import json_text, reason_of, write_file
 from laplm.model.config import ModelConfig
 from laplm.model.engine.model import GPT
 from laplm.model.engine.quantize import Precision
@@ -275,8 +275,8 @@ def write_out(path: Path, content: bytes) -> None:
         InputError: it cannot be written.
     """
     try:
-        write_whole(path, content)
-    except CacheError as error:
+        write_file(path, content)
+    except WriteError as error:
         raise InputError(f"{path} cannot be written ({reason_of(error)})") from None
 
 

@@ -18,6 +18,8 @@ from typing import Any
 import llvmlite.binding as llvm
 
 from laplm import home
+from laplm.errors import CacheError, warn
+from laplm.files import write_file
 from laplm.native.isa import Isa
 from laplm.progress import Progress
 
@@ -107,7 +109,7 @@ def _read(file: Path, key: str) -> bytes | None:
             return None
     except OSError as error:
         cause = f"cannot be read ({error.strerror})"
-    home.warn(f"compiled kernels {file}: {cause}; compiling them again")
+    warn(f"compiled kernels {file}: {cause}; compiling them again")
     return None
 
 
@@ -141,7 +143,8 @@ def load(
 
         done(0)
         code = _compile(isa, build(), done)
-        home.write_whole(file, _digest(key, code) + code)
+        home.clear_the_way(file)
+        write_file(file, _digest(key, code) + code, advice=home.ADVICE, error=CacheError)
         done(_STEPS)
     _offer_c_functions()
     jit = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target_machine(isa))

@@ -7,7 +7,7 @@ import sys
 import time
 from typing import Any
 
-from laplm.home import json_text
+from laplm.files import json_text
 
 LOGGER = logging.getLogger("laplm.serve")
 

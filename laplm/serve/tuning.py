@@ -30,8 +30,8 @@ from starlette.responses import Response
 
 from laplm import home, tune_config
 from laplm.bounds import TUNING
-from laplm.errors import CacheError
-from laplm.home import json_text, write_whole
+from laplm.errors import WriteError
+from laplm.files import json_text, reason_of, write_error, write_file
 from laplm.machine import terminate_process
 from laplm.metrics import METRICS, read_metrics
 from laplm.serve.logs import log, log_exception
@@ -247,13 +247,13 @@ class Tunings:
             directory: where runs are kept; None takes ``runs`` in LAPLM_HOME.
 
         Raises:
-            CacheError: it cannot be made.
+            WriteError: it cannot be made.
         """
         if directory is not None:
             try:
                 directory.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise home.cannot_write(directory, error) from None
+                raise write_error(directory, error) from None
         self._directory = (directory or home.directory("runs")).resolve()
         self._runs: dict[str, Run] = {}
         self._planning = asyncio.Lock()
@@ -308,7 +308,7 @@ class Tunings:
 
         Raises:
             ApiError: too many are being planned.
-            CacheError: the disk is full or cannot be written.
+            WriteError: the disk is full or cannot be written.
         """
         plans = sum(run.state == "planning" for run in self._runs.values())
         if plans >= _MOST_PLANS:
@@ -475,7 +475,7 @@ class Tunings:
                 self._on_event(run, line)
             code = await process.wait()
         except OSError as error:
-            return 1, f"the tuning could not be started ({home.reason_of(error)})"
+            return 1, f"the tuning could not be started ({reason_of(error)})"
         except Exception as error:
             log_exception("tuning", error, run=run.id)
             with contextlib.suppress(ProcessLookupError):
@@ -521,24 +521,24 @@ class Tunings:
         """Write the entry, if that can be; on a full disk the run itself says so."""
         try:
             self._write_entry(run)
-        except CacheError as error:
+        except WriteError as error:
             log("run not kept", logging.ERROR, run=run.id, reason=str(error))
         except Exception as error:
             log_exception("run not kept", error, run=run.id)
 
     def _write_entry(self, run: Run) -> None:
-        write_whole(run.directory / "entry.json", json_text(run.record, indent=2).encode())
+        write_file(run.directory / "entry.json", json_text(run.record, indent=2).encode())
 
     def _write_data(self, run: Run, content: str) -> None:
         try:
             run.directory.mkdir()
         except OSError as error:
-            raise home.cannot_write(run.directory, error) from None
+            raise write_error(run.directory, error) from None
         data = content.encode("utf-8", errors="replace")  # half of a character is no text
         try:
-            write_whole(run.directory / run.record["data"], data)
+            write_file(run.directory / run.record["data"], data)
             self._write_entry(run)
-        except CacheError:
+        except WriteError:
             shutil.rmtree(run.directory, ignore_errors=True)
             raise
 

@@ -10,8 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from laplm.errors import CacheError, InputError, MissingExtraError
-from laplm.home import reason_of, write_whole
+from laplm.errors import InputError, MissingExtraError, WriteError
+from laplm.files import reason_of, write_file
 
 _PLACE = "share/laplm/notebooks"  # below the environment, where the wheel puts them
 
@@ -54,8 +54,8 @@ def copy_to(directory: Path) -> list[Path]:
             continue
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            write_whole(copy, original.read_bytes())
-        except (OSError, CacheError) as error:
+            write_file(copy, original.read_bytes())
+        except (OSError, WriteError) as error:
             raise InputError(
                 f"{copy} cannot be written ({reason_of(error)}); name another directory: "
                 "laplm talk DIR"

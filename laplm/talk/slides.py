@@ -19,8 +19,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from laplm.errors import CacheError, InputError, MissingExtraError
-from laplm.home import reason_of, write_whole
+from laplm.errors import InputError, MissingExtraError, WriteError
+from laplm.files import reason_of, write_file
 from laplm.talk.notebooks import environment
 
 Progress = Callable[[str, int, int], None]
@@ -244,9 +244,9 @@ def build(
     try:
         for name, content in reveal.items():
             (out / "reveal" / name).parent.mkdir(parents=True, exist_ok=True)
-            write_whole(out / "reveal" / name, content)
-        write_whole(index, page(slides).encode())
-    except (OSError, CacheError) as error:
+            write_file(out / "reveal" / name, content)
+        write_file(index, page(slides).encode())
+    except (OSError, WriteError) as error:
         raise InputError(
             f"{out} cannot be written ({reason_of(error)}); name another directory"
         ) from None

@@ -18,7 +18,7 @@ from pathlib import Path
 import filelock
 
 from laplm.errors import InputError
-from laplm.home import write_whole
+from laplm.files import write_file
 
 LOCK = "lock"
 HOLDER = "lock.json"
@@ -32,7 +32,7 @@ def lock_directory(directory: Path) -> Iterator[None]:
         directory: is there already.
 
     Raises:
-        CacheError: the disk is full.
+        WriteError: the disk is full.
         InputError: another process holds it, or nothing can be written there.
     """
     lock = filelock.FileLock(directory / LOCK)
@@ -50,7 +50,7 @@ def lock_directory(directory: Path) -> Iterator[None]:
     try:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         values = {"pid": os.getpid(), "host": platform.node(), "since": now}
-        write_whole(directory / HOLDER, (json.dumps(values) + "\n").encode())
+        write_file(directory / HOLDER, (json.dumps(values) + "\n").encode())
         yield
     finally:
         for name in (HOLDER, LOCK):  # while it is held; Windows takes the second away by itself

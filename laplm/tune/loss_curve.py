@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from laplm.errors import MissingExtraError
+from laplm.files import write_file
 from laplm.metrics import read_series
 
 # Blue and vermilion of Okabe and Ito's palette, which colour-blind readers tell apart.
@@ -61,11 +63,9 @@ def draw_loss_curve(metrics: Path, pictures: Iterable[Path], title: str) -> None
     with mpl.rc_context({"svg.hashsalt": "laplm", "svg.fonttype": "none"}):
         for path in pictures:
             kind = path.suffix[1:]
-            temporary = path.with_name(path.name + ".tmp")
             # Without a date the same run gives the same file.
             date = {"Date": None} if kind == "svg" else {}
-            figure.savefig(temporary, format=kind, dpi=150, metadata=date)
-            temporary.replace(path)
+            write_file(path, partial(figure.savefig, format=kind, dpi=150, metadata=date))
 
 
 def _smooth(steps: list[int], values: list[float]) -> tuple[list[int], list[float]]:

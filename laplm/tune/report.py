@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from laplm import html_page
 from laplm.errors import InputError
-from laplm.home import write_whole
+from laplm.files import write_file
 from laplm.model.chat import ChatTemplate, ControlText, encode_piece
 from laplm.model.config import ModelConfig
 from laplm.model.families import tensor_specs
@@ -205,11 +205,11 @@ def write_report(report: Report) -> list[Path]:
     """Write ``report.md`` and ``report.html`` into the run's directory.
 
     Raises:
-        CacheError: the disk is full or cannot be written.
+        WriteError: the disk is full or cannot be written.
     """
     paths = [report.directory / "report.md", report.directory / "report.html"]
-    write_whole(paths[0], _markdown(report).encode())
-    write_whole(paths[1], _html(report).encode())
+    write_file(paths[0], _markdown(report).encode())
+    write_file(paths[1], _html(report).encode())
     return paths
 
 

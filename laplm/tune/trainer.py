@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import os
 import signal
 import threading
 import time
@@ -28,8 +27,8 @@ from rich.progress import Progress as ProgressBar
 
 from laplm import bounds
 from laplm.bounds import check_fields, check_step
-from laplm.errors import CheckpointError, InputError, MissingExtraError, visible
-from laplm.home import json_text
+from laplm.errors import CheckpointError, InputError, MissingExtraError, WriteError, visible
+from laplm.files import json_text, new_file, write_file
 from laplm.machine import resident_bytes
 from laplm.metrics import read_metrics
 from laplm.model.config import ModelConfig
@@ -606,29 +605,23 @@ class Trainer:
             "optimizers": self._moments(),
         }
         if self.processes.is_main:
-            temporary = self._write(state, self._checkpoint_path)
-            if self._checkpoint_path.exists():
-                self._checkpoint_path.replace(self._previous_path)
-            temporary.replace(self._checkpoint_path)
+            self._write(state, self._checkpoint_path, self._previous_path)
         self.processes.barrier()
 
-    def _write(self, state: Any, path: Path) -> Path:
-        """Write a state beside ``path``, whole and on the disk; returns where."""
-        temporary = path.with_name(f"{path.name}.tmp")
+    def _write(self, state: Any, path: Path, previous: Path | None = None) -> None:
+        """Write a state whole; what ``path`` held before is kept as ``previous``."""
         try:
-            with temporary.open("wb") as file:
-                torch.save(state, file)
-                file.flush()
-                os.fsync(file.fileno())  # else a power cut may leave an empty file
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as either
-            with contextlib.suppress(OSError):
-                temporary.unlink()
+            with new_file(path) as temporary:
+                with temporary.open("xb") as file:
+                    torch.save(state, file)
+                if previous is not None and path.exists():
+                    path.replace(previous)
+        except (WriteError, RuntimeError) as error:  # torch reports a full disk as either
             kept = "nothing is lost but the steps since the last checkpoint, which is kept"
             raise CheckpointError(
                 f"{path} cannot be written ({_reason(error)}) after step {self.step}: {kept}. Free "
                 "some space, then go on with the run"
             ) from error
-        return temporary
 
     def _load_checkpoint(self) -> None:
         state, settings = self._read_checkpoint()
@@ -687,9 +680,7 @@ class Trainer:
             for record in read_metrics(self._metrics_path, skip_damaged=True)
             if record.get("step", math.inf) <= step
         ]
-        temporary = self._metrics_path.with_name("metrics.jsonl.tmp")
-        temporary.write_text("".join(kept), encoding="utf-8")
-        temporary.replace(self._metrics_path)
+        write_file(self._metrics_path, "".join(kept).encode())
 
     def _log_step(self, norm: float, elapsed: float) -> None:
         config = self.config
@@ -708,7 +699,7 @@ class Trainer:
             self.best_step, self.best_heldout_loss, self._since_best = self.step, loss, 0
             weights = self._weights()
             if self.processes.is_main:
-                self._write(weights, self._best_path).replace(self._best_path)
+                self._write(weights, self._best_path)
         else:
             self._since_best += 1
         values: dict[str, Any] = {

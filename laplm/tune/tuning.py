@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from laplm import bounds, built_in
 from laplm.errors import CheckpointError, InputError, MissingExtraError
-from laplm.home import json_text, write_whole
+from laplm.files import json_text, write_file
 from laplm.machine import available_bytes, peak_bytes
 from laplm.metrics import METRICS
 from laplm.model.chat import DEFAULT
@@ -280,7 +280,7 @@ def run(plan: Plan, request: dict[str, Any] | None = None) -> TuneResult:
         "request": request or {},
     }
     if is_main:
-        write_whole(directory / RUN, (json_text(record, indent=2) + "\n").encode())
+        write_file(directory / RUN, (json_text(record, indent=2) + "\n").encode())
     try:
         result = trainer.run()
     except CheckpointError as error:
@@ -300,7 +300,7 @@ def run(plan: Plan, request: dict[str, Any] | None = None) -> TuneResult:
     if is_main:
         _save(directory, weights, plan.model, plan.config, plan.dataset)
         summary = _json(dataclasses.asdict(done)) | {"directory": str(directory)}
-        write_whole(directory / SUMMARY, (json_text(summary, indent=2) + "\n").encode())
+        write_file(directory / SUMMARY, (json_text(summary, indent=2) + "\n").encode())
         with contextlib.suppress(MissingExtraError):  # a picture is not worth a failed run
             draw_loss_curve(directory / METRICS, [directory / "loss_curve.png"], directory.name)
     trainer.processes.barrier()
@@ -640,11 +640,11 @@ def _save(
         save_checkpoint(directory, model.checkpoint.config, arrays, "fp32", tokenizer, settings)
         return
     values = settings.tokenizer_config_json(model.checkpoint.config, tokenizer)
-    write_whole(directory / "tokenizer.json", tokenizer.encode())
-    write_whole(directory / "tokenizer_config.json", (json_text(values, indent=2) + "\n").encode())
+    write_file(directory / "tokenizer.json", tokenizer.encode())
+    write_file(directory / "tokenizer_config.json", (json_text(values, indent=2) + "\n").encode())
     base = _base_for_others(directory, model)
     save_adapter(directory, weights, config.lora, base)
-    write_whole(directory / "README.md", adapter_card(directory, base).encode())
+    write_file(directory / "README.md", adapter_card(directory, base).encode())
 
 
 def _base_for_others(directory: Path, model: PretrainedModel) -> str:
@@ -657,7 +657,7 @@ def _base_for_others(directory: Path, model: PretrainedModel) -> str:
     copy = directory / BASE
     copy.mkdir(exist_ok=True)
     for name in (*built_in.FILES, built_in.CARD):
-        write_whole(copy / name, (built_in.DIRECTORY / name).read_bytes())
+        write_file(copy / name, (built_in.DIRECTORY / name).read_bytes())
     return str(copy.resolve())
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from laplm import built_in
 from laplm.errors import InputError
+from laplm.files import write_file
 from laplm.model.files.checkpoint import save_checkpoint
-from laplm.model.files.safetensors_file import atomic_file
 from recipes.pocket.smooth import smooth
 from recipes.pocket.token_data import TokenData
 from recipes.pocket.train import load_trained
@@ -24,7 +24,7 @@ def pack(work: Path, directory: Path) -> int:
 
     Raises:
         InputError: nothing has been trained, or the model is too large for the package.
-        CacheError: the disk is full or cannot be written.
+        WriteError: the disk is full or cannot be written.
     """
     model = load_trained(work)
     smooth(model, TokenData.load(work / "train.npz"))
@@ -50,9 +50,6 @@ def write_checksums(directory: Path) -> None:
     """Write the ``SHA256SUMS`` that loading compares the model's files with.
 
     Raises:
-        CacheError: the disk is full or cannot be written.
+        WriteError: the disk is full or cannot be written.
     """
-    content = built_in.checksums(directory).encode()
-    advice = "free some space, or choose another directory"
-    with atomic_file(directory / built_in.CHECKSUMS, len(content), advice) as file:
-        file.write(content)
+    write_file(directory / built_in.CHECKSUMS, built_in.checksums(directory).encode())

@@ -9,11 +9,13 @@ import hashlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from laplm.errors import InputError
+from laplm.files import write_file
 from laplm.tune.data.corpus import Batch, Windows, shuffled
 
 
@@ -60,11 +62,15 @@ class TokenData:
         return digest.hexdigest()
 
     def save(self, path: Path) -> None:
-        """Write to one ``.npz`` file, under a temporary name until it is whole."""
-        temporary = path.with_name(path.name + ".tmp")
-        with temporary.open("wb") as file:
-            np.savez(file, tokens=self.tokens, starts=self.starts, n_bytes=self.n_bytes)
-        temporary.replace(path)
+        """Write to one ``.npz`` file.
+
+        Raises:
+            WriteError: the disk is full or cannot be written.
+        """
+        arrays: dict[str, Any] = {
+            "tokens": self.tokens, "starts": self.starts, "n_bytes": self.n_bytes,
+        }  # fmt: skip
+        write_file(path, lambda file: np.savez(file, **arrays))
 
     @classmethod
     def load(cls, path: Path) -> TokenData:

@@ -12,7 +12,7 @@ from conftest import make_tokenizer_json
 from transformers import GPT2LMHeadModel
 
 from laplm import built_in
-from laplm.errors import CacheError, InputError, ModelFormatError
+from laplm.errors import InputError, ModelFormatError, WriteError
 from laplm.model.config import ModelConfig
 from laplm.model.tokenizer import Tokenizer
 from laplm.tune.models.gpt2 import TorchGPT
@@ -104,5 +104,5 @@ def test_checksums_that_cannot_be_written_are_named(tmp_path: Path, trained: Tor
     packing.pack(tmp_path, target)
     (target / built_in.CHECKSUMS).unlink()
     (target / built_in.CHECKSUMS).mkdir()
-    with pytest.raises(CacheError, match="SHA256SUMS"):
+    with pytest.raises(WriteError, match="SHA256SUMS"):
         packing.write_checksums(target)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import json
 import logging
-import os
 import shutil
 from collections import namedtuple
 from pathlib import Path
@@ -14,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from laplm.errors import CacheError
-from laplm.home import cannot_write
+from laplm.errors import WriteError
 from laplm.serve import tuning
 from laplm.serve.problems import ApiError
 from laplm.serve.tuning import _POINTS, Run, TuneRequest, TuneSettings, Tunings, _append_point
@@ -173,10 +170,6 @@ def test_who_watches_is_told_of_everything_until_the_end(tmp_path: Path) -> None
 
 @pytest.fixture
 def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    def write(path: Path, content: bytes) -> None:
-        raise cannot_write(path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
-
-    monkeypatch.setattr(tuning, "write_whole", write)
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**6, 10**6, 0))
 
@@ -186,7 +179,7 @@ def test_what_a_full_disk_cannot_hold_is_refused_and_leaves_nothing(
 ) -> None:
     tunings = Tunings(tmp_path / "runs")
     body = TuneRequest(name="a.txt", content="Once upon a time.")
-    with pytest.raises(CacheError, match=r"no space left to write .*data\.txt: free some"):
+    with pytest.raises(WriteError, match=r"cannot write .*data\.txt: no space left.*; free some"):
         asyncio.run(tunings.create(body, "tiny", "tiny"))
     assert tunings.entries() == []
     assert list((tmp_path / "runs").iterdir()) == []

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from laplm.errors import CacheError, InputError
+from laplm.errors import InputError, WriteError
+from laplm.files import write_file
 from laplm.look import figures, passes
 from laplm.look.view import EXTENSIONS, Column, Grid, Model, Part, Table, View, check_extension
 from laplm.model.activations import (
@@ -25,7 +26,6 @@ from laplm.model.activations import (
     names_of,
     shape_of,
 )
-from laplm.model.files.safetensors_file import atomic_file
 from laplm.progress import Progress
 
 if TYPE_CHECKING:
@@ -161,9 +161,13 @@ class Trace(View):
             **self.cache.by_hook_name(),
         }  # fmt: skip
         try:
-            with atomic_file(path, self.cache.nbytes, "save it elsewhere") as file:
-                np.savez(file, **arrays)
-        except CacheError as error:
+            write_file(
+                path,
+                lambda file: np.savez(file, **arrays),
+                advice="save it elsewhere",
+                size=self.cache.nbytes,
+            )
+        except WriteError as error:
             raise InputError(str(error)) from None
         return path
 

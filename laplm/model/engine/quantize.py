@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laplm import home
-from laplm.errors import CacheError, ModelFormatError
+from laplm.errors import CacheError, ModelFormatError, warn
 from laplm.model.engine.kernel_args import GROUP, TILE
 from laplm.model.families import tensor_specs
 from laplm.model.files.checkpoint import Checkpoint
@@ -165,7 +165,7 @@ def prepared(
                 return _map(file, made_of)
         except ModelFormatError as error:
             cause = str(error).removeprefix(f"{file}: ").partition(";")[0]
-            home.warn(f"prepared weights {file}: {cause}; making them again")
+            warn(f"prepared weights {file}: {cause}; making them again")
         _clean(directory, stem, keep=file)
         home.clear_the_way(file)
         _write(checkpoint, precision, file, made_of, progress)
@@ -232,7 +232,9 @@ def _write(
 
             yield name, code, shape, array
 
-    write_safetensors(file, list(counted()), made_of, checksum=True)
+    write_safetensors(
+        file, list(counted()), made_of, checksum=True, advice=home.ADVICE, error=CacheError
+    )
     if progress:
         progress("weights", total, total)
 

@@ -11,7 +11,6 @@ import functools
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
@@ -19,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from laplm import home
-from laplm.errors import InputError, ModelFormatError, shown, shown_name
+from laplm.errors import InputError, ModelFormatError, shown, shown_name, warn
+from laplm.files import sync_directory, temporary_name, write_error, write_file
 from laplm.model.config import ModelConfig
 from laplm.model.families import (
     Family,
@@ -34,14 +33,12 @@ from laplm.model.files.openai_release import is_openai_release, read_hparams, re
 from laplm.model.files.safetensors_file import (
     Array,
     Entry,
-    atomic_file,
     check_finite,
     json_problem,
     map_safetensors,
     narrow_bf16,
     read_table,
     refuse,
-    write_error,
     write_safetensors,
 )
 
@@ -381,7 +378,7 @@ def _some(names: Sequence[str], count: int = 3) -> str:
 
 @functools.cache
 def _tell_once(message: str) -> None:
-    home.warn(message)
+    warn(message)
 
 
 # --- pytorch_model.bin ------------------------------------------------------------------------
@@ -543,7 +540,7 @@ def save_checkpoint(
 
     Raises:
         InputError: a tensor is missing, has another shape, or does not fit the number format.
-        CacheError: the disk is full or cannot be written.
+        WriteError: the disk is full or cannot be written.
     """
     import shutil
 
@@ -565,23 +562,21 @@ def save_checkpoint(
     texts = {name: json.dumps(values, indent=2) for name, values in files.items()}
     if tokenizer_json is not None:
         texts["tokenizer.json"] = tokenizer_json
-    advice = "free some space, or choose another directory"
-    staging = directory.with_name(f".{directory.name}.{os.urandom(6).hex()}.tmp")
+    staging = temporary_name(directory)
     try:
         file = staging / "model.safetensors"
-        write_safetensors(file, entries, {"format": "pt"}, align=False, advice=advice)
+        write_safetensors(file, entries, {"format": "pt"}, align=False)
         for file_name, text in texts.items():
-            data = text.encode()
-            with atomic_file(staging / file_name, len(data), advice) as out:
-                out.write(data)
+            write_file(staging / file_name, text.encode())
         try:
             if directory.exists():
                 for path in sorted(staging.iterdir(), key=lambda path: path.name == "config.json"):
                     path.replace(directory / path.name)
             else:
                 staging.rename(directory)
+                sync_directory(directory.parent)
         except OSError as error:
-            raise write_error(directory, error, advice) from error
+            raise write_error(directory, error) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 

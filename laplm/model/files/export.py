@@ -6,7 +6,6 @@ Torch is not needed here. What was written is read again and compared before it 
 from __future__ import annotations
 
 import dataclasses
-import os
 import shutil
 from pathlib import Path
 from typing import Literal, Protocol
@@ -15,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laplm.errors import InputError
+from laplm.files import new_file, sync_directory, temporary_name
 from laplm.model import reference
 from laplm.model.config import ModelConfig
 from laplm.model.files.adapter import is_adapter
 from laplm.model.files.checkpoint import Checkpoint, StoredDtype, open_checkpoint, save_checkpoint
 from laplm.model.files.gguf_file import check_llama_cpp, read_gguf, write_gguf
 from laplm.model.files.modelfile import modelfile, write_modelfile
-from laplm.model.files.safetensors_file import write_error
 from laplm.model.pretrained_settings import PretrainedModel
 from laplm.model.weights import DensePast
 
@@ -75,7 +74,7 @@ def export(
         precision: of ``PRECISIONS[form]``.
 
     Raises:
-        CacheError: the disk is full or cannot be written.
+        WriteError: the disk is full or cannot be written.
         InputError: the form cannot hold this model, or ``out`` cannot be used.
         MissingExtraError: the gguf package is not installed.
     """
@@ -104,7 +103,7 @@ def export(
 
 def _export_directory(model: Model, path: Path, precision: str) -> Exported:
     tensors = {name: model.checkpoint.tensor(name) for name in model.checkpoint.names}
-    temporary = path.with_name(f".{path.name}.{os.urandom(6).hex()}.tmp")
+    temporary = temporary_name(path)
     try:
         save_checkpoint(
             temporary,
@@ -121,6 +120,7 @@ def _export_directory(model: Model, path: Path, precision: str) -> Exported:
             if path.is_dir():  # and empty, as was checked
                 path.rmdir()
             temporary.rename(path)
+            sync_directory(path.parent)
         except OSError as error:  # a tuning or another export was quicker
             raise InputError(
                 f"{path} was written to by someone else meanwhile ({error.strerror}); choose "
@@ -143,17 +143,10 @@ def _export_gguf(model: Model, path: Path, precision: str) -> Exported:
         raise InputError(f"{path.parent} is not a directory; make it first")
     if path.exists():
         raise InputError(f"{path} is there already; choose another name")
-    temporary = path.with_name(f".{path.name}.{os.urandom(6).hex()}.tmp")
-    try:
-        try:
-            write_gguf(model, temporary, precision)
-        except OSError as error:
-            raise write_error(path, error, "free some space, or choose another place") from error
+    with new_file(path, advice="choose another place") as temporary:
+        write_gguf(model, temporary, precision)
         found = dict(read_gguf(temporary, config))
         deviation = _deviation(model.checkpoint, found, config, precision)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     text = modelfile(path.name, model.tokenizer, config, model.settings, model.chat_template)
     beside = path.with_name("Modelfile")
     also = (beside,) if write_modelfile(beside, text, path.name) else ()

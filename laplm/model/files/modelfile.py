@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from laplm.errors import LaplmError
-from laplm.home import write_whole
+from laplm.files import write_file
 from laplm.model.chat import ChatTemplate
 from laplm.model.config import ModelConfig
 from laplm.model.files.gguf_tokenizer import end_tokens
@@ -75,7 +75,7 @@ def write_modelfile(path: Path, text: str, name: str) -> bool:
         Whether it was written: a Modelfile that is from no GGUF file is left as it is.
 
     Raises:
-        CacheError: the disk is full or cannot be written.
+        WriteError: the disk is full or cannot be written.
     """
     if path.is_file():
         there = path.read_text(encoding="utf-8", errors="surrogateescape")
@@ -84,7 +84,7 @@ def write_modelfile(path: Path, text: str, name: str) -> bool:
             text, count = _FROM_GGUF.subn(lambda _: f"FROM ./{name}", there, count=1)
             if count == 0:
                 return False
-    write_whole(path, text.encode(errors="surrogateescape"))
+    write_file(path, text.encode(errors="surrogateescape"))
     return True
 
 

@@ -10,14 +10,11 @@ Format: https://huggingface.co/docs/safetensors/index#format
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import json
 import math
 import mmap
 import os
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NoReturn, TypeGuard
@@ -25,7 +22,8 @@ from typing import IO, Any, NoReturn, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from laplm.errors import CacheError, ModelFormatError, shown, shown_name
+from laplm.errors import ModelFormatError, WriteError, shown, shown_name
+from laplm.files import ANOTHER_DIRECTORY, write_file
 
 Array = NDArray[np.float32]
 Entry = tuple[str, str, Sequence[int], Callable[[], NDArray[Any]]]
@@ -296,7 +294,8 @@ def write_safetensors(
     *,
     align: bool = True,
     checksum: bool = False,
-    advice: str = "free some space, or set LAPLM_HOME to a directory on another disk",
+    advice: str = ANOTHER_DIRECTORY,
+    error: type[WriteError] = WriteError,
 ) -> None:
     """Write a safetensors file, holding one array at a time.
 
@@ -310,10 +309,11 @@ def write_safetensors(
         align: Start every tensor at a multiple of 64 bytes, with entries of padding in between
             that ``map_safetensors`` passes over. The first one always starts there.
         checksum: Put a checksum of the whole file at its end, for ``map_safetensors`` to compare.
-        advice: What to do when the disk is full or cannot be written; ends the error's text.
+        advice: What to do where it cannot be written; ends the error's text.
+        error: The kind of error that is raised.
 
     Raises:
-        CacheError: the disk is full or cannot be written.
+        WriteError: the disk is full or cannot be written.
     """
     table: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     plan: list[tuple[str, str, tuple[int, ...], Callable[[], NDArray[Any]] | None]] = []
@@ -338,7 +338,8 @@ def write_safetensors(
         add(_CHECKSUM, "U8", (_CHECKSUM_SIZE,))
     header = json.dumps(table, separators=(",", ":")).encode()
     header += b" " * (-(8 + len(header)) % _ALIGNMENT)
-    with atomic_file(path, 8 + len(header) + end, advice) as file:
+
+    def write_to(file: IO[bytes]) -> None:
         write, digest = _hashed(file) if checksum else (file.write, None)
         write(len(header).to_bytes(8, "little") + header)
         for name, code, shape, maker in plan:
@@ -354,6 +355,8 @@ def write_safetensors(
         if digest is not None:
             file.write(digest())
 
+    write_file(path, write_to, advice=advice, size=8 + len(header) + end, error=error)
+
 
 def _hashed(file: IO[bytes]) -> tuple[Callable[[Any], object], Callable[[], bytes]]:
     """A function that writes to a file, and one that gives the checksum of what it wrote."""
@@ -366,68 +369,3 @@ def _hashed(file: IO[bytes]) -> tuple[Callable[[Any], object], Callable[[], byte
         file.write(data)
 
     return write, state.digest
-
-
-@contextlib.contextmanager
-def atomic_file(path: Path, needed: int, advice: str) -> Iterator[IO[bytes]]:
-    """A file that takes its name when the block ends well, and leaves nothing when it does not.
-
-    Args:
-        path: The file; its directory is made when it is not there.
-        needed: Its size in bytes: refused at once when the disk has no room for it.
-        advice: Ends the error's text.
-
-    Raises:
-        CacheError: the disk is full or cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.urandom(6).hex()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if _free(path.parent) < needed:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        try:
-            with temporary.open("xb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise write_error(path, error, advice, needed) from error
-
-
-def write_error(path: Path, error: OSError, advice: str, needed: int | None = None) -> CacheError:
-    """The plain sentence for a failed write: what, why, and what to do."""
-    path, parent = Path(*map(_final_name, path.parts)), path.parent
-    # NumPy gives no number where only a part of an array could be written.
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT, None):
-        return CacheError(f"cannot write {path}: {error.strerror or error}; {advice}")
-    with contextlib.suppress(OSError):
-        free = _free(parent)
-        if needed is not None:
-            return CacheError(
-                f"cannot write {path}: no space left ({megabytes(needed)} needed, "
-                f"{megabytes(free)} free); {advice}"
-            )
-    return CacheError(f"cannot write {path}: no space left; {advice}")
-
-
-def _final_name(name: str) -> str:
-    """The name that a file or directory under a temporary one was going to take."""
-    while temporary := re.fullmatch(r"\.(.+)\.[0-9a-f]{12}\.tmp", name):
-        name = temporary[1]
-    return name
-
-
-def _free(directory: Path) -> int:
-    # Imported when it is needed: it brings all of Python's compression formats, and starting
-    # to generate takes none of them.
-    import shutil
-
-    return shutil.disk_usage(directory).free
-
-
-def megabytes(n_bytes: int) -> str:
-    """A size for people: ``548.1 MB``."""
-    return f"{n_bytes / 1e6:,.1f} MB"

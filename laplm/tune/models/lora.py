@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laplm.errors import InputError, MissingExtraError
-from laplm.home import json_text, write_whole
+from laplm.files import json_text, write_file
 from laplm.model.files.adapter import BASE, CONFIG, WEIGHTS
 from laplm.model.files.checkpoint import write_safetensors
 from laplm.tune.models.gpt2 import Conv1D, TorchGPT
@@ -117,7 +117,7 @@ def save_adapter(
         base: the name or path of the model without them.
 
     Raises:
-        CacheError: the disk is full or cannot be written.
+        WriteError: the disk is full or cannot be written.
     """
     arrays: dict[str, NDArray[np.float32]] = {
         f"{_PREFIX}{name}.weight": tensor.detach().to("cpu", torch.float32).contiguous().numpy()
@@ -140,7 +140,7 @@ def save_adapter(
         "bias": "none",
         "inference_mode": True,
     }
-    write_whole(directory / CONFIG, (json_text(values, indent=2) + "\n").encode())
+    write_file(directory / CONFIG, (json_text(values, indent=2) + "\n").encode())
 
 
 def adapter_card(directory: Path, base: str) -> str:

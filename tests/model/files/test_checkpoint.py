@@ -22,10 +22,9 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 from transformers.activations import ACT2FN
 
 import laplm
-from laplm.errors import CacheError, InputError, ModelFormatError
+from laplm.errors import InputError, ModelFormatError, WriteError
 from laplm.model.config import NAMED_SIZES, ModelConfig
 from laplm.model.families import config_to_hf, tensor_shapes
-from laplm.model.files import safetensors_file
 from laplm.model.files.checkpoint import (
     Checkpoint,
     check_finite,
@@ -835,8 +834,8 @@ def test_failed_save_leaves_what_was_there(
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(safetensors_file.os, "fsync", full)
-    with pytest.raises(CacheError, match=r"no space left.*choose another directory"):
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(WriteError, match=r"no space left.*choose another directory"):
         save_checkpoint(target, config, tensors)
     assert {p.name: p.read_bytes() for p in directory.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["model"]

@@ -22,8 +22,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from laplm.errors import CacheError, ModelFormatError
-from laplm.model.files import safetensors_file
+from laplm.errors import ModelFormatError, WriteError
 from laplm.model.files.safetensors_file import (
     check_finite,
     map_safetensors,
@@ -209,7 +208,7 @@ def test_full_disk_is_refused_before_writing_with_the_numbers(
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(9, 9, 2_000_000))
     entries = [("x", "F32", (1_000_000,), failing(AssertionError("not reached")))]
-    with pytest.raises(CacheError, match=r"no space left \(4\.0 MB needed, 2\.0 MB free\).*LAPLM"):
+    with pytest.raises(WriteError, match=r"no space left \(4\.0 MB needed, 2\.0 MB free\).*choose"):
         write_safetensors(tmp_path / "f", entries, {})
     assert names_in(tmp_path) == []
 
@@ -220,7 +219,7 @@ def test_disk_that_fills_up_while_writing_is_left_clean(tmp_path: Path) -> None:
         import os, shutil, sys
         from collections import namedtuple
         import numpy as np
-        from laplm.errors import CacheError
+        from laplm.errors import WriteError
         from laplm.model.files import safetensors_file
         usage = namedtuple("usage", "total used free")
         shutil.disk_usage = lambda _: usage(1 << 40, 0, 1 << 40)
@@ -228,7 +227,7 @@ def test_disk_that_fills_up_while_writing_is_left_clean(tmp_path: Path) -> None:
         place = safetensors_file.Path({str(tmp_path)!r})
         try:
             safetensors_file.write_safetensors(place / "f", entries, dict())
-        except CacheError as error:
+        except WriteError as error:
             print(error)
         print(os.listdir(place))
     """
@@ -243,13 +242,13 @@ def test_disk_that_fills_up_while_writing_is_left_clean(tmp_path: Path) -> None:
         pytest.skip("this system lets nobody mount a disk")
     assert out.stderr == ""
     message, left = out.stdout.splitlines()
-    assert "no space left (4.2 MB needed" in message and "set LAPLM_HOME" in message
+    assert "no space left (4.2 MB needed" in message and "choose another directory" in message
     assert left == "[]"
 
 
 def test_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(CacheError, match=r"cannot write .*file/x: .*; somewhere else"):
+    with pytest.raises(WriteError, match=r"cannot write .*file/x: .*; somewhere else"):
         write_safetensors(tmp_path / "file" / "x", [], {}, advice="somewhere else")
 
 
@@ -259,8 +258,8 @@ def test_write_that_the_system_refuses_is_named(
     def refuse(_: int) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr(safetensors_file.os, "fsync", refuse)
-    with pytest.raises(CacheError, match="Read-only file system; free some space, or set LAPLM"):
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(WriteError, match="Read-only file system; choose another directory"):
         write_safetensors(tmp_path / "f", [], {})
     assert names_in(tmp_path) == []
 
