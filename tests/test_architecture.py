@@ -73,7 +73,7 @@ LIBRARIES = {
     "cli": {"numpy", "rich", "shtab"},
     "home": {"platformdirs"},
     "machine": {"psutil"},
-    "hub": {"huggingface_hub", "rich"},
+    "hub": {"huggingface_hub"},
     "native": {"llvmlite", "numpy"},
     "model": {"gguf", "jinja2", "llvmlite", "numpy", "regex", "tokenizers", "torch", "xxhash"},
     "run": {"numpy"},
@@ -103,7 +103,7 @@ LIBRARIES = {
 }
 TORCH_OUTSIDE_TUNE = {"model/files/checkpoint.py"}  # pytorch_model.bin, through weights_only
 # audit's report comes after the command line has handed over.
-PRINTS = {"cli/commands.py", "cli/output.py", "cli/terminal.py", "audit.py"}
+PRINTS = {"cli/main.py", "cli/output.py", "cli/terminal.py", "audit.py"}
 
 
 class Import(NamedTuple):

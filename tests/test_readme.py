@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from laplm import cli
-from laplm.cli import commands
+from laplm.cli.main import make_parser
 from laplm.model.config import NAMED_SIZES
 from laplm.model.engine import quantize
 from laplm.model.engine.kv_cache import KVCache
@@ -74,7 +74,7 @@ def test_the_readme_is_read_in_one_sitting() -> None:
 
 
 def verbs() -> set[str]:
-    help_text = commands.make_parser().format_help().split("COMMAND\n", 1)[1]
+    help_text = make_parser().format_help().split("COMMAND\n", 1)[1]
     return set(re.findall(r"^    (\w+)", help_text, re.MULTILINE))
 
 

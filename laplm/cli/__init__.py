@@ -5,6 +5,6 @@ the verb that needs them, so that ``--help`` is instant. argparse, because the l
 on it take longer to import than a whole short answer takes.
 """
 
-from laplm.cli.commands import main
+from laplm.cli.main import main
 
 __all__ = ["main"]

@@ -9,10 +9,12 @@ import re
 import shlex
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from laplm.cli.output import Progress, note, write
+from laplm.cli.output import note, write
+from laplm.cli.progress import ProgressBars
 from laplm.errors import InputError, LaplmError, did_you_mean
 
 if TYPE_CHECKING:
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
 
 _MAX_STDIN = 64 << 20
 _DAY = 86_400  # seconds
+
+
+AddCommand = Callable[..., argparse.ArgumentParser]
+"""Adds a command: its name, its function, what it does, and options of ``Parser``."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -52,7 +58,7 @@ class Parser(argparse.ArgumentParser):
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if isinstance(action, argparse._SubParsersAction) and value not in action.choices:
-            kind = action.dest.replace("verb", "command")
+            kind = action.dest.replace("subcommand", "command")
             hint = did_you_mean(value, action.choices)
             if kind == "command" and " " in value:
                 hint = f"; to continue a text: laplm run {shlex.quote(value)}"
@@ -73,12 +79,14 @@ def _first(option: str) -> str:
     return option.split("/")[0]
 
 
-def chosen(parser: argparse.ArgumentParser, args: argparse.Namespace) -> argparse.ArgumentParser:
+def selected_parser(
+    parser: argparse.ArgumentParser, args: argparse.Namespace
+) -> argparse.ArgumentParser:
     """The parser of the command, or of the view, that was typed."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             word = getattr(args, action.dest, None)
-            return chosen(action.choices[word], args) if word in action.choices else parser
+            return selected_parser(action.choices[word], args) if word in action.choices else parser
     return parser
 
 
@@ -192,7 +200,7 @@ def note_model(name: str, why: str) -> None:
 
 
 def open_model(
-    name: str | None, precision: str, threads: int | None, progress: Progress
+    name: str | None, precision: str, threads: int | None, progress: ProgressBars
 ) -> LanguageModel:
     """The model that ``add_model``'s options name; which one, when none was named, is noted.
 

@@ -7,18 +7,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from laplm.cli.arguments import AddCommand
 from laplm.cli.output import write
 from laplm.errors import InputError, did_you_mean
 
 SHELLS = ("bash", "zsh", "fish")
 
 
-def add_completion(
-    verb: Callable[..., argparse.ArgumentParser], make_parser: Callable[[], argparse.ArgumentParser]
-) -> None:
+def add_parser(add_command: AddCommand, make_parser: Callable[[], argparse.ArgumentParser]) -> None:
     """Add the command; ``make_parser`` gives what is completed."""
-    p = verb(
-        "completion", _completion, "Print a script that lets a shell complete laplm's words.",
+    p = add_command(
+        "completion", run, "Print a script that lets a shell complete laplm's words.",
         example="laplm completion bash > ~/.local/share/bash-completion/completions/laplm",
         epilog="zsh: laplm completion zsh > ~/.zfunc/_laplm, where fpath has ~/.zfunc. fish: laplm "
         "completion fish > ~/.config/fish/completions/laplm.fish. For this shell alone: "
@@ -28,7 +27,8 @@ def add_completion(
     p.set_defaults(make_parser=make_parser)
 
 
-def _completion(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
     if args.shell not in SHELLS:
         hint = did_you_mean(args.shell, SHELLS)
         raise InputError(f"shell is {args.shell!r}, but it must be bash, zsh or fish{hint}")

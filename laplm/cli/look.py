@@ -8,12 +8,20 @@ from __future__ import annotations
 
 import argparse
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from laplm.cli.arguments import add_json, add_model, note_trailing_space, open_model, read_prompt
-from laplm.cli.output import Progress, note, progress_bars, write, write_json
+from laplm.cli.arguments import (
+    AddCommand,
+    add_json,
+    add_model,
+    note_trailing_space,
+    open_model,
+    read_prompt,
+)
+from laplm.cli.output import note, write, write_json
+from laplm.cli.progress import ProgressBars, progress_bars
 from laplm.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,7 +30,7 @@ if TYPE_CHECKING:
 _FILES = "FILE.png|svg|html|csv|json"
 
 
-def add_look(verb: Callable[..., argparse.ArgumentParser]) -> None:
+def add_parser(add_command: AddCommand) -> None:
     """Add the command, its views and their options."""
     from laplm.look import VIEWS
 
@@ -30,7 +38,7 @@ def add_look(verb: Callable[..., argparse.ArgumentParser]) -> None:
         write(look.format_help())
         return 0
 
-    look = verb(
+    look = add_command(
         "look", help_page, "See what happens inside.",
         example="laplm look next 'The capital of Spain is'",
     )  # fmt: skip
@@ -46,7 +54,7 @@ def _add_command(views: Any, entries: Sequence[ViewEntry]) -> None:
         main.name, help=main.summary, description=main.summary, example=main.example,
         epilog=main.epilog,
     )  # fmt: skip
-    p.set_defaults(call=_show, entries=entries)
+    p.set_defaults(run=_show, entries=entries)
     g = p.add_argument_group("what comes out")
     endings = "".join(f"|{ending.removeprefix('.')}" for ending in main.saves)
     g.add_argument(
@@ -185,7 +193,9 @@ def _given(args: argparse.Namespace, name: str) -> bool:
     return value is not None and value is not False and value != []
 
 
-def _arguments(entry: ViewEntry, args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
+def _arguments(
+    entry: ViewEntry, args: argparse.Namespace, progress: ProgressBars
+) -> dict[str, Any]:
     """The arguments of a view's function: those that were typed, models opened."""
     found = {p.name: getattr(args, p.name) for p in entry.parameters if _given(args, p.name)}
     for name in entry.other_models:

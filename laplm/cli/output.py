@@ -18,10 +18,6 @@ if TYPE_CHECKING:
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 _LONGEST = 600  # characters of a note; names in a model's files may be of any length
 _NEXT_STEP = 200  # of them at the end, where a message says what to do
-_ONCE = {
-    "weights": "preparing weights (once)",
-    "kernels": "compiling for this CPU, some seconds (once)",
-}
 
 
 class OutputClosedError(Exception):
@@ -108,64 +104,6 @@ def note(text: str, *, dim: bool = False) -> None:
         text = f"{text[: _LONGEST - _NEXT_STEP]} … {text[-_NEXT_STEP:]}"
     with contextlib.suppress(OSError, ValueError):
         print(dimmed(text) if dim and has_styles(sys.stderr) else text, file=sys.stderr, flush=True)
-
-
-class Progress:
-    """A bar on a terminal, a line elsewhere; neither until something does take time."""
-
-    def __init__(self) -> None:
-        self._bars: Any = None
-        self._tasks: dict[str, Any] = {}
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        """Show that so much of something is done."""
-        label = visible(_ONCE.get(what, what))
-        if not is_terminal(sys.stderr):
-            if what in _ONCE and what not in self._tasks:
-                note(label)
-            self._tasks[what] = None
-            return
-        if self._bars is None:
-            from rich import progress
-            from rich.console import Console
-            from rich.text import Text
-
-            class Clock(progress.TimeRemainingColumn):
-                def render(self, task: progress.Task) -> Text:
-                    if task.total is None:
-                        return progress.TimeElapsedColumn().render(task)
-                    return super().render(task)
-
-            self._bars = progress.Progress(
-                progress.SpinnerColumn(),
-                progress.TextColumn("{task.description}", markup=False),
-                progress.BarColumn(),
-                progress.TaskProgressColumn(),
-                Clock(elapsed_when_finished=True),
-                console=Console(stderr=True),
-                transient=True,
-            )
-            self._bars.start()
-        # Of one step alone no share is known: its bar only moves, and the clock shows time passed.
-        steps = total if total > 1 or done == total else None
-        if what not in self._tasks:
-            self._tasks[what] = self._bars.add_task(label, total=steps)
-        self._bars.update(self._tasks[what], completed=done, total=steps)
-
-    def close(self) -> None:
-        """Take the bars away."""
-        if self._bars is not None:
-            self._bars.stop()
-
-
-@contextlib.contextmanager
-def progress_bars() -> Iterator[Progress]:
-    """Progress that is taken away at the end, come what may."""
-    progress = Progress()
-    try:
-        yield progress
-    finally:
-        progress.close()
 
 
 @contextlib.contextmanager

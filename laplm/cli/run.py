@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import argparse
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from laplm.cli.arguments import add_json, add_model, note_trailing_space, open_model, read_prompt
+from laplm.cli.arguments import (
+    AddCommand,
+    add_json,
+    add_model,
+    note_trailing_space,
+    open_model,
+    read_prompt,
+)
 from laplm.cli.output import (
     INTERRUPTED,
     interruptible,
     note,
     printable,
-    progress_bars,
     terminal_wrapper,
     write,
     write_json,
 )
+from laplm.cli.progress import progress_bars
 from laplm.errors import visible
 
 if TYPE_CHECKING:
@@ -31,10 +37,10 @@ if TYPE_CHECKING:
 _SHOWN_PROMPT = 1000  # characters of a long prompt that are shown, its last ones
 
 
-def add_run(verb: Callable[..., argparse.ArgumentParser]) -> None:
+def add_parser(add_command: AddCommand) -> None:
     """Add the command and its options."""
-    p = verb(
-        "run", _run, "Continue a prompt.",
+    p = add_command(
+        "run", run, "Continue a prompt.",
         example='laplm run "Once upon a time, there was a little girl"',
         epilog="The text goes to standard output as it comes; a line with tokens, speed and seed "
         "ends it on standard error. On a terminal the prompt stands before the text, dimmed. "
@@ -108,7 +114,8 @@ def add_run(verb: Callable[..., argparse.ArgumentParser]) -> None:
     add_model(p.add_argument_group("the model"))
 
 
-def _run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
     from laplm.run.request import GenerationOptions
 
     prompt = read_prompt(args.prompt, args.prompt_file)

@@ -5,20 +5,20 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
-from laplm.cli.arguments import note_model
-from laplm.cli.output import note, progress_bars
+from laplm.cli.arguments import AddCommand, note_model
+from laplm.cli.output import note
+from laplm.cli.progress import progress_bars
 from laplm.errors import InputError
 
 _PORT = 8080
 
 
-def add_serve(verb: Callable[..., argparse.ArgumentParser]) -> None:
+def add_parser(add_command: AddCommand) -> None:
     """Add the command and its options."""
-    p = verb(
-        "serve", _serve, "Serve models over HTTP: OpenAI's API, and a page to look and teach with.",
+    p = add_command(
+        "serve", run, "Serve models over HTTP: OpenAI's API, and a page to look and teach with.",
         example="laplm serve gpt2 tales=./mine",
         epilog="Then, say: curl localhost:8080/v1/completions -H 'Content-Type: application/json' "
         "-d '{\"prompt\": \"Once upon a time\", \"max_tokens\": 40}'",
@@ -79,7 +79,8 @@ def add_serve(verb: Callable[..., argparse.ArgumentParser]) -> None:
     )  # fmt: skip
 
 
-def _serve(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
     key = args.api_key if args.api_key is not None else os.environ.get("LAPLM_API_KEY")
     _check(args, key)
     from laplm.run.language_model import default_model

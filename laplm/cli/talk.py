@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
 from pathlib import Path
 
-from laplm.cli.output import note, progress_bars, write
+from laplm.cli.arguments import AddCommand
+from laplm.cli.output import note, write
+from laplm.cli.progress import progress_bars
 
 _DIRECTORY = "laplm-talk"
 
 
-def add_talk(verb: Callable[..., argparse.ArgumentParser]) -> None:
+def add_parser(add_command: AddCommand) -> None:
     """Add the command and its options."""
-    p = verb(
-        "talk", _talk, "Open the talk: notebooks from text to the next token, or their slides.",
+    p = add_command(
+        "talk", run, "Open the talk: notebooks from text to the next token, or their slides.",
         example="laplm talk --slides -m gpt2",
         epilog="Notebooks that are in DIR "
         "already stay as they are; delete one to get it afresh. In the slides, S opens the "
@@ -36,7 +37,8 @@ def add_talk(verb: Callable[..., argparse.ArgumentParser]) -> None:
     )  # fmt: skip
 
 
-def _talk(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
     from laplm.hub import locate
     from laplm.talk import notebooks, slides
 

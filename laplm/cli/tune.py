@@ -8,12 +8,12 @@ import dataclasses
 import math
 import os
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from laplm.cli.arguments import open_model
-from laplm.cli.output import INTERRUPTED, note, progress_bars, write
+from laplm.cli.arguments import AddCommand, open_model
+from laplm.cli.output import INTERRUPTED, note, write
+from laplm.cli.progress import progress_bars
 from laplm.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 _MOST_NOTES = 10  # of a directory with many tables
 
 
-def add_tune(verb: Callable[..., argparse.ArgumentParser]) -> None:
+def add_parser(add_command: AddCommand) -> None:
     """Add the command and its options."""
     from laplm import tune_config
 
-    p = verb(
-        "tune", _tune, "Fine-tune a model on your own text.",
+    p = add_command(
+        "tune", run, "Fine-tune a model on your own text.",
         example="laplm tune notes.txt -m pocket --out mine",
         epilog="Then: laplm run -m mine. Ctrl-C keeps everything; laplm tune --resume mine goes "
         "on.",
@@ -82,7 +82,8 @@ def _add_settings(parser: argparse._ArgumentGroup, group: str) -> None:
         parser.add_argument(f"--{setting.dest.replace('_', '-')}", help=setting.help, **more)
 
 
-def _tune(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
     with contextlib.ExitStack() as at_the_end:
         try:
             return _tune_until(args, at_the_end)
@@ -217,7 +218,7 @@ def _check_alone(args: argparse.Namespace) -> None:
     machine = [setting.dest for _, setting in settings(MachineConfig)]
     given = [
         name for name in vars(args)
-        if name not in (which, "dry_run", "json", "call", "verb", *machine)
+        if name not in (which, "dry_run", "json", "run", "subcommand", *machine)
         and getattr(args, name) not in (None, False)
     ]  # fmt: skip
     if given:

@@ -23,7 +23,7 @@ from laplm.errors import (
     DownloadError,
     LaplmError,
     ModelFormatError,
-    visible,
+    WriteError,
 )
 from laplm.files import write_file
 from laplm.hub.locate import (
@@ -68,8 +68,7 @@ def pull(name: str, *, force: bool = False, progress: Progress | None = None) ->
     Args:
         name: ``gpt2``, ``gpt2-medium``, ..., or ``owner/name`` on the hub.
         force: Fetch every file afresh.
-        progress: Told the file being fetched, the bytes there so far, and the bytes of all files;
-            None shows a bar on standard error.
+        progress: Told the file being fetched, the bytes there so far, and the bytes of all files.
 
     Returns:
         The directory that ``locate(name)`` gives from now on.
@@ -95,20 +94,19 @@ def pull(name: str, *, force: bool = False, progress: Progress | None = None) ->
         free = shutil.disk_usage(source.folder).free
         if missing > free:
             raise OSError(errno.ENOSPC, f"{_size(missing)} needed, {_size(free)} free")
-        with contextlib.ExitStack() as stack:
-            if progress is None:
-                progress = stack.enter_context(_bar())
-            done = 0
-            for file in names:
-                progress(file, done, size)
-                source.fetch(file, partial(_report, progress, file, done, size))
-                done += source.sizes[file]
-                progress(file, done, size)
+        done = 0
+        for file in names:
+            report = partial(_report, progress, file, done, size)
+            report(0)
+            source.fetch(file, report)
+            done += source.sizes[file]
+            report(source.sizes[file])
         return source.publish(names)
 
 
-def _report(progress: Progress, file: str, before: int, size: int, so_far: int) -> None:
-    progress(file, before + so_far, size)
+def _report(progress: Progress | None, file: str, before: int, size: int, so_far: int) -> None:
+    if progress:
+        progress(file, before + so_far, size)
 
 
 class _Source:
@@ -206,11 +204,7 @@ class _Source:
         for file in files:
             (snapshot / file).parent.mkdir(exist_ok=True)
             _link(self._blobs[file], snapshot / file)
-        write_file(
-            self.folder / "refs" / "main",
-            self.commit.encode(),
-            advice="set HF_HUB_CACHE to another directory",
-        )
+        write_file(self.folder / "refs" / "main", self.commit.encode())
         return snapshot
 
 
@@ -354,27 +348,6 @@ def _hub_utils() -> Any:
     return importlib.import_module("huggingface_hub.utils")
 
 
-@contextlib.contextmanager
-def _bar() -> Iterator[Progress]:
-    from rich import progress as bars
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    with bars.Progress(
-        bars.TextColumn("{task.description}", markup=False),
-        bars.BarColumn(),
-        bars.DownloadColumn(),
-        bars.TransferSpeedColumn(),
-        bars.TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    ) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda what, done, total: bar.update(
-            task, description=visible(what), completed=done, total=total
-        )
-
-
 def _endpoint() -> str:
     return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
 
@@ -388,10 +361,11 @@ def _plain_errors(name: str, repo: str) -> Iterator[None]:
     """Turn what goes wrong on the way to the hub into one plain line each."""
     try:
         yield
-    except LaplmError:
-        raise
     except Exception as error:
-        message = _explain(error, name, repo)
+        cause = error.__cause__ if isinstance(error, WriteError) else error
+        if isinstance(cause, LaplmError) or not isinstance(cause, Exception):
+            raise
+        message = _explain(cause, name, repo)
         if message is None:
             raise
         raise DownloadError(f"cannot pull {name}: {message}") from error

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from types import SimpleNamespace
+
+
+def command(*argv: object, **options) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-m", "laplm", *map(str, argv)],
+        capture_output=True,
+        timeout=120,
+        **options,
+    )
 
 
 def refused(result: SimpleNamespace, *parts: str) -> None:

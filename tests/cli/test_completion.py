@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from calling import refused
 
-from laplm.cli import commands
+from laplm.cli.main import make_parser
 
 SHELLS = ["bash", "zsh", "fish"]
 
@@ -52,7 +52,7 @@ def test_words_are_completed(script: Path, tmp_path: Path) -> None:
     shell = script.suffix[1:]
     if shutil.which(shell) is None:
         pytest.skip(f"there is no {shell} here")
-    parser = commands.make_parser()
+    parser = make_parser()
     verbs = parser._subparsers._group_actions[0].choices
     (tmp_path / "dir" / "inside").mkdir(parents=True)
     (tmp_path / "dir" / "file.txt").touch()
@@ -73,7 +73,7 @@ def test_words_are_completed(script: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("script", SHELLS, indirect=True)
 def test_every_command_and_option_is_there(script: Path) -> None:
     text = script.read_text()
-    verbs = commands.make_parser()._subparsers._group_actions[0].choices
+    verbs = make_parser()._subparsers._group_actions[0].choices
     for name, verb in verbs.items():
         assert re.search(rf"\b{name}\b", text)
         for option in verb._option_string_actions:

@@ -19,7 +19,7 @@ import pytest
 from calling import refused
 
 from laplm import home
-from laplm.cli import commands
+from laplm.cli.main import make_parser
 from laplm.look import attention, next_token, trace
 from laplm.run.language_model import LanguageModel
 
@@ -74,7 +74,7 @@ def test_every_view_prints_tables_without_colours_into_a_pipe(look: Look, line: 
 
 
 def test_every_view_is_tried_here() -> None:
-    parser = commands.make_parser()
+    parser = make_parser()
     views = parser._subparsers._group_actions[0].choices["look"]
     names = views._subparsers._group_actions[0].choices.keys()
     assert {line.split()[0] for line in VIEWS} == set(names)

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import pytest
 from calling import refused
 
-from laplm.cli import commands
 from laplm.cli import look as module
+from laplm.cli.main import make_parser
 from laplm.run.language_model import LanguageModel
 
 TEXT = "The capital of Spain is"
@@ -34,7 +34,7 @@ EVERYWHERE = {"--rows": "stats", "--threads": None}  # the same for each view
 
 
 def cases() -> list[tuple[str, str, list[str]]]:
-    looks = commands.make_parser()._subparsers._group_actions[0].choices["look"]
+    looks = make_parser()._subparsers._group_actions[0].choices["look"]
     views = looks._subparsers._group_actions[0].choices
     return [
         (line, action.option_strings[0], WHOLE if action.type is int else NUMBERS)

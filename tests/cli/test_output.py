@@ -286,3 +286,10 @@ def test_samples_that_do_not_fit_are_refused_with_what_they_take(
     most = int(re.search(r"at most ([\d,]+)", result.err)[1].replace(",", ""))
     assert 50 < most < 300
     assert laplm_("run", "The", "-m", "pocket", "--samples", 3, "-n", 1).code == 0
+
+
+def test_what_a_model_says_cannot_command_a_terminal(monkeypatch) -> None:
+    monkeypatch.setattr("sys.stdout", SimpleNamespace(isatty=lambda: True))
+    assert output.printable("a\x1b[2Jb\tc\nd\x9b\x7fé") == "a\\x1b[2Jb\tc\nd\\x9b\\x7fé"
+    monkeypatch.setattr("sys.stdout", SimpleNamespace(isatty=lambda: False))
+    assert output.printable("a\x1b[2J") == "a\x1b[2J"

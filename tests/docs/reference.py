@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from laplm.cli import commands
+from laplm.cli.main import make_parser
 
 PAGE = Path(__file__).parents[2] / "docs/reference/commands.md"
 _INTRO = """# Commands
@@ -19,7 +19,7 @@ Exit codes: 0 fine, 1 our fault, 2 bad usage or input, 130 ended by Ctrl-C.
 
 def text() -> str:
     """The page as the program would have it."""
-    parser = commands.make_parser()
+    parser = make_parser()
     return "\n".join([_INTRO, *_commands(parser, "laplm", 2)]) + "\n"
 
 

@@ -16,7 +16,7 @@ import pytest
 
 import laplm
 from laplm import look
-from laplm.cli import commands
+from laplm.cli.main import make_parser
 from tests.docs import reference
 
 ROOT = Path(__file__).parents[2]
@@ -133,7 +133,7 @@ def test_the_reference_of_commands_is_what_the_program_has() -> None:
 
 
 def test_every_command_has_a_page() -> None:
-    help_text = commands.make_parser().format_help().split("COMMAND\n", 1)[1]
+    help_text = make_parser().format_help().split("COMMAND\n", 1)[1]
     verbs = set(re.findall(r"^    (\w+)", help_text, re.MULTILINE))
     there = {path.stem for path in (DOCS / "commands").glob("*.md")}
     assert there == verbs

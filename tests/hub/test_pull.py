@@ -429,16 +429,23 @@ def test_disk_that_becomes_full_is_one_line_and_the_pull_goes_on(
 def test_disk_that_is_full_at_the_end_leaves_no_pieces(
     hub: Hub, cache: Path, lying_disk: None, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    def full(*arguments: object, **options: object) -> None:
-        Path(str(arguments[-1] if where == "copy" else arguments[0])).touch()
+    def full(*arguments: object) -> None:
+        Path(str(arguments[-1])).touch()
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def full_at_the_end(path: Path, target: Path) -> Path:
+        if target.name == "main":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return replace(path, target)
+
+    replace = Path.replace
 
     def no_link(*_: object) -> None:
         raise OSError("no links here")
 
     with monkeypatch.context() as patch:
         if where == "refs":
-            patch.setattr(Path, "write_text", full)
+            patch.setattr(Path, "replace", full_at_the_end)
         else:
             for name in ("symlink_to", "hardlink_to"):
                 patch.setattr(Path, name, no_link)

@@ -1,0 +1,44 @@
+"""``laplm models``."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+
+import pytest
+
+from laplm import built_in
+from laplm.hub import locate
+
+
+def test_models_lists_what_is_on_disk(laplm_, tiny_model_dir, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    folder = tmp_path / "hub" / "models--me--mine"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("abc123")
+    shutil.copytree(tiny_model_dir, folder / "snapshots" / "abc123")
+    result = laplm_("models")
+    assert result.code == 0
+    header, pocket, mine, *about = result.out.rstrip("\n").split("\n")
+    assert header.split() == ["name", "parameters", "on", "disk", "stored", "as", "path"]
+    assert pocket.startswith("pocket ")
+    parameters = f"{locate.installed()[1].n_parameters / 1e6:.1f}"
+    assert re.match(rf"me/mine +{parameters} M +[\d.]+ MB +fp32 +\S+abc123$", mine)
+    value = json.loads(laplm_("models", "--json").out)
+    assert value[1]["name"] == "me/mine" and value[1]["dtype"] == "fp32"
+    assert value[1]["summary"] is None
+
+    size = re.fullmatch(r"pocket: ([\d.]+) million parameters, ([\d.]+) MB", about[1])
+    assert about[0] == "" and size
+    assert pocket.split()[1:5] == [size[1], "M", size[2], "MB"]
+    assert " ".join(" ".join(about[2:-1]).split()) == value[0]["summary"] == built_in.summary()
+    assert about[-1] == f"  More: {built_in.DIRECTORY / 'MODEL_CARD.md'}"
+
+
+@pytest.mark.parametrize("columns", [1, 20, 60, 300])
+def test_models_keeps_the_summary_within_the_terminal(laplm_, monkeypatch, columns) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines = laplm_("models").out.split("\n\n")[1].splitlines()[1:-1]
+    assert max(map(len, lines)) <= min(100, max(20, columns))
+    assert all(line.startswith("  ") for line in lines)
