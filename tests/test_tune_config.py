@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from laplm.cli.tune import add_tune
+from laplm.cli.tune import add_parser
 from laplm.errors import InputError
 from laplm.serve.tuning import TuneSettings
 from laplm.tune_config import (
@@ -34,7 +34,7 @@ ASKED: dict[str, tuple[Any, Any]] = {
 def parse(*argv: str) -> dict[str, Any]:
     """What ``laplm tune`` takes from its arguments."""
     parser = argparse.ArgumentParser()
-    add_tune(lambda *_, **__: parser)
+    add_parser(lambda *_, **__: parser)
     return vars(parser.parse_args(list(argv)))
 
 

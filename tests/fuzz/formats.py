@@ -372,13 +372,14 @@ def client() -> Any:
 
     from fastapi.testclient import TestClient
 
-    from laplm.serve.app import Options, make_app
-    from laplm.serve.models import Settings
+    from laplm.serve.app import ServerOptions, make_app
+    from laplm.serve.models import ServingSettings
 
     directory = Path(tempfile.mkdtemp(prefix="laplm-fuzz-"))
     for file, content in good_model().items():
         (directory / file).write_bytes(content)
-    app, _ = make_app(Options({"small": str(directory)}, "small", Settings(precision="fp32")))
+    serving = ServingSettings(precision="fp32")
+    app, _ = make_app(ServerOptions({"small": str(directory)}, "small", serving))
     opened = TestClient(app, base_url="http://localhost", raise_server_exceptions=False)
     opened.__enter__()
     # Compiled here, and not by some input whose time is counted.

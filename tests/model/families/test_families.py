@@ -23,7 +23,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import laplm
 from laplm.errors import ModelFormatError
-from laplm.look.sweep import Fork, sweep
+from laplm.look.sweep import Branch, sweep
 from laplm.model import activations, families
 from laplm.model.config import ModelConfig
 from laplm.model.engine.kv_cache import KVCache
@@ -140,10 +140,10 @@ def test_a_sweep_runs_it_from_any_sublayer_on(config: ModelConfig, weights: Dens
         lambda tap: forward(np.array(IDS), weights, config, tap=tap), config, IDS
     )
     steps = [(0, cache["resid_pre", 0]), (3, cache["resid_mid", 1]), (6, cache["resid_post", 2])]
-    forks = [
-        Fork(step, 2, lambda some, x=x: np.repeat(x[None], 2, axis=0)[some]) for step, x in steps
+    branches = [
+        Branch(step, 2, lambda some, x=x: np.repeat(x[None], 2, axis=0)[some]) for step, x in steps
     ]
-    finished = [f.logits for f in sweep(forks, weights, config, len(IDS))]
+    finished = [f.logits for f in sweep(branches, weights, config, len(IDS))]
     want = np.repeat(cache["logits"][-1:], 6, axis=0)
     np.testing.assert_allclose(np.concatenate(finished), want, rtol=0, atol=1e-4)
 
