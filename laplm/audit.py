@@ -56,7 +56,7 @@ if spec is not None and spec.loader is not None:
 # --- in every process of the command ----------------------------------------------------------
 
 
-def outside(event: str, args: tuple[Any, ...]) -> str | None:
+def outside_access(event: str, args: tuple[Any, ...]) -> str | None:
     """What an audit event would do beyond this machine, in words; None when it stays within.
 
     Args:
@@ -131,7 +131,7 @@ def install_guard(report: str) -> None:
             if program is not None:
                 _note(report, {"started": program})
             return
-        attempt = outside(event, args)
+        attempt = outside_access(event, args)
         if attempt is None:
             return
         _note(report, {"attempt": attempt, "by": _module(sys._getframe(1))})

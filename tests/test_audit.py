@@ -16,7 +16,7 @@ import pytest
 
 import laplm
 from laplm import audit
-from laplm.audit import outside, run_audited
+from laplm.audit import outside_access, run_audited
 
 ROOT = Path(laplm.__file__).parents[1]
 TCP = SimpleNamespace(family=socket.AF_INET)
@@ -68,7 +68,7 @@ def no_namespace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ],
 )
 def test_what_stays_on_this_machine_is_let_through(event: str, args: tuple[object, ...]) -> None:
-    assert outside(event, args) is None
+    assert outside_access(event, args) is None
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_what_stays_on_this_machine_is_let_through(event: str, args: tuple[objec
 def test_what_leaves_this_machine_is_named(
     event: str, args: tuple[object, ...], words: str
 ) -> None:
-    assert outside(event, args) == words
+    assert outside_access(event, args) == words
 
 
 # --- a command under audit --------------------------------------------------------------------

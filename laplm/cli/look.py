@@ -147,7 +147,7 @@ def _show(args: argparse.Namespace) -> int:
     if args.json:
         write_json(view.to_dict())
     else:
-        terminal.draw(view.parts(), rows)
+        terminal.print_parts(view.parts(), rows)
     return 0
 
 

@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         notebooks.open_lab(args.directory, model, browser=not args.no_open)
         return 0
     with progress_bars() as progress:
-        index = slides.build(copies, args.directory / "slides", model, progress)
+        index = slides.build_slides(copies, args.directory / "slides", model, progress)
     write(f"{index}\n")
     if not args.no_open:
         import webbrowser

@@ -47,7 +47,7 @@ _PURPLE_ORANGE = (
 _UNLIKELY, _LIKELY = "fdb863", "8cbeeb"
 
 
-def draw(parts: Sequence[Part], rows: int = ROWS) -> None:
+def print_parts(parts: Sequence[Part], rows: int = ROWS) -> None:
     """Print parts to standard output, one below the other.
 
     Args:

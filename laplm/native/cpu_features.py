@@ -25,7 +25,7 @@ CPUINFO = Path("/proc/cpuinfo")
 
 
 @functools.cache
-def family() -> str:
+def cpu_family() -> str:
     """Whose instructions this process is made of: "x86", "arm" (64 bits), or "" for others.
 
     Not ``platform.machine()``: that names the machine even where an x86 Python runs on an ARM one.
@@ -41,9 +41,9 @@ def family() -> str:
 @functools.cache
 def cpu_features() -> frozenset[str]:
     """The features that this process can use, by LLVM's names."""
-    if family() == "x86":
+    if cpu_family() == "x86":
         return _x86()
-    if family() != "arm":
+    if cpu_family() != "arm":
         return frozenset()
     if sys.platform == "darwin":
         return from_sysctl(sysctl)

@@ -35,7 +35,7 @@ class Isa:
     @property
     def family(self) -> str:
         """Whose instructions the variant is made of: "x86", "arm", or "" for others."""
-        return cpu_features.family()
+        return cpu_features.cpu_family()
 
 
 _AVX512 = ("avx512vnni", "avx512bw", "avx512vl", "f16c")
@@ -61,7 +61,7 @@ _VARIANTS = {
 
 def variants() -> tuple[Isa, ...]:
     """What is written for CPUs of this family, best first, whether this one can run it or not."""
-    return _VARIANTS[cpu_features.family()]
+    return _VARIANTS[cpu_features.cpu_family()]
 
 
 def missing(isa: Isa) -> list[str]:

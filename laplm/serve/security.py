@@ -145,7 +145,7 @@ class SecurityMiddleware:
         except ApiError as error:
             await error.response()(scope, receive, send)
             return
-        await self._app(scope, _after(body, receive), send)
+        await self._app(scope, _replay_body(body, receive), send)
 
     def _check_source(self, scope: Scope, headers: dict[bytes, str], origin: str | None) -> None:
         host = headers.get(b"host", "")
@@ -245,7 +245,7 @@ def _add_headers(message: MutableMapping[str, Any]) -> None:
     ]
 
 
-def _after(body: bytes, receive: Receive) -> Receive:
+def _replay_body(body: bytes, receive: Receive) -> Receive:
     """What the application receives: the body that has come, then what else the client does."""
     given = False
 

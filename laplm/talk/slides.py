@@ -217,7 +217,7 @@ def _section(slide: Slide) -> str:
 """
 
 
-def build(
+def build_slides(
     notebooks: Sequence[Path], out: Path, model: str, progress: Progress | None = None
 ) -> Path:
     """Run notebooks and write their slides into a directory; gives the page.

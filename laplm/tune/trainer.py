@@ -408,7 +408,9 @@ class Trainer:
         self.model.train()
         loss = total / count
         if not math.isfinite(loss):
-            raise InputError(f"the held-out loss is no number at step {self.step}{self._remedy}")
+            raise InputError(
+                f"the held-out loss is no number at step {self.step}{self._nan_loss_advice}"
+            )
         return loss
 
     def _train_step(self, rate: float | None = None) -> tuple[float, float]:
@@ -446,14 +448,14 @@ class Trainer:
             last = first + config.grad_accum_steps - 1
             raise InputError(
                 f"the loss is no longer a number at step {self.step} (batches {first} to {last})"
-                f"{self._remedy}"
+                f"{self._nan_loss_advice}"
             )
         for optimizer in self._optimizers:
             optimizer.step()
         return total, norm
 
     @property
-    def _remedy(self) -> str:
+    def _nan_loss_advice(self) -> str:
         """What is to be done about a loss that is no number."""
         text = "; start again with a lower learning rate"
         if self._checkpoint_path.exists():

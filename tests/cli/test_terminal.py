@@ -36,7 +36,7 @@ def draw(monkeypatch: pytest.MonkeyPatch) -> Draw:
 
         monkeypatch.setattr("rich.console.Console", console)
         monkeypatch.setattr(terminal, "write", written.append)
-        terminal.draw(parts, rows)
+        terminal.print_parts(parts, rows)
         return "".join(written)
 
     return call

@@ -231,7 +231,7 @@ def test_x86_uses_only_registers_that_the_system_keeps() -> None:
     assert mac == X86["Zen 4"][-1]
 
 
-@pytest.mark.skipif(cpu_features.family() != "x86", reason="CPUID is an instruction of x86")
+@pytest.mark.skipif(cpu_features.cpu_family() != "x86", reason="CPUID is an instruction of x86")
 def test_llvm_lists_what_cpuid_says(monkeypatch: pytest.MonkeyPatch) -> None:
     import llvmlite.binding as llvm
 

@@ -19,7 +19,7 @@ def machine(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("LAPLM_ISA", raising=False)
 
     def become(family: str, features: set[str]) -> None:
-        monkeypatch.setattr(cpu_features, "family", lambda: family)
+        monkeypatch.setattr(cpu_features, "cpu_family", lambda: family)
         monkeypatch.setattr(cpu_features, "cpu_features", lambda: frozenset(features))
 
     return become

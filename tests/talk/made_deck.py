@@ -53,4 +53,4 @@ def _make(directory: Path) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(slides, "run", kept)
-        slides.build(notebooks.copy_to(copies), directory / "slides", "pocket")
+        slides.build_slides(notebooks.copy_to(copies), directory / "slides", "pocket")

@@ -184,7 +184,7 @@ def test_a_cell_that_fails_is_named_with_its_error(tmp_path: Path) -> None:
 def test_without_reveal_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slides.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r'pip install "laplm\[talk\]"'):
-        slides.build([], tmp_path / "slides", "pocket")
+        slides.build_slides([], tmp_path / "slides", "pocket")
     assert not list(tmp_path.iterdir())
 
 

@@ -73,12 +73,13 @@ class Steering(View):
             f"“{visible(self.towards)}”",
             columns=[Column("coefficient"), Column("text")],
             rows=[
-                [_amount(c), text] for c, text in zip(self.coefficients, self.texts, strict=True)
+                [_format_coefficient(c), text]
+                for c, text in zip(self.coefficients, self.texts, strict=True)
             ],
             note=f"Added before layer {self.layer} at every position. The direction's length is "
             f"{self.direction_norm:.1f}, the residual stream's there {self.residual_norm:.1f}.",
         )
-        amounts = [_amount(c) for c in self.coefficients]
+        amounts = [_format_coefficient(c) for c in self.coefficients]
         return [texts, next_table(self.prompt, amounts, self.candidates, self.probabilities)]
 
     def plot(self) -> Figure:
@@ -86,7 +87,7 @@ class Steering(View):
         return figures.grouped_bars(
             self.candidates,
             {
-                _amount(c): row.tolist()
+                _format_coefficient(c): row.tolist()
                 for c, row in zip(self.coefficients, self.probabilities, strict=True)
             },
             f"{self.model}: next after “{self.prompt}”, steered from “{visible(self.away_from)}” "
@@ -95,7 +96,7 @@ class Steering(View):
         )
 
 
-def _amount(coefficient: float) -> str:
+def _format_coefficient(coefficient: float) -> str:
     return f"{coefficient:+g}" if coefficient else "0"
 
 
