@@ -99,9 +99,17 @@ class Block(View):
 
     def parts(self) -> list[Part]:
         """The way of one token; what is added at each; the norms at each; the neurons."""
-        at, here = self.position, f"“{self.tokens[self.position]}” (position {self.position})"
-        way = Table(
-            title=f"{self.model}: block {self.layer}, step by step, at {here}",
+        neurons = [self._neurons_table()] if self.neurons else []
+        return [self._way_table(), self._added_table(), self._norms_table(), *neurons]
+
+    @property
+    def _here(self) -> str:
+        return f"“{self.tokens[self.position]}” (position {self.position})"
+
+    def _way_table(self) -> Table:
+        at = self.position
+        return Table(
+            title=f"{self.model}: block {self.layer}, step by step, at {self._here}",
             columns=[
                 Column("step"), Column("what"), Column("numbers"), Column("norm", 3),
                 Column("mean", 4), Column("variance", 4),
@@ -115,8 +123,10 @@ class Block(View):
             ],
             note="Norm: the length of the vector.",
         )  # fmt: skip
+
+    def _added_table(self) -> Table:
         row = {step: i for i, step in enumerate(self.steps)}
-        added = Table(
+        return Table(
             title="what each sublayer adds",
             columns=[
                 Column("position"), Column("token"), Column("|X| in", 2),
@@ -137,7 +147,10 @@ class Block(View):
             note="Cos: the cosine between ΔX and the X that it is added to. Neurons on: those that "
             "give more than 0.",
         )  # fmt: skip
-        norms = Table(
+
+    def _norms_table(self) -> Table:
+        row = {step: i for i, step in enumerate(self.steps)}
+        return Table(
             title="what the layer norms do",
             columns=[
                 Column("position"), Column("token"),
@@ -162,8 +175,10 @@ class Block(View):
             ],
             note="After: before the gain and shift that the norm has learned.",
         )  # fmt: skip
-        neurons = Table(
-            title=f"the most active neurons at {here}",
+
+    def _neurons_table(self) -> Table:
+        return Table(
+            title=f"the most active neurons at {self._here}",
             columns=[
                 Column("neuron"), Column("before", 3), Column(f"after {self.activation}", 3),
                 Column("norm added", 3), Column("promotes"), Column("suppresses"),
@@ -179,7 +194,6 @@ class Block(View):
             "read through the last norm's gain and the output matrix (Geva et al. 2022, "
             "section 3).",
         )  # fmt: skip
-        return [way, added, norms, *([neurons] if self.neurons else [])]
 
     def plot(self) -> Figure:
         """The length of the residual stream, and of what the two sublayers add, at every token."""

@@ -326,27 +326,16 @@ def inside(
     run = _record(model, ids, layer, change)
     stream = np.stack([run["resid_pre", i] for i in range(config.n_layer)])
     end = run["resid_post", config.n_layer - 1]
-    final: dict[str, Array] = {"resid_post": end[at]}
-
-    def see(name: str, _: int | None, x: Array) -> Array:
-        if name != "logits":
-            final[name] = x[0]
-        return x
-
-    weights = passes.weights(model)
-    logits = family_of(config).unembed(end[at][None], weights, config, see)[0, :known]
+    final, logits = _unembed(model, end[at], known)
     whole = None
     if change is not None:
         unchanged = _record(model, ids, None, None)["resid_post", config.n_layer - 1]
         whole = _logits(model, unchanged[at][None])[0, :known]
     best = _best([logits] if whole is None else [logits, whole], k)
-
-    def effect(of: Array | None, name: str, settings: SamplingParams) -> Effect | None:
-        return None if of is None else effect_of(model, of, best, name, settings)
-
-    off, name = SamplingParams(**OFF), _settings(params)  # type: ignore[arg-type]
-    plain, drawn = effect(logits, "as it is", off), effect(logits, name, params)
-    assert plain is not None and drawn is not None
+    plain, drawn = _effects(model, logits, best, params)
+    whole_plain, whole_drawn = (
+        (None, None) if whole is None else _effects(model, whole, best, params)
+    )
     labels = passes.token_labels(model, ids)
     point_labels, point_ids, points = _points(model, ids[shown], words)
     return Inside(
@@ -381,9 +370,32 @@ def inside(
         logits=logits[best],
         plain=plain,
         drawn=drawn,
-        whole_plain=effect(whole, "as it is", off),
-        whole_drawn=effect(whole, name, params),
+        whole_plain=whole_plain,
+        whole_drawn=whole_drawn,
     )  # fmt: skip
+
+
+def _unembed(model: Model, x: Array, known: int) -> tuple[dict[str, Array], Array]:
+    """The last residual stream (C,) through the final norm, step by step, and its logits."""
+    steps: dict[str, Array] = {"resid_post": x}
+
+    def hook(name: str, _: int | None, y: Array) -> Array:
+        if name != "logits":
+            steps[name] = y[0]
+        return y
+
+    config = model.config
+    logits = family_of(config).unembed(x[None], passes.weights(model), config, hook)
+    return steps, logits[0, :known]
+
+
+def _effects(
+    model: Model, logits: Array, best: NDArray[np.int64], params: SamplingParams
+) -> tuple[Effect, Effect]:
+    """The next token as the model has it, and under the settings of sampling."""
+    off = SamplingParams(**OFF)  # type: ignore[arg-type]
+    plain = effect_of(model, logits, best, "as it is", off)
+    return plain, effect_of(model, logits, best, _settings(params), params)
 
 
 def _record(
