@@ -10,10 +10,7 @@ from laplm.errors import InputError
 
 def add_parser(add_command: AddCommand) -> None:
     """Add the command and its options."""
-    p = add_command(
-        "audit", run, "Run a command with the outside shut off; report attempts to reach it.",
-        example="laplm audit -- run 'Once upon a time'",
-    )  # fmt: skip
+    p = add_command("audit", run, example="laplm audit -- run 'Once upon a time'")
     p.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="after two dashes")
 
 

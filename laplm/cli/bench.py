@@ -12,8 +12,7 @@ from laplm.errors import InputError
 
 def add_parser(add_command: AddCommand) -> None:
     """Add the command and its options."""
-    p = add_command("bench", run, "Time this machine beside what it could do at most.",
-             example="laplm bench --shape gpt2")  # fmt: skip
+    p = add_command("bench", run, example="laplm bench --shape gpt2")
     p.add_argument(
         "--shape", metavar="NAME",
         help="time generated weights of the shape of gpt2, gpt2-medium, ... instead of a model",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,16 @@ from laplm.errors import InputError, did_you_mean
 SHELLS = ("bash", "zsh", "fish")
 
 
-def add_parser(add_command: AddCommand, make_parser: Callable[[], argparse.ArgumentParser]) -> None:
-    """Add the command; ``make_parser`` gives what is completed."""
+def add_parser(add_command: AddCommand) -> None:
+    """Add the command and its options."""
     p = add_command(
-        "completion", run, "Print a script that lets a shell complete laplm's words.",
+        "completion", run,
         example="laplm completion bash > ~/.local/share/bash-completion/completions/laplm",
         epilog="zsh: laplm completion zsh > ~/.zfunc/_laplm, where fpath has ~/.zfunc. fish: laplm "
         "completion fish > ~/.config/fish/completions/laplm.fish. For this shell alone: "
         'eval "$(laplm completion bash)". Write it again when laplm is a new version.',
     )  # fmt: skip
     p.add_argument("shell", metavar="SHELL", help="bash, zsh or fish")
-    p.set_defaults(make_parser=make_parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -32,7 +31,9 @@ def run(args: argparse.Namespace) -> int:
     if args.shell not in SHELLS:
         hint = did_you_mean(args.shell, SHELLS)
         raise InputError(f"shell is {args.shell!r}, but it must be bash, zsh or fish{hint}")
-    write(script(args.make_parser(), args.shell))
+    from laplm.cli.main import make_parser
+
+    write(script(make_parser(), args.shell))
     return 0
 
 

@@ -14,8 +14,7 @@ from laplm.errors import InputError
 
 def add_parser(add_command: AddCommand) -> None:
     """Add the command and its options."""
-    p = add_command("eval", run, "Measure how well a model predicts a text.",
-             example="laplm eval notes.txt -m gpt2")  # fmt: skip
+    p = add_command("eval", run, example="laplm eval notes.txt -m gpt2")
     p.add_argument("path", nargs="?", type=Path, metavar="FILE|DIR", help="UTF-8 text to score")
     p.add_argument(
         "--window", type=int, metavar="N",

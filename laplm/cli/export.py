@@ -11,10 +11,7 @@ from laplm.cli.output import write
 
 def add_parser(add_command: AddCommand) -> None:
     """Add the command and its options."""
-    p = add_command(
-        "export", run, "Write a model as other programs read it.",
-        example="laplm export mine --precision q8_0 --out mine.gguf",
-    )  # fmt: skip
+    p = add_command("export", run, example="laplm export mine --precision q8_0 --out mine.gguf")
     p.add_argument("model", metavar="MODEL", help="a name or a directory, adapters too")
     p.add_argument(
         "--to", metavar="FORM",

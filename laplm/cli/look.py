@@ -38,10 +38,7 @@ def add_parser(add_command: AddCommand) -> None:
         write(look.format_help())
         return 0
 
-    look = add_command(
-        "look", help_page, "See what happens inside.",
-        example="laplm look next 'The capital of Spain is'",
-    )  # fmt: skip
+    look = add_command("look", help_page, example="laplm look next 'The capital of Spain is'")
     views = look.add_subparsers(title="views", dest="view", metavar="VIEW")
     for command in (entry for entry in VIEWS if not entry.command):
         entries = [entry for entry in VIEWS if command.name in (entry.name, entry.command)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import io
 import os
 import sys
@@ -10,26 +11,25 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from laplm import __version__
-from laplm.cli import (
-    audit,
-    bench,
-    completion,
-    eval,
-    export,
-    look,
-    models,
-    pull,
-    run,
-    serve,
-    talk,
-    tune,
-)
 from laplm.cli.arguments import Parser, option_names, selected_parser
 from laplm.cli.output import INTERRUPTED, OutputClosedError, note, write
 from laplm.errors import InputError, LaplmError, did_you_mean
 
-# In the order of ``--help``. Each module has ``add_parser``, and imports what it runs when it runs.
-_COMMANDS = (run, pull, models, look, tune, serve, talk, export, eval, bench, audit)
+# A command's module has its name. ``--help`` is made from this table alone, so it is instant.
+COMMANDS = {
+    "run": "Continue a prompt.",
+    "pull": "Download a model: the only command that opens an outside connection.",
+    "models": "List the models on disk.",
+    "look": "See what happens inside.",
+    "tune": "Fine-tune a model on your own text.",
+    "serve": "Serve models over HTTP: OpenAI's API, and a page to look and teach with.",
+    "talk": "Open the talk: notebooks from text to the next token, or their slides.",
+    "export": "Write a model as other programs read it.",
+    "eval": "Measure how well a model predicts a text.",
+    "bench": "Time this machine beside what it could do at most.",
+    "audit": "Run a command with the outside shut off; report attempts to reach it.",
+    "completion": "Print a script that lets a shell complete laplm's words.",
+}
 
 
 class _Version(argparse.Action):
@@ -43,8 +43,12 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Every command with its options; ``run`` of a command gives the exit code."""
+def make_parser(only: str | None = None) -> argparse.ArgumentParser:
+    """The parser of what may be typed; a command's ``run`` gives the exit code.
+
+    Args:
+        only: the one command whose options are needed; "" for none, None for every one.
+    """
     parser = Parser(
         prog="laplm",
         example='laplm run "Once upon a time, there was a little girl"',
@@ -58,15 +62,20 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", dest="subcommand", metavar="COMMAND")
 
     def add_command(
-        name: str, run: Callable[[argparse.Namespace], int], description: str, **options: Any
+        name: str, run: Callable[[argparse.Namespace], int], **options: Any
     ) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=description, description=description, **options)
+        about = COMMANDS[name]
+        sub: argparse.ArgumentParser = commands.add_parser(
+            name, help=about, description=about, **options
+        )
         sub.set_defaults(run=run)
         return sub
 
-    for command in _COMMANDS:
-        command.add_parser(add_command)
-    completion.add_parser(add_command, make_parser)
+    for name, about in COMMANDS.items():
+        if only is None or name == only:
+            importlib.import_module(f"laplm.cli.{name}").add_parser(add_command)
+        else:
+            commands.add_parser(name, help=about)
     return parser
 
 
@@ -107,7 +116,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _call(argv: list[str]) -> int:
-    parser = make_parser()
+    # Options before a command take no value, so the first other word names it.
+    parser = make_parser(next((word for word in argv if not word.startswith("-")), ""))
     try:
         args, unknown = parser.parse_known_args(argv)
     except SystemExit as end:  # --help and --version have printed what was asked for

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def add_parser(add_command: AddCommand) -> None:
     """Add the command and its options."""
-    p = add_command("models", run, "List the models on disk.", example="laplm models")
+    p = add_command("models", run, example="laplm models")
     add_json(p)
 
 

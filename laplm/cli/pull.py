@@ -12,10 +12,7 @@ from laplm.errors import LaplmError
 
 def add_parser(add_command: AddCommand) -> None:
     """Add the command and its options."""
-    p = add_command(
-        "pull", run, "Download a model: the only command that opens an outside connection.",
-        example="laplm pull gpt2",
-    )  # fmt: skip
+    p = add_command("pull", run, example="laplm pull gpt2")
     p.add_argument("name", metavar="NAME", help="gpt2, gpt2-medium, ..., or owner/name on the hub")
     p.add_argument("--force", action="store_true", help="fetch every file afresh")
 

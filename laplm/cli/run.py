@@ -40,8 +40,7 @@ _SHOWN_PROMPT = 1000  # characters of a long prompt that are shown, its last one
 def add_parser(add_command: AddCommand) -> None:
     """Add the command and its options."""
     p = add_command(
-        "run", run, "Continue a prompt.",
-        example='laplm run "Once upon a time, there was a little girl"',
+        "run", run, example='laplm run "Once upon a time, there was a little girl"',
         epilog="The text goes to standard output as it comes; a line with tokens, speed and seed "
         "ends it on standard error. On a terminal the prompt stands before the text, dimmed. "
         "Ctrl-C ends it early and keeps what is there. A prompt that begins with a dash comes "

@@ -18,8 +18,7 @@ _PORT = 8080
 def add_parser(add_command: AddCommand) -> None:
     """Add the command and its options."""
     p = add_command(
-        "serve", run, "Serve models over HTTP: OpenAI's API, and a page to look and teach with.",
-        example="laplm serve gpt2 tales=./mine",
+        "serve", run, example="laplm serve gpt2 tales=./mine",
         epilog="Then, say: curl localhost:8080/v1/completions -H 'Content-Type: application/json' "
         "-d '{\"prompt\": \"Once upon a time\", \"max_tokens\": 40}'",
     )  # fmt: skip

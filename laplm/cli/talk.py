@@ -16,8 +16,7 @@ _DIRECTORY = "laplm-talk"
 def add_parser(add_command: AddCommand) -> None:
     """Add the command and its options."""
     p = add_command(
-        "talk", run, "Open the talk: notebooks from text to the next token, or their slides.",
-        example="laplm talk --slides -m gpt2",
+        "talk", run, example="laplm talk --slides -m gpt2",
         epilog="Notebooks that are in DIR "
         "already stay as they are; delete one to get it afresh. In the slides, S opens the "
         "speaker's notes.",

@@ -31,8 +31,7 @@ def add_parser(add_command: AddCommand) -> None:
     from laplm import tune_config
 
     p = add_command(
-        "tune", run, "Fine-tune a model on your own text.",
-        example="laplm tune notes.txt -m pocket --out mine",
+        "tune", run, example="laplm tune notes.txt -m pocket --out mine",
         epilog="Then: laplm run -m mine. Ctrl-C keeps everything; laplm tune --resume mine goes "
         "on.",
     )  # fmt: skip

@@ -65,9 +65,11 @@ def test_help_and_version(laplm_) -> None:
 @pytest.mark.parametrize(
     ("argv", "heavy"),
     [
-        (["--help"], {"numpy", "tokenizers", "llvmlite", "rich", "torch", "laplm.model"}),
+        (["--help"], {"numpy", "tokenizers", "llvmlite", "rich", "torch", "laplm.model",
+                      "laplm.cli.run", "laplm.cli.look", "laplm.look", "laplm.tune_config"}),
         (["run", "The", "-n", "3"], {"rich", "torch", "pydantic", "huggingface_hub",
-                                     "numpy.random", "transformers", "scipy", "asyncio"}),
+                                     "numpy.random", "transformers", "scipy", "asyncio",
+                                     "laplm.cli.tune", "laplm.look"}),
     ],
     ids=["help", "run"],
 )  # fmt: skip
