@@ -74,7 +74,7 @@ LIBRARIES = {
     "home": {"platformdirs"},
     "machine": {"psutil"},
     "hub": {"huggingface_hub"},
-    "native": {"llvmlite", "numpy"},
+    "native": {"llvmlite", "numpy", "psutil"},
     "model": {"gguf", "jinja2", "llvmlite", "numpy", "regex", "tokenizers", "torch", "xxhash"},
     "run": {"numpy"},
     "look": {"matplotlib", "numpy", "pandas"},

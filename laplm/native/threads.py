@@ -38,15 +38,23 @@ def default_threads() -> int:
     """
     affinity = getattr(os, "sched_getaffinity", None)
     if affinity is None:  # macOS and Windows
-        if sys.platform == "darwin":
-            return sysctl("hw.perflevel0.physicalcpu") or os.cpu_count() or 1
-        return max(1, (os.cpu_count() or 2) // 2)
+        fast_cores = sysctl("hw.perflevel0.physicalcpu") if sys.platform == "darwin" else None
+        return fast_cores or _physical_cores()
     usable = sorted(affinity(0))
     performance = _fast_cpus(usable)
     fast = [cpu for cpu in usable if cpu in performance] or usable
     return max(
         1, len({_read(f"system/cpu/cpu{c}/topology/thread_siblings_list") or c for c in fast})
     )
+
+
+def _physical_cores() -> int:
+    """Cores that this process may use, as psutil counts them; macOS lets nobody choose them."""
+    import psutil
+
+    process, logical = psutil.Process(), psutil.cpu_count() or 1
+    usable = len(process.cpu_affinity() or ()) if hasattr(process, "cpu_affinity") else logical
+    return max(1, min(psutil.cpu_count(logical=False) or logical, usable))
 
 
 def _fast_cpus(usable: Sequence[int]) -> set[int]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from laplm.native import threads as module
@@ -57,6 +59,29 @@ def test_a_process_that_may_use_slow_cores_alone_uses_them(machine: Machine) -> 
 
 def test_a_system_that_tells_nothing_has_as_many_as_cpus(machine: Machine) -> None:
     assert machine([], usable=3) == 3
+
+
+@pytest.mark.parametrize(
+    ("cores", "logical", "affinity", "threads"),
+    [(4, 8, range(8), 4), (4, 8, range(2), 2), (None, 6, range(6), 6), (4, 8, None, 4)],
+    ids=["Windows", "two CPUs only", "cores not told", "an older macOS"],
+)
+def test_where_no_files_tell_of_cpus_psutil_counts_the_cores(
+    monkeypatch: pytest.MonkeyPatch,
+    cores: int | None,
+    logical: int,
+    affinity: range | None,
+    threads: int,
+) -> None:
+    def process() -> SimpleNamespace:
+        there = {} if affinity is None else {"cpu_affinity": lambda: list(affinity)}
+        return SimpleNamespace(**there)
+
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(psutil, "Process", process)
+    monkeypatch.setattr(psutil, "cpu_count", lambda logical=True: n_logical if logical else cores)
+    n_logical = logical
+    assert default_threads() == threads
 
 
 class Passes:
