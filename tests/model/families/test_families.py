@@ -239,7 +239,12 @@ OWN_NAMES = re.compile(
     r"\bc_attn|\bc_proj|\bc_fc|\bln_1\b|\bln_2\b|\bln_f\b|\bwte\b|\bwpe\b|\blm_head"
 )
 # The torch model's attributes have the names of its checkpoint, which training writes.
-MAY_NAME = {"model/families/gpt2.py", "tune/models/gpt2.py", "tune/models/lora.py", "cli/tune.py"}
+MAY_NAME = {
+    "model/families/gpt2.py",
+    "tune/models/gpt2.py",
+    "tune/models/lora.py",
+    "tune_config.py",
+}
 
 
 SOURCES = sorted(Path(laplm.__file__).parent.rglob("*.py"))
