@@ -8,14 +8,49 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import nbformat
 import pytest
 from filelock import FileLock
+from nbclient import NotebookClient
 
 from laplm.talk import notebooks, slides
+
+
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory that all processes of these tests have, and no other run of them."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def kernels_start_one_at_a_time(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A kernel's ports are looked for first and taken later: two at once may find the same."""
+    lock = FileLock(shared(tmp_path_factory) / "kernels.lock")
+    setup = NotebookClient.async_start_new_kernel
+    connect = NotebookClient.async_start_new_kernel_client
+
+    async def start(client: NotebookClient, **options: Any) -> None:
+        lock.acquire()
+        try:
+            await setup(client, **options)
+        except BaseException:
+            lock.release()
+            raise
+
+    async def wait(client: NotebookClient) -> Any:
+        try:
+            return await connect(client)
+        finally:
+            lock.release()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(NotebookClient, "async_start_new_kernel", start)
+        patch.setattr(NotebookClient, "async_start_new_kernel_client", wait)
+        yield
 
 
 class Deck(NamedTuple):
@@ -26,10 +61,9 @@ class Deck(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def deck(tmp_path_factory: pytest.TempPathFactory) -> Deck:
+def deck(tmp_path_factory: pytest.TempPathFactory, kernels_start_one_at_a_time: None) -> Deck:
     """Everything that ``laplm talk --slides`` makes."""
-    base = tmp_path_factory.getbasetemp()
-    directory = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "talk"
+    directory = shared(tmp_path_factory) / "talk"
     with FileLock(directory.with_suffix(".lock")):
         if not directory.exists():
             made = directory.with_suffix(".making")

@@ -20,6 +20,10 @@ import pytest
 from laplm.errors import InputError
 from laplm.talk import notebooks, slides
 
+pytestmark = [
+    pytest.mark.timeout(1800),  # one process makes the deck, the others wait for it
+    pytest.mark.usefixtures("kernels_start_one_at_a_time"),
+]
 pytest_plugins = ("made_deck",)  # its fixture; a second conftest would hide the first one
 
 ROOT = Path(__file__).parents[2]

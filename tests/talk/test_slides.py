@@ -17,6 +17,10 @@ from PIL import Image
 from laplm.errors import InputError, MissingExtraError
 from laplm.talk import slides
 
+pytestmark = [
+    pytest.mark.timeout(1800),  # one process makes the deck, the others wait for it
+    pytest.mark.usefixtures("kernels_start_one_at_a_time"),
+]
 pytest_plugins = ("made_deck",)  # its fixture; a second conftest would hide the first one
 
 ROOT = Path(__file__).parents[2]
