@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 
 import pytest
+from metrics_file import write_metrics
 
 from laplm.errors import InputError
 from laplm.metrics import read_metrics, read_series
-
-
-def write_metrics(path: Path, steps: int = 300) -> Path:
-    lines = []
-    for step in range(10, steps + 1, 10):
-        loss = 2 + 6 * math.exp(-step / 60)
-        lines.append({"step": step, "seconds": step / 5, "train_loss": loss})
-        if step % 50 == 0:
-            lines.append({"step": step, "seconds": step / 5, "heldout_loss": loss,
-                          "heldout_bits_per_byte": loss / 3, "sample": "One day"})  # fmt: skip
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    return path
 
 
 def test_measurements_are_read(tmp_path: Path) -> None:

@@ -140,6 +140,11 @@ class ModelConfig:
         """The first of the tokens that end a text, which is written after one in training."""
         return self.eos_token_ids[0] if self.eos_token_ids else None
 
+    def attention_scale(self, layer: int) -> float:
+        """The factor on query-key products of a layer: 1 / sqrt(D), as the config asks for it."""
+        scale = 1.0 / math.sqrt(self.head_dim) if self.scale_attn_weights else 1.0
+        return scale / (layer + 1) if self.scale_attn_by_inverse_layer_idx else scale
+
     @property
     def n_parameters(self) -> int:
         """Count of trained numbers; a tied output matrix is counted once."""

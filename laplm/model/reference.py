@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from laplm.model.config import ModelConfig
-from laplm.model.families import family_of, has, spec
+from laplm.model.families import family_of, has, tensor_spec
 from laplm.model.tensors import Part
 from laplm.model.weights import Array, Ids, PastKV, Tap, Weights
 
@@ -65,7 +65,7 @@ class DenseWeights:
         Raises:
             KeyError: the model has none of this role.
         """
-        return self.tensors[spec(self._config, role, layer, part).name]
+        return self.tensors[tensor_spec(self._config, role, layer, part).name]
 
     def matrix(self, role: str, layer: int | None = None) -> Array:
         """A matrix with a row for each output: (out, in).
@@ -73,7 +73,7 @@ class DenseWeights:
         Raises:
             KeyError: the model has none of this role.
         """
-        found = spec(self._config, role, layer)
+        found = tensor_spec(self._config, role, layer)
         stored = self.tensors[found.name]
         return stored.T if found.layout == "in_out" else stored
 

@@ -26,8 +26,7 @@ from laplm.errors import InputError
 from laplm.model.config import NAMED_SIZES, ModelConfig
 from laplm.model.engine.kv_cache import KVCache
 from laplm.model.engine.model import GPT
-from laplm.model.families import spec as spec_of
-from laplm.model.families import tensor_specs
+from laplm.model.families import tensor_spec, tensor_specs
 from laplm.model.files.checkpoint import Checkpoint
 from laplm.model.tensors import NORMS
 from laplm.native import isa as isas
@@ -69,7 +68,7 @@ class GeneratedCheckpoint(Checkpoint):
 
     def rows(self, name: str) -> Callable[[NDArray[np.int64]], Array]:
         """Rows that are made from their number, so that no matrix is held."""
-        some = self.tensor(spec_of(self.config, "attn_out", 0).name)
+        some = self.tensor(tensor_spec(self.config, "attn_out", 0).name)
         return lambda ids: some[ids % len(some)]
 
     def mapped(self, name: str) -> bool:

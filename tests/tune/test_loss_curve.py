@@ -1,26 +1,14 @@
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
+from metrics_file import write_metrics
 from PIL import Image
 
 from laplm.tune.loss_curve import draw_loss_curve
-
-
-def write_metrics(path: Path, steps: int = 300) -> Path:
-    lines = []
-    for step in range(10, steps + 1, 10):
-        loss = 2 + 6 * math.exp(-step / 60)
-        lines.append({"step": step, "seconds": step / 5, "train_loss": loss})
-        if step % 50 == 0:
-            lines.append({"step": step, "seconds": step / 5, "heldout_loss": loss,
-                          "heldout_bits_per_byte": loss / 3, "sample": "One day"})  # fmt: skip
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    return path
 
 
 def test_the_picture_shows_both_losses_and_says_what_they_are(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from laplm.errors import InputError
 from laplm.look import figures, passes
 from laplm.look.pca import PCA, pca
 from laplm.look.view import Column, Model, Part, Table, View, check_count
-from laplm.model.families import spec
+from laplm.model.families import tensor_spec
 from laplm.model.files.checkpoint import check_finite
 
 if TYPE_CHECKING:
@@ -356,7 +356,7 @@ class _Table:
     def __init__(self, model: Model) -> None:
         # A model's vocabulary may be padded beyond its tokenizer's.
         known = min(model.tokenizer.vocab_size, model.config.vocab_size)
-        name = spec(model.config, "embed").name
+        name = tensor_spec(model.config, "embed").name
         matrix = model.checkpoint.tensor(name)
         check_finite(name, matrix)
         self.rows: Array = matrix[:known]

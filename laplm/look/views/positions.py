@@ -17,7 +17,7 @@ from laplm.errors import InputError
 from laplm.look import figures, passes
 from laplm.look.pca import PCA, pca
 from laplm.look.view import Column, Grid, Model, Part, Table, View, check_count
-from laplm.model.families import spec
+from laplm.model.families import tensor_spec
 from laplm.model.families.ops import softmax
 from laplm.model.files.checkpoint import check_finite
 
@@ -123,7 +123,7 @@ def positions(model: Model, *, samples: int = 128) -> Positions:
     Raises:
         InputError: ``samples`` is out of its range.
     """
-    name = spec(model.config, "pos_embed").name
+    name = tensor_spec(model.config, "pos_embed").name
     matrix = model.checkpoint.tensor(name)
     check_finite(name, matrix)
     samples = min(check_count("samples", samples, 4096), len(matrix))

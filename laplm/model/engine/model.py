@@ -29,8 +29,7 @@ from laplm.model.engine.quantize import (
     round_up,
     unpack,
 )
-from laplm.model.families import gpt2, tensor_specs
-from laplm.model.families import spec as spec_of
+from laplm.model.families import tensor_spec, tensor_specs
 from laplm.model.files.checkpoint import Checkpoint
 from laplm.model.tensors import LINEAR, Part
 from laplm.model.weights import Tap, Weights
@@ -126,7 +125,7 @@ class GPT:
         self.isa = isas.choose()
         self._packed = prepared(checkpoint, precision, progress)
         self._embed, self._position = (
-            checkpoint.rows(spec_of(self.config, role).name) for role in ("embed", "pos_embed")
+            checkpoint.rows(tensor_spec(self.config, role).name) for role in ("embed", "pos_embed")
         )
         self._kv = _kv_format(precision)
         self._together = k.queries_together(self.isa.registers)
@@ -276,7 +275,7 @@ class GPT:
         args[k.EPSILON] = self._address_of(np.array([config.norm_eps], np.float32))
         args[k.WIDTH], args[k.INNER_WIDTH] = width, inner_width
         args[k.QKV_WIDTH], args[k.OUT_WIDTH] = self._widths[k.QKV], self._out_width
-        scales = [gpt2.attention_scale(config, i) for i in range(config.n_layer)]
+        scales = [config.attention_scale(i) for i in range(config.n_layer)]
         args[k.ATTENTION_SCALES] = self._address_of(np.array(scales, np.float32))
 
         def matrix(name: str) -> tuple[int, int]:
@@ -297,7 +296,7 @@ class GPT:
                     layer[at] = vector(spec.name)
         args[k.LAYERS] = self._address_of(layers)
         args[k.LN_F_GAIN], args[k.LN_F_SHIFT] = (
-            vector(spec_of(config, "final_norm", part=part).name) for part in ("weight", "bias")
+            vector(tensor_spec(config, "final_norm", part=part).name) for part in ("weight", "bias")
         )
         args[k.HEAD_W], args[k.HEAD_SCALE] = matrix(HEAD)
         args[k.HEAD_BIAS] = self._address_of(aligned(self._out_width, np.float32))
@@ -450,7 +449,7 @@ class _PackedWeights:
 
     def vector(self, role: str, layer: int | None = None, part: Part = "weight") -> Array:
         """See ``weights.Weights``."""
-        spec = spec_of(self._gpt.config, role, layer, part)
+        spec = tensor_spec(self._gpt.config, role, layer, part)
         out: Array = self._gpt._packed[spec.name][: spec.shape[0]]
         return out
 
@@ -460,7 +459,7 @@ class _PackedWeights:
 
     def linear(self, role: str, layer: int, x: Array) -> Array:
         """See ``weights.Weights``."""
-        spec = spec_of(self._gpt.config, role, layer)
+        spec = tensor_spec(self._gpt.config, role, layer)
         n_out = spec.shape[0] if spec.layout == "out_in" else spec.shape[1]
         flat = x.reshape(-1, x.shape[-1])
         out = self._product(spec.stem, flat, n_out, self._gpt.precision)

@@ -76,7 +76,7 @@ def pack(rows: Array, precision: Precision) -> tuple[NDArray[Any], NDArray[Any]]
         unsigned = (np.rint(padded / safe[:, None]) + 128).astype(np.uint8)
         packed = unsigned.reshape(tiles, TILE, -1, 4).transpose(0, 2, 1, 3)
         return np.ascontiguousarray(packed), scale
-    steps, scales = quantise_groups(padded.reshape(len(padded), -1, GROUP))
+    steps, scales = quantize_groups(padded.reshape(len(padded), -1, GROUP))
     nibbles = (steps + 8).astype(np.uint8).reshape(tiles, TILE, -1, 2, 4, 4)
     # Inputs 0-15 of a group go to the low half of a byte, 16-31 to the high half.
     packed = (nibbles[:, :, :, 0] | (nibbles[:, :, :, 1] << 4)).transpose(0, 2, 3, 1, 4)
@@ -107,7 +107,7 @@ def unpack(
 _LANDINGS = (-8.0, -7.75, -7.5, -7.25, -7.0, -6.75, -6.5, -6.25, -6.0, -5.5, 6.0, 6.5, 7.0, 7.5)
 
 
-def quantise_groups(groups: Array) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
+def quantize_groups(groups: Array) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
     """Groups (…, 32) to whole steps -8…7 (…, 32) and a half-precision scale each (…).
 
     The scale is the one of a fan of candidates that leaves the least squared error.

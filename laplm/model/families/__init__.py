@@ -124,7 +124,7 @@ def _by_role(config: ModelConfig) -> Mapping[tuple[str, int | None, str], Tensor
     return {(s.role, s.layer, s.part): s for s in tensor_specs(config).values()}
 
 
-def spec(
+def tensor_spec(
     config: ModelConfig, role: str, layer: int | None = None, part: Part = "weight"
 ) -> TensorSpec:
     """The tensor of a role.

@@ -7,7 +7,6 @@ checkpoint gives to its tensors. Shapes as in ``ops.py``; V = vocab_size, I = n_
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -107,12 +106,6 @@ def norm(
     return layer_norm(x, gain, bias, config.norm_eps, name, layer, hook)
 
 
-def attention_scale(config: ModelConfig, layer: int) -> float:
-    """The factor on query-key products: 1 / sqrt(D), as the config asks for it."""
-    scale = 1.0 / math.sqrt(config.head_dim) if config.scale_attn_weights else 1.0
-    return scale / (layer + 1) if config.scale_attn_by_inverse_layer_idx else scale
-
-
 def attention(
     x: Array,
     layer: int,
@@ -132,7 +125,7 @@ def attention(
         k, v = past.extend(layer, k, v)  # (..., P + T, H, D) each
     if last_only:
         q = q[..., -1:, :, :]  # (..., 1, H, D)
-    z = causal_attention(q, k, v, attention_scale(config, layer), layer, hook)  # (..., T, H, D)
+    z = causal_attention(q, k, v, config.attention_scale(layer), layer, hook)  # (..., T, H, D)
     return weights.linear("attn_out", layer, z.reshape(*z.shape[:-2], -1))  # (..., T, C)
 
 

@@ -25,8 +25,8 @@ from laplm.model.families import (
     Family,
     config_from_hf,
     family_of,
-    spec,
     tensor_shapes,
+    tensor_spec,
     tensor_specs,
 )
 from laplm.model.files.openai_release import is_openai_release, read_hparams, read_release
@@ -305,7 +305,7 @@ def _settle_tying(tensors: dict[str, Tensor], config: ModelConfig) -> ModelConfi
     if not config.tied:
         return config
     untied = dataclasses.replace(config, tied=False)
-    names = [spec(untied, role).name for role in ("embed", "unembed")]
+    names = [tensor_spec(untied, role).name for role in ("embed", "unembed")]
     embed, unembed = (tensors.get(name) for name in names)
     if embed is None and unembed is not None:
         tensors[names[0]] = tensors.pop(names[1])

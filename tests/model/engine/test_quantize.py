@@ -24,7 +24,7 @@ from safetensors.numpy import save_file
 from laplm.errors import CacheError
 from laplm.model.config import ModelConfig
 from laplm.model.engine import quantize
-from laplm.model.engine.quantize import pack, prepared, quantise_groups, unpack
+from laplm.model.engine.quantize import pack, prepared, quantize_groups, unpack
 from laplm.model.families import tensor_shapes
 from laplm.model.files.checkpoint import open_checkpoint, save_checkpoint
 from laplm.model.files.safetensors_file import map_safetensors
@@ -75,7 +75,7 @@ GROUPS = hnp.arrays(
 
 
 def least_error(groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What ``quantise_groups`` says that it does, number by number."""
+    """What ``quantize_groups`` says that it does, number by number."""
     steps, scales = np.zeros(groups.shape, np.int8), np.zeros(len(groups), np.float16)
     for g, group in enumerate(groups):
         largest, least = group[np.abs(group).argmax()], np.float32(np.inf)
@@ -102,7 +102,7 @@ def test_every_variant_chooses_the_scales_of_least_error(
     @settings(deadline=None, max_examples=40)
     @given(GROUPS)
     def check(groups: np.ndarray) -> None:
-        steps, scales = quantise_groups(groups)
+        steps, scales = quantize_groups(groups)
         expected_steps, expected_scales = least_error(groups)
         np.testing.assert_array_equal(scales, expected_scales)
         np.testing.assert_array_equal(steps, expected_steps)
@@ -113,7 +113,7 @@ def test_every_variant_chooses_the_scales_of_least_error(
 
 def test_int4_reaches_both_ends_of_its_grid() -> None:
     rng = np.random.default_rng(0)
-    steps, scales = quantise_groups(rng.standard_normal((500, 32)).astype(np.float32))
+    steps, scales = quantize_groups(rng.standard_normal((500, 32)).astype(np.float32))
     assert steps.min() == -8
     assert steps.max() == 7
     assert scales.dtype == np.float16
