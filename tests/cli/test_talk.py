@@ -28,7 +28,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         return out / "index.html"
 
     monkeypatch.setattr(notebooks, "open_lab", lab)
-    monkeypatch.setattr(slides, "build", build)
+    monkeypatch.setattr(slides, "build_slides", build)
     monkeypatch.setattr("webbrowser.open", lambda url: made.append(("browser", url)))
     monkeypatch.delenv("LAPLM_MODEL", raising=False)
     return made
