@@ -11,7 +11,15 @@ import numpy as np
 from laplm.model.config import ModelConfig
 from laplm.model.families.activation import activation
 from laplm.model.families.hf import read_settings, token_ids
-from laplm.model.families.ops import Array, Hook, causal_attention, identity, rms_norm, rope
+from laplm.model.families.ops import (
+    Array,
+    Hook,
+    causal_attention,
+    identity,
+    rms_norm,
+    rope,
+    rope_cos_sin,
+)
 from laplm.model.tensors import TensorSpec
 from laplm.model.weights import Ids, PastKV, Weights
 
@@ -82,8 +90,9 @@ def attention(
         for heads in [weights.linear(role, layer, h)]
     )  # (..., T, H, D), and (..., T, H_kv, D) twice
     positions = np.arange(x.shape[-2]) + (0 if past is None else past.length)
-    q = hook("rot_q", layer, rope(q, positions, config.rope_theta))  # (..., T, H, D)
-    k = hook("rot_k", layer, rope(k, positions, config.rope_theta))  # (..., T, H_kv, D)
+    cos, sin = rope_cos_sin(config, layer, positions)  # (T, D / 2) each
+    q = hook("rot_q", layer, rope(q, cos, sin))  # (..., T, H, D)
+    k = hook("rot_k", layer, rope(k, cos, sin))  # (..., T, H_kv, D)
     if past is not None:
         k, v = past.extend(layer, k, v)  # (..., P + T, H_kv, D)
     q = q[..., -1:, :, :] if last_only else q
