@@ -33,7 +33,9 @@ class Branch:
 
     Attributes:
         step: how many sublayers they share with it: ``2 * layer`` is before the layer's attention,
-            ``2 * layer + 1`` before its feed-forward, ``2 * n_layer`` after all.
+            ``2 * layer + 1`` before its feed-forward, ``2 * n_layer`` after all. Where both read
+            the layer's input (``parallel_residual``), they are one step, and nothing lies between:
+            ``2 * layer + 1`` is after them.
         count: how many runs.
         streams: the residual streams of some of them at that place: a slice of ``range(count)``
             to (runs, T, C), or (runs, 1, C) of the last position from ``2 * n_layer - 1`` on.
@@ -92,12 +94,18 @@ def sweep(
 
 def _next_sublayer(x: Array, step: int, weights: Weights, config: ModelConfig) -> Array:
     """One sublayer more for all runs; of the last layer only what the last position needs."""
+    family = family_of(config)
     layer, past_attention = divmod(step, 2)
     if past_attention:
-        return x + family_of(config).feed_forward(x, layer, weights, config)
+        if config.parallel_residual:
+            return x
+        return x + family.feed_forward(x, layer, weights, config)
     last = layer == config.n_layer - 1
-    added = family_of(config).attention(x, layer, weights, config, last_only=last)
-    return x[:, -added.shape[1] :] + added
+    added = family.attention(x, layer, weights, config, last_only=last)
+    x = x[:, -added.shape[1] :]
+    if config.parallel_residual:
+        added = added + family.feed_forward(x, layer, weights, config)
+    return x + added
 
 
 def _groups(branches: Sequence[Branch], size: int) -> Iterator[list[tuple[Branch, slice]]]:

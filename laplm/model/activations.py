@@ -37,11 +37,20 @@ HOOKS: dict[str, tuple[str, str]] = {
     "q": ("blocks.{}.attn.hook_q", "THD"),
     "k": ("blocks.{}.attn.hook_k", "TKD"),
     "v": ("blocks.{}.attn.hook_v", "TKD"),
+    "q_norm_scale": ("blocks.{}.attn.q_norm.hook_scale", "TH1"),
+    "q_norm_normalized": ("blocks.{}.attn.q_norm.hook_normalized", "THD"),
+    "q_norm": ("blocks.{}.attn.hook_q_normed", "THD"),
+    "k_norm_scale": ("blocks.{}.attn.k_norm.hook_scale", "TK1"),
+    "k_norm_normalized": ("blocks.{}.attn.k_norm.hook_normalized", "TKD"),
+    "k_norm": ("blocks.{}.attn.hook_k_normed", "TKD"),
     "rot_q": ("blocks.{}.attn.hook_rot_q", "THD"),
     "rot_k": ("blocks.{}.attn.hook_rot_k", "TKD"),
     "attn_scores": ("blocks.{}.attn.hook_attn_scores", "HTT"),
     "pattern": ("blocks.{}.attn.hook_pattern", "HTT"),
     "z": ("blocks.{}.attn.hook_z", "THD"),
+    "ln1_post_scale": ("blocks.{}.ln1_post.hook_scale", "T1"),
+    "ln1_post_normalized": ("blocks.{}.ln1_post.hook_normalized", "TC"),
+    "ln1_post": ("blocks.{}.ln1_post.hook_out", "TC"),
     "attn_out": ("blocks.{}.hook_attn_out", "TC"),
     "resid_mid": ("blocks.{}.hook_resid_mid", "TC"),
     "ln2_scale": ("blocks.{}.ln2.hook_scale", "T1"),
@@ -50,6 +59,9 @@ HOOKS: dict[str, tuple[str, str]] = {
     "mlp_pre": ("blocks.{}.mlp.hook_pre", "TI"),
     "mlp_pre_linear": ("blocks.{}.mlp.hook_pre_linear", "TI"),
     "mlp_post": ("blocks.{}.mlp.hook_post", "TI"),
+    "ln2_post_scale": ("blocks.{}.ln2_post.hook_scale", "T1"),
+    "ln2_post_normalized": ("blocks.{}.ln2_post.hook_normalized", "TC"),
+    "ln2_post": ("blocks.{}.ln2_post.hook_out", "TC"),
     "mlp_out": ("blocks.{}.hook_mlp_out", "TC"),
     "resid_post": ("blocks.{}.hook_resid_post", "TC"),
     "ln_final_scale": ("ln_final.hook_scale", "T1"),
@@ -64,7 +76,18 @@ _ONLY: dict[str, Callable[[ModelConfig], bool]] = {
     "pos_embed": lambda config: config.positions == "learned",
     "rot_q": lambda config: config.positions == "rope",
     "rot_k": lambda config: config.positions == "rope",
+    "resid_mid": lambda config: not config.parallel_residual,
     "mlp_pre_linear": lambda config: config.gated,
+    **{
+        f"{norm}_norm{part}": lambda config: config.qk_norm
+        for norm in "qk"
+        for part in ("_scale", "_normalized", "")
+    },
+    **{
+        f"ln{number}_post{part}": lambda config: config.post_norms
+        for number in (1, 2)
+        for part in ("_scale", "_normalized", "")
+    },
 }
 
 

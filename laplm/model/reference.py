@@ -42,11 +42,12 @@ def forward(
     x = family.embed(ids, positions, weights, config, hook)  # (T, C)
     for layer in range(config.n_layer):
         # Attention: move information between positions.
-        x = hook("resid_pre", layer, x)  # (T, C)
+        x = before = hook("resid_pre", layer, x)  # (T, C)
         x = x + hook("attn_out", layer, family.attention(x, layer, weights, config, past, hook))
         # Feed-forward: think about each position by itself.
-        x = hook("resid_mid", layer, x)  # (T, C)
-        x = x + hook("mlp_out", layer, family.feed_forward(x, layer, weights, config, hook))
+        if not config.parallel_residual:
+            x = before = hook("resid_mid", layer, x)  # (T, C)
+        x = x + hook("mlp_out", layer, family.feed_forward(before, layer, weights, config, hook))
         x = hook("resid_post", layer, x)  # (T, C)
     if past is not None:
         past.append(len(ids))

@@ -25,6 +25,8 @@ class TensorSpec:
         layer: None outside the layers.
         part: "weight" (of a norm: its gain) or "bias".
         layout: of a matrix: "out_in", a row for each output (or token), or "in_out".
+        per_head: of "qkv": whether the rows of a head's q, k and v lie together, head after head;
+            else all heads' q come first, then all k, then all v.
         hf_prefix: whether Hugging Face's files put the family's prefix before the name.
     """
 
@@ -35,6 +37,7 @@ class TensorSpec:
     part: Part = "weight"
     layout: Literal["out_in", "in_out"] = "out_in"
     hf_prefix: bool = True
+    per_head: bool = False
 
     @property
     def is_linear(self) -> bool:

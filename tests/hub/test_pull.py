@@ -314,7 +314,7 @@ def test_access_token_goes_to_the_hub_and_not_to_its_storage(
 @pytest.mark.parametrize(
     ("change", "cause"),
     [
-        ({"model_type": "llama"}, "model_type is 'llama'"),
+        ({"model_type": "bloom"}, "model_type is 'bloom'"),
         ({"model_type": None}, "model_type"),
         ({"n_head": 7}, "n_head 7"),
     ],

@@ -8,11 +8,21 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol, cast
+from typing import Any, NoReturn, Protocol, cast
 
 from laplm.errors import ModelFormatError, shown
 from laplm.model.config import ModelConfig
-from laplm.model.families import gpt2
+from laplm.model.families import (
+    gemma3,
+    gpt2,
+    gpt_neox,
+    llama,
+    mistral,
+    phi3,
+    qwen2,
+    qwen3,
+    smollm3,
+)
 from laplm.model.families.ops import Array, Hook
 from laplm.model.tensors import Part, TensorSpec
 from laplm.model.weights import Ids, PastKV, Weights
@@ -69,7 +79,17 @@ class Family(Protocol):
         ...
 
 
-FAMILIES: dict[str, Family] = {"gpt2": cast(Family, gpt2)}
+FAMILIES: dict[str, Family] = {
+    "gpt2": cast(Family, gpt2),
+    "llama": cast(Family, llama),
+    "mistral": cast(Family, mistral),
+    "qwen2": cast(Family, qwen2),
+    "qwen3": cast(Family, qwen3),
+    "gemma3_text": cast(Family, gemma3),
+    "gpt_neox": cast(Family, gpt_neox),
+    "smollm3": cast(Family, smollm3),
+    "phi3": cast(Family, phi3),
+}
 """By ``model_type`` of config.json."""
 
 
@@ -93,16 +113,43 @@ def config_from_hf(
     """
     model_type = values.get("model_type", "gpt2")
     if not isinstance(model_type, str) or model_type not in FAMILIES:
-        raise ModelFormatError(
-            f"config.json: model_type is {shown(model_type)}; laplm runs the GPT-2 family only "
-            '(model_type "gpt2")'
-        )
+        _refuse_kind(model_type, values)
     if isinstance(how := values.get("quantization_config"), Mapping):
-        raise ModelFormatError(
-            f"config.json: the weights are quantised ({shown(how.get('quant_method'))}); "
-            "laplm rounds weights itself, so give it the model in fp32, fp16 or bf16"
-        )
+        _refuse_quantized(shown(how.get("quant_method")))
+    if values.get("quantization"):
+        _refuse_quantized("MLX")
     return FAMILIES[model_type].config_from_hf(values, generation)
+
+
+def _refuse_kind(model_type: object, values: Mapping[str, Any]) -> NoReturn:
+    """Say what a model is that laplm does not run, and what to do."""
+    kind, known = shown(model_type), ", ".join(FAMILIES)
+    if model_type == "gemma3":
+        raise ModelFormatError(
+            f"config.json: model_type is {kind}, which sees pictures too; take a Gemma 3 of text "
+            "alone (270M, 1B), or a GGUF file, which has the language part by itself"
+        )
+    if "vision_config" in values or "audio_config" in values:
+        raise ModelFormatError(
+            f"config.json: model_type is {kind}, which sees or hears too; take a model of text "
+            f"alone: {known}"
+        )
+    if any(values.get(name) for name in _EXPERTS) or "moe" in str(model_type):
+        raise ModelFormatError(
+            f"config.json: model_type is {kind}, a mixture of experts; take one where every weight "
+            f"is used for each token: {known}"
+        )
+    raise ModelFormatError(f"config.json: model_type is {kind}; laplm runs {known}")
+
+
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+
+
+def _refuse_quantized(how: str) -> NoReturn:
+    raise ModelFormatError(
+        f"config.json: the weights are quantised ({how}); laplm rounds weights itself, so give it "
+        "the model in fp32, fp16 or bf16, or as a GGUF file"
+    )
 
 
 def config_to_hf(config: ModelConfig) -> dict[str, Any]:

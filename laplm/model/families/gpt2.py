@@ -16,7 +16,7 @@ import numpy as np
 from laplm.errors import ModelFormatError
 from laplm.model.config import ModelConfig
 from laplm.model.families.activation import activation
-from laplm.model.families.hf import read_settings, token_ids
+from laplm.model.families.hf import read_settings, token_ids, write_token_ids
 from laplm.model.families.ops import Array, Hook, causal_attention, identity, layer_norm
 from laplm.model.tensors import TensorSpec
 from laplm.model.weights import Ids, PastKV, Weights
@@ -52,15 +52,12 @@ def config_from_hf(
 def config_to_hf(config: ModelConfig) -> dict[str, Any]:
     """See ``families.config_to_hf``."""
     values = {names[-1]: getattr(config, field) for field, names in _SETTINGS.items()}
-    ends = config.eos_token_ids
     return {
         "architectures": [HF_ARCHITECTURE],
         "model_type": "gpt2",
         **values,
         "n_positions": config.n_ctx,
-        "bos_token_id": config.bos_token_id,
-        "eos_token_id": list(ends) if len(ends) > 1 else config.eos_token_id,
-        "pad_token_id": config.pad_token_id,
+        **write_token_ids(config),
     }
 
 

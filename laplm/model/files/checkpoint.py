@@ -156,7 +156,7 @@ class Checkpoint:
 def open_checkpoint(directory: Path) -> Checkpoint:
     """Open a model directory; no weights are read yet.
 
-    Takes the Hugging Face GPT-2 layout, ``config.json`` with ``model.safetensors``, or its
+    Takes the Hugging Face layout of a family, ``config.json`` with ``model.safetensors``, or its
     sharded form with ``model.safetensors.index.json``, or ``pytorch_model.bin`` where torch is
     installed; and OpenAI's release of 2019, ``hparams.json`` with ``model.ckpt``. Names may carry
     the ``transformer.`` prefix; saved causal masks are passed over.
@@ -199,7 +199,7 @@ def read_config(directory: Path) -> ModelConfig:
     Tokens that begin and end texts are those of ``generation_config.json`` too, where there is one.
 
     Raises:
-        ModelFormatError: there is none, it is not JSON, or it is not a GPT-2 model's.
+        ModelFormatError: there is none, it is not JSON, or it is of a family that is not known.
     """
     try:
         openai = not (directory / "config.json").is_file() and is_openai_release(directory)
@@ -348,11 +348,12 @@ def _check_tensors(directory: Path, tensors: Mapping[str, Tensor], config: Model
     if inside:
         refuse(
             directory,
-            f"tensors that no GPT-2 of these sizes has: {len(inside)} ({_some(inside)}); "
-            "check n_layer in config.json, or save the model as a GPT2LMHeadModel",
+            f"tensors that no {config.family} of these sizes has: {len(inside)} ({_some(inside)}); "
+            "check n_layer or num_hidden_layers in config.json, or save the model as a "
+            f"{family_of(config).HF_ARCHITECTURE}",
         )
     if extra:
-        _tell_once(f"{directory}: not used, no part of a GPT-2 language model: {_some(extra)}")
+        _tell_once(f"{directory}: not used, no part of the language model: {_some(extra)}")
     wrong = [name for name, shape in wanted.items() if tensors[name].shape != shape]
     if wrong:
         name = wrong[0]
@@ -433,7 +434,7 @@ def _torch_file(path: Path) -> Mapping[str, Tensor]:
             path,
             "a pickle file, which is only read through torch's restricted loader. Either "
             'pip install "laplm[tune]", or convert it where transformers is installed: '
-            'python -c "from transformers import GPT2LMHeadModel; GPT2LMHeadModel.from_pretrained'
+            'python -c "import transformers; transformers.AutoModelForCausalLM.from_pretrained'
             f"('{path.parent}').save_pretrained('converted')\"",
         )
     import pickle

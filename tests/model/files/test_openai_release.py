@@ -97,7 +97,7 @@ def test_missing_data_is_named(directory: Path) -> None:
     ("change", "words"),
     [
         ({"n_layer": 3}, "12 of 40 tensors missing"),
-        ({"n_layer": 1}, "no GPT-2 of these sizes has: 12"),
+        ({"n_layer": 1}, "no gpt2 of these sizes has: 12"),
         ({"n_vocab": 32}, r"wte.weight is \[31, 8\], not \[32, 8\]"),
         ({"n_vocab": "x"}, "vocab_size is 'x'"),
         ({"n_head": 3}, "cannot be split"),
