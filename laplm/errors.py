@@ -7,7 +7,7 @@ escapes is our fault (exit code 1). How a message is worded is here too, since e
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 
 class LaplmError(Exception):
@@ -110,6 +110,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
     return f". Did you mean {' or '.join(close)}?" if close else ""
+
+
+def one_of(words: Sequence[str]) -> str:
+    """Words as a sentence lists them: "a, b or c"."""
+    return f"{', '.join(words[:-1])} or {words[-1]}"
 
 
 def shown(value: object, limit: int = 80) -> str:

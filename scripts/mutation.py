@@ -1,6 +1,6 @@
 """Break the code in a fixed sample of places, one at a time, and see whether a test notices.
 
-    python -m pytest tests/gpt tests/run tests/tune tests/serve tests/cli \
+    python -m pytest tests/model tests/run tests/tune tests/serve tests/cli \
         --cov=laplm --cov-context=test --cov-report=
     python scripts/mutation.py --coverage .coverage --count 300 --out mutants.jsonl
 
@@ -125,7 +125,7 @@ class Selection:
 
     def files(self, module: str) -> list[str]:
         """The test files that bear the module's name."""
-        room, name = Path(module).parent.name, Path(module).stem
+        room, name = Path(module).parent.relative_to("laplm"), Path(module).stem
         found = sorted((self._root / "tests" / room).glob(f"test_{name}*.py"))
         return [str(path.relative_to(self._root)) for path in found]
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from laplm.cli.output import note, write
 from laplm.cli.progress import ProgressBars
-from laplm.errors import InputError, LaplmError, did_you_mean
+from laplm.errors import InputError, LaplmError, did_you_mean, one_of
 
 if TYPE_CHECKING:
     from laplm.run.language_model import LanguageModel
@@ -96,7 +96,7 @@ def option_names(parser: argparse.ArgumentParser) -> dict[str, str]:
     return {a.dest: a.option_strings[0] for a in parser._actions[::-1] if a.option_strings}
 
 
-def add_model(p: Any, *, model: bool = True, precision: str = "int8") -> None:
+def add_model(p: Any, *, model: bool = True, precision: str | None = None) -> None:
     """Which model (unless it is an argument of its own), in which precision, how many threads."""
     if model:
         p.add_argument(
@@ -106,7 +106,8 @@ def add_model(p: Any, *, model: bool = True, precision: str = "int8") -> None:
         )  # fmt: skip
     p.add_argument(
         "--precision", default=precision, metavar="KIND",
-        help=f"fp32 (exact), int8 or int4 (smallest) (default: {precision})",
+        help="fp32 (exact), stored (as the file has it), int8 or int4 (smallest) (default: "
+        f"{precision or 'int8; stored for a quantised file'})",
     )  # fmt: skip
     p.add_argument(
         "--threads", type=int, metavar="N", help="threads that work (default: one per core)"
@@ -200,7 +201,7 @@ def note_model(name: str, why: str) -> None:
 
 
 def open_model(
-    name: str | None, precision: str, threads: int | None, progress: ProgressBars
+    name: str | None, precision: str | None, threads: int | None, progress: ProgressBars
 ) -> LanguageModel:
     """The model that ``add_model``'s options name; which one, when none was named, is noted.
 
@@ -210,8 +211,8 @@ def open_model(
     from laplm.model.engine.quantize import PRECISIONS
     from laplm.run.language_model import LanguageModel, default_model
 
-    if precision not in PRECISIONS:
-        raise InputError(f"precision is {precision!r}, but it must be fp32, int8 or int4")
+    if precision is not None and precision not in PRECISIONS:
+        raise InputError(f"precision is {precision!r}, but it must be {one_of(PRECISIONS)}")
     if name is None:
         name, why = default_model()
         note_model(name, why)

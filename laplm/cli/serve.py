@@ -10,7 +10,7 @@ from pathlib import Path
 from laplm.cli.arguments import AddCommand, note_model
 from laplm.cli.output import note
 from laplm.cli.progress import progress_bars
-from laplm.errors import InputError
+from laplm.errors import InputError, one_of
 
 _PORT = 8080
 
@@ -50,8 +50,9 @@ def add_parser(add_command: AddCommand) -> None:
                    help="open the page in a browser (default: when there is one)")  # fmt: skip
     g.add_argument("--no-browser", action="store_false", dest="open", help="the same as --no-open")
     g = p.add_argument_group("the models")
-    g.add_argument("--precision", default="int8", metavar="KIND",
-                   help="of text: fp32, int8 or int4 (default: int8)")  # fmt: skip
+    g.add_argument("--precision", metavar="KIND",
+                   help="of text: fp32, stored, int8 or int4 (default: int8; "
+                   "stored for a quantised file)")  # fmt: skip
     g.add_argument("--look-precision", default="fp32", metavar="KIND",
                    help="of views (default: fp32, as for laplm look)")  # fmt: skip
     g.add_argument("--threads", type=int, metavar="N", help="threads (default: one per core)")
@@ -154,10 +155,10 @@ def _check(args: argparse.Namespace, key: str | None) -> None:
     if not 0 <= args.grace < 1e6:
         raise InputError(f"--grace is {args.grace}, but it must be 0 or more")
     for name in ("precision", "look_precision"):
-        if getattr(args, name) not in PRECISIONS:
+        if getattr(args, name) not in (*PRECISIONS, None):
             raise InputError(
-                f"--{name.replace('_', '-')} is {getattr(args, name)!r}, but it must be fp32, "
-                "int8 or int4"
+                f"--{name.replace('_', '-')} is {getattr(args, name)!r}, but it must be "
+                f"{one_of(PRECISIONS)}"
             )
     if args.quiet and args.log_prompts:
         raise InputError("--quiet logs no requests, so --log-prompts would do nothing; drop one")

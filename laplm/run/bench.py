@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,7 @@ from laplm.model.config import NAMED_SIZES, ModelConfig
 from laplm.model.engine.kv_cache import KVCache
 from laplm.model.engine.model import GPT
 from laplm.model.families import tensor_spec, tensor_specs
-from laplm.model.files.checkpoint import Checkpoint
+from laplm.model.files.checkpoint import Checkpoint, Tensor
 from laplm.model.tensors import NORMS
 from laplm.native import isa as isas
 from laplm.native import jit
@@ -36,6 +36,13 @@ from laplm.progress import Progress
 
 Array = NDArray[np.float32]
 DECODE_STEPS = 16  # decode steps timed together
+
+
+@dataclass(frozen=True)
+class _GeneratedTensor:
+    """How ``GeneratedCheckpoint``'s numbers would be stored."""
+
+    dtype: str = "F32"
 
 
 class GeneratedCheckpoint(Checkpoint):
@@ -53,6 +60,7 @@ class GeneratedCheckpoint(Checkpoint):
         self.config: ModelConfig = NAMED_SIZES[shape]
         self.names = tuple(tensor_specs(self.config))
         self.dtype = "fp32"
+        self.tensors = dict.fromkeys(self.names, cast(Tensor, _GeneratedTensor()))
         self.size_bytes = 0
         self.fingerprint = f"generated-{shape}".ljust(32, "-")
 
@@ -113,10 +121,11 @@ class Roofline:
         def build() -> Any:
             from laplm.model.engine.kernels import probe
 
-            return probe.build_probe(gpt.isa, gpt.precision)
+            return probe.build_probe(gpt.isa, form)
 
         self._threads = gpt.threads
-        spec, sources = f"probe {gpt.precision}", Path(kernel_args.__file__).parent
+        form = gpt.main_format
+        spec, sources = f"probe {form.name}", Path(kernel_args.__file__).parent
         self._probe = jit.load(gpt.isa, spec, build, sources=sources)
         self._scratch = aligned(gpt.threads << 20, np.uint8)
         self._inputs = 768 // kernel_args.GROUP * kernel_args.GROUP

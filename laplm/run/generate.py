@@ -46,7 +46,7 @@ class CausalLM(Protocol):
 
     @property
     def precision(self) -> str:
-        """Of its weights: fp32, int8 or int4."""
+        """Of its weights: fp32, int8, int4 or stored."""
         ...
 
     @property

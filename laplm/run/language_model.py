@@ -14,6 +14,7 @@ from laplm.model.activations import MAX_BYTES, ActivationCache, check_bytes, run
 from laplm.model.chat import ChatTemplate
 from laplm.model.config import ModelConfig
 from laplm.model.engine.kv_cache import KVCache
+from laplm.model.engine.matrices import default_precision
 from laplm.model.engine.model import GPT
 from laplm.model.engine.quantize import Precision
 from laplm.model.files.adapter import is_adapter, open_adapter, read_adapter_config
@@ -34,7 +35,7 @@ class LanguageModel:
     Attributes:
         name: what it was asked for by.
         path: its directory, or that of its adapter.
-        precision: "fp32", "int8" or "int4".
+        precision: "fp32", "int8", "int4" or "stored".
         checkpoint: its files, opened; an adapter's are added to those of its base model.
         tokenizer: its tokenizer.
     """
@@ -42,7 +43,7 @@ class LanguageModel:
     def __init__(
         self,
         name_or_path: str | Path,
-        precision: Precision = "int8",
+        precision: Precision | None = None,
         threads: int | None = None,
         progress: Progress | None = None,
     ) -> None:
@@ -50,10 +51,10 @@ class LanguageModel:
         start = time.perf_counter()
         self.name: str = str(name_or_path)
         self.path: Path = locate.locate(self.name)
-        self.precision: Precision = precision
         self.checkpoint: Checkpoint
         self.tokenizer: Tokenizer
         self.checkpoint, self.tokenizer, self._base_path = _open(self.path)
+        self.precision: Precision = precision or default_precision(self.checkpoint)
         self._threads = threads
         self._progress = progress
         self._kv_cache: KVCache | None = None
@@ -227,7 +228,7 @@ def _open(path: Path) -> tuple[Checkpoint, Tokenizer, Path]:
 
 def load(
     name_or_path: str | Path,
-    precision: Precision = "int8",
+    precision: Precision | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> LanguageModel:
@@ -238,8 +239,9 @@ def load(
             ``gpt2-large``, ``gpt2-xl``, ``distilgpt2``, another hub id, or ``pocket``, the model
             that comes with the package; or the directory of a LoRA adapter of one of these, as
             PEFT saves it.
-        precision: "fp32", "int8" or "int4". The first use of a model in int8 or int4 writes its
-            packed weights to the cache directory.
+        precision: "fp32"; "stored", as the files have each matrix; "int8" or "int4". The first
+            use of a model in one of them writes its packed weights to the cache directory. None
+            is "stored" for a model that is quantised already, and "int8" for others.
         threads: worker threads; None means one per core.
         progress: called with (what, done, total) while weights are prepared.
 

@@ -115,7 +115,7 @@ class GenerationResult:
         timings: seconds and speed of this sample.
         seed: with the same seed and index the same text comes again.
         sample: index of the sample among those drawn together.
-        precision: "fp32", "int8" or "int4".
+        precision: "fp32", "int8", "int4" or "stored".
         threads: number of threads that worked.
     """
 

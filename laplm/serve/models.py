@@ -42,7 +42,7 @@ class ServingSettings:
     """How models are loaded and served.
 
     Attributes:
-        precision: for text.
+        precision: for text; None is what ``LanguageModel`` chooses.
         look_precision: for views.
         threads: threads that work; None is one a core.
         keep: models in memory, at most, as long as the others are idle.
@@ -53,7 +53,7 @@ class ServingSettings:
             stop strings.
     """
 
-    precision: Precision = "int8"
+    precision: Precision | None = None
     look_precision: Precision = "fp32"
     threads: int | None = None
     keep: int = 3
@@ -203,7 +203,7 @@ class ModelRegistry:
     async def look_model(self, served: ServedModel) -> LanguageModel:
         """The model in the precision that views use. Call while ``use`` is held."""
         precision = self.settings.look_precision
-        if served.look is None and precision == self.settings.precision:
+        if served.look is None and precision == served.lm.precision:
             served.look = served.lm
         async with served.opening:  # whoever comes meanwhile waits for the same
             if served.look is None:
@@ -242,7 +242,7 @@ class ModelRegistry:
         self._evict(but=served)
         return served
 
-    def _open(self, name: str, target: str, precision: Precision) -> LanguageModel:
+    def _open(self, name: str, target: str, precision: Precision | None) -> LanguageModel:
         from laplm.run.language_model import LanguageModel
 
         lm = LanguageModel(target, precision, self.settings.threads)
@@ -303,7 +303,7 @@ class ModelRegistry:
         served = self._loaded.get(name)
         return self._described[name] | {
             "loaded": served is not None,
-            "precision": self.settings.precision,
+            "precision": served.lm.precision if served else self.settings.precision,
             "look_precision": (
                 None if served is None or served.look is None else self.settings.look_precision
             ),
@@ -311,7 +311,9 @@ class ModelRegistry:
         }
 
 
-def warm_up(targets: Iterable[str], precision: Precision, progress: Progress | None = None) -> None:
+def warm_up(
+    targets: Iterable[str], precision: Precision | None, progress: Progress | None = None
+) -> None:
     """Open every model that was named, and have the kernels for its text compiled.
 
     So nobody's first request waits for the compiler, and a model that cannot be opened is known
@@ -324,7 +326,8 @@ def warm_up(targets: Iterable[str], precision: Precision, progress: Progress | N
     from laplm.run.language_model import LanguageModel
 
     for target in dict.fromkeys(targets):
-        load_kernels(precision, LanguageModel(target, precision).config.head_dim, progress)
+        lm = LanguageModel(target, precision)
+        load_kernels(lm.checkpoint, lm.precision, progress)
 
 
 def given_models(words: list[str]) -> dict[str, str]:

@@ -12,7 +12,9 @@ import contextlib
 from collections.abc import Iterator
 
 from laplm.errors import MissingExtraError
-from laplm.model.engine.quantize import Precision, pack, unpack
+from laplm.model.engine.formats import FORMATS
+from laplm.model.engine.packing import unpack
+from laplm.model.engine.quantize import Precision, pack
 from laplm.model.families import tensor_specs
 from laplm.tune.models.gpt2 import TorchGPT
 
@@ -46,5 +48,5 @@ def fake_quantized_weights(model: TorchGPT, precision: Precision = "int4") -> It
 def fake_quantize(matrix: Tensor, precision: Precision) -> Tensor:
     """A matrix (inputs, outputs) packed in ``precision`` and unpacked again."""
     rows = matrix.detach().t().to("cpu", torch.float32).numpy()  # (outputs, inputs)
-    back = unpack(*pack(rows, precision), precision, *rows.shape)
+    back = unpack(*pack(rows, precision), FORMATS[precision], *rows.shape)
     return torch.from_numpy(back).t().to(matrix)

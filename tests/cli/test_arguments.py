@@ -65,7 +65,7 @@ def test_a_prompt_given_as_an_argument_leaves_the_pipe_alone(run) -> None:
         (["The", "--logprobs", "-1"], None, ["--logprobs is -1"]),
         (["The", "--stop", ""], None, ["stop string is empty"]),
         (["The", "--threads", "0"], None, ["--threads is 0"]),
-        (["The", "--precision", "int2"], None, ["--precision is 'int2'", "fp32, int8 or int4"]),
+        (["The", "--precision", "int2"], None, ["--precision is 'int2'", "int8, int4 or stored"]),
         (["The", "--temprature", "1"], None, ["no such option: --temprature"]),
         (["The", "--stop", "-a"], None, ["--stop", "begins with a dash", "--stop=-a"]),
         (["The", "--temp", "1"], None, ["no such option: --temp"]),

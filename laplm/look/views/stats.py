@@ -18,7 +18,8 @@ from laplm.look import figures
 from laplm.look.view import Column, Model, Part, Table, View
 from laplm.model.config import ModelConfig
 from laplm.model.engine.kv_cache import KVCache
-from laplm.model.engine.quantize import PRECISIONS, packed_bytes
+from laplm.model.engine.prepared import packed_bytes
+from laplm.model.engine.quantize import PRECISIONS
 from laplm.model.families import tensor_specs
 from laplm.model.tensors import TensorSpec
 

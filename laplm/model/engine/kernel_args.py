@@ -16,50 +16,81 @@ STORE, ADD = 0, 1  # what a linear layer does with its result: write it, or add 
 
 # What stands at which index. Buffers are float32 [token][width]; widths are padded.
 (
-    N_THREADS, N_LAYER, N_EMBD, N_HEAD, N_INNER, ACTIVATION,
+    N_THREADS, N_LAYER, N_EMBD, N_HEAD, N_KV_HEAD, N_INNER, ACTIVATION,
     EPSILON,                                   # address of one float32
-    WIDTH, INNER_WIDTH, QKV_WIDTH, OUT_WIDTH,  # floats a token in the buffers
-    LAYERS, LN_F_GAIN, LN_F_SHIFT, HEAD_W, HEAD_SCALE, HEAD_BIAS, HEAD_ROWS,
+    WIDTH, QKV_WIDTH, Z_WIDTH, GATE_UP_WIDTH, INNER_WIDTH, OUT_WIDTH,  # floats a token
+    LAYERS, FINAL_NORM_GAIN, FINAL_NORM_BIAS, HEAD,  # addresses; the head is a matrix
     ATTENTION_SCALES,                          # address of one float32 a layer
     N_TOKENS, N_QUERY_BLOCKS, QUERY_BLOCKS,
     DECODE_ONLY,                               # whether all are the next token of their sequence
     N_LOGIT_ROWS, LOGIT_ROWS,                  # the tokens whose logits are asked for
-    X, QKV, Z, INNER, LOGITS,
+    X, QKV, Z, GATE_UP, INNER, SUBLAYER, LOGITS,
     ACT, ACT_SCALE, ACT_SUM,                   # inputs of a linear layer, many tokens
     SCRATCH, SCRATCH_STRIDE,                   # of each thread; in it, as byte offsets:
     SCRATCH_ROW, SCRATCH_ACT, SCRATCH_ACT_SCALE, SCRATCH_ACT_SUM, SCRATCH_ATTN_OUT, SCRATCH_SCORES,
     SCORES_WIDTH,
     COUNTERS, BARRIER, BARRIER_START,
     ARGS_SIZE,
-) = range(46)  # fmt: skip
+) = range(48)  # fmt: skip
 
-# One layer: addresses in the order of the forward pass.
+# One matrix: addresses, sizes, and the weights that are multiplied with after it.
 (
-    LN_1_GAIN, LN_1_SHIFT, ATTN_W, ATTN_SCALE, ATTN_BIAS, PROJ_W, PROJ_SCALE, PROJ_BIAS,
-    LN_2_GAIN, LN_2_SHIFT, FC_W, FC_SCALE, FC_BIAS, OUT_W, OUT_SCALE, OUT_BIAS,
-    LAYER_SIZE,
-) = range(17)  # fmt: skip
+    WEIGHTS, SCALES, BIAS, FORMAT, N_IN, N_OUT, COLUMN, NEXT_WEIGHTS, NEXT_BYTES, MATRIX_SIZE,
+) = range(10)  # fmt: skip
+
+# One layer: norms and settings, then its matrices in the order of the forward pass. Queries, keys
+# and values are one matrix, or up to three where they are stored in different formats.
+(
+    NORM1_GAIN, NORM1_BIAS, Q_NORM, K_NORM, POST_NORM1, NORM2_GAIN, NORM2_BIAS, POST_NORM2,
+    WINDOW,                                    # positions that a query looks back at; 0 is all
+    ROPE,                                      # address of [token][cosines, sines]; 0 is none
+    N_QKV,
+    MATRICES,
+) = range(12)  # fmt: skip
+QKV_PARTS = 3
+(MATRIX_QKV, MATRIX_ATTN_OUT, MATRIX_UP, MATRIX_DOWN, N_MATRICES) = (0, 3, 4, 5, 6)
+LAYER_SIZE = MATRICES + N_MATRICES * MATRIX_SIZE
 
 # One query block: consecutive tokens of one sequence, at most ``queries_together``.
 FIRST, COUNT, TABLE, POSITION, QUERY_BLOCK_SIZE = range(5)
 
 PREFETCH_BYTES = 32768  # of the next weights, for each thread, before it waits
 MAX_REDUNDANT_ROWS = 4  # up to so many, each thread makes its own inputs: cheaper than a barrier
-PHASES_PER_LAYER = 10
+PHASES_PER_LAYER = 18
+NO_ACTIVATION = -1  # of linear layers that have none; the feed-forward has one of these:
 (
-    NO_ACTIVATION, GELU_TANH, GELU_ERF, GELU_CLIPPED, QUICK_GELU, RELU, RELU_SQUARED, RELU6,
+    IDENTITY, GELU_TANH, GELU_ERF, GELU_CLIPPED, QUICK_GELU, RELU, RELU_SQUARED, RELU6,
     LEAKY_RELU, SILU, MISH, HARDSWISH, TANH, SIGMOID, LAPLACE,
 ) = range(15)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What a compiled forward pass is specialised for."""
+    """What a compiled forward pass is specialised for.
 
-    precision: str  # of the blocks' weights: "fp32" "int8" "int4"
-    head: str  # of the output matrix: "fp32" "int8" "int4"
-    kv: str  # of the key/value cache: "fp32", or "fp16" (keys in halves, values in bytes)
+    Attributes:
+        formats: of all matrices of the model, sorted: names of ``formats.FORMATS``.
+        kv: of the key/value cache: "fp32", or "fp16" (keys in halves, values in bytes).
+        head_dim: D.
+        norm: "layer" or "rms".
+        rotary_dim: how many components of a head turn with the position; 0 is none.
+        gated: whether the feed-forward has a gate.
+        qk_norm: whether queries and keys are normalised.
+        post_norms: whether what a sublayer adds is normalised.
+        parallel_residual: whether both sublayers read the layer's input.
+        windowed: whether a layer looks back at some positions only.
+    """
+
+    formats: tuple[str, ...]
+    kv: str
     head_dim: int
+    norm: str = "layer"
+    rotary_dim: int = 0
+    gated: bool = False
+    qk_norm: bool = False
+    post_norms: bool = False
+    parallel_residual: bool = False
+    windowed: bool = False
 
 
 def queries_together(registers: int) -> int:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import os
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +20,17 @@ from laplm.errors import InputError
 from laplm.model import reference
 from laplm.model.config import ModelConfig
 from laplm.model.engine import kernel_args as k
-from laplm.model.engine.kv_cache import KVCache, to_bytes
-from laplm.model.engine.quantize import (
-    HEAD,
-    PRECISIONS,
-    Precision,
-    head_precision,
-    prepared,
-    round_up,
-    unpack,
-)
-from laplm.model.families import tensor_spec, tensor_specs
+from laplm.model.engine.formats import CODES, FORMATS, Format
+from laplm.model.engine.kv_cache import KVCache
+from laplm.model.engine.matrices import Matrix, matrices
+from laplm.model.engine.packed_weights import PackedWeights
+from laplm.model.engine.packing import round_up
+from laplm.model.engine.prepared import prepared
+from laplm.model.engine.quantize import PRECISIONS, Precision
+from laplm.model.engine.rope_table import RopeTable
+from laplm.model.families import family_of, has, tensor_spec, tensor_specs
 from laplm.model.files.checkpoint import Checkpoint
-from laplm.model.tensors import LINEAR, Part
+from laplm.model.tensors import NORMS
 from laplm.model.weights import Tap, Weights
 from laplm.native import isa as isas
 from laplm.native import jit
@@ -51,33 +50,51 @@ _ACTIVATIONS = {
     "gelu_10": k.GELU_CLIPPED, "quick_gelu": k.QUICK_GELU, "relu": k.RELU,
     "relu2": k.RELU_SQUARED, "relu6": k.RELU6, "leaky_relu": k.LEAKY_RELU, "silu": k.SILU,
     "mish": k.MISH, "hardswish": k.HARDSWISH, "tanh": k.TANH, "sigmoid": k.SIGMOID,
-    "laplace": k.LAPLACE, "linear": k.NO_ACTIVATION,
+    "laplace": k.LAPLACE, "linear": k.IDENTITY,
 }  # fmt: skip
 
 
-# Where a layer's addresses begin: weights, scales and bias of a matrix, gain and bias of a norm.
-_PLACES = {
-    "norm1": k.LN_1_GAIN, "qkv": k.ATTN_W, "attn_out": k.PROJ_W, "norm2": k.LN_2_GAIN,
-    "up": k.FC_W, "down": k.OUT_W,
+# Where a layer's addresses of norms begin: the gain, then the bias where it has one.
+_NORMS = {
+    "norm1": k.NORM1_GAIN, "q_norm": k.Q_NORM, "k_norm": k.K_NORM, "post_norm1": k.POST_NORM1,
+    "norm2": k.NORM2_GAIN, "post_norm2": k.POST_NORM2,
 }  # fmt: skip
 
 
-def _kv_format(precision: Precision) -> str:
-    return "fp32" if precision == "fp32" else "fp16"
+def kernel_spec(config: ModelConfig, formats: Iterable[str]) -> k.Spec:
+    """What the kernels of a model are specialised for, with matrices of these formats."""
+    formats = tuple(sorted(set(formats)))
+    exact = any(FORMATS[name].is_float for name in formats)
+    return k.Spec(
+        formats=formats,
+        kv="fp32" if exact else "fp16",
+        head_dim=config.head_dim,
+        norm=config.norm,
+        rotary_dim=config.rotary_dim if config.positions == "rope" else 0,
+        gated=config.gated,
+        qk_norm=config.qk_norm,
+        post_norms=config.post_norms,
+        parallel_residual=config.parallel_residual,
+        windowed=any(config.window),
+    )
 
 
 def load_kernels(
-    precision: Precision, head_dim: int, progress: Progress | None = None
+    checkpoint: Checkpoint, precision: Precision, progress: Progress | None = None
 ) -> jit.Engine:
-    """The compiled kernels for models of one precision and head size D.
+    """The compiled kernels for a model in a precision.
 
     They are compiled when they are not on disk yet, which takes some seconds.
 
     Raises:
         CacheError: the cache directory cannot be written.
     """
+    formats = {matrix.form.name for matrix in matrices(checkpoint, precision)}
+    return _load_kernels(kernel_spec(checkpoint.config, formats), progress)
+
+
+def _load_kernels(spec: k.Spec, progress: Progress | None) -> jit.Engine:
     isa = isas.choose()
-    spec = k.Spec(precision, head_precision(precision), _kv_format(precision), head_dim)
 
     def build() -> Any:
         from laplm.model.engine.kernels import forward
@@ -88,16 +105,17 @@ def load_kernels(
 
 
 class GPT:
-    """A GPT-2-architecture model, ready to run.
+    """A language model, ready to run.
 
     Logits of a token depend only on the tokens before it: not on the number of threads, on how a
     prompt is cut into blocks, or on what else is decoded at the same time, to the last bit.
 
     Attributes:
         config: The model's sizes.
-        precision: "fp32", "int8" or "int4".
+        precision: "fp32", "int8", "int4", or "stored": as the files have it.
         threads: How many threads run the forward pass.
         isa: The machine instructions in use.
+        main_format: How most of the weights are stored.
     """
 
     def __init__(
@@ -123,13 +141,23 @@ class GPT:
         self.precision: Precision = precision
         self.threads = threads or default_threads()
         self.isa = isas.choose()
+        self._matrices = list(matrices(checkpoint, precision))
+        self.main_format: Format = max(
+            self._matrices, key=lambda matrix: sum(
+                other.n_out * other.n_in for other in self._matrices if other.form == matrix.form
+            )
+        ).form  # fmt: skip
+        self._spec = kernel_spec(self.config, (matrix.form.name for matrix in self._matrices))
         self._packed = prepared(checkpoint, precision, progress)
-        self._embed, self._position = (
-            checkpoint.rows(tensor_spec(self.config, role).name) for role in ("embed", "pos_embed")
-        )
-        self._kv = _kv_format(precision)
+        self._rows = {
+            role: checkpoint.rows(tensor_spec(self.config, role).name)
+            for role in ("embed", "pos_embed")
+            if has(self.config, role)
+        }
+        self._family = family_of(self.config)
+        self._kv = self._spec.kv
         self._together = k.queries_together(self.isa.registers)
-        self._engine = load_kernels(precision, self.config.head_dim, progress)
+        self._engine = _load_kernels(self._spec, progress)
         self._pool = ThreadPool(self._engine, self.threads)
         weakref.finalize(self, self._pool.shutdown)
         # By tokens of a pass.
@@ -223,10 +251,10 @@ class GPT:
             counts = [(len(part), cache, last) for part, cache, last in parts]
             return self._pass(ids, counts, decode_only=len(ids) == len(parts))
 
-    @property
+    @functools.cached_property
     def weights(self) -> Weights:
         """The packed weights as the tapped path multiplies with them."""
-        return _PackedWeights(self)
+        return PackedWeights(self.config, self._matrices, self._packed, self._rows)
 
     def logsumexp(self, logits: Array) -> float:
         """log(sum(exp(logits))) of one position (V,): a logit less it is a log-probability."""
@@ -259,52 +287,42 @@ class GPT:
         """All that stays the same from call to call."""
         config, args = self.config, self._args
         width, inner_width = round_up(config.n_embd, 32), round_up(config.n_inner, 32)
+        z_width = round_up(config.n_head * config.head_dim, 32)
         self._out_width = round_up(config.vocab_size, 16)
         self._head_multiplications = config.n_embd * config.vocab_size
         self._weight_bytes = self.weights_span()[1]
+        n_qkv = (config.n_head + 2 * config.n_kv_head) * config.head_dim
         self._widths = {
-            k.X: width, k.Z: width, k.INNER: inner_width,
+            k.X: width, k.Z: z_width, k.INNER: inner_width,
             # Heads are read in steps of 16 floats, past the last one's end too.
-            k.QKV: round_up(3 * config.n_embd, 16) + 16,
+            k.QKV: round_up(n_qkv, 16) + 16,
         }  # fmt: skip
-        args[k.N_LAYER] = config.n_layer
-        args[k.N_EMBD], args[k.N_HEAD], args[k.N_INNER] = (
-            config.n_embd, config.n_head, config.n_inner,
-        )  # fmt: skip
-        args[k.ACTIVATION] = _ACTIVATIONS[config.activation]
+        if config.gated:
+            self._widths[k.GATE_UP] = 2 * round_up(config.n_inner, 16)
+        if config.post_norms or config.parallel_residual:
+            self._widths[k.SUBLAYER] = width
+        for at, number in (
+            (k.N_LAYER, config.n_layer), (k.N_EMBD, config.n_embd), (k.N_HEAD, config.n_head),
+            (k.N_KV_HEAD, config.n_kv_head), (k.N_INNER, config.n_inner),
+            (k.ACTIVATION, _ACTIVATIONS[config.activation]),
+            (k.WIDTH, width), (k.Z_WIDTH, z_width), (k.INNER_WIDTH, inner_width),
+            (k.QKV_WIDTH, self._widths[k.QKV]), (k.OUT_WIDTH, self._out_width),
+            (k.GATE_UP_WIDTH, self._widths.get(k.GATE_UP, 0)),
+        ):  # fmt: skip
+            args[at] = number
         args[k.EPSILON] = self._address_of(np.array([config.norm_eps], np.float32))
-        args[k.WIDTH], args[k.INNER_WIDTH] = width, inner_width
-        args[k.QKV_WIDTH], args[k.OUT_WIDTH] = self._widths[k.QKV], self._out_width
         scales = [config.attention_scale(i) for i in range(config.n_layer)]
         args[k.ATTENTION_SCALES] = self._address_of(np.array(scales, np.float32))
-
-        def matrix(name: str) -> tuple[int, int]:
-            return vector(f"{name}.packed"), vector(f"{name}.scales")
-
-        def vector(name: str) -> int:
-            return int(self._packed[name].ctypes.data)
-
-        # One more than there are: a layer asks for the weights of the next ahead of time.
-        layers = aligned((config.n_layer + 1) * k.LAYER_SIZE, np.int64).reshape(-1, k.LAYER_SIZE)
-        for spec in tensor_specs(config).values():
-            if spec.layer is not None:
-                at = _PLACES[spec.role] + (spec.part == "bias") * (2 if spec.role in LINEAR else 1)
-                layer = layers[spec.layer]
-                if spec.is_linear:
-                    layer[at], layer[at + 1] = matrix(spec.stem)
-                else:
-                    layer[at] = vector(spec.name)
-        args[k.LAYERS] = self._address_of(layers)
-        args[k.LN_F_GAIN], args[k.LN_F_SHIFT] = (
-            vector(tensor_spec(config, "final_norm", part=part).name) for part in ("weight", "bias")
-        )
-        args[k.HEAD_W], args[k.HEAD_SCALE] = matrix(HEAD)
-        args[k.HEAD_BIAS] = self._address_of(aligned(self._out_width, np.float32))
-        args[k.HEAD_ROWS] = config.vocab_size
+        self._layers = aligned(config.n_layer * k.LAYER_SIZE, np.int64)
+        self._layers = self._layers.reshape(-1, k.LAYER_SIZE)
+        args[k.LAYERS] = self._layers.ctypes.data
+        self._fill_matrices()
+        self._fill_norms()
+        self._rope = self._rope_tables()
 
         # Scratch of each thread, its parts at multiples of a cache line.
-        largest = max(width, inner_width)
-        number = 4 if self.precision == "fp32" else 1
+        largest = max(width, inner_width, z_width)
+        number = 4 if any(matrix.form.is_float for matrix in self._matrices) else 1
         self._act_bytes = round_up(largest * number, 64)
         groups, rows = largest // k.GROUP, k.MAX_REDUNDANT_ROWS
         dim = round_up(config.head_dim, 16)
@@ -326,6 +344,92 @@ class GPT:
         args[k.COUNTERS] = self._counters.ctypes.data
         args[k.BARRIER] = self._pool.arrivals_address
         self._args_address = args.ctypes.data
+
+    def _fill_matrices(self) -> None:
+        """The matrices of each layer, and the output matrix."""
+        head = aligned(k.MATRIX_SIZE, np.int64)
+        self._args[k.HEAD] = self._address_of(head)
+        places = [
+            head if matrix.layer is None else self._layers[matrix.layer][
+                k.MATRICES + matrix.place * k.MATRIX_SIZE :
+            ]
+            for matrix in self._matrices
+        ]  # fmt: skip
+        zeros = 0
+        for i, (matrix, at) in enumerate(zip(self._matrices, places, strict=True)):
+            packed, scales = (self._packed[f"{matrix.name}.{x}"] for x in ("packed", "scales"))
+            at[k.WEIGHTS], at[k.SCALES] = packed.ctypes.data, scales.ctypes.data
+            at[k.FORMAT], at[k.COLUMN] = CODES[matrix.form.name], matrix.column
+            at[k.N_IN], at[k.N_OUT] = matrix.n_in, matrix.n_out
+            bias = self._bias(matrix)
+            if bias is None:
+                if zeros < matrix.n_out:
+                    zeros = round_up(matrix.n_out, 16)
+                    nothing = self._address_of(aligned(zeros, np.float32))
+                at[k.BIAS] = nothing
+            else:
+                at[k.BIAS] = self._address_of(bias)
+            if i > 0:  # it is fetched from memory while the one before it ends
+                places[i - 1][k.NEXT_WEIGHTS] = at[k.WEIGHTS]
+                places[i - 1][k.NEXT_BYTES] = packed.nbytes
+            if k.MATRIX_QKV <= matrix.place < k.MATRIX_QKV + k.QKV_PARTS and at is not head:
+                self._layers[matrix.layer, k.N_QKV] = matrix.place - k.MATRIX_QKV + 1
+
+    def _bias(self, matrix: Matrix) -> Array | None:
+        """A matrix's biases in the order of its rows, or None where it has none."""
+        sources = matrix.sources if matrix.layer is not None else ()
+        if not any(has(self.config, s.spec.role, s.spec.layer, "bias") for s in sources):
+            return None
+        out = aligned(round_up(matrix.n_out, k.TILE), np.float32)
+        start = 0
+        for i, source in enumerate(sources):
+            role, layer, count = source.spec.role, source.spec.layer, len(source.rows)
+            if has(self.config, role, layer, "bias"):
+                bias = self.weights.vector(role, layer, "bias")[source.rows]
+                if matrix.alternate:
+                    part = np.zeros(round_up(count, k.TILE), np.float32)
+                    part[:count] = bias
+                    out.reshape(-1, 2, k.TILE)[:, i] = part.reshape(-1, k.TILE)
+                else:
+                    out[start : start + count] = bias
+            start += count
+        return out
+
+    def _fill_norms(self) -> None:
+        """Gains and biases of all norms, and each layer's window."""
+        config = self.config
+        nothing = self._address_of(aligned(round_up(config.n_embd, 32), np.float32))
+        self._args[k.FINAL_NORM_BIAS] = nothing
+        self._layers[:, k.NORM1_BIAS] = self._layers[:, k.NORM2_BIAS] = nothing
+        for spec in tensor_specs(config).values():
+            if spec.role not in NORMS:
+                continue
+            values = self._packed[spec.name]
+            if spec.part == "weight" and config.norm_offset:
+                values = aligned(len(values), np.float32)
+                values[: spec.shape[0]] = self._packed[spec.name][: spec.shape[0]] + np.float32(
+                    config.norm_offset
+                )
+            address = self._address_of(values)
+            if spec.layer is None:
+                bias = spec.part == "bias"
+                self._args[k.FINAL_NORM_BIAS if bias else k.FINAL_NORM_GAIN] = address
+            else:
+                at = _NORMS[spec.role] + (spec.part == "bias")
+                self._layers[spec.layer, at] = address
+        if config.window:
+            self._layers[:, k.WINDOW] = [size or 0 for size in config.window]
+
+    def _rope_tables(self) -> list[tuple[RopeTable, list[int]]]:
+        """Tables of cosines and sines, and the layers that each is for."""
+        config = self.config
+        tables: dict[bytes, tuple[RopeTable, list[int]]] = {}
+        if config.positions == "rope":
+            for layer in range(config.n_layer):
+                if not config.rope_layers or config.rope_layers[layer]:
+                    table = RopeTable(config, layer)
+                    tables.setdefault(table.key, (table, []))[1].append(layer)
+        return list(tables.values())
 
     def _address_of(self, array: NDArray[Any]) -> int:
         """Remember an array that the engine has the address of; returns the address."""
@@ -353,6 +457,8 @@ class GPT:
             for at, array in self._shared.items():
                 args[at] = array.ctypes.data
             self._x = self._work[k.X].reshape(tokens, -1)
+            for table, layers in self._rope:
+                self._layers[layers, k.ROPE] = table.grow(tokens)
             self._logits = aligned(0, np.float32)
         if logit_rows * self._out_width > self._logits.size:
             self._logits = aligned(logit_rows * self._out_width, np.float32)
@@ -408,7 +514,10 @@ class GPT:
             self._grow(n, n_logit_rows)
         args = self._args
         c = self.config.n_embd
-        np.add(self._embed(ids), self._position(np.array(positions)), out=self._x[:n, :c])
+        at = np.array(positions)
+        self._x[:n, :c] = self._family.embed(ids, at, self.weights, self.config)
+        for table, _ in self._rope:
+            table.look_up(at)
         flat = [number for block in query_blocks for number in block]
         self._shared[k.QUERY_BLOCKS][: len(flat)] = flat
         self._shared[k.LOGIT_ROWS][:n_logit_rows] = logit_rows
@@ -435,64 +544,3 @@ class GPT:
             choice.record((now := time.perf_counter()) - before, now)
         logits = self._logits[: n_logit_rows * self._out_width].reshape(-1, self._out_width)
         return logits[:, : self.config.vocab_size].copy()
-
-
-class _PackedWeights:
-    """The engine's weights for ``reference.forward``: the tapped path, in NumPy.
-
-    It computes with the numbers the kernels compute with: the same packed weights, and inputs
-    rounded to bytes as the kernels do.
-    """
-
-    def __init__(self, gpt: GPT) -> None:
-        self._gpt = gpt
-
-    def vector(self, role: str, layer: int | None = None, part: Part = "weight") -> Array:
-        """See ``weights.Weights``."""
-        spec = tensor_spec(self._gpt.config, role, layer, part)
-        out: Array = self._gpt._packed[spec.name][: spec.shape[0]]
-        return out
-
-    def rows(self, role: str, numbers: Ids) -> Array:
-        """See ``weights.Weights``."""
-        return {"embed": self._gpt._embed, "pos_embed": self._gpt._position}[role](numbers)
-
-    def linear(self, role: str, layer: int, x: Array) -> Array:
-        """See ``weights.Weights``."""
-        spec = tensor_spec(self._gpt.config, role, layer)
-        n_out = spec.shape[0] if spec.layout == "out_in" else spec.shape[1]
-        flat = x.reshape(-1, x.shape[-1])
-        out = self._product(spec.stem, flat, n_out, self._gpt.precision)
-        out = out + self.vector(role, layer, "bias")
-        return out.reshape(*x.shape[:-1], -1)
-
-    def unembed(self, x: Array) -> Array:
-        """See ``weights.Weights``."""
-        how, flat = head_precision(self._gpt.precision), x.reshape(-1, x.shape[-1])
-        out = self._product(HEAD, flat, self._gpt.config.vocab_size, how)
-        return out.reshape(*x.shape[:-1], -1)
-
-    def _product(self, name: str, x: Array, n_out: int, how: Precision) -> Array:
-        packed, scales = (self._gpt._packed[f"{name}.{part}"] for part in ("packed", "scales"))
-        n_in = x.shape[1]
-        if how != "fp32":
-            x = _round_to_bytes(x)
-        parts = []
-        for tile in range(0, len(packed), 128):  # a few megabytes of weights at a time
-            step = 1 if how == "int4" else k.TILE  # scales a tile
-            some = scales[tile * step : (tile + 128) * step]
-            rows = unpack(packed[tile : tile + 128], some, how, 128 * k.TILE, n_in)
-            parts.append(x @ rows.T)
-        out: Array = np.concatenate(parts, axis=1)[:, :n_out]
-        return out
-
-
-def _round_to_bytes(x: Array) -> Array:
-    """Inputs as the kernels see them: signed bytes with a scale for each group of 32."""
-    n, width = x.shape
-    padded = np.zeros((n, round_up(width, k.GROUP)), np.float32)
-    padded[:, :width] = x
-    whole, scales = to_bytes(padded.reshape(n, -1, k.GROUP))
-    rounded = whole * scales[..., None]
-    out: Array = rounded.reshape(n, -1)[:, :width]
-    return out

@@ -6,13 +6,16 @@ summed across lanes. A call works on R tiles x T tokens held in registers. Each 
 comes from the same operations in the same order whatever R and T are: that is why a token's logits
 do not depend on what it is batched with.
 
-Layouts (see ``quantize.py``, which writes them); a group is 32 inputs:
-  fp32  tile[input][16] f32
-  int8  tile[input / 4][16][4] u8 (weight + 128); one f32 scale a row
-  int4  tile[group][4][16][4] u8, low nibbles the group's inputs 0-15, high nibbles 16-31
-        (weight + 8); one f16 scale a row and group: scale[group][16]
-  activations for int8 and int4: x[token][input] i8; per token and group an f32 scale and the i32
-        sum of its bytes, which takes the weights' offset of 128 or 8 out again, exactly.
+Layouts (see ``packing.py``, which writes them; ``formats.py`` has their names):
+  32 bits  tile[input][16] f32; 16 bits the same in f16 or bf16
+  8 bits   tile[input / 4][16][4] u8 (weight + 128)
+  4 bits   tile[group][4][16][4] u8, low nibbles the group's inputs 0-15, high nibbles 16-31
+           (weight + 8, or as it is where there is a minimum)
+  scales   of rows: f32 [16]; of groups: f16 [group][16], or [group][scale, minimum][16]; "super":
+           f16 [8 groups][scale, minimum][16], then u8 [group][scale, minimum][16]
+  inputs   of weights in bytes: x[token][input] i8; per token and group an f32 scale and the i32
+           sum of its bytes, which takes the weights' offset of 128 or 8 out again, exactly, and
+           which a group's minimum is multiplied with.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from typing import Any
 
 from llvmlite import ir
 
+from laplm.model.engine.formats import SUPER, SUPER_BYTES, Format
 from laplm.model.engine.kernel_args import ADD, GROUP, PAGE
 from laplm.native import simd
 from laplm.native.isa import Isa
@@ -30,16 +34,16 @@ from laplm.native.lower import F32V, FLOAT, I32, I64, Builder, Value
 from laplm.native.simd import I8, I16, I32V, LANES, emit_fma, i64, loop, place
 
 
-def rows_together(isa: Isa, precision: str) -> int:
+def rows_together(isa: Isa, form: Format) -> int:
     """How many tiles of rows go through the registers together, by measurement."""
     if isa.registers < 32:
         return 1
-    return 3 if precision == "fp32" else 2
+    return 3 if form.is_float else 2
 
 
-def tokens_together(isa: Isa, precision: str) -> int:
+def tokens_together(isa: Isa, form: Format) -> int:
     """How many tokens go through the registers together, by measurement."""
-    return 5 if precision == "int8" and isa.registers >= 32 else 4
+    return 5 if form.name == "int8" and isa.registers >= 32 else 4
 
 
 def _two_tokens_at_once(
@@ -67,7 +71,7 @@ def _two_tokens_at_once(
 
 
 def make_tile(
-    isa: Isa, precision: str, n_tiles: int, n_tokens: int, *, prefetch_parts: int = 0
+    isa: Isa, form: Format, n_tiles: int, n_tokens: int, *, prefetch_parts: int = 0
 ) -> Any:
     """The operation for ``n_tiles`` x ``n_tokens`` outputs of one linear layer.
 
@@ -79,7 +83,7 @@ def make_tile(
     tokens; count of groups; out, out_stride between tokens; bias; store_mode (STORE or ADD); the
     number of the part to prefetch.
     """
-    tile = _Tile(isa, precision, n_tiles, n_tokens, prefetch_parts)
+    tile = _Tile(isa, form, n_tiles, n_tokens, prefetch_parts)
     return simd.operation(simd.void, *[i64] * 15)(tile.emit)
 
 
@@ -87,12 +91,12 @@ class _Tile:
     """The code of one operation; a cell is a tile of rows times a token."""
 
     def __init__(
-        self, isa: Isa, precision: str, n_tiles: int, n_tokens: int, prefetch_parts: int
+        self, isa: Isa, form: Format, n_tiles: int, n_tokens: int, prefetch_parts: int
     ) -> None:
-        self.isa, self.precision = isa, precision
+        self.isa, self.form = isa, form
         self.n_tiles, self.n_tokens = n_tiles, n_tokens
         self.cells = list(product(range(n_tiles), range(n_tokens)))
-        self.group_bytes = {"fp32": 64, "int8": 16, "int4": 8}[precision] * GROUP  # of one tile
+        self.group_bytes = form.group_bytes
         # Cache lines prefetched with every group; the parts lie one after the other.
         self.lines = 0
         if prefetch_parts:
@@ -101,7 +105,7 @@ class _Tile:
     def emit(self, b: Builder, *values: Value) -> None:
         """All groups of the inputs, then the bias, then what becomes of the result."""
         a = Args(*values)
-        step = self.fp32_step if self.precision == "fp32" else self.byte_step
+        step = self.float_step if self.form.is_float else self.byte_step
         zero = [simd.constant(F32V, 0.0)] * len(self.cells)
         # Tiles lie one after the other, and so do the rows that follow and their parts.
         part = (b.mul(a.part, a.n_groups), self.lines * 64)
@@ -115,7 +119,7 @@ class _Tile:
         acc = loop(b, a.n_groups, zero, group)
         for i, (r, _) in enumerate(self.cells):
             bias = simd.read(b, place(b, a.bias, (r, 64)), F32V, 4)
-            if self.precision == "int8":
+            if self.form.scales == "row":
                 scale = simd.read(b, place(b, a.scale, (r, a.scale_stride)), F32V, 4)
                 acc[i] = emit_fma(b, acc[i], scale, bias)
             else:
@@ -130,11 +134,14 @@ class _Tile:
                 for i, (r, t) in enumerate(self.cells):
                     simd.write(b, place(b, a.out, (r, 64), (t, a.out_stride)), acc[i], 4)
 
-    def fp32_step(self, b: Builder, g: Value, a: Args, acc: list[Value]) -> list[Value]:
+    def float_step(self, b: Builder, g: Value, a: Args, acc: list[Value]) -> list[Value]:
         """A group of inputs: each weight times its input, added to its row's accumulator."""
+        step = self.group_bytes // GROUP
         for k in range(GROUP):
             ws = [
-                simd.read(b, place(b, a.w, (g, GROUP * 64), (r, a.w_stride), (k, 64)), F32V, 4)
+                self.float_weights(
+                    b, place(b, a.w, (g, self.group_bytes), (r, a.w_stride), (k, step))
+                )
                 for r in range(self.n_tiles)
             ]
             xs = [
@@ -144,6 +151,15 @@ class _Tile:
             xs = [simd.broadcast(b, x, F32V) for x in xs]
             acc = [emit_fma(b, ws[r], xs[t], acc[i]) for i, (r, t) in enumerate(self.cells)]
         return acc
+
+    def float_weights(self, b: Builder, address: Value) -> Value:
+        """One input's weights of 16 rows, widened exactly."""
+        if self.form.bits == 32:
+            return simd.read(b, address, F32V, 4)
+        bits = simd.read(b, address, ir.VectorType(I16, LANES), 2)
+        if self.form.name == "fp16":
+            return simd.half_to_float(b, bits, self.isa)
+        return b.bitcast(b.shl(b.zext(bits, I32V), simd.constant(I32V, 16)), F32V)
 
     def byte_step(self, b: Builder, g: Value, a: Args, acc: list[Value]) -> list[Value]:
         """A group of inputs: the exact sum of products of bytes, then one scaled addition."""
@@ -155,37 +171,58 @@ class _Tile:
         if self.isa.dot == "avx2":
             w = place(b, a.w, (g, self.group_bytes))
             xs = [place(b, a.x, (g, GROUP), (t, a.x_stride)) for t in range(self.n_tokens)]
-            totals = avx2_group(b, self.precision, w, xs, starts)
+            totals = avx2_group(b, self.form.bits, w, xs, starts)
         else:
             totals = self.exact_sums(b, g, a, [starts[t] for _, t in self.cells])
         sums = [b.sitofp(total, F32V) for total in totals]
-        if self.precision == "int8":
+        if self.form.scales == "row":
             return [
                 emit_fma(b, sums[i], x_scales[t], acc[i]) for i, (_, t) in enumerate(self.cells)
             ]
-        w_scales = []
-        for r in range(self.n_tiles):
-            at = place(b, a.scale, (g, 32), (r, a.scale_stride))
-            bits = simd.read(b, at, ir.VectorType(I16, LANES), 2)
-            w_scales.append(simd.half_to_float(b, bits, self.isa))
-        return [
-            emit_fma(b, sums[i], b.fmul(w_scales[r], x_scales[t]), acc[i])
+        scales = [self.scales(b, g, place(b, a.scale, (r, a.scale_stride)))
+                  for r in range(self.n_tiles)]  # fmt: skip
+        acc = [
+            emit_fma(b, sums[i], b.fmul(scales[r][0], x_scales[t]), acc[i])
             for i, (r, t) in enumerate(self.cells)
         ]
+        if self.form.minimum:
+            x_totals = [b.fmul(x_scales[t], self.x_sum(b, g, a, t)) for t in range(self.n_tokens)]
+            acc = [
+                emit_fma(b, scales[r][1], x_totals[t], acc[i])
+                for i, (r, t) in enumerate(self.cells)
+            ]
+        return acc
+
+    def x_sum(self, b: Builder, g: Value, a: Args, t: int) -> Value:
+        """A token's sum of a group's bytes, in every lane."""
+        total = simd.read(b, place(b, a.x_sum, (g, 4), (t, a.group_stride)), I32, 4)
+        return simd.broadcast(b, b.sitofp(total, FLOAT), F32V)
+
+    def scales(self, b: Builder, g: Value, tile: Value) -> list[Value]:
+        """The scales of a group in 16 rows, and their minimums where there are some."""
+        parts = range(1 + self.form.minimum)
+        if self.form.scales == "group":
+            halves = [place(b, tile, (g, 32 * len(parts)), (part, 32)) for part in parts]
+            bits = [simd.read(b, at, ir.VectorType(I16, LANES), 2) for at in halves]
+            return [simd.half_to_float(b, each, self.isa) for each in bits]
+        block = place(b, tile, (b.lshr(g, ir.Constant(I64, 3)), SUPER_BYTES))
+        inside = b.and_(g, ir.Constant(I64, SUPER - 1))
+        out = []
+        for part in parts:
+            bits = simd.read(b, place(b, block, (part, 32)), ir.VectorType(I16, LANES), 2)
+            at = place(b, block, (1, 64), (inside, 32), (part, 16))
+            whole = b.uitofp(simd.read(b, at, ir.VectorType(I8, LANES)), F32V)
+            out.append(b.fmul(simd.half_to_float(b, bits, self.isa), whole))
+        return out
 
     def start(self, b: Builder, g: Value, a: Args, t: int) -> Value:
         """Where a token's sum of a group begins: less what the weights' offset puts into it."""
-        # AVX2 takes signed int8 weights, but int4's as they are stored.
-        int4_as_stored = self.isa.dot == "avx2" and self.precision == "int4"
-        if self.isa.signed_dot and not int4_as_stored:
+        # AVX2 takes signed weights of 8 bits, but those of 4 as they are stored.
+        as_stored = self.isa.dot == "avx2" and self.form.bits == 4
+        if self.form.offset == 0 or (self.isa.signed_dot and not as_stored):
             return simd.broadcast(b, ir.Constant(I32, 0), I32V)
         start = simd.read(b, place(b, a.x_sum, (g, 4), (t, a.group_stride)), I32, 4)
-        return simd.broadcast(b, b.mul(start, ir.Constant(I32, -self.offset)), I32V)
-
-    @property
-    def offset(self) -> int:
-        """What is added to weights to store them unsigned."""
-        return 128 if self.precision == "int8" else 8
+        return simd.broadcast(b, b.mul(start, ir.Constant(I32, -self.form.offset)), I32V)
 
     def exact_sums(self, b: Builder, g: Value, a: Args, totals: list[Value]) -> list[Value]:
         """Add a group's products of bytes to the total of each cell."""
@@ -210,29 +247,29 @@ class _Tile:
         return totals
 
     def weights(self, b: Builder, g: Value, a: Args, step: int, packed: list[Value]) -> list[Value]:
-        """Each tile's weights of four inputs, as 64 bytes; int4's second half is in ``packed``."""
+        """Each tile's weights of four inputs, as 64 bytes; high nibbles are in ``packed``."""
         bytes64 = ir.VectorType(I8, 64)
         nibble, four = simd.constant(I32V, 0x0F0F0F0F), simd.constant(I32V, 4)
-        if self.precision == "int8" or step < 4:
-            kind = bytes64 if self.precision == "int8" else I32V
+        if self.form.bits == 8 or step < 4:
+            kind = bytes64 if self.form.bits == 8 else I32V
             stride = self.group_bytes
             ws = [
                 simd.read(b, place(b, a.w, (g, stride), (r, a.w_stride), (step, 64)), kind)
                 for r in range(self.n_tiles)
             ]
-            if self.precision == "int4":
+            if self.form.bits == 4:
                 packed.extend(ws)
                 ws = [b.bitcast(b.and_(p, nibble), bytes64) for p in ws]
         else:
             again = packed[(step - 4) * self.n_tiles : (step - 3) * self.n_tiles]
             ws = [b.bitcast(b.and_(b.lshr(p, four), nibble), bytes64) for p in again]
-        if self.isa.signed_dot:
-            ws = [b.sub(w, simd.constant(bytes64, self.offset)) for w in ws]
+        if self.isa.signed_dot and self.form.offset:
+            ws = [b.sub(w, simd.constant(bytes64, self.form.offset)) for w in ws]
         return ws
 
 
 def avx2_group(
-    b: Builder, precision: str, w: Value, xs: list[Value], starts: list[Value]
+    b: Builder, bits: int, w: Value, xs: list[Value], starts: list[Value]
 ) -> list[Value]:
     """A group's products of bytes for one tile: ``starts[t] + sum`` (i32x16) for each token.
 
@@ -249,7 +286,7 @@ def avx2_group(
     ones, mask = f"${first + n}", f"${first + n + 1}"
 
     def multiply(step: int, unsigned: list[str], signs: list[str] | None, *, add: bool) -> None:
-        """Four inputs by 16 rows; for int8 pairs of products are added up to 32 bits."""
+        """Four inputs by 16 rows; for 8 bits pairs of products are added up to 32 bits."""
         for t in range(n):
             lines.append(f"vpbroadcastd {4 * step}({x_at[t]}), {x}")
             for half in halves:
@@ -266,7 +303,7 @@ def avx2_group(
                     kind = "vpaddd" if signs else "vpaddw"
                     lines.append(f"{kind} {product}, {total}, {total}")
 
-    if precision == "int8":
+    if bits == 8:
         # |w| * (x with w's sign): vpmaddubsw wants one side unsigned. No pair of products is over
         # 2 * 127 * 127, so its 16 bits are enough.
         for step in range(GROUP // 4):
@@ -288,7 +325,7 @@ def avx2_group(
     kind = ir.LiteralStructType([i32x8] * (2 * n + 6))
     constants = [
         ir.Constant(i32x8, [0x00010001] * 8),
-        ir.Constant(i32x8, [(0x80808080 - 2**32) if precision == "int8" else 0x0F0F0F0F] * 8),
+        ir.Constant(i32x8, [(0x80808080 - 2**32) if bits == 8 else 0x0F0F0F0F] * 8),
     ]
     constraints = [*["=&x"] * (2 * n + 6), "r", *["r"] * n, "x", "x", "~{memory}"]
     arguments = [w, *xs, *constants]
@@ -297,7 +334,7 @@ def avx2_group(
     out = []
     for t in range(n):
         sums = [b.extract_value(found, 2 * t + half) for half in halves]
-        if precision == "int4":  # two 16-bit sums a row
+        if bits == 4:  # two 16-bit sums a row
             name, one = "llvm.x86.avx2.pmadd.wd", simd.constant(i16x16, 1)
             sums = [simd.call(b, name, i32x8, [b.bitcast(s, i16x16), one]) for s in sums]
         out.append(b.add(simd.join(b, *sums), starts[t]))

@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from laplm.errors import InputError
+from laplm.errors import InputError, one_of
 from laplm.model.chat import ChatTemplate, ChatTemplateError
 
 Pieces = tuple[tuple[str, bool], ...]
@@ -891,7 +891,7 @@ def _message(message: object) -> Turn:
     role = _string(fields, "role")
     role = _ROLES_OF_OTHERS.get(role, role)
     if role not in _ROLES:
-        raise _BadRowError(f"the role is {_short(role)}, but must be {_either(_ROLES)}")
+        raise _BadRowError(f"the role is {_short(role)}, but must be {one_of(_ROLES)}")
     content = fields["content"]
     if isinstance(content, list) and content and all(map(_is_text_part, content)):
         fields = _Fields({"content": "".join(part["text"] for part in content)}, {})
@@ -1065,10 +1065,6 @@ def _names(names: Iterable[str]) -> str:
 
 def _rows(n: int) -> str:
     return f"{n:,} row{'s' if n != 1 else ''}"
-
-
-def _either(words: tuple[str, ...]) -> str:
-    return f"{', '.join(words[:-1])} or {words[-1]}"
 
 
 def _first_line(error: Exception) -> str:

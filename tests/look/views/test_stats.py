@@ -16,7 +16,7 @@ from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel
 
 from laplm.look.views.stats import Stats, model_scale, stats
 from laplm.model.config import NAMED_SIZES
-from laplm.model.engine.quantize import packed_bytes, prepared
+from laplm.model.engine.prepared import packed_bytes, prepared
 from laplm.run.bench import GeneratedCheckpoint
 from laplm.run.language_model import LanguageModel
 

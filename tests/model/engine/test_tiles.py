@@ -43,7 +43,9 @@ def test_a_group_of_the_largest_bytes_is_summed_exactly(precision: str, fill: st
         xs = [simd.place(b, x, (t, 32)) for t in range(n)]
         first = [simd.read(b, simd.place(b, starts, (t, 4)), I32) for t in range(n)]
         first = [simd.broadcast(b, value, simd.I32V) for value in first]
-        for t, total in enumerate(tiles.avx2_group(b, precision, w, xs, first)):
+        for t, total in enumerate(
+            tiles.avx2_group(b, 8 if precision == "int8" else 4, w, xs, first)
+        ):
             simd.write(b, simd.place(b, out, (t, 64)), total)
 
     @lower.kernel

@@ -22,7 +22,7 @@ from transformers import GPT2LMHeadModel
 import laplm
 from laplm.errors import ModelFormatError, ModelNotFoundError
 from laplm.hub import locate
-from laplm.model.engine.quantize import prepared
+from laplm.model.engine.prepared import prepared
 from laplm.model.files.adapter import AdapterConfig, is_adapter, open_adapter, read_adapter_config
 from laplm.model.files.checkpoint import Checkpoint, open_checkpoint
 from laplm.run.language_model import LanguageModel

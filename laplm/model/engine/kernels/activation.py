@@ -88,4 +88,6 @@ def activate(kind: int, base: int, index: int) -> None:
         y = times_sigmoid(splat(1.0), x)
     elif kind == k.LAPLACE:
         y = splat(0.5) * (splat(1.0) + erf((x - splat(0.707107)) / splat(0.282095)))
+    elif kind == k.IDENTITY:
+        y = x
     store(base, index, y)

@@ -1,4 +1,4 @@
-"""Attention over the pages of the key/value cache, a head and some queries at a time.
+"""Attention over the pages of the key/value cache: ``ops.causal_attention``.
 
 A query block is some consecutive tokens of one sequence: each reads the keys up to its own
 position. ``tiles.py`` has the inner loops over a page.
@@ -11,6 +11,8 @@ from typing import Any
 from laplm.model.engine import kernel_args as k
 from laplm.model.engine import tiles
 from laplm.model.engine.kernels.activation import exp
+from laplm.model.engine.kernels.norm import make_head_norm
+from laplm.model.engine.kernels.rope import make_rotate, table_width
 from laplm.model.engine.kernels.threads import claim_chunk
 from laplm.native import lower
 from laplm.native.isa import Isa
@@ -29,36 +31,62 @@ from laplm.native.simd import (
 
 
 @lower.inlined
-def softmax_numerators(row: int, length: int, padded: int) -> float:
-    """Scores to e**(score - largest), zero from ``length`` on; returns their sum."""
+def softmax_numerators(row: int, first: int, length: int, padded: int) -> float:
+    """Scores to e**(score - largest), zero before ``first`` and from ``length`` on; their sum."""
     largest = splat(-3.0e38)
     for i in range(0, padded, 16):
-        largest = maximum(largest, keep_between(load(row, i), 0, length - i, -3.0e38))
+        largest = maximum(largest, keep_between(load(row, i), first - i, length - i, -3.0e38))
     largest = splat(max_lanes(largest))
     total = splat(0.0)
     for i in range(0, padded, 16):
-        e = keep_between(exp(load(row, i) - largest), 0, length - i, 0.0)
+        e = keep_between(exp(load(row, i) - largest), first - i, length - i, 0.0)
         store(row, i, e)
         total = total + e
     return sum_lanes(total)
 
 
-def make_store_kv(isa: Isa, spec: k.Spec) -> Any:
-    """``store_kv(args, layer, head, token, table, position)``: one head's key and value."""
+def make_prepare_heads(isa: Isa, spec: k.Spec) -> Any:
+    """``prepare_heads(args, layer, head, token, table, position)``: a key head and its queries.
+
+    Queries and keys are normalised and turned where the model does it, in place; key and value go
+    to their page.
+    """
     keys_bytes, values_bytes = k.page_part(spec.kv, spec.head_dim)
     head_dim = spec.head_dim
     store_row = tiles.make_store_kv(isa, spec.kv, head_dim)
+    head_norm, rotate = make_head_norm(head_dim), make_rotate(spec.rotary_dim)
+    table_bytes = table_width(spec.rotary_dim) * 4
 
     @lower.kernel
-    def store_kv(args: int, layer: int, head: int, token: int, table: int, position: int) -> None:
-        c = get_i64(args, k.N_EMBD)
-        qkv = get_i64(args, k.QKV) + (token * get_i64(args, k.QKV_WIDTH) + head * head_dim) * 4
-        part = get_i64(table, position // k.PAGE) + (layer * get_i64(args, k.N_HEAD) + head) * (
+    def turn(args: int, w: int, token: int, row: int, gain: int) -> None:
+        """One head of one token."""
+        if spec.qk_norm:
+            head_norm(args, row, gain)
+        if spec.rotary_dim > 0:
+            table = get_i64(w, k.ROPE)
+            if table != 0:
+                rotate(row, table + token * table_bytes)
+
+    @lower.kernel
+    def prepare_heads(
+        args: int, layer: int, head: int, token: int, table: int, position: int
+    ) -> None:
+        heads, kv_heads = get_i64(args, k.N_HEAD), get_i64(args, k.N_KV_HEAD)
+        w = get_i64(args, k.LAYERS) + layer * k.LAYER_SIZE * 8
+        row = get_i64(args, k.QKV) + token * get_i64(args, k.QKV_WIDTH) * 4
+        key = row + (heads + head) * head_dim * 4
+        if spec.qk_norm or spec.rotary_dim > 0:
+            shared = heads // kv_heads
+            for query in range(head * shared, (head + 1) * shared):
+                turn(args, w, token, row + query * head_dim * 4, get_i64(w, k.Q_NORM))
+            turn(args, w, token, key, get_i64(w, k.K_NORM))
+        part = get_i64(table, position // k.PAGE) + (layer * kv_heads + head) * (
             keys_bytes + values_bytes
         )
-        store_row(qkv + c * 4, qkv + 2 * c * 4, part, part + keys_bytes, position % k.PAGE)
+        value = key + kv_heads * head_dim * 4
+        store_row(key, value, part, part + keys_bytes, position % k.PAGE)
 
-    return store_kv
+    return prepare_heads
 
 
 def make_write_z(head_dim: int) -> Any:
@@ -68,7 +96,7 @@ def make_write_z(head_dim: int) -> Any:
     @lower.inlined
     def write_z(args: int, token: int, head: int, total: float, attn_out: int) -> None:
         """Divided by ``total``, the softmax's denominator."""
-        z = get_i64(args, k.Z) + (token * get_i64(args, k.WIDTH) + head * head_dim) * 4
+        z = get_i64(args, k.Z) + (token * get_i64(args, k.Z_WIDTH) + head * head_dim) * 4
         inverse = splat(1.0) / splat(total)
         if head_dim % 16 == 0:
             for i in range(0, head_dim, 16):
@@ -82,8 +110,13 @@ def make_write_z(head_dim: int) -> Any:
     return write_z
 
 
-def make_attend_block(isa: Isa, spec: k.Spec) -> Any:
-    """``attend_block(args, thread, layer, head, block)``: a query block's attention."""
+def make_attend(isa: Isa, spec: k.Spec) -> Any:
+    """``attend(…)``: some queries that read one key head, together where they fill the registers.
+
+    Query i is token ``token + i * token_step`` and head ``head + i * head_step``, and reads the
+    keys up to ``position + i * token_step``: one head of consecutive tokens, or the heads of one
+    token that share a key head.
+    """
     head_dim = spec.head_dim
     row_bytes = -(-head_dim // 16) * 64
     keys_bytes, values_bytes = k.page_part(spec.kv, head_dim)
@@ -94,63 +127,107 @@ def make_attend_block(isa: Isa, spec: k.Spec) -> Any:
     values_one = tiles.make_weighted_values(spec.kv, 1, head_dim)
     write_z = make_write_z(head_dim)
 
+    @lower.inlined
+    def first_seen(args: int, layer: int, position: int) -> int:
+        """The first position that a query at ``position`` reads."""
+        if spec.windowed:
+            w = get_i64(args, k.LAYERS) + layer * k.LAYER_SIZE * 8
+            window = get_i64(w, k.WINDOW)
+            return max(0, position + 1 - window) if window > 0 else 0
+        return 0
+
     @lower.kernel
-    def attend_block(args: int, thread: int, layer: int, head: int, block: int) -> None:
-        first, count = get_i64(block, k.FIRST), get_i64(block, k.COUNT)
-        table, position = get_i64(block, k.TABLE), get_i64(block, k.POSITION)
+    def attend(
+        args: int, thread: int, layer: int, table: int, position: int, token: int, head: int,
+        count: int, token_step: int, head_step: int,
+    ) -> None:  # fmt: skip
         scratch = get_i64(args, k.SCRATCH) + thread * get_i64(args, k.SCRATCH_STRIDE)
         scores = scratch + get_i64(args, k.SCRATCH_SCORES)
         attn_out = scratch + get_i64(args, k.SCRATCH_ATTN_OUT)
         s_stride = get_i64(args, k.SCORES_WIDTH) * 4
-        q_stride = get_i64(args, k.QKV_WIDTH) * 4
-        q = get_i64(args, k.QKV) + first * q_stride + head * head_dim * 4
-        keys = (layer * get_i64(args, k.N_HEAD) + head) * (keys_bytes + values_bytes)
+        q_width = get_i64(args, k.QKV_WIDTH) * 4
+        q = get_i64(args, k.QKV) + token * q_width + head * head_dim * 4
+        q_stride = token_step * q_width + head_step * head_dim * 4
+        heads, kv_heads = get_i64(args, k.N_HEAD), get_i64(args, k.N_KV_HEAD)
+        keys = (layer * kv_heads + head // (heads // kv_heads)) * (keys_bytes + values_bytes)
         factor = get_f32(get_i64(args, k.ATTENTION_SCALES), layer)
         if count == together:
-            pages = (position + count - 1) // k.PAGE + 1
-            scores_many(table, pages, keys, q, q_stride, scores, s_stride, factor)
-            for t in range(count):
-                row = scores + t * s_stride
-                total = softmax_numerators(row, position + t + 1, pages * k.PAGE)
-                set_f32(scratch + get_i64(args, k.SCRATCH_ROW), t, total)
-            values_many(table, pages, keys + keys_bytes, scores, s_stride, attn_out, row_bytes)
-            for t in range(count):
-                total = get_f32(scratch + get_i64(args, k.SCRATCH_ROW), t)
-                write_z(args, first + t, head, total, attn_out + t * row_bytes)
+            start = first_seen(args, layer, position) // k.PAGE
+            pages = (position + (count - 1) * token_step) // k.PAGE + 1 - start
+            scores_many(table + start * 8, pages, keys, q, q_stride, scores, s_stride, factor)
+            for i in range(count):
+                seen = position + i * token_step
+                total = softmax_numerators(
+                    scores + i * s_stride, first_seen(args, layer, seen) - start * k.PAGE,
+                    seen + 1 - start * k.PAGE, pages * k.PAGE,
+                )  # fmt: skip
+                set_f32(scratch + get_i64(args, k.SCRATCH_ROW), i, total)
+            values_many(table + start * 8, pages, keys + keys_bytes, scores, s_stride, attn_out,
+                        row_bytes)  # fmt: skip
+            for i in range(count):
+                total = get_f32(scratch + get_i64(args, k.SCRATCH_ROW), i)
+                write_z(args, token + i * token_step, head + i * head_step, total,
+                        attn_out + i * row_bytes)  # fmt: skip
         else:
-            for t in range(count):
-                pages = (position + t) // k.PAGE + 1
-                scores_one(table, pages, keys, q + t * q_stride, q_stride, scores,
+            for i in range(count):
+                seen = position + i * token_step
+                first = first_seen(args, layer, seen)
+                start = first // k.PAGE
+                pages = seen // k.PAGE + 1 - start
+                scores_one(table + start * 8, pages, keys, q + i * q_stride, q_stride, scores,
                            s_stride, factor)  # fmt: skip
-                total = softmax_numerators(scores, position + t + 1, pages * k.PAGE)
-                values_one(table, pages, keys + keys_bytes, scores, s_stride, attn_out, row_bytes)
-                write_z(args, first + t, head, total, attn_out)
+                total = softmax_numerators(
+                    scores, first - start * k.PAGE, seen + 1 - start * k.PAGE, pages * k.PAGE
+                )
+                values_one(table + start * 8, pages, keys + keys_bytes, scores, s_stride, attn_out,
+                           row_bytes)  # fmt: skip
+                write_z(args, token + i * token_step, head + i * head_step, total, attn_out)
 
-    return attend_block
+    return attend
 
 
 def make_attention(isa: Isa, spec: k.Spec, barrier: Any) -> Any:
-    """``attention(args, thread, phase, layer)``: store keys and values, then attend."""
-    store_kv, attend_block = make_store_kv(isa, spec), make_attend_block(isa, spec)
+    """``attention(args, thread, phase, layer)``: prepare queries and keys, then attend."""
+    prepare_heads, attend = make_prepare_heads(isa, spec), make_attend(isa, spec)
+    together = k.queries_together(isa.registers)
+
+    @lower.kernel
+    def prepare(args: int, thread: int, phase: int, layer: int) -> int:
+        """All tokens' queries, keys and values."""
+        # By heads: the keys of neighbouring tokens share cache lines, which two threads would
+        # pull back and forth between them.
+        kv_heads = get_i64(args, k.N_KV_HEAD)
+        start, end = claim_chunk(args, phase, thread, kv_heads, 1)
+        while start >= 0:
+            for head in range(start, end):
+                for i in range(get_i64(args, k.N_QUERY_BLOCKS)):
+                    block = get_i64(args, k.QUERY_BLOCKS) + i * k.QUERY_BLOCK_SIZE * 8
+                    for t in range(get_i64(block, k.COUNT)):
+                        prepare_heads(args, layer, head, get_i64(block, k.FIRST) + t,
+                                      get_i64(block, k.TABLE),
+                                      get_i64(block, k.POSITION) + t)  # fmt: skip
+            start, end = claim_chunk(args, phase, thread, kv_heads, 1)
+        return barrier(args, phase)
+
+    @lower.kernel
+    def attend_heads(args: int, thread: int, layer: int, head: int, block: int) -> None:
+        """The one token of a block: all heads that share a key head."""
+        shared = get_i64(args, k.N_HEAD) // get_i64(args, k.N_KV_HEAD)
+        token, table = get_i64(block, k.FIRST), get_i64(block, k.TABLE)
+        position = get_i64(block, k.POSITION)
+        prepare_heads(args, layer, head, token, table, position)
+        for query in range(0, shared, together):
+            attend(args, thread, layer, table, position, token, head * shared + query,
+                   min(together, shared - query), 0, 1)  # fmt: skip
 
     @lower.kernel
     def attention(args: int, thread: int, phase: int, layer: int) -> int:
         blocks, count = get_i64(args, k.QUERY_BLOCKS), get_i64(args, k.N_QUERY_BLOCKS)
         heads, decode_only = get_i64(args, k.N_HEAD), get_i64(args, k.DECODE_ONLY)
-        if not decode_only:
-            # By heads: the keys of neighbouring tokens share cache lines, which two threads would
-            # pull back and forth between them.
-            start, end = claim_chunk(args, phase, thread, heads, 1)
-            while start >= 0:
-                for head in range(start, end):
-                    for i in range(count):
-                        block = blocks + i * k.QUERY_BLOCK_SIZE * 8
-                        for t in range(get_i64(block, k.COUNT)):
-                            store_kv(args, layer, head, get_i64(block, k.FIRST) + t,
-                                     get_i64(block, k.TABLE),
-                                     get_i64(block, k.POSITION) + t)  # fmt: skip
-                start, end = claim_chunk(args, phase, thread, heads, 1)
-            phase = barrier(args, phase)
+        if decode_only:
+            heads = get_i64(args, k.N_KV_HEAD)
+        else:
+            phase = prepare(args, thread, phase, layer)
         size = max(1, min(4, heads * count // (get_i64(args, k.N_THREADS) * 4)))
         start, end = claim_chunk(args, phase, thread, heads * count, size)
         while start >= 0:
@@ -158,9 +235,11 @@ def make_attention(isa: Isa, spec: k.Spec, barrier: Any) -> Any:
                 head, i = item // count, item % count
                 block = blocks + i * k.QUERY_BLOCK_SIZE * 8
                 if decode_only:
-                    store_kv(args, layer, head, get_i64(block, k.FIRST), get_i64(block, k.TABLE),
-                             get_i64(block, k.POSITION))  # fmt: skip
-                attend_block(args, thread, layer, head, block)
+                    attend_heads(args, thread, layer, head, block)
+                else:
+                    attend(args, thread, layer, get_i64(block, k.TABLE),
+                           get_i64(block, k.POSITION), get_i64(block, k.FIRST), head,
+                           get_i64(block, k.COUNT), 1, 0)  # fmt: skip
             start, end = claim_chunk(args, phase, thread, heads * count, size)
         return barrier(args, phase)
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from laplm.model.engine import kernel_args as k
 from laplm.model.engine.kernels.attention import make_attention
-from laplm.model.engine.kernels.linear import WEIGHT_BYTES, act_of, make_inputs, make_linear
+from laplm.model.engine.kernels.linear import make_linear_of
+from laplm.model.engine.kernels.norm import make_add_sublayer
 from laplm.model.engine.kernels.sampling import log_sum_exp
 from laplm.model.engine.kernels.threads import make_barrier, make_pool
 from laplm.native import lower
@@ -47,74 +48,67 @@ def build(isa: Isa, spec: k.Spec) -> Any:
 
 def make_forward(isa: Isa, spec: k.Spec) -> Any:
     """``forward(args, thread)``: read it beside ``reference.forward``."""
-    is_fp32 = spec.precision == "fp32"
-    act_bytes = 4 if is_fp32 else 1
-    weight_bytes, head_bytes = WEIGHT_BYTES[spec.precision], WEIGHT_BYTES[spec.head]
     barrier = make_barrier(isa)
-    inputs = make_inputs(spec.precision, barrier)
     attention = make_attention(isa, spec, barrier)
-    linear = make_linear(isa, spec.precision, barrier)
-    unembed = linear if spec.head == spec.precision else make_linear(isa, spec.head, barrier)
+    linear = make_linear_of(isa, spec, barrier)
+    add_sublayer = make_add_sublayer(spec, barrier)
+    apart = spec.post_norms or spec.parallel_residual  # what a sublayer adds waits in a buffer
+
+    @lower.inlined
+    def matrix(layer: int, which: int) -> int:
+        return layer + (k.MATRICES + which * k.MATRIX_SIZE) * 8
+
+    @lower.kernel
+    def attention_sublayer(args: int, thread: int, phase: int, i: int, w: int) -> int:
+        """Attention of layer ``i``: X, or the buffer, gets what it adds."""
+        tokens, width, x = get_i64(args, k.N_TOKENS), get_i64(args, k.WIDTH), get_i64(args, k.X)
+        for part in range(get_i64(w, k.N_QKV)):
+            phase = linear(args, thread, phase, tokens, x, width, True, get_i64(w, k.NORM1_GAIN),
+                           get_i64(w, k.NORM1_BIAS), 0, matrix(w, k.MATRIX_QKV + part),
+                           get_i64(args, k.QKV), get_i64(args, k.QKV_WIDTH), k.STORE,
+                           k.NO_ACTIVATION)  # fmt: skip
+        phase = attention(args, thread, phase, i)
+        out = get_i64(args, k.SUBLAYER) if apart else x
+        return linear(args, thread, phase, tokens, get_i64(args, k.Z), get_i64(args, k.Z_WIDTH),
+                      False, 0, 0, 0, matrix(w, k.MATRIX_ATTN_OUT), out, width,
+                      k.STORE if apart else k.ADD, k.NO_ACTIVATION)  # fmt: skip
+
+    @lower.kernel
+    def feed_forward_sublayer(args: int, thread: int, phase: int, w: int) -> int:
+        """The feed-forward of a layer: X, or the buffer, gets what it adds."""
+        tokens, width, x = get_i64(args, k.N_TOKENS), get_i64(args, k.WIDTH), get_i64(args, k.X)
+        inner, inner_width = get_i64(args, k.INNER), get_i64(args, k.INNER_WIDTH)
+        up = get_i64(args, k.GATE_UP) if spec.gated else inner
+        up_width = get_i64(args, k.GATE_UP_WIDTH) if spec.gated else inner_width
+        phase = linear(args, thread, phase, tokens, x, width, True, get_i64(w, k.NORM2_GAIN),
+                       get_i64(w, k.NORM2_BIAS), 0, matrix(w, k.MATRIX_UP), up, up_width, k.STORE,
+                       get_i64(args, k.ACTIVATION))  # fmt: skip
+        out = get_i64(args, k.SUBLAYER) if spec.post_norms else x
+        return linear(args, thread, phase, tokens, inner, inner_width, False, 0, 0, 0,
+                      matrix(w, k.MATRIX_DOWN), out, width, k.STORE if spec.post_norms else k.ADD,
+                      k.NO_ACTIVATION)  # fmt: skip
 
     @lower.kernel
     def forward(args: int, thread: int) -> int:
         """One thread's part of one forward pass."""
-        tokens, c, inner = (
-            get_i64(args, k.N_TOKENS), get_i64(args, k.N_EMBD), get_i64(args, k.N_INNER),
-        )  # fmt: skip
+        tokens = get_i64(args, k.N_TOKENS)
         # Read before the last barrier: after it the caller may already write the next arguments.
         logit_rows = get_i64(args, k.N_LOGIT_ROWS)
-        width, inner_width = get_i64(args, k.WIDTH), get_i64(args, k.INNER_WIDTH)
-        x, z, hidden = get_i64(args, k.X), get_i64(args, k.Z), get_i64(args, k.INNER)
-        act, a_scale, a_sum = act_of(args, thread, tokens)
-        stride, hidden_stride = width * act_bytes, inner_width * act_bytes
-        # fp32 layers read their inputs as they are; the others read the bytes made of them.
-        from_z = z if is_fp32 else act
-        from_hidden = hidden if is_fp32 else act
-        square, wide = int(c * width * weight_bytes), int(inner * width * weight_bytes)
         phase = 0
         for i in range(get_i64(args, k.N_LAYER)):
             w = get_i64(args, k.LAYERS) + i * k.LAYER_SIZE * 8
-            following, following_bytes = get_i64(w, k.LAYER_SIZE + k.ATTN_W), 3 * square
-            if i == get_i64(args, k.N_LAYER) - 1:
-                following = get_i64(args, k.HEAD_W)
-                following_bytes = int(get_i64(args, k.HEAD_ROWS) * width * head_bytes)
-            phase = inputs(args, thread, phase, tokens, x, width, True, get_i64(w, k.LN_1_GAIN),
-                           get_i64(w, k.LN_1_SHIFT), c, 0)  # fmt: skip
-            phase = linear(args, thread, phase, tokens, act, stride, a_scale, a_sum, c,
-                           get_i64(w, k.ATTN_W), get_i64(w, k.ATTN_SCALE), get_i64(w, k.ATTN_BIAS),
-                           3 * c, get_i64(args, k.QKV), get_i64(args, k.QKV_WIDTH), k.STORE,
-                           k.NO_ACTIVATION, get_i64(w, k.PROJ_W), square)  # fmt: skip
-            phase = attention(args, thread, phase, i)
-            if not is_fp32:
-                phase = inputs(args, thread, phase, tokens, z, width, False, 0, 0, c, 0)
-            phase = linear(args, thread, phase, tokens, from_z, stride, a_scale, a_sum, c,
-                           get_i64(w, k.PROJ_W), get_i64(w, k.PROJ_SCALE), get_i64(w, k.PROJ_BIAS),
-                           c, x, width, k.ADD, k.NO_ACTIVATION, get_i64(w, k.FC_W),
-                           wide)  # fmt: skip
-            phase = inputs(args, thread, phase, tokens, x, width, True, get_i64(w, k.LN_2_GAIN),
-                           get_i64(w, k.LN_2_SHIFT), c, 0)  # fmt: skip
-            phase = linear(args, thread, phase, tokens, act, stride, a_scale, a_sum, c,
-                           get_i64(w, k.FC_W), get_i64(w, k.FC_SCALE), get_i64(w, k.FC_BIAS), inner,
-                           hidden, inner_width, k.STORE, get_i64(args, k.ACTIVATION),
-                           get_i64(w, k.OUT_W), wide)  # fmt: skip
-            if not is_fp32:
-                phase = inputs(args, thread, phase, tokens, hidden, inner_width, False, 0, 0, inner,
-                               0)  # fmt: skip
-            phase = linear(args, thread, phase, tokens, from_hidden, hidden_stride, a_scale, a_sum,
-                           inner, get_i64(w, k.OUT_W), get_i64(w, k.OUT_SCALE),
-                           get_i64(w, k.OUT_BIAS), c, x, width, k.ADD, k.NO_ACTIVATION, following,
-                           following_bytes)  # fmt: skip
+            phase = attention_sublayer(args, thread, phase, i, w)
+            if spec.post_norms:
+                phase = add_sublayer(args, thread, phase, tokens, get_i64(w, k.POST_NORM1))
+            phase = feed_forward_sublayer(args, thread, phase, w)
+            if apart:
+                phase = add_sublayer(args, thread, phase, tokens, get_i64(w, k.POST_NORM2))
         if logit_rows > 0:
-            act, a_scale, a_sum = act_of(args, thread, logit_rows)
-            phase = inputs(args, thread, phase, logit_rows, x, width, True,
-                           get_i64(args, k.LN_F_GAIN), get_i64(args, k.LN_F_SHIFT), c,
-                           get_i64(args, k.LOGIT_ROWS))  # fmt: skip
-            phase = unembed(args, thread, phase, logit_rows, act, stride, a_scale, a_sum, c,
-                            get_i64(args, k.HEAD_W), get_i64(args, k.HEAD_SCALE),
-                            get_i64(args, k.HEAD_BIAS), get_i64(args, k.HEAD_ROWS),
-                            get_i64(args, k.LOGITS), get_i64(args, k.OUT_WIDTH), k.STORE,
-                            k.NO_ACTIVATION, 0, 0)  # fmt: skip
+            phase = linear(args, thread, phase, logit_rows, get_i64(args, k.X),
+                           get_i64(args, k.WIDTH), True, get_i64(args, k.FINAL_NORM_GAIN),
+                           get_i64(args, k.FINAL_NORM_BIAS), get_i64(args, k.LOGIT_ROWS),
+                           get_i64(args, k.HEAD), get_i64(args, k.LOGITS),
+                           get_i64(args, k.OUT_WIDTH), k.STORE, k.NO_ACTIVATION)  # fmt: skip
         return phase
 
     return forward

@@ -9,14 +9,14 @@ from typing import Any
 
 from laplm.model.engine import kernel_args as k
 from laplm.model.engine import tiles
+from laplm.model.engine.formats import CODES, FORMATS, SUPER, Format
 from laplm.model.engine.kernels.activation import activate
-from laplm.model.engine.kernels.norm import layer_norm
+from laplm.model.engine.kernels.norm import layer_norm, rms_norm
 from laplm.model.engine.kernels.threads import claim_chunk, prefetch_weights
 from laplm.native import lower
 from laplm.native.isa import Isa
 from laplm.native.simd import get_i64, keep_between, load, store
 
-WEIGHT_BYTES = {"fp32": 4, "int8": 1, "int4": 0.5}
 quantize_group = tiles.make_quantize()
 
 
@@ -43,27 +43,27 @@ def act_of(args: int, thread: int, tokens: int) -> tuple[int, int, int]:
     return get_i64(args, k.ACT), get_i64(args, k.ACT_SCALE), get_i64(args, k.ACT_SUM)
 
 
-def make_inputs(precision: str, barrier: Any) -> Any:
+def make_inputs(spec: k.Spec, barrier: Any, *, floats: bool) -> Any:
     """``inputs(args, thread, phase, …)``: all tokens' inputs of a linear layer; the next phase."""
-    is_fp32 = precision == "fp32"
-    act_bytes = 4 if is_fp32 else 1
+    act_bytes = 4 if floats else 1
+    normalise = layer_norm if spec.norm == "layer" else rms_norm
 
     @lower.kernel
     def input_row(
         args: int, thread: int, t: int, row: int, norm: int, gain: int, shift: int,
         n_in: int, act: int, scale: int, total: int,
     ) -> None:  # fmt: skip
-        """Token ``t``'s: layer norm if asked for, then bytes."""
+        """Token ``t``'s: the norm if asked for, then bytes."""
         groups = (n_in + k.GROUP - 1) // k.GROUP
         act += t * groups * k.GROUP * act_bytes
         if norm:
             scratch = get_i64(args, k.SCRATCH) + thread * get_i64(args, k.SCRATCH_STRIDE)
             normed = scratch + get_i64(args, k.SCRATCH_ROW)
-            if is_fp32:
+            if floats:
                 normed = act
-            layer_norm(args, row, gain, shift, normed)
+            normalise(args, row, gain, shift, normed)
             row = normed
-        if not is_fp32:
+        if not floats:
             quantize_row(row, groups, act, scale + t * groups * 4, total + t * groups * 4)
 
     @lower.kernel
@@ -94,22 +94,36 @@ def make_inputs(precision: str, barrier: Any) -> Any:
 # --- products -----------------------------------------------------------------------------------
 
 
-def make_rows(isa: Isa, precision: str) -> Any:
+def make_scale_stride(form: Format) -> Any:
+    """``scale_stride(groups)``: bytes of a tile's scales, as ``Format.scale_bytes`` counts them."""
+    of_super = form.scales == "super"
+    fixed = form.scale_bytes(0)
+    each = form.scale_bytes(SUPER if of_super else 1) - fixed
+
+    @lower.inlined
+    def scale_stride(groups: int) -> int:
+        if of_super:
+            return (groups + SUPER - 1) // SUPER * each
+        return fixed if fixed > 0 else groups * each
+
+    return scale_stride
+
+
+def make_rows(isa: Isa, form: Format) -> Any:
     """``rows(…)``: some tiles of a linear layer's output rows, for all tokens."""
-    tile_input = int(k.TILE * WEIGHT_BYTES[precision])
-    scale_group = 32 if precision == "int4" else 0
-    together = tiles.rows_together(isa, precision)
+    together = tiles.rows_together(isa, form)
     # Several tokens multiply for longer than one tile takes to come from memory: the first of
     # them prefetch the next. One token only waits for memory, which is asked already.
-    most = tiles.tokens_together(isa, precision)
+    most = tiles.tokens_together(isa, form)
     first_most, tile_x2 = (
-        tiles.make_tile(isa, precision, together, t, prefetch_parts=1) for t in (most, 2)
+        tiles.make_tile(isa, form, together, t, prefetch_parts=1) for t in (most, 2)
     )
     # Many take so long that memory would idle for most of it: the first calls share prefetching.
     sharing = 3
-    share_most = tiles.make_tile(isa, precision, together, most, prefetch_parts=sharing)
-    tile_most, tile_x1 = (tiles.make_tile(isa, precision, together, t) for t in (most, 1))
-    tile_1x1 = tiles.make_tile(isa, precision, 1, 1)
+    share_most = tiles.make_tile(isa, form, together, most, prefetch_parts=sharing)
+    tile_most, tile_x1 = (tiles.make_tile(isa, form, together, t) for t in (most, 1))
+    tile_1x1 = tiles.make_tile(isa, form, 1, 1)
+    scale_stride = make_scale_stride(form)
 
     @lower.kernel
     def rows(
@@ -119,8 +133,8 @@ def make_rows(isa: Isa, precision: str) -> Any:
     ) -> None:  # fmt: skip
         groups = (n_in + k.GROUP - 1) // k.GROUP
         g_stride = groups * 4
-        w_stride = groups * k.GROUP * tile_input
-        s_stride = groups * scale_group if scale_group else 64
+        w_stride = groups * form.group_bytes
+        s_stride = scale_stride(groups)
         tile = start
         while tile < end:
             wt, st, bt, ot = (
@@ -165,18 +179,39 @@ def make_rows(isa: Isa, precision: str) -> Any:
     return rows
 
 
-def make_linear(isa: Isa, precision: str, barrier: Any) -> Any:
+def make_linear(isa: Isa, spec: k.Spec, form: Format, barrier: Any) -> Any:
     """``linear(args, thread, phase, …)``: a whole linear layer, its rows shared among threads."""
-    together = tiles.rows_together(isa, precision)
-    rows = make_rows(isa, precision)
+    # Tiles of gate and up rows alternate, and stay together.
+    together = tiles.rows_together(isa, form) * (2 if spec.gated else 1)
+    rows = make_rows(isa, form)
+
+    @lower.inlined
+    def activate_rows(
+        args: int, activation: int, out: int, out_width: int, n_out: int, start: int, end: int,
+        tokens: int,
+    ) -> None:  # fmt: skip
+        """The activation function of some tiles; of pairs of them, times the up tile, to INNER."""
+        for t in range(tokens):
+            row = out + t * out_width * 4
+            if spec.gated:
+                hidden = get_i64(args, k.INNER) + t * get_i64(args, k.INNER_WIDTH) * 4
+                for i in range(start * 16, end * 16, 32):
+                    activate(activation, row, i)
+                    store(hidden, i // 2, load(row, i) * load(row, i + 16))
+            else:
+                for i in range(start * 16, end * 16, 16):
+                    activate(activation, row, i)
+                if end * 16 > n_out:  # not every function of zero is zero
+                    last = end * 16 - 16
+                    store(row, last, keep_between(load(row, last), 0, n_out - last, 0.0))
 
     @lower.kernel
     def linear(
         args: int, thread: int, phase: int, tokens: int, x: int, x_stride: int, x_scale: int,
-        x_sum: int, n_in: int, w: int, scale: int, bias: int, n_out: int, out: int, out_width: int,
-        store_mode: int, activation: int, next_weights: int, next_bytes: int,
+        x_sum: int, m: int, out: int, out_width: int, store_mode: int, activation: int,
     ) -> int:  # fmt: skip
-        """``next_weights`` are the next layer's, prefetched at the end; gives the next phase."""
+        """``m`` is the matrix; gives the next phase."""
+        n_in, n_out = get_i64(m, k.N_IN), get_i64(m, k.N_OUT)
         count = (n_out + 15) // 16
         threads = get_i64(args, k.N_THREADS)
         # Whole register blocks; long runs of memory, but enough chunks to share out evenly.
@@ -184,18 +219,65 @@ def make_linear(isa: Isa, precision: str, barrier: Any) -> Any:
         size = max(1, blocks) * together
         start, end = claim_chunk(args, phase, thread, count, size)
         while start >= 0:
-            rows(w, scale, bias, n_in, x, x_stride, x_scale, x_sum, start, end, tokens,
-                 out, out_width * 4, store_mode)  # fmt: skip
+            rows(get_i64(m, k.WEIGHTS), get_i64(m, k.SCALES), get_i64(m, k.BIAS), n_in, x, x_stride,
+                 x_scale, x_sum, start, end, tokens, out, out_width * 4, store_mode)  # fmt: skip
             if activation != k.NO_ACTIVATION:
-                for t in range(tokens):
-                    row = out + t * out_width * 4
-                    for i in range(start * 16, end * 16, 16):
-                        activate(activation, row, i)
-                    if end * 16 > n_out:  # not every function of zero is zero
-                        last = end * 16 - 16
-                        store(row, last, keep_between(load(row, last), 0, n_out - last, 0.0))
+                activate_rows(args, activation, out, out_width, n_out, start, end, tokens)
             start, end = claim_chunk(args, phase, thread, count, size)
-        prefetch_weights(args, thread, next_weights, next_bytes)
+        prefetch_weights(args, thread, get_i64(m, k.NEXT_WEIGHTS), get_i64(m, k.NEXT_BYTES))
         return barrier(args, phase)
 
     return linear
+
+
+def make_linear_of(isa: Isa, spec: k.Spec, barrier: Any) -> Any:
+    """``linear_of(args, thread, phase, …)``: inputs, then the product with a matrix of any format.
+
+    ``norm`` says whether the rows are normalised first. The result goes to the matrix's column of
+    ``out``.
+    """
+    forms = [FORMATS[name] for name in spec.formats]
+    floats, in_bytes = (make_inputs(spec, barrier, floats=each) for each in (True, False))
+
+    @lower.kernel
+    def no_format(
+        args: int, thread: int, phase: int, tokens: int, rows: int, row_width: int, norm: int,
+        gain: int, shift: int, index: int, m: int, out: int, out_width: int, store_mode: int,
+        activation: int,
+    ) -> int:  # fmt: skip
+        return phase
+
+    def with_format(form: Format, otherwise: Any, last: bool) -> Any:
+        code, is_float = CODES[form.name], form.is_float
+        linear = make_linear(isa, spec, form, barrier)
+        inputs = floats if is_float else in_bytes
+        act_bytes = 4 if is_float else 1
+
+        @lower.kernel
+        def linear_of(
+            args: int, thread: int, phase: int, tokens: int, rows: int, row_width: int, norm: int,
+            gain: int, shift: int, index: int, m: int, out: int, out_width: int, store_mode: int,
+            activation: int,
+        ) -> int:  # fmt: skip
+            if last or get_i64(m, k.FORMAT) == code:
+                n_in = get_i64(m, k.N_IN)
+                to = out + get_i64(m, k.COLUMN) * 4
+                act, scale, total = act_of(args, thread, tokens)
+                if not is_float or norm:
+                    phase = inputs(args, thread, phase, tokens, rows, row_width, norm, gain, shift,
+                                   n_in, index)  # fmt: skip
+                else:  # floats are read where they are
+                    return linear(args, thread, phase, tokens, rows, row_width * 4, scale, total, m,
+                                  to, out_width, store_mode, activation)  # fmt: skip
+                stride = (n_in + k.GROUP - 1) // k.GROUP * k.GROUP * act_bytes
+                return linear(args, thread, phase, tokens, act, stride, scale, total, m, to,
+                              out_width, store_mode, activation)  # fmt: skip
+            return otherwise(args, thread, phase, tokens, rows, row_width, norm, gain, shift, index,
+                             m, out, out_width, store_mode, activation)  # fmt: skip
+
+        return linear_of
+
+    chain = no_format
+    for i, form in enumerate(forms):
+        chain = with_format(form, chain, last=i == 0)
+    return chain

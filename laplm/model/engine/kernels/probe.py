@@ -6,6 +6,7 @@ from typing import Any
 
 from laplm.model.engine import kernel_args as k
 from laplm.model.engine import tiles
+from laplm.model.engine.formats import Format
 from laplm.native import lower
 from laplm.native.isa import Isa
 from laplm.native.simd import load, splat, sum_lanes
@@ -13,16 +14,16 @@ from laplm.native.simd import load, splat, sum_lanes
 READ, MULTIPLY = 0, 1  # what a probe does
 
 
-def build_probe(isa: Isa, precision: str) -> Any:
+def build_probe(isa: Isa, form: Format) -> Any:
     """The function to compile, which does one of two things.
 
     ``READ`` (a address, b bytes): read memory as fast as one thread can; returns a checksum.
     ``MULTIPLY`` (a address of 1 MiB, b inputs, c repeats): the inner loop of linear layers, on
     2 x 16 rows and 4 tokens that stay in the fastest cache; returns how many numbers it multiplied.
     """
-    rows = tiles.rows_together(isa, precision)
-    tile = tiles.make_tile(isa, precision, rows, 4)
-    tile_bytes = {"fp32": 64, "int8": 16, "int4": 8}[precision]
+    rows = tiles.rows_together(isa, form)
+    group_bytes = form.group_bytes
+    tile = tiles.make_tile(isa, form, rows, 4)
 
     @lower.kernel
     def read(base: int, size: int) -> int:
@@ -38,8 +39,8 @@ def build_probe(isa: Isa, precision: str) -> Any:
             return read(a, b)
         weights, x, scales, out, bias = a, a + 262144, a + 393216, a + 524288, a + 655360
         for _ in range(c):
-            tile(weights, b * tile_bytes, bias, 64, x, b * 4, scales, scales + 65536, 4096,
-                 b // k.GROUP, out, 4096, bias, k.STORE, 0)  # fmt: skip
+            tile(weights, b // k.GROUP * group_bytes, bias, 64, x, b * 4, scales, scales + 65536,
+                 4096, b // k.GROUP, out, 4096, bias, k.STORE, 0)  # fmt: skip
         return rows * 16 * 4 * b * c
 
     return probe

@@ -16,17 +16,20 @@ pytest_plugins = ("running",)
 
 
 @lower.kernel
-def engine(row: int, length: int, padded: int, out: int) -> int:
-    set_f32(out, 0, softmax_numerators(row, length, padded))
+def engine(row: int, first: int, length: int, out: int) -> int:
+    set_f32(out, 0, softmax_numerators(row, first, length, 64))
     return 0
 
 
-@pytest.mark.parametrize("length", [1, 16, 31, 33, 64])
-def test_numerators_over_their_sum_are_the_softmax_and_later_keys_count_nothing(
-    isa: Isa, length: int
+@pytest.mark.parametrize(
+    ("first", "length"), [(0, 1), (0, 16), (0, 31), (0, 33), (0, 64), (1, 2), (15, 17), (31, 64)]
+)
+def test_numerators_over_their_sum_are_the_softmax_and_other_keys_count_nothing(
+    isa: Isa, first: int, length: int
 ) -> None:
     scores = (np.random.default_rng(length).standard_normal(64) * 5).astype(np.float32)
     row, total = floats(scores), np.zeros(1, np.float32)
-    compiled(isa, "softmax", engine)(row.ctypes.data, length, 64, total.ctypes.data)
-    np.testing.assert_allclose(row[:length] / total, ops.softmax(scores[:length]), rtol=1e-5)
-    assert not row[length:64].any()
+    compiled(isa, "softmax", engine)(row.ctypes.data, first, length, total.ctypes.data)
+    seen = slice(first, length)
+    np.testing.assert_allclose(row[seen] / total, ops.softmax(scores[seen]), rtol=1e-5)
+    assert not row[:first].any() and not row[length:64].any()

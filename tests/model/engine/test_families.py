@@ -1,0 +1,125 @@
+"""The compiled engine runs every family: as transformers, and with the same bits in any batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_families_against_transformers import CASES, GQA
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from laplm.model.engine import model as model_module
+from laplm.model.engine.model import GPT
+from laplm.model.engine.quantize import Precision
+from laplm.model.files.checkpoint import Checkpoint, open_checkpoint
+from laplm.native import isa as isas
+
+Array = np.ndarray
+IDS = np.random.default_rng(1).integers(0, 97, 64)
+
+
+@pytest.fixture(autouse=True)
+def _share_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiny models are run by one thread otherwise, and threads are what is to be tested."""
+    monkeypatch.setattr(model_module, "MIN_PARALLEL_BYTES", 0)
+
+
+@pytest.fixture(scope="module", params=CASES)
+def made(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Checkpoint, Array]:
+    """A small model with random weights, and transformers' logits of ``IDS``."""
+    return make(request.param, CASES[request.param], tmp_path_factory.mktemp("model"))
+
+
+def make(name: str, values: dict[str, Any], directory: Path) -> tuple[Checkpoint, Array]:
+    torch.manual_seed(0)
+    family = name.partition("-")[0]
+    config = AutoConfig.for_model(family, **values, attn_implementation="eager")
+    theirs = AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():  # gains beside 1, scores that are not flat
+            parameter.add_(torch.randn_like(parameter) * (0.3 if parameter.ndim == 1 else 0.1))
+        logits = theirs(torch.tensor(IDS[None])).logits[0].numpy()
+    theirs.save_pretrained(directory)
+    return open_checkpoint(directory), logits
+
+
+def test_fp32_logits_are_those_of_transformers_in_every_way_of_running(
+    made: tuple[Checkpoint, Array],
+) -> None:
+    checkpoint, want = made
+    gpt = GPT(checkpoint, "fp32", threads=2)
+    got = gpt.forward(IDS)
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-4 * max(1, np.abs(want).max() / 10))
+    same_bits_in_every_batch(gpt, got)
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [
+        ("llama", "int4"), ("llama-untied-biases", "int8"), ("qwen3-biases", "int8"),
+        ("gemma3_text", "int4"), ("gpt_neox", "int8"), ("phi3", "int8"),
+    ],
+)  # fmt: skip
+def test_quantised_logits_are_those_of_the_tapped_path(
+    name: str, precision: Precision, tmp_path: Path
+) -> None:
+    checkpoint, want = make(name, CASES[name], tmp_path)
+    gpt = GPT(checkpoint, precision, threads=2)
+    got, tapped = gpt.forward(IDS), gpt.forward(IDS, tap=lambda *_: None)
+    # Where an input lies between two bytes either is right, and what follows differs by a step.
+    assert np.abs(got - tapped).mean() < 0.03 * want.std()
+    same_bits_in_every_batch(gpt, got)
+
+
+def same_bits_in_every_batch(gpt: GPT, want: Array) -> None:
+    """Token by token, in parts, beside others of other lengths, forked, and by one thread."""
+    cache = gpt.new_cache()
+    parts = [gpt.forward(IDS[:5], cache), gpt.forward(IDS[5:12], cache)]
+    parts += [gpt.decode([token], [cache]) for token in IDS[12:48]]
+    np.testing.assert_array_equal(np.concatenate(parts), want[:48])
+    caches = [gpt.new_cache() for _ in range(3)]
+    for i, each in enumerate(caches):
+        gpt.forward(IDS[: 30 + i], each)
+    caches += caches[0].fork(1)
+    together = gpt.decode(IDS[[30, 31, 32, 30]], caches)
+    np.testing.assert_array_equal(together, want[[30, 31, 32, 30]])
+    wanted = gpt.forward_batch([(IDS[48:], cache, 2), ([int(IDS[31])], caches[0], 1)])
+    np.testing.assert_array_equal(wanted, want[[62, 63, 31]])
+    gpt.threads, threads = 1, gpt.threads
+    np.testing.assert_array_equal(gpt.forward(IDS), want)
+    gpt.threads = threads
+
+
+def test_every_instruction_set_gives_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint, _ = make("gemma3_text", CASES["gemma3_text"], tmp_path)
+    found = []
+    for isa in isas.available():
+        monkeypatch.setenv("LAPLM_ISA", isa.name)
+        found.append(GPT(checkpoint, "int8", threads=2).forward(IDS))
+    assert len(found) > 1
+    for other in found[1:]:
+        np.testing.assert_array_equal(other, found[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_of_two_bytes_are_computed_with_as_they_are(
+    dtype: torch.dtype, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    config = AutoConfig.for_model("llama", **GQA)
+    theirs = AutoModelForCausalLM.from_config(config).to(dtype)
+    theirs.save_pretrained(tmp_path)
+    with torch.no_grad():
+        want = theirs.float()(torch.tensor(IDS[None])).logits[0].numpy()
+    gpt = GPT(open_checkpoint(tmp_path), "stored", threads=2)
+    assert {"torch.float16": "fp16", "torch.bfloat16": "bf16"}[str(dtype)] == gpt.main_format.name
+    got = gpt.forward(IDS)
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-4)
+    same_bits_in_every_batch(gpt, got)
