@@ -42,9 +42,7 @@ def read_settings(values: Mapping[str, Any], names: Names, **fields: Any) -> Mod
     except ModelFormatError as error:
         text = str(error)
         for field, name in found.items():
-            text = text.replace(
-                f"config.json: {field} ", f"config.json: {name or names[field][-1]} "
-            )
+            text = text.replace(f" {field} ", f" {name or names[field][-1]} ")
         raise ModelFormatError(text) from None
 
 

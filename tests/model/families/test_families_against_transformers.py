@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,10 +11,11 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from laplm.look.sweep import Branch, sweep
 from laplm.model import activations
 from laplm.model.config import ModelConfig
 from laplm.model.families import FAMILIES, config_from_hf, config_to_hf, tensor_specs
-from laplm.model.files.checkpoint import open_checkpoint
+from laplm.model.files.checkpoint import open_checkpoint, save_checkpoint
 from laplm.model.reference import DenseWeights, forward
 from laplm.model.weights import DensePast
 
@@ -193,16 +195,31 @@ def test_activations_are_those_of_transformers(pair: Pair) -> None:
         close(cache[key], theirs, key)
 
 
-def test_the_config_that_is_written_is_the_same_model_to_transformers(pair: Pair) -> None:
-    values = config_to_hf(pair.config)
-    assert config_from_hf(values) == pair.config
+def test_what_is_written_is_the_same_model_to_transformers(pair: Pair, tmp_path: Path) -> None:
+    assert config_from_hf(config_to_hf(pair.config)) == pair.config
     assert pair.config.eos_token_ids == (2, 5)
     assert (pair.config.bos_token_id, pair.config.pad_token_id) == (0, 3)
-    config = AutoConfig.for_model(**values, attn_implementation="eager")
-    again = AutoModelForCausalLM.from_config(config).eval()
-    again.load_state_dict(pair.theirs.state_dict())
+    save_checkpoint(tmp_path / "model", pair.config, pair.weights.tensors)
+    again, told = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "model", attn_implementation="eager", output_loading_info=True
+    )
+    assert not any(told.values())
     with torch.no_grad():
         np.testing.assert_array_equal(again(torch.tensor(IDS[None])).logits[0], pair.logits)
+    assert open_checkpoint(tmp_path / "model").config == pair.config
+
+
+def test_a_sweep_goes_on_from_any_sublayer(pair: Pair) -> None:
+    cache = activations.run_with_cache(
+        lambda tap: forward(IDS, pair.weights, pair.config, tap=tap), pair.config, IDS
+    )
+    steps = [(0, cache["resid_pre", 0]), (4, cache["resid_pre", 2]), (6, cache["resid_post", 2])]
+    if not pair.config.parallel_residual:
+        steps.insert(1, (1, cache["resid_mid", 0]))
+    branches = [Branch(step, 1, lambda some, x=x: x[None][some]) for step, x in steps]
+    for finished in sweep(branches, pair.weights, pair.config, len(IDS)):
+        for logits in finished.logits:
+            close(logits, pair.logits[-1])
 
 
 def test_parameters_and_multiplications_are_counted(pair: Pair) -> None:

@@ -1,0 +1,390 @@
+"""``config.json`` of models that people have, as they were published, read as transformers does."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+from laplm.errors import ModelFormatError
+from laplm.model.config import ModelConfig, RopeScaling
+from laplm.model.families import FAMILIES, config_from_hf, config_to_hf, ops, tensor_specs
+from laplm.model.reference import DenseWeights, forward
+
+
+def sizes(
+    kind: str, width: int, inner: int, layers: int, heads: int, positions: int, vocabulary: int,
+    **more: Any,
+) -> dict[str, Any]:  # fmt: skip
+    return {
+        "model_type": kind, "hidden_size": width, "intermediate_size": inner,
+        "num_hidden_layers": layers, "num_attention_heads": heads,
+        "max_position_embeddings": positions, "vocab_size": vocabulary,
+    } | more  # fmt: skip
+
+
+LLAMA3 = {
+    "factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
+    "original_max_position_embeddings": 8192, "rope_type": "llama3",
+}  # fmt: skip
+GEMMA = {
+    "num_key_value_heads": 1, "head_dim": 256, "query_pre_attn_scalar": 256, "rope_theta": 1e6,
+    "rope_local_base_freq": 10000.0, "sliding_window": 512, "rms_norm_eps": 1e-6,
+    "hidden_activation": "gelu_pytorch_tanh", "rope_scaling": None, "eos_token_id": [1, 106],
+    "bos_token_id": 2, "pad_token_id": 0, "attention_bias": False, "cache_implementation": "hybrid",
+}  # fmt: skip
+# With the number of parameters that their pages on the hub name.
+PUBLISHED: dict[str, tuple[int, dict[str, Any]]] = {
+    "SmolLM2-135M": (134_515_008, sizes(
+        "llama", 576, 1536, 30, 9, 8192, 49152, num_key_value_heads=3, rope_theta=100000,
+        rms_norm_eps=1e-5, tie_word_embeddings=True, rope_scaling=None, rope_interleaved=False,
+        bos_token_id=0, eos_token_id=0,
+    )),
+    "TinyLlama-1.1B": (1_100_048_384, sizes(
+        "llama", 2048, 5632, 22, 32, 2048, 32000, num_key_value_heads=4, rms_norm_eps=1e-5,
+        rope_scaling=None, tie_word_embeddings=False, bos_token_id=1, eos_token_id=2,
+    )),
+    "Llama-2-7b": (6_738_415_616, sizes(
+        "llama", 4096, 11008, 32, 32, 4096, 32000, rms_norm_eps=1e-5, tie_word_embeddings=False,
+        bos_token_id=1, eos_token_id=2,
+    )),
+    "Llama-3.2-1B": (1_235_814_400, sizes(
+        "llama", 2048, 8192, 16, 32, 131072, 128256, num_key_value_heads=8, head_dim=64,
+        rope_theta=500000.0, rope_scaling=LLAMA3, rms_norm_eps=1e-5, tie_word_embeddings=True,
+        attention_bias=False, mlp_bias=False, bos_token_id=128000, eos_token_id=128001,
+    )),
+    "Mistral-7B-v0.1": (7_241_732_096, sizes(
+        "mistral", 4096, 14336, 32, 32, 32768, 32000, num_key_value_heads=8, rope_theta=10000.0,
+        sliding_window=4096, rms_norm_eps=1e-5, tie_word_embeddings=False, bos_token_id=1,
+        eos_token_id=2,
+    )),
+    "Mistral-7B-v0.3": (7_248_023_552, sizes(
+        "mistral", 4096, 14336, 32, 32, 32768, 32768, num_key_value_heads=8, rope_theta=1e6,
+        sliding_window=None, rms_norm_eps=1e-5, tie_word_embeddings=False, bos_token_id=1,
+        eos_token_id=2,
+    )),
+    "Qwen2.5-0.5B": (494_032_768, sizes(
+        "qwen2", 896, 4864, 24, 14, 32768, 151936, num_key_value_heads=2, rope_theta=1e6,
+        rms_norm_eps=1e-6, sliding_window=32768, max_window_layers=24, use_sliding_window=False,
+        use_mrope=False, tie_word_embeddings=True, bos_token_id=151643, eos_token_id=151643,
+    )),
+    "Qwen3-0.6B": (596_049_920, sizes(
+        "qwen3", 1024, 3072, 28, 16, 40960, 151936, num_key_value_heads=8, head_dim=128,
+        rope_theta=1000000, rope_scaling=None, rms_norm_eps=1e-6, sliding_window=None,
+        max_window_layers=28, use_sliding_window=False, tie_word_embeddings=True,
+        attention_bias=False, bos_token_id=151643, eos_token_id=151645,
+    )),
+    "gemma-3-270m": (268_098_176, sizes(
+        "gemma3_text", 640, 2048, 18, 4, 32768, 262144, **GEMMA, attn_logit_softcapping=None,
+        use_bidirectional_attention=False, final_logit_softcapping=None, _sliding_window_pattern=6,
+        layer_types=(["sliding_attention"] * 5 + ["full_attention"]) * 3,
+    )),
+    "gemma-3-1b": (999_885_952, sizes(
+        "gemma3_text", 1152, 6912, 26, 4, 32768, 262144, **GEMMA, sliding_window_pattern=6,
+    )),
+    "pythia-70m": (70_426_624, sizes(
+        "gpt_neox", 512, 2048, 6, 8, 2048, 50304, rotary_pct=0.25, rotary_emb_base=10000,
+        layer_norm_eps=1e-5, use_parallel_residual=True, tie_word_embeddings=False,
+        hidden_act="gelu", bos_token_id=0, eos_token_id=0,
+    )),
+    "SmolLM3-3B": (3_075_098_624, sizes(
+        "smollm3", 2048, 11008, 36, 16, 65536, 128256, num_key_value_heads=4, rope_theta=5e6,
+        rope_scaling=None, rms_norm_eps=1e-6, no_rope_layer_interval=4, use_sliding_window=False,
+        no_rope_layers=[1, 1, 1, 0] * 9, layer_types=["full_attention"] * 36, sliding_window=None,
+        attention_bias=False, mlp_bias=False, pad_token_id=128004, bos_token_id=128000,
+        eos_token_id=128012,
+    )),
+    "Phi-3-mini-4k": (3_821_079_552, sizes(
+        "phi3", 3072, 8192, 32, 32, 4096, 32064, num_key_value_heads=32, rope_theta=10000.0,
+        rope_scaling=None, original_max_position_embeddings=4096, sliding_window=2047,
+        rms_norm_eps=1e-5, tie_word_embeddings=False, attention_bias=False, bos_token_id=1,
+        eos_token_id=32000, pad_token_id=32000,
+    )),
+    "Phi-4-mini-4k": (3_836_021_760, sizes(
+        "phi3", 3072, 8192, 32, 24, 4096, 200064, num_key_value_heads=8, sliding_window=262144,
+        partial_rotary_factor=0.75, rms_norm_eps=1e-5, tie_word_embeddings=True,
+        bos_token_id=199999, eos_token_id=199999, pad_token_id=199999,
+    )),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_configs_are_read_as_transformers_reads_them(name: str) -> None:
+    count, values = PUBLISHED[name]
+    config = config_from_hf(values)
+    theirs = AutoConfig.for_model(**values)
+    assert config_from_hf(theirs.to_dict()) == config
+    assert config_from_hf(config_to_hf(config)) == config
+    assert config.n_parameters == count
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(theirs)
+    assert model.num_parameters() == count
+    linear = [s.shape for s in tensor_specs(config).values() if s.is_linear]
+    assert config.n_multiplied == sum(a * b for a, b in linear)
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_what_a_file_leaves_out_is_transformers_default(kind: str) -> None:
+    ours = config_from_hf({"model_type": kind})
+    theirs = config_from_hf(AutoConfig.for_model(kind).to_dict())
+    # But for tokens: 2 ends texts only where a file says so.
+    tokens = {"bos_token_id": None, "eos_token_ids": (), "pad_token_id": None}
+    assert dataclasses.replace(ours, **tokens) == dataclasses.replace(theirs, **tokens)
+    if kind != "gpt2":
+        assert (ours.bos_token_id, ours.eos_token_ids, ours.pad_token_id) == (None, (), None)
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_tokens_are_those_of_both_files(kind: str) -> None:
+    values = {"model_type": kind, "eos_token_id": 7, "bos_token_id": None}
+    config = config_from_hf(values, {"eos_token_id": [8, 7], "bos_token_id": 4})
+    assert (config.eos_token_ids, config.bos_token_id) == ((7, 8), 4)
+
+
+# --- rotary positions ---------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    st.sampled_from(["default", "linear", "llama3", "yarn"]),
+    st.integers(1, 64).map(lambda half: 2 * half),
+    st.floats(1.5, 5e6),
+    st.floats(1, 64),
+    st.integers(4, 8192),
+    st.tuples(st.floats(0.1, 4), st.floats(1.1, 16)),
+    st.none() | st.floats(0.1, 4),
+    st.booleans(),
+)
+def test_frequencies_are_those_of_transformers(
+    kind: str,
+    dim: int,
+    theta: float,
+    factor: float,
+    original: int,
+    turns: tuple[float, float],
+    attention_factor: float | None,
+    truncate: bool,
+) -> None:
+    low, high = turns[0], turns[0] * turns[1]
+    own = {
+        "default": {},
+        "linear": {"factor": factor},
+        "llama3": {"factor": factor, "low_freq_factor": low, "high_freq_factor": high},
+        "yarn": {"factor": factor, "beta_slow": low, "beta_fast": high, "truncate": truncate},
+    }[kind]
+    if kind in ("llama3", "yarn"):
+        own["original_max_position_embeddings"] = original
+    if kind == "yarn" and attention_factor is not None:
+        own["attention_factor"] = attention_factor
+    values = {
+        "model_type": "llama", "num_attention_heads": 2, "hidden_size": 2 * dim, "head_dim": dim,
+        "rope_theta": theta, "max_position_embeddings": 8192,
+        "rope_scaling": own | {"rope_type": kind} if own else None,
+    }  # fmt: skip
+    config = config_from_hf(values)
+    theirs = LlamaRotaryEmbedding(AutoConfig.for_model(**values))
+    ours = ops.rope_frequencies(config, 0)
+    np.testing.assert_allclose(ours, theirs.inv_freq.numpy(), rtol=2e-6)
+    assert ours.dtype == np.float32
+    positions = np.array([0, 1, 7, 1000, 8191])
+    cos, sin = ops.rope_cos_sin(config, 0, positions)
+    want = theirs(torch.zeros(1), torch.tensor(positions[None]))
+    # A bit of a frequency is 8191 times as much in the angle.
+    for mine, other in zip((cos, sin), want, strict=True):
+        np.testing.assert_allclose(
+            mine, other[0, :, : dim // 2].numpy(), rtol=0, atol=2e-3 * theirs.attention_scaling
+        )
+        np.testing.assert_allclose(mine[:3], other[0, :3, : dim // 2].numpy(), atol=4e-6)
+
+
+def test_layers_with_a_window_have_a_base_of_their_own_and_no_scaling() -> None:
+    values = PUBLISHED["gemma-3-1b"][1] | {"rope_scaling": {"rope_type": "linear", "factor": 8.0}}
+    config = config_from_hf(values)
+    assert (config.layer_window(4), config.layer_window(5)) == (512, None)
+    local, whole = ops.rope_frequencies(config, 4), ops.rope_frequencies(config, 5)
+    np.testing.assert_allclose(local[1], 10_000 ** (-2 / 256), rtol=1e-6)
+    np.testing.assert_allclose(whole[1], 1e6 ** (-2 / 256) / 8, rtol=1e-6)
+
+
+# --- what is refused ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"model_type": "bloom"}, r"is 'bloom'; laplm runs gpt2, llama, mistral, .*, phi3$"),
+        ({"model_type": ["llama"]}, r"is \['llama'\]; laplm runs"),
+        ({"model_type": "gemma3", "text_config": {}}, "sees pictures too; .* or a GGUF file"),
+        ({"model_type": "qwen2_5_vl", "vision_config": {}}, "sees or hears too; take a model of"),
+        ({"model_type": "qwen3_moe"}, "a mixture of experts; take one where"),
+        ({"model_type": "mixtral", "num_local_experts": 8}, "a mixture of experts"),
+        ({"quantization_config": {"quant_method": "awq"}}, r"quantised \('awq'\); .* GGUF file"),
+        ({"quantization": {"bits": 4, "group_size": 64}}, r"quantised \(MLX\); laplm rounds"),
+        ({"hidden_size": 0}, "hidden_size is 0, but it must be a whole number above 0"),
+        ({"num_hidden_layers": 10**30}, "num_hidden_layers 10+ is more than any model has"),
+        ({"num_key_value_heads": 5}, "num_attention_heads 32 cannot share num_key_value_heads 5"),
+        ({"rms_norm_eps": math.nan}, "rms_norm_eps is nan, but it must be a number above 0"),
+        ({"rope_theta": 1}, "rope_theta is 1, but it must be a number above 1"),
+        ({"rope_theta": math.inf}, "rope_theta is inf"),
+        ({"rope_theta": "10000"}, "rope_theta is '10000'"),
+        ({"attention_bias": "no"}, "attention_bias is 'no', but it must be true or false"),
+        ({"head_dim": 7}, "rotary_dim is 7, but it must be an even number up to head_dim 7"),
+        ({"rope_scaling": [8.0]}, r"rope_scaling is \[8.0\], not an object"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2}}, "'dynamic' is not one .*yarn"),
+        ({"rope_scaling": {"rope_type": "longrope"}}, "'longrope' is not one"),
+        ({"rope_scaling": {"rope_type": ["yarn"]}}, "is not one"),
+        ({"rope_scaling": {"type": "linear"}}, "rope_scaling of type linear lacks factor"),
+        ({"rope_scaling": {"type": "linear", "factor": 0}}, "factor is 0.0, but it must be"),
+        ({"rope_scaling": {"type": "linear", "factor": "8"}}, "rope_scaling cannot be '8'"),
+        ({"rope_scaling": LLAMA3 | {"factor": math.nan}}, "factor of rope_scaling cannot be nan"),
+        ({"rope_scaling": LLAMA3 | {"high_freq_factor": None}}, "llama3 lacks high_freq_factor"),
+        ({"rope_scaling": LLAMA3 | {"high_freq_factor": 1}}, "must be more than low_freq_factor"),
+        (
+            {"rope_scaling": LLAMA3 | {"original_max_position_embeddings": 1.5}},
+            "original_max_position_embeddings cannot be 1.5",
+        ),
+        ({"model_type": "mistral", "sliding_window": -1}, "sliding_window is -1, but"),
+        ({"model_type": "qwen2", "layer_types": ["full_attention"]}, "layer_types must be a list"),
+        (
+            {"model_type": "qwen3", "num_hidden_layers": 1, "layer_types": ["chunked_attention"]},
+            "layer_types has 'chunked_attention'; laplm runs full_attention, sliding_attention",
+        ),
+        ({"model_type": "gemma3_text", "final_logit_softcapping": 30.0}, "logit_softcapping is"),
+        ({"model_type": "gemma3_text", "query_pre_attn_scalar": 0}, "query_pre_attn_scalar is 0"),
+        (
+            {"model_type": "gemma3_text", "rope_parameters": {
+                "sliding_attention": {"rope_type": "linear", "factor": 2.0}}},
+            "rope_type of sliding_attention is 'linear'",
+        ),
+        ({"model_type": "gpt_neox", "rotary_pct": 0.1}, "factor 0.1 of 96 components"),
+        ({"model_type": "gpt_neox", "rotary_pct": 2.0}, "factor 2 of 96 components"),
+        ({"model_type": "smollm3", "no_rope_layers": [1, 0]}, "no_rope_layers is of 2 layers, but"),
+        ({"model_type": "smollm3", "no_rope_layers": [2]}, "must be a list of 0 and 1"),
+        ({"model_type": "phi3", "rope_scaling": {"type": "longrope"}}, "with the short context"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_run_is_one_plain_line(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(ModelFormatError, match=words) as caught:
+        config_from_hf({"model_type": "llama"} | values)
+    assert str(caught.value).startswith("config.json: ")
+    assert "\n" not in str(caught.value)
+
+
+ODD: Any = st.sampled_from([
+    None, True, False, -1, 0, 1, 2, 3, 4, 6, 8, 64, 10**30, 0.0, 0.5, 1.0, 2.5, 1e-30, 1e8, 1e300,
+    math.nan, math.inf, -math.inf, "", "4", "silu", [], [1, 0, 1, 1], [True], [None] * 4,
+    ["full_attention"] * 4, ["sliding_attention", "full_attention"] * 2, {}, {"factor": 2.0},
+    {"rope_type": "default"}, {"rope_theta": 50.0},
+])  # fmt: skip
+KINDS = st.sampled_from(["default", "linear", "llama3", "yarn"])
+ROPE = st.fixed_dictionaries(
+    {}, optional={"rope_type": KINDS, "type": KINDS} | dict.fromkeys([
+        "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings",
+        "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "attention_factor", "truncate",
+        "rope_theta", "partial_rotary_factor", "sliding_attention", "full_attention",
+    ], ODD),
+)  # fmt: skip
+SETTINGS = sorted({name for _, values in PUBLISHED.values() for name in values} - {"model_type"})
+
+
+@given(
+    st.sampled_from(sorted(FAMILIES)),
+    st.dictionaries(st.sampled_from(SETTINGS), ODD, max_size=4),
+    st.fixed_dictionaries({}, optional={"rope_scaling": ROPE, "rope_parameters": ROPE}),
+)
+@settings(max_examples=200, deadline=None)
+def test_any_json_is_a_model_or_plainly_refused(
+    kind: str, values: dict[str, Any], rope: dict[str, Any]
+) -> None:
+    try:
+        config = config_from_hf({"model_type": kind, "num_hidden_layers": 4} | values | rope)
+    except ModelFormatError as error:
+        assert str(error).startswith("config.json: ")
+        return
+    assert config_from_hf(config_to_hf(config)) == config
+    if config.positions == "rope" and config.rotary_dim < 10_000:
+        for layer in (0, config.n_layer - 1):
+            assert np.isfinite(ops.rope_frequencies(config, layer)).all()
+            assert 0 < config.attention_scale(layer) < np.inf
+
+
+@settings(deadline=None, max_examples=12)
+@given(st.data())
+def test_llamas_of_any_shape_are_run_as_transformers_runs_them(data: st.DataObject) -> None:
+    kv_heads, shared, half = (data.draw(st.integers(1, most)) for most in (3, 3, 5))
+    heads = kv_heads * shared
+    values = {
+        "hidden_size": heads * data.draw(st.integers(1, 6)), "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads, "head_dim": 2 * half, "num_hidden_layers": 2,
+        "intermediate_size": data.draw(st.integers(1, 20)), "vocab_size": 11,
+        "max_position_embeddings": 32, "rope_theta": data.draw(st.floats(2, 1e6)),
+        "rms_norm_eps": data.draw(st.sampled_from([1e-6, 1e-5, 1e-2])),
+    }  # fmt: skip
+    for switch in ("tie_word_embeddings", "attention_bias", "mlp_bias"):
+        values[switch] = data.draw(st.booleans())
+    theirs = AutoModelForCausalLM.from_config(LlamaConfig(**values)).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+        ids = data.draw(st.lists(st.integers(0, 10), min_size=1, max_size=12))
+        want = theirs(torch.tensor([ids])).logits[0].numpy()
+    config = config_from_hf(theirs.config.to_dict())
+    state = {name.removeprefix("model."): t.numpy() for name, t in theirs.state_dict().items()}
+    weights = DenseWeights({name: state[name] for name in tensor_specs(config)}, config)
+    np.testing.assert_allclose(forward(np.array(ids), weights, config), want, rtol=1e-4, atol=1e-4)
+
+
+# --- the config itself --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"window": (3,)}, "window is .*, but it must be an entry for each of the 2 layers"),
+        ({"window": (3, 0)}, "window is .* a whole number above 0 or null"),
+        ({"window": [None, None]}, "window is"),
+        ({"rope_layers": (True, 1)}, "rope_layers is .* true or false"),
+        ({"rotary_dim": 6, "positions": "rope"}, "rotary_dim is 6, but .* up to head_dim 4"),
+        ({"rotary_dim": -2}, "rotary_dim is -2"),
+        ({"embed_scale": math.inf}, "embed_scale is inf"),
+        ({"embed_scale": None}, "embed_scale is None"),
+        ({"attn_scale": 0.0}, "attn_scale is 0.0"),
+        ({"norm_offset": math.nan}, "norm_offset is nan"),
+        ({"rope_local_theta": 0.5}, "rope_local_theta is 0.5"),
+        ({"rope_scaling": {"factor": 2.0}}, "rope_scaling is .* an object"),
+        ({"post_norms": 1}, "post_norms is 1, but it must be true or false"),
+    ],
+)
+def test_impossible_fields_are_named(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(ModelFormatError, match=words):
+        ModelConfig(n_embd=8, n_head=2, n_layer=2, **fields)
+
+
+def test_entries_that_say_the_usual_are_none() -> None:
+    config = ModelConfig(n_layer=2, window=(None, None), rope_layers=(True, True))
+    assert (config.window, config.rope_layers) == ((), ())
+    assert config == ModelConfig(n_layer=2)
+    assert ModelConfig(attn_scale=0.5).attention_scale(3) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"kind": "ntk"}, "rope_type 'ntk' is not one"),
+        ({"kind": "linear", "factor": math.nan}, "factor is nan"),
+        ({"kind": "yarn", "original_n_ctx": 0}, "original_n_ctx is 0"),
+        ({"kind": "yarn", "truncate": None}, "truncate is None"),
+        ({"kind": "yarn", "attention_factor": 1e30}, "attention_factor is 1e\\+30"),
+    ],
+)
+def test_impossible_scalings_are_named(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(ModelFormatError, match=words):
+        RopeScaling(**fields)
