@@ -81,11 +81,11 @@ def tensors(config: ModelConfig) -> Iterator[TensorSpec]:
             ("mlp.dense_h_to_4h", (inner, c), "up", True),
             ("mlp.dense_4h_to_h", (c, inner), "down", True),
         ):
-            stem = f"layers.{i}.{name}"
-            yield TensorSpec(f"{stem}.weight", shape, role, i, per_head=role == "qkv")
+            stem, per_head = f"layers.{i}.{name}", role == "qkv"
+            yield TensorSpec(f"{stem}.weight", shape, role, i, per_head=per_head)
             if has_bias:
-                bias = f"{stem}.bias", shape[:1], role, i, "bias"
-                yield TensorSpec(*bias, per_head=role == "qkv")
+                bias = f"{stem}.bias"
+                yield TensorSpec(bias, shape[:1], role, i, part="bias", per_head=per_head)
     yield TensorSpec("final_layer_norm.weight", (c,), "final_norm")
     yield TensorSpec("final_layer_norm.bias", (c,), "final_norm", part="bias")
     if not config.tied:

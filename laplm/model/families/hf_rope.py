@@ -58,7 +58,7 @@ def read_rope(
     if kind == "default":
         return {"rope_theta": theta}
     scaling = RopeScaling(kind=kind)  # or it is refused
-    numbers = {name: _number(parameters, name) for name in _NUMBERS[kind]}
+    numbers: dict[str, Any] = {name: _number(parameters, name) for name in _NUMBERS[kind]}
     if kind != "linear":
         original = original_n_ctx or parameters.get("original_max_position_embeddings")
         scaling = dataclasses.replace(scaling, original_n_ctx=_size(original or config.n_ctx))
@@ -129,9 +129,10 @@ def rotary_share(config: ModelConfig) -> float:
 
 def write_rope(config: ModelConfig) -> dict[str, Any]:
     """What ``rope_parameters`` finds: as transformers 5 reads it, and as those before it do."""
-    scaling, own = config.rope_scaling, {}
+    scaling = config.rope_scaling
+    own: dict[str, Any] = {}
     if scaling is not None:
-        own = {"rope_type": scaling.kind}
+        own["rope_type"] = scaling.kind
         own |= {name: getattr(scaling, name) for name in _NUMBERS[scaling.kind]}
         if scaling.kind != "linear":
             own["original_max_position_embeddings"] = scaling.original_n_ctx

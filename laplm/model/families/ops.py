@@ -107,28 +107,40 @@ def rope_frequencies(config: ModelConfig, layer: int) -> Array:
     scaling = _layer_scaling(config, layer)
     if scaling is None:
         return frequencies
-    factor = np.float32(scaling.factor)
+    scaled = frequencies / np.float32(scaling.factor)  # (R / 2)
     if scaling.kind == "linear":
-        return frequencies / factor
+        return scaled
     if scaling.kind == "llama3":
-        turns = np.float32(scaling.original_n_ctx) / (np.float32(2 * math.pi) / frequencies)
-        low, high = np.float32(scaling.low_freq_factor), np.float32(scaling.high_freq_factor)
-        kept = np.clip((turns - low) / (high - low), 0, 1)  # 1: as it is
-        return (1 - kept) * frequencies / factor + kept * frequencies
+        kept = _llama3_share(frequencies, scaling)
+    else:
+        kept = _yarn_share(rotary, theta, scaling)
+        scaled = 1 / (np.float32(scaling.factor) * powers)
+    return (1 - kept) * scaled + kept * frequencies
 
-    def component_of(turns: float) -> float:
-        """The component, as if there were any between them, that turns so often in training."""
+
+def _llama3_share(frequencies: Array, scaling: RopeScaling) -> Array:
+    """How much of each frequency stays as it is: all of those that turn often in pretraining."""
+    turns = np.float32(scaling.original_n_ctx) / (np.float32(2 * math.pi) / frequencies)
+    low, high = np.float32(scaling.low_freq_factor), np.float32(scaling.high_freq_factor)
+    share: Array = np.clip((turns - low) / (high - low), 0, 1)
+    return share
+
+
+def _yarn_share(rotary: int, theta: float, scaling: RopeScaling) -> Array:
+    """The same by components, between the two that turn so often as the betas say."""
+
+    def component(turns: float) -> float:
         wavelength = scaling.original_n_ctx / (turns * 2 * math.pi)
         return rotary * math.log(wavelength) / (2 * math.log(theta))
 
-    first, last = component_of(scaling.beta_fast), component_of(scaling.beta_slow)
+    first, last = component(scaling.beta_fast), component(scaling.beta_slow)
     if scaling.truncate:
         first, last = math.floor(first), math.ceil(last)
     first, last = max(first, 0), min(last, rotary - 1)
-    last += 0.001 * (first == last)
-    ramp = (np.arange(rotary // 2, dtype=np.float32) - np.float32(first)) / np.float32(last - first)
-    kept = 1 - np.clip(ramp, 0, 1)
-    return 1 / (factor * powers) * (1 - kept) + frequencies * kept
+    width = np.float32(last - first if last != first else 0.001)
+    ramp = (np.arange(rotary // 2, dtype=np.float32) - np.float32(first)) / width
+    share: Array = 1 - np.clip(ramp, 0, 1)
+    return share
 
 
 def _is_local(config: ModelConfig, layer: int) -> bool:
