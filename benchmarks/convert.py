@@ -81,7 +81,7 @@ def _once(target: Path, write: Callable[[Path], object]) -> Path:
 
 
 def _write_gguf(model: Path, target: Path) -> None:
-    from laplm.model.files.gguf_file import write_gguf
+    from laplm.model.files.gguf_writer import write_gguf
     from laplm.run.language_model import LanguageModel
 
     lm = LanguageModel(model, "fp32")

@@ -82,7 +82,8 @@ def _expand(path: str) -> Path:
 def locate(name_or_path: str) -> Path:
     """The directory of a model: a path, ``pocket``, a name such as ``gpt2``, or a hub id.
 
-    It may be an adapter's: ``locate_base`` then gives the model that it belongs to. The built-in
+    Or its file, where that is a GGUF file, or a directory that has one and no other weights. It
+    may be an adapter's: ``locate_base`` then gives the model that it belongs to. The built-in
     model's files are compared with their checksums, by whichever name it is asked for.
 
     Raises:
@@ -97,10 +98,13 @@ def locate(name_or_path: str) -> Path:
         if path.is_dir() and (not named or (path / "config.json").is_file()):
             if path.resolve() == built_in.DIRECTORY.resolve():
                 built_in.check()
-            return path
+            return _gguf_in(path) or path
         if path.is_file():
+            if _is_gguf(path):
+                return path
             raise ModelNotFoundError(
-                f"{name_or_path} is a file; give the directory that holds the model's files"
+                f"{name_or_path} is a file and no GGUF; give the directory that holds the model's "
+                "files"
             )
     except PermissionError as error:
         raise ModelNotFoundError(
@@ -121,7 +125,7 @@ def locate(name_or_path: str) -> Path:
         snapshot = _snapshot(folder)
         problem = "its download did not finish" if snapshot is None else _problem(snapshot)
         if snapshot is not None and problem is None:
-            return snapshot
+            return _gguf_in(snapshot) or snapshot
         broken = broken or (problem if folder.is_dir() else None)
     if broken:
         raise ModelNotFoundError(
@@ -161,6 +165,21 @@ def locate_base(adapter: Path, base: str) -> Path:
             f"{adapter} is an adapter, and its base model cannot be found (its "
             f"adapter_config.json names it as base_model_name_or_path): {error}"
         ) from None
+
+
+def _is_gguf(path: Path) -> bool:
+    from laplm.model.files.gguf_reader import is_gguf  # NumPy comes with it
+
+    return is_gguf(path)
+
+
+def _gguf_in(path: Path) -> Path | None:
+    """The one GGUF file of a directory that has no other weights."""
+    if _layout(path)[0] or not any(path.glob("*.[gG][gG][uU][fF]")):
+        return None
+    from laplm.model.files.gguf_checkpoint import find_gguf
+
+    return find_gguf(path)
 
 
 def has_tokenizer(path: Path) -> bool:
@@ -317,6 +336,8 @@ def is_adapter(path: Path) -> bool:
 def _lack(path: Path) -> str | None:
     if is_adapter(path):
         return None  # whether it is whole is told when it is opened, with its base model
+    if _gguf_in(path) is not None:
+        return None  # all in one
     if not (path / "config.json").is_file():
         return "config.json is missing"
     first, files = _layout(path)

@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,7 +70,7 @@ class ChatTemplate:
 
     @classmethod
     def from_directory(cls, directory: Path, tokenizer: Tokenizer) -> ChatTemplate | None:
-        """The template of a model directory, or None.
+        """The template of a model directory or of a GGUF file, or None.
 
         Raises:
             ChatTemplateError: the files cannot be read.
@@ -134,7 +134,7 @@ class ChatTemplate:
             continue_final_message=continue_final_message,
             **variables,
         )
-        return [i for piece in pieces for i in encode_piece(piece, self._tokenizer)]
+        return encode_pieces(pieces, self._tokenizer)
 
     def pieces(
         self,
@@ -315,28 +315,48 @@ def _cut(
         start += len(piece)
 
 
-def encode_piece(text: str, tokenizer: Tokenizer) -> list[int]:
+def encode_pieces(pieces: Iterable[str], tokenizer: Tokenizer) -> list[int]:
+    """Token ids of a rendered conversation that came in pieces.
+
+    Raises:
+        InputError: as ``Tokenizer.encode``.
+        TokenizerError: as ``Tokenizer.encode``.
+    """
+    return [i for n, piece in enumerate(pieces) for i in encode_piece(piece, tokenizer, n > 0)]
+
+
+def encode_piece(text: str, tokenizer: Tokenizer, within: bool) -> list[int]:
     """Token ids of a piece of a rendered conversation: of ``ControlText``, or of plain text.
+
+    Args:
+        text: the piece.
+        tokenizer: the model's.
+        within: whether something of the conversation came before it.
 
     Raises:
         InputError: as ``Tokenizer.encode``.
         TokenizerError: as ``Tokenizer.encode``.
     """
     if isinstance(text, ControlText):
-        return tokenizer.encode(text, allow_special=True)
-    return tokenizer.encode_without_added_tokens(text)
+        return tokenizer.encode(text, allow_special=True, within=within)
+    return tokenizer.encode_without_added_tokens(text, within)
 
 
 def read_chat_templates(directory: Path) -> dict[str, str]:
-    """The Jinja texts of a model directory by name, found where transformers finds them.
+    """The Jinja texts of a model by name, found where transformers finds them.
 
-    Files of their own come before ``tokenizer_config.json``, and that before the
-    ``chat_template.json`` of older models.
+    Of a GGUF file they are those of its settings. In a directory files of their own come before
+    ``tokenizer_config.json``, and that before the ``chat_template.json`` of older models.
 
     Raises:
         ChatTemplateError: a file cannot be read.
         TokenizerError: ``tokenizer_config.json`` is damaged.
     """
+    if directory.is_file():
+        from laplm.model.files.gguf_reader import read_gguf
+        from laplm.model.files.gguf_tokenizer import chat_templates
+
+        return chat_templates(read_gguf(directory).metadata)
     files = {DEFAULT: directory / "chat_template.jinja"}
     if (named := directory / "additional_chat_templates").is_dir():
         more = sorted(named.glob("*.jinja"))

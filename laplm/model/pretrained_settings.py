@@ -17,6 +17,8 @@ from laplm.model.chat import DEFAULT, ChatTemplate, read_chat_templates
 from laplm.model.config import ModelConfig
 from laplm.model.families import config_to_hf
 from laplm.model.files.checkpoint import Checkpoint, read_json
+from laplm.model.files.gguf_reader import read_gguf
+from laplm.model.files.gguf_tokenizer import chat_templates
 from laplm.model.tokenizer import Tokenizer
 from laplm.model.tokenizer_file import END_OF_TEXT, read_settings
 
@@ -36,6 +38,14 @@ _OF_THE_TOKENIZER_FILES = (
 )  # fmt: skip
 # By which a directory is known to have a tokenizer of its own.
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "encoder.json")
+
+
+# How a model's makers have it sampled: names in generation_config.json, and in GGUF files.
+_GGUF_SAMPLING = {
+    "temperature": "general.sampling.temp", "top_k": "general.sampling.top_k",
+    "top_p": "general.sampling.top_p", "min_p": "general.sampling.min_p",
+    "repetition_penalty": "general.sampling.penalty_repeat",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +72,7 @@ class PretrainedSettings:
         """Read them.
 
         Args:
-            path: the directory of a model, or of an adapter.
+            path: the directory of a model, or of an adapter; or a GGUF file.
             base: that of the adapter's base model, from which comes what the adapter does not have;
                 else ``path`` again.
             tokenizer: the model's.
@@ -72,6 +82,8 @@ class PretrainedSettings:
             ModelFormatError: another file cannot be read.
             TokenizerError: the same, of the tokenizer's.
         """
+        if path.is_file():
+            return cls.from_gguf(read_gguf(path).metadata, tokenizer)
         own = any((path / name).is_file() for name in _TOKENIZER_FILES)
         generation = (each / "generation_config.json" for each in (path, base))
         return cls(
@@ -80,6 +92,16 @@ class PretrainedSettings:
             tokenizer_config=_tokenizer_config(path if own else base),
             special_tokens=tokenizer.special_tokens,
             chat_templates=read_chat_templates(path) or read_chat_templates(base),
+        )
+
+    @classmethod
+    def from_gguf(cls, metadata: Mapping[str, Any], tokenizer: Tokenizer) -> PretrainedSettings:
+        """Those of a GGUF file, from its settings by their keys."""
+        sampling = {name: metadata[key] for name, key in _GGUF_SAMPLING.items() if key in metadata}
+        return cls(
+            generation_config=sampling or None,
+            special_tokens=tokenizer.special_tokens,
+            chat_templates=chat_templates(metadata),
         )
 
     def files(

@@ -1,10 +1,12 @@
-"""Text to token ids and back: GPT-2's byte-level byte-pair encoding.
+"""Text to token ids and back: byte-pair encoding, of bytes or with bytes to fall back on.
 
 The merging itself is done by the ``tokenizers`` library. This module keeps GPT-2's promises
 around it: every byte string has ids and comes back from them exactly, ``<|endoftext|>`` in a
-text is a text like any other unless asked for, and long texts are encoded in pieces.
+text is a text like any other unless asked for, and long texts are encoded in pieces. Tokens of
+SentencePiece are pieces of text, in which a space is written as "▁" (U+2581).
 
-Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.2.
+Sources: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.2;
+Kudo and Richardson 2018, "SentencePiece".
 """
 
 from __future__ import annotations
@@ -25,9 +27,11 @@ from laplm.errors import InputError, TokenizerError
 from laplm.model.config import ModelConfig
 from laplm.model.tokenizer_file import (
     END_OF_TEXT,
+    byte_token,
     from_vocab_and_merges,
     guarded,
     is_panic,
+    is_sentencepiece,
     is_usual,
     read_tokenizer_files,
 )
@@ -47,6 +51,9 @@ def _byte_alphabet() -> dict[str, int]:
 
 _BYTE_OF = _byte_alphabet()
 _CHARACTER_OF = {b: character for character, b in _BYTE_OF.items()}
+_SPACE = "▁"  # SentencePiece's letter for it
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
+_NO_SPACE = {"prepend_scheme": "never"}
 # Bytes that are not UTF-8, as Python's "surrogateescape" carries them through a string.
 _ESCAPED = re.compile("[\udc80-\udcff]+")
 # GPT-2's rule never joins a space or newline to what stands before it, so a text may be cut
@@ -60,7 +67,7 @@ _PATTERN_CHARACTERS_A_SECOND = 50_000
 
 
 class Tokenizer:
-    """A byte-level BPE tokenizer.
+    """A byte-level BPE tokenizer, or SentencePiece's BPE with byte fallback.
 
     Attributes:
         vocab_size: Number of tokens, special ones included.
@@ -93,9 +100,8 @@ class Tokenizer:
         # Control tokens written out in a text stay text; _special() reads them as what they are.
         backend.encode_special_tokens = True
         self._special_backend: tokenizers.Tokenizer | None = None
-        self._without_added_tokens: tokenizers.Tokenizer | None = None
+        self._without_added_tokens: dict[bool, tokenizers.Tokenizer] = {}
         added = backend.get_added_tokens_decoder()
-        self._added = {id_: token.content.encode() for id_, token in added.items()}
         self.added_tokens: Mapping[str, int] = {
             token.content: id_ for id_, token in sorted(added.items())
         }
@@ -104,9 +110,18 @@ class Tokenizer:
         )
         self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
         self._bytes: dict[int, bytes] = {}
-        byte_ids = {b: backend.token_to_id(_CHARACTER_OF[b]) for b in range(256)}
+        self._is_sentencepiece = is_sentencepiece(backend)
+        self._added = {
+            id_: token.content.encode()
+            for id_, token in added.items()
+            if token.special or not self._is_sentencepiece  # Gemma has runs of spaces among others
+        }
+        name_of = byte_token if self._is_sentencepiece else _CHARACTER_OF.__getitem__
+        byte_ids = {b: backend.token_to_id(name_of(b)) for b in range(256)}
         self._byte_ids = {b: id_ for b, id_ in byte_ids.items() if id_ is not None}
         self._unknown = frozenset(range(256)) - self._byte_ids.keys()
+        self._space_in_front = _space_in_front(backend) if self._is_sentencepiece else "never"
+        self._within: tokenizers.Tokenizer | None = None
         pre = backend.pre_tokenizer
         self._can_cut = (
             backend.normalizer is None
@@ -145,7 +160,7 @@ class Tokenizer:
         """What it puts before and behind every text."""
         if self._backend.post_processor is None:
             return (), ()
-        text = next((_CHARACTER_OF[b] for b in b"a1." if b in self._byte_ids), None)
+        text = next((chr(b) for b in b"a1." if b in self._byte_ids), None)
         if text is None:
             return (), ()
         plain = guarded(self._name, lambda: self._backend.encode(text, add_special_tokens=False))
@@ -164,7 +179,7 @@ class Tokenizer:
 
     @classmethod
     def from_directory(cls, path: Path) -> Tokenizer:
-        """The tokenizer of a model directory.
+        """The tokenizer of a model directory, or of a GGUF file.
 
         Read from ``tokenizer.json``, or from ``vocab.json`` with ``merges.txt`` (OpenAI's release
         calls them ``encoder.json`` and ``vocab.bpe``). Added and special tokens of
@@ -172,7 +187,7 @@ class Tokenizer:
         that transformers finds there.
 
         Raises:
-            TokenizerError: neither is there, or the files are not a byte-level BPE.
+            TokenizerError: neither is there, or the files are of another kind.
         """
         path = Path(path)
         files = read_tokenizer_files(path)
@@ -193,12 +208,16 @@ class Tokenizer:
         """The contents of a ``tokenizer.json`` that is read back as this tokenizer."""
         return self._backend.to_str()
 
-    def encode(self, text: str | bytes, allow_special: bool = False) -> list[int]:
+    def encode(
+        self, text: str | bytes, allow_special: bool = False, within: bool = False
+    ) -> list[int]:
         """Token ids of a text, or of bytes that need not be UTF-8.
 
         Args:
             text: A string, or bytes. Bytes that are not UTF-8 become single-byte tokens.
             allow_special: Read ``<|endoftext|>`` and other control tokens in the text as such.
+            within: The text goes on with one that is encoded apart: SentencePiece puts no space
+                before it.
 
         Raises:
             InputError: the string holds a lone surrogate, which no text has.
@@ -206,7 +225,11 @@ class Tokenizer:
         """
         ids: list[int] = []
         for part in self._parts(text):
-            ids += self._encode(part, allow_special) if isinstance(part, str) else part
+            if isinstance(part, str):
+                ids += self._encode(part, allow_special, within)
+            else:
+                ids += part
+            within = within or bool(ids)
         return ids
 
     def build_inputs_with_special_tokens(self, ids: list[int]) -> list[int]:
@@ -216,8 +239,11 @@ class Tokenizer:
         """
         return [*self.prefix_ids, *ids, *self.suffix_ids]
 
-    def encode_without_added_tokens(self, text: str) -> list[int]:
+    def encode_without_added_tokens(self, text: str, within: bool = False) -> list[int]:
         """Token ids of a text in which not even added tokens that are no control tokens are read.
+
+        Those that are white space alone are (runs of line ends, in Gemma's vocabulary): they say
+        nothing, and a model knows them from everywhere.
 
         Raises:
             TokenizerError: as ``encode``.
@@ -225,13 +251,24 @@ class Tokenizer:
         return [
             i
             for part in self._parts(text)
-            for i in (self._plain(part) if isinstance(part, str) else part)
+            for i in (self._plain(part, within) if isinstance(part, str) else part)
         ]
 
-    def _plain(self, text: str) -> list[int]:
-        if self._without_added_tokens is None:
-            self._without_added_tokens = self._copy(added_tokens=[], post_processor=None)
-        return self._encode_batch(self._without_added_tokens, [text])[0].ids if text else []
+    def _plain(self, text: str, within: bool) -> list[int]:
+        within = within and self._space_in_front == "first"
+        if within not in self._without_added_tokens:
+            stored = json.loads(self._backend.to_str())
+            kept = [
+                token
+                for token in stored["added_tokens"]
+                if not token["special"] and not token["content"].strip(f" \t\r\n{_SPACE}")
+            ]
+            changed: dict[str, object] = {"added_tokens": kept, "post_processor": None}
+            if within:
+                changed["pre_tokenizer"] = stored["pre_tokenizer"] | _NO_SPACE
+            self._without_added_tokens[within] = self._copy(**changed)
+        backend = self._without_added_tokens[within]
+        return self._encode_batch(backend, [text])[0].ids if text else []
 
     def _copy(self, **changed: object) -> tokenizers.Tokenizer:
         def copy() -> tokenizers.Tokenizer:
@@ -267,7 +304,16 @@ class Tokenizer:
 
     @functools.cached_property
     def merges(self) -> dict[tuple[bytes, bytes], int]:
-        """The merge table: pairs of neighbours that become one, and the rank of each, from 0."""
+        """The merge table: pairs of neighbours that become one, and the rank of each, from 0.
+
+        Raises:
+            InputError: these are SentencePiece's, which begin with characters and not with bytes.
+        """
+        if self._is_sentencepiece:
+            raise InputError(
+                "the merges of a SentencePiece tokenizer are not shown, since they begin with "
+                "characters and not with bytes; leave them out"
+            )
         model = json.loads(self._backend.to_str())["model"]
         pairs = (p.split(" ") if isinstance(p, str) else p for p in model["merges"])
         table: dict[tuple[bytes, bytes], int] = {}
@@ -300,10 +346,12 @@ class Tokenizer:
             end = match.end()
         yield text[end:]
 
-    def _encode(self, text: str, allow_special: bool) -> list[int]:
+    def _encode(self, text: str, allow_special: bool, within: bool) -> list[int]:
         if not text:
             return []
         backend = self._special() if allow_special else self._backend
+        if within and self._space_in_front == "first":
+            backend = self._continuing(allow_special)
         if not self._can_cut or len(text) < 2 * _CHUNK:
             (encoding,) = self._encode_batch(backend, [text])
             whole: list[int] = encoding.ids
@@ -363,6 +411,14 @@ class Tokenizer:
             self._special_backend.encode_special_tokens = False
         return self._special_backend
 
+    def _continuing(self, allow_special: bool) -> tokenizers.Tokenizer:
+        """One that puts no space before a text."""
+        if self._within is None:
+            stored = json.loads(self._backend.to_str())["pre_tokenizer"]
+            self._within = self._copy(pre_tokenizer=stored | _NO_SPACE)
+        self._within.encode_special_tokens = not allow_special
+        return self._within
+
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes that one token stands for.
 
@@ -378,15 +434,18 @@ class Tokenizer:
             raise TokenizerError(
                 f"token id {token_id} is not in the vocabulary (0 to {self.vocab_size - 1})"
             )
-        if token_id in self._added:
-            known = self._added[token_id]
-        else:
-            try:
-                known = _to_bytes(token)
-            except KeyError:
-                known = token.encode()
+        known = self._added[token_id] if token_id in self._added else self._spelled(token)
         self._bytes[token_id] = known
         return known
+
+    def _spelled(self, token: str) -> bytes:
+        if self._is_sentencepiece:
+            byte = _BYTE_TOKEN.fullmatch(token)
+            return bytes.fromhex(byte[1]) if byte else token.replace(_SPACE, " ").encode()
+        try:
+            return _to_bytes(token)
+        except KeyError:
+            return token.encode()
 
     def token_text(self, token_id: int) -> str:
         """One token as text; a part of a character shows as the replacement character."""
@@ -395,10 +454,14 @@ class Tokenizer:
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes that token ids stand for: the exact inverse of ``encode``.
 
+        A space that SentencePiece puts before texts is taken away, as in transformers; so one that
+        was there is lost.
+
         Raises:
             TokenizerError: an id is not in the vocabulary.
         """
-        return b"".join(map(self.token_bytes, ids))
+        found = b"".join(map(self.token_bytes, ids))
+        return found if self._space_in_front == "never" else found.removeprefix(b" ")
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of token ids; bytes that are not UTF-8 become the replacement character.
@@ -450,6 +513,23 @@ class StreamDecoder:
     def flush(self) -> str:
         """What is left at the end: the replacement character for an unfinished character."""
         return self._decoder.decode(b"", final=True)
+
+
+def _space_in_front(backend: tokenizers.Tokenizer) -> str:
+    """Where SentencePiece puts a space that is not there: "never", "first" of a text, "always"."""
+    states = [
+        json.loads(part.__getstate__())
+        for part in (backend.normalizer, backend.pre_tokenizer)
+        if part is not None
+    ]
+    while states:
+        state = states.pop()
+        if state["type"] == "Metaspace":
+            return str(state["prepend_scheme"])
+        if state["type"] == "Prepend":
+            return "always"
+        states += [*state.get("normalizers", []), *state.get("pretokenizers", [])]
+    return "never"
 
 
 def _to_bytes(token: str) -> bytes:

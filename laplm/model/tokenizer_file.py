@@ -42,25 +42,30 @@ _CLASS_DEFAULTS: dict[str, dict[str, str]] = {
 _MAX_ID = 1 << 24
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
-# Patterns that are known to be sound: GPT-2's, GPT-4's, Llama 3's, Qwen's and GPT-4o's.
+# Patterns that are known to be sound, by the models that they came with.
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_FRONT, _CASED_REST = r"[^\r\n\p{L}\p{N}]?", r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+QWEN2_PATTERN, LLAMA3_PATTERN, _GPT4_PATTERN = (
+    rf"{_CONTRACTIONS}|{_FRONT}\p{{L}}+|{digits}|{_REST}"
+    for digits in (r"\p{N}", r"\p{N}{1,3}", r"\p{N}{1,2}")
+)
+GPT4O_PATTERN = (
+    rf"{_FRONT}{_UPPER}*{_LOWER}+{_CONTRACTIONS}?|{_FRONT}{_UPPER}+{_LOWER}*{_CONTRACTIONS}?"
+    rf"|\p{{N}}{{1,3}}|{_CASED_REST}"
+)
+TEKKEN_PATTERN = (  # of Mistral Nemo
+    rf"{_FRONT}{_UPPER}*{_LOWER}+|{_FRONT}{_UPPER}+{_LOWER}*|\p{{N}}|{_CASED_REST}"
+)
 _SOUND_PATTERNS = frozenset(
-    [
-        r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
-        *(
-            rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}|{_REST}"
-            for digits in (r"\p{N}", r"\p{N}{1,3}", r"\p{N}{1,2}")
-        ),
-        rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{_CONTRACTIONS}?"
-        rf"|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{_CONTRACTIONS}?"
-        rf"|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-    ]
+    [GPT2_PATTERN, QWEN2_PATTERN, LLAMA3_PATTERN, _GPT4_PATTERN, GPT4O_PATTERN, TEKKEN_PATTERN]
 )
 _USUAL = frozenset(
-    ["ByteLevel", "Digits", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "Sequence", "Split"]
-)
+    ["ByteLevel", "Digits", "Lowercase", "Metaspace", "NFC", "NFD", "NFKC", "NFKD", "Prepend",
+     "Replace", "Sequence", "Split"]
+)  # fmt: skip
 _HOLDING = threading.RLock()
 
 T = TypeVar("T")
@@ -80,11 +85,17 @@ class TokenizerFiles:
 
 
 def read_tokenizer_files(directory: Path) -> TokenizerFiles:
-    """The tokenizer of a model directory.
+    """The tokenizer of a model directory, or of a GGUF file.
 
     Raises:
-        TokenizerError: there is none, it is damaged, or it is not a byte-level BPE.
+        TokenizerError: there is none, it is damaged, or it is neither a byte-level BPE nor
+            SentencePiece's with byte fallback.
     """
+    if directory.is_file():
+        from laplm.model.files.gguf_reader import read_gguf
+        from laplm.model.files.gguf_tokenizer import read_gguf_tokenizer
+
+        return read_gguf_tokenizer(read_gguf(directory).metadata, str(directory))
     settings = read_settings(directory / "tokenizer_config.json")
     file = directory / "tokenizer.json"
     if file.is_file():
@@ -197,6 +208,17 @@ def _json(path: Path) -> Any:
         raise TokenizerError(_damaged(str(path), error)) from None
 
 
+def byte_token(byte: int) -> str:
+    """SentencePiece's token of a byte that is not covered by any other."""
+    return f"<0x{byte:02X}>"
+
+
+def is_sentencepiece(backend: tokenizers.Tokenizer) -> bool:
+    """Whether its tokens are pieces of text, with bytes to fall back on; else they are bytes."""
+    decoder = backend.decoder
+    return decoder is not None and b'"ByteFallback"' in decoder.__getstate__()
+
+
 def is_usual(backend: tokenizers.Tokenizer) -> bool:
     """Whether its normalizer and pre-tokenizer are of the kinds that models have.
 
@@ -206,7 +228,7 @@ def is_usual(backend: tokenizers.Tokenizer) -> bool:
     states = [json.loads(part.__getstate__()) for part in parts if part is not None]
     while states:
         state = states.pop()
-        pattern = state.get("pattern", {}).get("Regex")
+        pattern = state.get("pattern", {}).get("Regex")  # texts to look for are sound
         if state.get("type") not in _USUAL or pattern not in (None, *_SOUND_PATTERNS):
             return False
         states += _dicts(state.get("normalizers")) + _dicts(state.get("pretokenizers"))
@@ -236,13 +258,12 @@ def _check(path: Path, values: dict[str, Any]) -> None:
     """Refuse what is no byte-level BPE, and what the library cannot be given."""
     model, decoder = values.get("model"), values.get("decoder")
     if isinstance(model, dict):
-        if model.get("type", "BPE") != "BPE" or (
-            isinstance(decoder, dict) and decoder.get("type") != "ByteLevel"
-        ):
+        of_bytes = not isinstance(decoder, dict) or decoder.get("type") == "ByteLevel"
+        if model.get("type", "BPE") != "BPE" or not (of_bytes or _has_byte_fallback(model)):
             _refuse(
                 path,
-                "not a byte-level BPE, the tokenizer of the GPT-2 family; check that it belongs to "
-                "this model",
+                "neither a byte-level BPE nor SentencePiece's BPE with byte fallback; check that "
+                "it belongs to this model",
             )
         for key in ("continuing_subword_prefix", "end_of_word_suffix"):
             if model.get(key):
@@ -252,7 +273,16 @@ def _check(path: Path, values: dict[str, Any]) -> None:
         _check_id(path, token.get("content"), token.get("id"))
     for part in _parts(values):
         if part.get("type") == "Precompiled":
-            _refuse(path, "its normalizer is SentencePiece's, which no GPT-2 model has")
+            _refuse(path, "its normalizer is a table of SentencePiece's, which laplm does not read")
+
+
+def _has_byte_fallback(model: Mapping[str, Any]) -> bool:
+    vocab = model.get("vocab")
+    return (
+        model.get("byte_fallback") is True
+        and isinstance(vocab, dict)
+        and all(byte_token(b) in vocab for b in range(256))
+    )
 
 
 def _check_vocab(path: Path, vocab: object) -> None:

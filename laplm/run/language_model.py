@@ -18,7 +18,9 @@ from laplm.model.engine.matrices import default_precision
 from laplm.model.engine.model import GPT
 from laplm.model.engine.quantize import Precision
 from laplm.model.files.adapter import is_adapter, open_adapter, read_adapter_config
-from laplm.model.files.checkpoint import Checkpoint, open_checkpoint
+from laplm.model.files.checkpoint import Checkpoint, open_checkpoint, open_gguf_checkpoint
+from laplm.model.files.gguf_reader import read_gguf
+from laplm.model.files.gguf_tokenizer import read_gguf_tokenizer
 from laplm.model.pretrained_settings import PretrainedSettings
 from laplm.model.tokenizer import Tokenizer
 from laplm.model.weights import Tap
@@ -34,7 +36,7 @@ class LanguageModel:
 
     Attributes:
         name: what it was asked for by.
-        path: its directory, or that of its adapter.
+        path: its directory, or that of its adapter; or its GGUF file.
         precision: "fp32", "int8", "int4" or "stored".
         checkpoint: its files, opened; an adapter's are added to those of its base model.
         tokenizer: its tokenizer.
@@ -53,7 +55,7 @@ class LanguageModel:
         self.path: Path = locate.locate(self.name)
         self.checkpoint: Checkpoint
         self.tokenizer: Tokenizer
-        self.checkpoint, self.tokenizer, self._base_path = _open(self.path)
+        self.checkpoint, self.tokenizer, self._base_path, self._settings = _open(self.path)
         self.precision: Precision = precision or default_precision(self.checkpoint)
         self._threads = threads
         self._progress = progress
@@ -72,7 +74,9 @@ class LanguageModel:
     @cached_property
     def settings(self) -> PretrainedSettings:
         """What its directory says beside weights and tokens, for whoever writes it again."""
-        return PretrainedSettings.from_directories(self.path, self._base_path, self.tokenizer)
+        return self._settings or PretrainedSettings.from_directories(
+            self.path, self._base_path, self.tokenizer
+        )
 
     @cached_property
     def gpt(self) -> GPT:
@@ -91,6 +95,9 @@ class LanguageModel:
         Raises:
             ChatTemplateError: its files cannot be read.
         """
+        if self._settings is not None:
+            sources = self._settings.chat_templates
+            return ChatTemplate(sources, self.tokenizer) if sources else None
         own = ChatTemplate.from_directory(self.path, self.tokenizer)
         return own or ChatTemplate.from_directory(self._base_path, self.tokenizer)
 
@@ -209,13 +216,20 @@ class LanguageModel:
         self._kv_cache = kv_cache
 
 
-def _open(path: Path) -> tuple[Checkpoint, Tokenizer, Path]:
+def _open(path: Path) -> tuple[Checkpoint, Tokenizer, Path, PretrainedSettings | None]:
     """The weights and the tokenizer of a model directory, or of an adapter and its base model.
 
-    The directory of the base model comes last; of a model that is none, its own.
+    The directory of the base model comes next; of a model that is none, its own. Last come the
+    settings of a GGUF file, whose tables take a while to read and so are read once.
     """
+    if path.is_file():
+        file = read_gguf(path)
+        checkpoint = open_gguf_checkpoint(file)
+        found = read_gguf_tokenizer(file.metadata, str(path))
+        tokenizer = Tokenizer(found.backend, found.special_tokens, str(path))
+        return checkpoint, tokenizer, path, PretrainedSettings.from_gguf(file.metadata, tokenizer)
     if not is_adapter(path):
-        return open_checkpoint(path), Tokenizer.from_directory(path), path
+        return open_checkpoint(path), Tokenizer.from_directory(path), path, None
     base = locate.locate_base(path, read_adapter_config(path).base_model_name_or_path)
     if is_adapter(base):
         raise ModelFormatError(
@@ -223,7 +237,8 @@ def _open(path: Path) -> tuple[Checkpoint, Tokenizer, Path]:
             "that one into its own model first, with peft's merge_and_unload()"
         )
     checkpoint = open_adapter(path, open_checkpoint(base))
-    return checkpoint, Tokenizer.from_directory(path if locate.has_tokenizer(path) else base), base
+    own = path if locate.has_tokenizer(path) else base
+    return checkpoint, Tokenizer.from_directory(own), base, None
 
 
 def load(
@@ -235,10 +250,10 @@ def load(
     """Load a model that is on disk; nothing is downloaded.
 
     Args:
-        name_or_path: a directory in the Hugging Face GPT-2 layout, ``gpt2``, ``gpt2-medium``,
-            ``gpt2-large``, ``gpt2-xl``, ``distilgpt2``, another hub id, or ``pocket``, the model
-            that comes with the package; or the directory of a LoRA adapter of one of these, as
-            PEFT saves it.
+        name_or_path: a directory in the Hugging Face layout, a GGUF file, ``gpt2``,
+            ``gpt2-medium``, ``gpt2-large``, ``gpt2-xl``, ``distilgpt2``, another hub id, or
+            ``pocket``, the model that comes with the package; or the directory of a LoRA adapter of
+            one of these, as PEFT saves it.
         precision: "fp32"; "stored", as the files have each matrix; "int8" or "int4". The first
             use of a model in one of them writes its packed weights to the cache directory. None
             is "stored" for a model that is quantised already, and "int8" for others.

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from laplm import html_page
 from laplm.errors import InputError
 from laplm.files import write_file
-from laplm.model.chat import ChatTemplate, ControlText, encode_piece
+from laplm.model.chat import ChatTemplate, ControlText, encode_pieces
 from laplm.model.config import ModelConfig
 from laplm.model.families import tensor_specs
 from laplm.model.files.checkpoint import Checkpoint
@@ -222,7 +222,7 @@ def _prompt(example: Example) -> Prompt:
 def _ids(prompt: Prompt, tokenizer: Tokenizer) -> str | list[int]:
     """What a model is given: a conversation's control tokens are single tokens."""
     if any(isinstance(text, ControlText) for text in prompt):
-        return [i for text in prompt for i in encode_piece(text, tokenizer)]
+        return encode_pieces(prompt, tokenizer)
     return "".join(prompt)
 
 

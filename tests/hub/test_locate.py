@@ -186,7 +186,7 @@ def test_unreadable_cache_is_named(
 
 
 def test_file_is_not_taken_for_a_model(tiny_model_dir: Path, cache: Path) -> None:
-    with pytest.raises(ModelNotFoundError, match="is a file; give the directory"):
+    with pytest.raises(ModelNotFoundError, match="is a file and no GGUF; give the directory"):
         locate(str(tiny_model_dir / "model.safetensors"))
 
 

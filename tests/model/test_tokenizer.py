@@ -317,7 +317,7 @@ def test_another_kind_of_tokenizer_is_refused(tmp_path: Path) -> None:
     Backend(models.WordLevel({"a": 0, "?": 1}, unk_token="?")).save(
         str(tmp_path / "tokenizer.json")
     )
-    with pytest.raises(TokenizerError, match="not a byte-level BPE"):
+    with pytest.raises(TokenizerError, match="neither a byte-level BPE nor SentencePiece"):
         Tokenizer.from_directory(tmp_path)
 
 

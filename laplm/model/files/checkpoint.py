@@ -29,6 +29,8 @@ from laplm.model.families import (
     tensor_spec,
     tensor_specs,
 )
+from laplm.model.files.gguf_checkpoint import find_tensors, gguf_files, read_gguf_config
+from laplm.model.files.gguf_reader import GGUFFile, is_gguf, read_gguf
 from laplm.model.files.openai_release import is_openai_release, read_hparams, read_release
 from laplm.model.files.safetensors_file import (
     Array,
@@ -64,7 +66,11 @@ _DTYPES: dict[str, StoredDtype] = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
 
 
 class Tensor(Protocol):
-    """One tensor of a model, wherever it lies. ``StoredTensor`` is the usual one."""
+    """One tensor of a model, wherever it lies. ``StoredTensor`` is the usual one.
+
+    Those of GGUF files are ``GGUFTensor``, whose ``dtype`` may be a quantised type and whose
+    ``blocks()`` gives the bytes that are stored.
+    """
 
     @property
     def path(self) -> Path: ...
@@ -84,15 +90,16 @@ class Tensor(Protocol):
 
 
 class Checkpoint:
-    """The weights of one model directory, opened but not read.
+    """The weights of one model directory or GGUF file, opened but not read.
 
     Attributes:
-        path: The directory.
+        path: The directory, or the GGUF file.
         config: The model's sizes. ``tied`` says what the files hold: it is off
             when there is an output matrix of its own, whatever ``config.json`` says.
         names: Every tensor, in the order and with the names of ``tensor_shapes(config)``.
         tensors: Each of them as it lies in the files.
-        dtype: "fp32", "fp16" or "bf16": how most of the numbers are stored.
+        dtype: how most of the numbers are stored: "fp32", "fp16", "bf16", or a quantised type of
+            GGUF files by its name, such as "Q4_1".
         size_bytes: Bytes of the weight files.
         fingerprint: A key that changes when a file of the model is replaced or written to; made
             of paths, sizes and modification times, not of contents.
@@ -105,11 +112,11 @@ class Checkpoint:
         self.config = config
         self.names: tuple[str, ...] = tuple(tensor_shapes(config))
         self.tensors = {name: tensors[name] for name in self.names}
-        counts: dict[StoredDtype, int] = {}
+        counts: dict[str, int] = {}
         for tensor in self.tensors.values():
-            dtype = _DTYPES[tensor.dtype]
+            dtype = _DTYPES.get(tensor.dtype, tensor.dtype)
             counts[dtype] = counts.get(dtype, 0) + math.prod(tensor.shape)
-        self.dtype: StoredDtype = max(counts, key=lambda dtype: counts[dtype])
+        self.dtype: str = max(counts, key=lambda dtype: counts[dtype])
         weights = {tensor.path for tensor in tensors.values()}
         self.size_bytes: int = sum(file.stat().st_size for file in weights)
         stats = [(file.resolve(), file.stat()) for file in sorted({*files, *weights})]
@@ -153,13 +160,14 @@ class Checkpoint:
 # --- opening ----------------------------------------------------------------------------------
 
 
-def open_checkpoint(directory: Path) -> Checkpoint:
-    """Open a model directory; no weights are read yet.
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Open a model directory or a GGUF file; no weights are read yet.
 
-    Takes the Hugging Face layout of a family, ``config.json`` with ``model.safetensors``, or its
-    sharded form with ``model.safetensors.index.json``, or ``pytorch_model.bin`` where torch is
-    installed; and OpenAI's release of 2019, ``hparams.json`` with ``model.ckpt``. Names may carry
-    the ``transformer.`` prefix; saved causal masks are passed over.
+    Of a directory it takes the Hugging Face layout, ``config.json`` with ``model.safetensors``, or
+    its sharded form with ``model.safetensors.index.json``, or ``pytorch_model.bin`` where torch is
+    installed; OpenAI's release of 2019, ``hparams.json`` with ``model.ckpt``; and one GGUF file,
+    where there are no other weights. Names may carry the ``transformer.`` prefix; saved causal
+    masks are passed over.
 
     Where both an output matrix and the embedding are stored, they are one matrix only if their
     numbers are equal; where only one of them is, it serves as both. transformers does the same.
@@ -167,16 +175,51 @@ def open_checkpoint(directory: Path) -> Checkpoint:
     Raises:
         ModelFormatError: names the file and what is wrong with it.
     """
-    directory = Path(directory)
+    path = Path(path)
     try:
-        return _open(directory)
+        file = _gguf_file(path)
+        return _open(path) if file is None else open_gguf_checkpoint(read_gguf(file))
     except OSError as error:
-        refuse(Path(error.filename or directory), f"cannot be read ({error.strerror}); {_READERS}")
+        refuse(Path(error.filename or path), f"cannot be read ({error.strerror}); {_READERS}")
+
+
+def open_gguf_checkpoint(file: GGUFFile) -> Checkpoint:
+    """The model in a GGUF file whose tables have been read.
+
+    Raises:
+        ModelFormatError: it is a kind of model that is not run, or its tensors are not those of
+            one.
+    """
+    config = read_gguf_config(file)
+    return Checkpoint(file.path, config, find_tensors(file, config), [file.path])
+
+
+def _gguf_file(path: Path) -> Path | None:
+    """The GGUF file that a path stands for; None for a directory with other weights, or nothing."""
+    if path.is_file():
+        return path if is_gguf(path) else None
+    if not path.is_dir() or _has_layout(path):
+        return None
+    files = gguf_files(path)
+    if len(files) > 1:
+        listed = _some([each.name for each in files])
+        refuse(path, f"holds {len(files)} GGUF files ({listed}); give one of them: {files[0]}")
+    return files[0] if files else None
+
+
+def _has_layout(directory: Path) -> bool:
+    """Whether a directory has weights of another kind, which then count."""
+    weights = ("model.safetensors", "pytorch_model.bin")
+    names = [*weights, *(f"{name}.index.json" for name in weights)]
+    return any((directory / name).is_file() for name in names) or is_openai_release(directory)
 
 
 def _open(directory: Path) -> Checkpoint:
     if not directory.is_dir():
-        refuse(directory, "not a directory; give the directory that holds the model's files")
+        refuse(
+            directory,
+            "neither a directory nor a GGUF file; give the directory that holds the model's files",
+        )
     tensors: dict[str, Tensor]
     if (directory / "config.json").is_file():
         files = [directory / "config.json"]
@@ -197,11 +240,15 @@ def read_config(directory: Path) -> ModelConfig:
     """The sizes in ``config.json`` of a model directory, or ``hparams.json`` of OpenAI's release.
 
     Tokens that begin and end texts are those of ``generation_config.json`` too, where there is one.
+    Of a GGUF file, or a directory with one and no other weights, its own settings.
 
     Raises:
         ModelFormatError: there is none, it is not JSON, or it is of a family that is not known.
     """
     try:
+        file = _gguf_file(directory)
+        if file is not None:
+            return read_gguf_config(read_gguf(file))
         openai = not (directory / "config.json").is_file() and is_openai_release(directory)
     except OSError as error:
         refuse(directory, f"cannot be read ({error.strerror}); {_READERS}")
@@ -472,7 +519,6 @@ def _torch_file(path: Path) -> Mapping[str, Tensor]:
 # --- what cannot be opened --------------------------------------------------------------------
 
 _OTHER_KINDS = {
-    ".gguf": "GGUF, llama.cpp's format",
     ".ggml": "llama.cpp's old format",
     ".onnx": "ONNX",
     ".h5": "TensorFlow",

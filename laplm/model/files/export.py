@@ -19,7 +19,7 @@ from laplm.model import reference
 from laplm.model.config import ModelConfig
 from laplm.model.files.adapter import is_adapter
 from laplm.model.files.checkpoint import Checkpoint, StoredDtype, open_checkpoint, save_checkpoint
-from laplm.model.files.gguf_file import check_llama_cpp, read_gguf, write_gguf
+from laplm.model.files.gguf_writer import check_llama_cpp, write_gguf
 from laplm.model.files.modelfile import modelfile, write_modelfile
 from laplm.model.pretrained_settings import PretrainedModel
 from laplm.model.weights import DensePast
@@ -145,8 +145,9 @@ def _export_gguf(model: Model, path: Path, precision: str) -> Exported:
         raise InputError(f"{path} is there already; choose another name")
     with new_file(path, advice="choose another place") as temporary:
         write_gguf(model, temporary, precision)
-        found = dict(read_gguf(temporary, config))
-        deviation = _deviation(model.checkpoint, found, config, precision)
+        written = open_checkpoint(temporary)
+        found = {name: written.tensor(name) for name in written.names}
+        deviation = _deviation(model.checkpoint, found, written.config, precision)
     text = modelfile(path.name, model.tokenizer, config, model.settings, model.chat_template)
     beside = path.with_name("Modelfile")
     also = (beside,) if write_modelfile(beside, text, path.name) else ()

@@ -1,184 +1,299 @@
-"""A tokenizer as llama.cpp reads it from a GGUF file.
+"""The tokenizer in a GGUF file's settings, as the tokenizers library has it.
 
-llama.cpp knows ways to cut a text into words by names, and what else a tokenizer does by switches.
-A tokenizer that it cannot follow is refused: the file would open, and give other ids.
+A file has the vocabulary, and what belongs to it by names: how a text is cut into words before
+anything is merged, which tokens are control tokens, and whether a token begins or ends each text.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
-from laplm.errors import InputError
-from laplm.model.config import ModelConfig
-from laplm.model.pretrained_settings import PretrainedSettings
-from laplm.model.tokenizer import Tokenizer
+import numpy as np
+import tokenizers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+)
 
-_Step = tuple[object, ...]
+from laplm.errors import TokenizerError, shown
+from laplm.model.families.gguf import END_TOKENS
+from laplm.model.tokenizer_file import (
+    GPT4O_PATTERN,
+    LLAMA3_PATTERN,
+    QWEN2_PATTERN,
+    TEKKEN_PATTERN,
+    TokenizerFiles,
+    byte_token,
+    guarded,
+)
 
-_BYTE_LEVEL: _Step = ("ByteLevel", False, True)  # no space in front, GPT-2's pattern
-_BYTES_ALONE: _Step = ("ByteLevel", False, False)
-_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-_REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+Step = tuple[object, ...]
+
+_BYTE_LEVEL: Step = ("ByteLevel", False, True)  # no space in front, GPT-2's pattern
+_BYTES_ALONE: Step = ("ByteLevel", False, False)
 
 
-def _split(digits: str) -> _Step:
-    return ("Split", rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}|{_REST}")
+def _split(pattern: str) -> tuple[Step, ...]:
+    return (("Split", pattern), _BYTES_ALONE)
 
 
 # Steps of the pre-tokenizer, whether words that are tokens are taken whole before anything is
-# merged (ignore_merges), and llama.cpp's name of the two (llama-vocab.cpp). Of those with one
-# meaning, the name whose model lets spaces before punctuation stand when tokens become text.
-_PRE_TOKENIZERS: dict[tuple[tuple[_Step, ...], bool], str] = {
-    ((_BYTE_LEVEL,), False): "gpt-2",
-    ((("Digits", True), _BYTE_LEVEL), False): "smollm",
-    ((_split(r"\p{N}{1,3}"), _BYTES_ALONE), False): "dbrx",
-    ((_split(r"\p{N}{1,3}"), _BYTES_ALONE), True): "llama-bpe",
-    ((_split(r"\p{N}"), _BYTES_ALONE), False): "qwen2",
+# merged (ignore_merges), and llama.cpp's names of the two (llama-vocab.cpp). The first name is
+# written: that of a model that lets spaces before punctuation stand when tokens become text.
+# "default" is what files of early 2024 and before have; as transformers, GPT-2's pattern is taken.
+PRE_TOKENIZERS: dict[tuple[tuple[Step, ...], bool], tuple[str, ...]] = {
+    ((_BYTE_LEVEL,), False): (
+        "gpt-2", "default", "olmo", "mpt", "phi-2", "jais", "trillion", "granite-docling",
+        "gigachat", "mellum", "a.x-4.0", "exaone4",
+    ),
+    ((("Digits", True), _BYTE_LEVEL), False): (
+        "smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b",
+    ),
+    (_split(LLAMA3_PATTERN), False): ("dbrx", "smaug-bpe", "chatglm-bpe"),
+    (_split(LLAMA3_PATTERN), True): (
+        "llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral", "midm-2.0", "glm4",
+    ),
+    (_split(QWEN2_PATTERN), False): (
+        "qwen2", "deepseek-r1-qwen", "stablelm2", "megrez", "hunyuan", "kormo", "f2llmv2",
+    ),
+    (_split(TEKKEN_PATTERN), True): ("tekken",),
+    (_split(GPT4O_PATTERN), False): ("gpt-4o", "llama4", "kanana2"),
+}  # fmt: skip
+_BY_NAME = {name: how for how, names in PRE_TOKENIZERS.items() for name in names}
+# Of these llama.cpp puts the beginning before every text, unless a file says otherwise.
+_ADD_BOS = frozenset(
+    ["llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral", "midm-2.0", "tekken"]
+)
+_GEMMA = frozenset(["gemma", "gemma2", "gemma3"])
+_UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4  # types of tokens that are found before anything else
+_NAMED = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
+_SENTENCEPIECE_IDS = {"bos": 1, "eos": 2, "unknown": 0}  # of files that do not say
+
+
+def read_gguf_tokenizer(metadata: Mapping[str, Any], where: str) -> TokenizerFiles:
+    """The tokenizer that a file's settings describe.
+
+    Args:
+        metadata: the settings by their keys.
+        where: the file, as errors name it.
+
+    Raises:
+        TokenizerError: there is none, it is of a kind that is not read, or it is damaged.
+    """
+    return _Reader(metadata, where).read()
+
+
+def chat_templates(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """The Jinja texts of a file by name; the name of most is "default"."""
+    key = "tokenizer.chat_template"
+    return {
+        name.removeprefix(f"{key}.") if name != key else "default": text
+        for name, text in metadata.items()
+        if (name == key or name.startswith(f"{key}.")) and isinstance(text, str)
+    }
+
+
+class _Reader:
+    """The settings of one file's tokenizer."""
+
+    def __init__(self, metadata: Mapping[str, Any], where: str) -> None:
+        self._metadata, self._where = metadata, where
+        self._kind = self._setting("model")
+        self._tokens = self._checked_tokens()
+        self._types = self._numbers("token_type")
+
+    def read(self) -> TokenizerFiles:
+        if self._kind == "gpt2":
+            backend = self._byte_level()
+        elif self._kind == "llama":
+            backend = self._sentencepiece()
+        else:
+            self._refuse(
+                f"its tokenizer is of the kind {shown(self._kind)} (tokenizer.ggml.model), and "
+                "laplm reads gpt2 (byte-level BPE) and llama (SentencePiece); get the model as "
+                "safetensors with tokenizer.json"
+            )
+        backend.add_tokens(list(self._added_tokens()))
+        named = {name: self._id(key) for name, key in _NAMED.items()}
+        special = {name: self._tokens[i] for name, i in named.items() if i is not None}
+        self._set_post_processor(backend, special)
+        return TokenizerFiles(backend, special)
+
+    # --- settings ---
+
+    def _refuse(self, cause: str) -> NoReturn:
+        raise TokenizerError(f"{self._where}: {cause}")
+
+    def _damaged(self, cause: str) -> NoReturn:
+        self._refuse(f"{cause}; fetch or copy the file again")
+
+    def _setting(self, name: str) -> Any:
+        return self._metadata.get(f"tokenizer.ggml.{name}")
+
+    def _checked_tokens(self) -> list[str]:
+        tokens = self._setting("tokens")
+        if self._kind is None or not isinstance(tokens, list) or not tokens:
+            self._damaged("it has no tokenizer (tokenizer.ggml.model and tokenizer.ggml.tokens)")
+        tokens = [token or f"[EMPTY_{i}]" for i, token in enumerate(tokens)]  # as llama.cpp
+        if self._architecture in _GEMMA and self._kind == "llama":
+            # Runs of spaces, which SentencePiece's other tokens have as this letter.
+            tokens = ["▁" * len(t) if t.isspace() and " " in t else t for t in tokens]
+        if len(set(tokens)) < len(tokens):
+            twice = next(t for i, t in enumerate(tokens) if tokens.index(t) != i)
+            self._damaged(f"the token {shown(twice, 40)} stands twice in its vocabulary")
+        return tokens
+
+    @property
+    def _architecture(self) -> object:
+        return self._metadata.get("general.architecture")
+
+    def _numbers(self, name: str) -> Any:
+        """Numbers for each token; None where the file has none."""
+        values = self._setting(name)
+        if values is None:
+            return None
+        if not isinstance(values, np.ndarray) or len(values) < len(self._tokens):
+            self._damaged(f"tokenizer.ggml.{name} is not a number for each token")
+        return values[: len(self._tokens)]
+
+    def _id(self, name: str) -> int | None:
+        usual = _SENTENCEPIECE_IDS.get(name) if self._kind == "llama" else None
+        value = self._metadata.get(f"tokenizer.ggml.{name}_token_id", usual)
+        return value if type(value) is int and 0 <= value < len(self._tokens) else None
+
+    def _flag(self, name: str, usual: bool) -> bool:
+        value = self._setting(name)
+        return value if isinstance(value, bool) else usual
+
+    # --- byte-level BPE ---
+
+    def _byte_level(self) -> tokenizers.Tokenizer:
+        name = self._setting("pre") or "default"
+        if name not in _BY_NAME:
+            self._refuse(
+                f"its texts are cut into words in the way {shown(name, 40)} (tokenizer.ggml.pre), "
+                f"and laplm has {', '.join(_BY_NAME)}; get the model as safetensors with "
+                "tokenizer.json"
+            )
+        steps, ignore_merges = _BY_NAME[name]
+        merges = self._setting("merges")
+        if not isinstance(merges, list):
+            self._damaged("its tokenizer has no tokenizer.ggml.merges")
+        pairs = [_pair(merge) for merge in merges]
+        backend = self._bpe(pairs, ignore_merges=ignore_merges)
+        backend.pre_tokenizer = _pre_tokenizer(steps)
+        backend.decoder = decoders.ByteLevel()
+        return backend
+
+    def _bpe(self, merges: list[tuple[str, str]], **options: Any) -> tokenizers.Tokenizer:
+        vocab = {token: i for i, token in enumerate(self._tokens)}
+        return guarded(
+            self._where, lambda: tokenizers.Tokenizer(models.BPE(vocab, merges, **options))
+        )
+
+    # --- SentencePiece ---
+
+    def _sentencepiece(self) -> tokenizers.Tokenizer:
+        known = set(self._tokens)
+        lacking = [b for b in range(256) if byte_token(b) not in known]
+        if lacking:
+            self._refuse(
+                f"its SentencePiece vocabulary has no token for {len(lacking)} of 256 bytes "
+                f"({byte_token(lacking[0])}), so texts could not be read whole; get the model as "
+                "safetensors with tokenizer.json"
+            )
+        gemma = self._architecture in _GEMMA
+        merges = self._merges_by_score(by_position=gemma)
+        unknown = self._id("unknown")
+        unk = None if unknown is None else self._tokens[unknown]
+        backend = self._bpe(merges, byte_fallback=True, fuse_unk=True, unk_token=unk)
+        steps: list[Any] = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+        if gemma:
+            backend.normalizer = normalizers.Replace(" ", "▁")
+            backend.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+        else:
+            in_front = self._flag("add_space_prefix", usual=True)
+            backend.pre_tokenizer = pre_tokenizers.Metaspace(
+                prepend_scheme="first" if in_front else "never", split=False
+            )
+            steps += [decoders.Strip(" ", 1, 0)] if in_front else []
+        backend.decoder = decoders.Sequence(steps)
+        return backend
+
+    def _merges_by_score(self, by_position: bool) -> list[tuple[str, str]]:
+        """The merges that a vocabulary with scores implies, in their order.
+
+        SentencePiece always joins the two neighbours that make the token of the highest score;
+        BPE joins by the rank of the pair. As transformers: by falling score, then by the lengths
+        of the two. Gemma's merges follow the vocabulary, its scores do not.
+        """
+        merges = self._setting("merges")
+        if isinstance(merges, list):
+            return [_pair(merge) for merge in merges]
+        scores = self._numbers("scores")
+        if scores is None or by_position:
+            if not by_position:
+                self._damaged("its tokenizer has no tokenizer.ggml.scores")
+            scores = -np.arange(len(self._tokens))
+        known = {token: i for i, token in enumerate(self._tokens)}
+        found = []
+        for token, score in zip(self._tokens, scores.tolist(), strict=True):
+            splits = []
+            for at in range(1, len(token)):
+                left, right = token[:at], token[at:]
+                if left in known and right in known:
+                    splits.append((left, right))
+            if len(splits) > 1:
+                splits.sort(key=lambda pair: (known[pair[0]], known[pair[1]]))
+            found += [(score, len(left), len(right), left, right) for left, right in splits]
+        found.sort(key=lambda each: each[:3], reverse=True)
+        return [(left, right) for *_, left, right in found]
+
+    # --- tokens that are found before anything is merged ---
+
+    def _added_tokens(self) -> Iterator[AddedToken]:
+        """Control tokens, and others that are taken whole."""
+        if self._types is None:
+            return
+        for i in np.flatnonzero(np.isin(self._types, (_UNKNOWN, _CONTROL, _USER_DEFINED))):
+            token = self._tokens[i]
+            special = self._types[i] != _USER_DEFINED or token in END_TOKENS
+            yield AddedToken(token, special=bool(special), normalized=False)
+
+    def _set_post_processor(
+        self, backend: tokenizers.Tokenizer, special: Mapping[str, str]
+    ) -> None:
+        pre = self._setting("pre")
+        usual = self._kind == "llama" or pre in _ADD_BOS
+        begin = special.get("bos_token") if self._flag("add_bos_token", usual) else None
+        end = special.get("eos_token") if self._flag("add_eos_token", usual=False) else None
+        around = [token for token in (begin, end) if token is not None]
+        if around:
+            backend.post_processor = processors.TemplateProcessing(
+                single=[piece for piece in (begin, "$A", end) if piece is not None],
+                special_tokens=[(token, backend.token_to_id(token)) for token in set(around)],
+            )
+
+
+def _pair(merge: str) -> tuple[str, str]:
+    """Two tokens that are merged; the space between them is the first but at the beginning."""
+    at = merge.find(" ", 1)
+    return (merge[:at], merge[at + 1 :]) if at > 0 else (merge, "")
+
+
+_STEPS: dict[object, Callable[..., Any]] = {
+    "ByteLevel": lambda prefix, regex: pre_tokenizers.ByteLevel(prefix, use_regex=regex),
+    "Digits": lambda individual: pre_tokenizers.Digits(individual),
+    "Split": lambda pattern: pre_tokenizers.Split(Regex(pattern), "isolated"),
 }
 
 
-def add_tokenizer(
-    writer: Any, gguf: Any, tokenizer: Tokenizer, config: ModelConfig, settings: PretrainedSettings
-) -> None:
-    """Put a tokenizer and its chat templates into a GGUF file.
-
-    Args:
-        writer: a ``gguf.GGUFWriter``.
-        gguf: the gguf package.
-        tokenizer: the model's.
-        config: its sizes and its tokens that begin and end texts.
-        settings: with its chat templates.
-
-    Raises:
-        InputError: llama.cpp would read texts as other tokens than this tokenizer.
-    """
-    stored = json.loads(tokenizer.to_json())
-    pre = pre_tokenizer_name(stored)
-    bos, adds_bos, adds_eos = _around_a_text(tokenizer, config)
-    tokens, types = _tokens(gguf, stored, config.vocab_size)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(pre)
-    writer.add_token_list(tokens)
-    writer.add_token_types(types)
-    merges = stored["model"]["merges"]
-    writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in merges])
-    keys = (writer.add_eos_token_id, writer.add_eot_token_id, writer.add_eom_token_id)
-    for add, token in zip(keys, end_tokens(tokenizer, config), strict=False):
-        add(token)
-    writer.add_bos_token_id(bos)
-    pad = tokenizer.pad_token_id if config.pad_token_id is None else config.pad_token_id
-    if pad is not None and pad < config.vocab_size:
-        writer.add_pad_token_id(pad)
-    writer.add_add_bos_token(adds_bos)
-    writer.add_add_eos_token(adds_eos)
-    writer.add_add_space_prefix(False)
-    if settings.chat_templates:
-        writer.add_chat_template(settings.listed_templates())
-
-
-def end_tokens(tokenizer: Tokenizer, config: ModelConfig) -> tuple[int, ...]:
-    """The tokens that end a text, at most three: for more a GGUF file has no place.
-
-    The tokenizer's own comes first, since llama.cpp gives chat templates the first one's text.
-
-    Raises:
-        InputError: there are none, or more.
-    """
-    named = dict.fromkeys((tokenizer.eos_token_id, *config.eos_token_ids))
-    ends = tuple(token for token in named if token is not None and token < config.vocab_size)
-    if not ends:
-        # llama.cpp would take token 11, whatever it is.
-        _refuse(
-            "the model has no token that ends a text, and llama.cpp must have one; name it as "
-            "eos_token_id in config.json"
-        )
-    if len(ends) > 3:
-        _refuse(f"the model has {len(ends)} tokens that end a text, and a GGUF file has 3 at most")
-    return ends
-
-
-def pre_tokenizer_name(stored: Mapping[str, Any]) -> str:
-    """llama.cpp's name of how a ``tokenizer.json`` cuts texts into words.
-
-    Raises:
-        InputError: llama.cpp has no such way, or would do something else than it says.
-    """
-    if stored.get("normalizer") not in (None, {"type": "Sequence", "normalizers": []}):
-        kind = stored["normalizer"].get("type")
-        _refuse(f"the tokenizer changes texts before reading them ({kind}), llama.cpp does not")
-    for token in stored["added_tokens"]:
-        for flag in ("lstrip", "rstrip", "single_word"):
-            if token[flag]:
-                _refuse(f"the token {token['content']!r:.40} has {flag}, which llama.cpp lacks")
-    steps = tuple(_steps(stored.get("pre_tokenizer")))
-    if any(step[:2] == ("ByteLevel", True) for step in steps):
-        _refuse("the tokenizer puts a space before texts (add_prefix_space), llama.cpp does not")
-    whole_words = bool(stored["model"].get("ignore_merges"))
-    name = _PRE_TOKENIZERS.get((steps, whole_words))
-    if name is None:
-        cuts = " then ".join(str(step[0]) for step in steps) or "no pre-tokenizer"
-        _refuse(f"the tokenizer cuts texts into words in a way that llama.cpp has not ({cuts})")
-    return name
-
-
-def _refuse(cause: str) -> NoReturn:
-    raise InputError(f"{cause}; a directory for transformers keeps it all: --to hf")
-
-
-def _steps(part: Mapping[str, Any] | None) -> Iterator[_Step]:
-    """A pre-tokenizer's steps in order, without what does not change the words."""
-    if part is None:
-        return
-    kind = part["type"]
-    if kind == "Sequence":
-        for each in part["pretokenizers"]:
-            yield from _steps(each)
-    elif kind == "ByteLevel":
-        yield kind, part["add_prefix_space"], part.get("use_regex", True)
-    elif kind == "Digits":
-        yield kind, part["individual_digits"]
-    elif kind == "Split" and (part["behavior"], part["invert"]) in (
-        ("Isolated", False), ("Removed", True),
-    ):  # fmt: skip
-        # Alike, since the patterns of the table leave nothing between two words.
-        yield kind, part["pattern"].get("Regex")
-    else:
-        yield kind, json.dumps(part)
-
-
-def _around_a_text(tokenizer: Tokenizer, config: ModelConfig) -> tuple[int, bool, bool]:
-    """The token that begins texts; whether the tokenizer puts it there, and that of the end."""
-    mark = -1
-    ids = tokenizer.build_inputs_with_special_tokens([mark])
-    before, after = ids[: ids.index(mark)], ids[ids.index(mark) + 1 :]
-    ends = end_tokens(tokenizer, config)
-    if len(before) > 1 or after not in ([], [ends[0]]):
-        _refuse("the tokenizer puts more around a text than a token to begin and one to end it")
-    named = (*before, tokenizer.bos_token_id, config.bos_token_id, ends[0])
-    bos = next(token for token in named if token is not None and token < config.vocab_size)
-    return bos, bool(before), bool(after)
-
-
-def _tokens(gguf: Any, stored: Mapping[str, Any], count: int) -> tuple[list[str], list[int]]:
-    """Every row's token, and what llama.cpp takes it for.
-
-    Control tokens are read only where control tokens are asked for, and written as nothing; other
-    added tokens are text, in both.
-    """
-    types = gguf.TokenType
-    found = {id_: (token, types.NORMAL) for token, id_ in stored["model"]["vocab"].items()}
-    for token in stored["added_tokens"]:
-        kind = types.CONTROL if token["special"] else types.USER_DEFINED
-        found[token["id"]] = (token["content"], kind)
-    taken = {token for token, _ in found.values()}
-    tokens, kinds = [], []
-    for i in range(count):
-        # A vocabulary may be padded: rows of the embedding that no token has.
-        token, kind = found.get(i, (f"[PAD{i}]", types.UNUSED))
-        while i not in found and token in taken:
-            token = f"[{token}]"
-        tokens.append(token)
-        kinds.append(kind)
-    return tokens, kinds
+def _pre_tokenizer(steps: tuple[Step, ...]) -> Any:
+    parts = [_STEPS[kind](*settings) for kind, *settings in steps]
+    return parts[0] if len(parts) == 1 else pre_tokenizers.Sequence(parts)

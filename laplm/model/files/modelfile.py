@@ -21,7 +21,7 @@ from laplm.errors import LaplmError
 from laplm.files import write_file
 from laplm.model.chat import ChatTemplate
 from laplm.model.config import ModelConfig
-from laplm.model.files.gguf_tokenizer import end_tokens
+from laplm.model.files.gguf_tokenizer_writer import end_tokens
 from laplm.model.pretrained_settings import PretrainedSettings
 from laplm.model.tokenizer import Tokenizer
 

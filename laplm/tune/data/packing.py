@@ -61,8 +61,11 @@ def encode_example(example: Example, tokenizer: Tokenizer, end_of_text: int) -> 
     in_template = any(isinstance(text, ControlText) for text, _ in example.pieces)
     ids: list[int] = [] if in_template else [*tokenizer.prefix_ids]
     loss_mask: list[bool] = [False] * len(ids)
-    for text, in_loss in example.pieces:
-        piece = encode_piece(text, tokenizer) if in_template else tokenizer.encode(text)
+    for n, (text, in_loss) in enumerate(example.pieces):
+        if in_template:
+            piece = encode_piece(text, tokenizer, within=n > 0)
+        else:
+            piece = tokenizer.encode(text, within=n > 0)
         ids += piece
         loss_mask += [in_loss] * len(piece)
     if not (in_template and ids and ids[-1] in tokenizer.special_token_ids):

@@ -366,9 +366,11 @@ def refused(directory: Path) -> str:
 
 
 def test_missing_directory(tmp_path: Path) -> None:
-    assert "not a directory; give the directory" in refused(tmp_path / "nothing")
+    assert "neither a directory nor a GGUF file; give the directory" in refused(
+        tmp_path / "nothing"
+    )
     (tmp_path / "file").write_text("")
-    assert "not a directory" in refused(tmp_path / "file")
+    assert "neither a directory" in refused(tmp_path / "file")
 
 
 def test_missing_tensors_are_counted_and_the_first_named(directory: Path) -> None:
@@ -648,7 +650,7 @@ def test_pickle_without_torch_says_how_to_convert(
         (["notes.txt"], "has no config.json (notes.txt)"),
         (["model.safetensors"], "has no config.json (model.safetensors)"),
         (["config.json", "tokenizer.json"], "has no weights (config.json, tokenizer.json)"),
-        (["gpt2.Q8_0.gguf"], "gpt2.Q8_0.gguf (GGUF, llama.cpp's format)"),
+        (["mmproj.gguf"], "has no config.json (mmproj.gguf)"),
         (["config.json", "tf_model.h5"], "tf_model.h5 (TensorFlow)"),
         (["config.json", "flax_model.msgpack"], "flax_model.msgpack (Flax)"),
         (["decoder_model.onnx", "config.json"], "decoder_model.onnx (ONNX)"),
@@ -762,7 +764,7 @@ def test_permission_denied_is_one_plain_line(
 
     monkeypatch.setattr(Path, "is_file", denied)
     words = "cannot be read (Permission denied); check who may read"
-    assert f"{directory}/config.json: {words}" in refused(directory)
+    assert words in refused(directory)
     with pytest.raises(ModelFormatError, match=re.escape(words)):
         read_config(directory)
 

@@ -6,27 +6,20 @@ output matrix of its own where it is tied to the embedding.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from laplm.errors import InputError, MissingExtraError
 from laplm.model.config import ModelConfig
 from laplm.model.families import tensor_specs
-from laplm.model.files.gguf_tokenizer import add_tokenizer
+from laplm.model.families.gguf import gguf_name
+from laplm.model.files.gguf_tokenizer_writer import add_tokenizer
 from laplm.model.pretrained_settings import PretrainedModel
 from laplm.model.tensors import TensorSpec
 
-Array = NDArray[np.float32]
 _GROUP = 32  # numbers that share a scale in q8_0
-_STEMS = {  # by role
-    "embed": "token_embd", "pos_embed": "position_embd", "norm1": "attn_norm", "qkv": "attn_qkv",
-    "attn_out": "attn_output", "norm2": "ffn_norm", "up": "ffn_up", "down": "ffn_down",
-    "final_norm": "output_norm", "unembed": "output",
-}  # fmt: skip
 
 
 def _gguf() -> Any:
@@ -38,7 +31,11 @@ def _gguf() -> Any:
 
 
 def check_llama_cpp(config: ModelConfig) -> None:
-    """Refuse what llama.cpp's GPT-2 does not compute."""
+    """Refuse what is not written, and what llama.cpp's GPT-2 does not compute."""
+    if config.family != "gpt2":
+        raise InputError(
+            f"a GGUF file is written of GPT-2 alone, and this is {config.family}; use hf"
+        )
     standard = ModelConfig()
     for name in ("scale_attn_weights", "scale_attn_by_inverse_layer_idx"):
         if getattr(config, name) != getattr(standard, name):
@@ -79,16 +76,11 @@ def write_gguf(model: PretrainedModel, path: Path, precision: str) -> None:
             array = np.ascontiguousarray(array.T)
         kind = _kind(gguf, spec, array.shape, precision)
         data = gguf.quants.quantize(np.ascontiguousarray(array), kind)
-        writer.add_tensor(_gguf_name(spec), data, raw_dtype=kind)
+        writer.add_tensor(gguf_name(spec), data, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-
-
-def _gguf_name(spec: TensorSpec) -> str:
-    layer = "" if spec.layer is None else f"blk.{spec.layer}."
-    return f"{layer}{_STEMS[spec.role]}.{spec.part}"
 
 
 def _is_linear(spec: TensorSpec) -> bool:
@@ -104,14 +96,3 @@ def _kind(gguf: Any, spec: TensorSpec, shape: tuple[int, ...], precision: str) -
     if precision == "f16" or shape[-1] % _GROUP:
         return types.F16
     return types.Q8_0
-
-
-def read_gguf(path: Path, config: ModelConfig) -> Iterator[tuple[str, Array]]:
-    """The tensors of a GGUF file by their names in the checkpoint, in its layout, fp32."""
-    gguf = _gguf()
-    stored = {tensor.name: tensor for tensor in gguf.GGUFReader(str(path)).tensors}
-    for name, spec in tensor_specs(config).items():
-        tensor = stored[_gguf_name(spec)]
-        array = gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
-        array = array.reshape(spec.shape[::-1] if _is_linear(spec) else spec.shape)
-        yield name, np.ascontiguousarray(array.T) if _is_linear(spec) else array
