@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from laplm import cli
 from laplm.errors import InputError
 from laplm.model.config import NAMED_SIZES
 from laplm.model.engine.model import GPT
@@ -58,23 +56,3 @@ def test_generated_weights_have_the_shape_of_the_model() -> None:
 def test_an_unknown_shape_is_refused_with_the_known_ones() -> None:
     with pytest.raises(InputError, match="gpt2-xl"):
         GeneratedCheckpoint("gpt5")
-
-
-def test_the_command_prints_json_and_times_a_cold_start(
-    tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert cli.main(["bench", "-m", str(tiny_model_dir), "--repeats", "1", "--json"]) == 0
-    result = json.loads(capsys.readouterr().out)
-    assert result["rows"][-1]["name"] == "cold start to first token"
-    assert result["rows"][-1]["unit"] == "s"
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [["--shape", "gpt5"], ["--shape", "gpt2", "-m", "pocket"], ["--repeats", "0"]],
-)
-def test_bad_options_are_refused_in_one_line(
-    arguments: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert cli.main(["bench", *arguments]) == 2
-    assert len(capsys.readouterr().err.strip().splitlines()) == 1

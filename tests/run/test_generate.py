@@ -1,4 +1,4 @@
-"""The token loop against transformers, and what text does at its edges."""
+"""The token loop against transformers, its limits, and how texts end."""
 
 from __future__ import annotations
 
@@ -10,19 +10,17 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_model
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 from transformers import AutoTokenizer, GPT2LMHeadModel
 
 import laplm
 from laplm.errors import ContextLengthError, InputError
 from laplm.model.config import ModelConfig
 from laplm.model.tokenizer import Tokenizer
-from laplm.run.detokenizer import StopStringMatcher
 from laplm.run.generate import GenerationStream, generate_tokens
 from laplm.run.language_model import LanguageModel
 from laplm.run.request import GenerationRequest, encode_prompt, make_request
-from laplm.run.sampler import SamplingParams, logsumexp, sample, sample_rng
+from laplm.run.sampler import SamplingParams, sample, sample_rng
+from tests.run.scripted_model import ScriptedGPT, say
 
 GREEDY = SamplingParams(temperature=0)
 
@@ -52,71 +50,6 @@ def transformers_tokens(oracle, prompt_ids, params, count, index=0, slide=False)
         ids.append(token)
         context.append(token)
     return ids[len(prompt_ids) :]
-
-
-class ScriptedGPT:
-    """A model that says one thing, whatever it is asked: ``script``, then id 0 for ever."""
-
-    precision, threads = "fp32", 1
-
-    def __init__(self, script: list[int], vocab_size: int, n_ctx: int = 4096) -> None:
-        self.config = ModelConfig(
-            vocab_size=vocab_size, n_ctx=n_ctx, n_embd=8, n_layer=1, n_head=1,
-            eos_token_ids=(vocab_size - 1,),
-        )  # fmt: skip
-        self.script = script
-        self.prompt = 0
-        self.batches: list[int] = []
-
-    class Cache:
-        def __init__(self) -> None:
-            self.ids: list[int] = []
-
-        @property
-        def length(self) -> int:
-            return len(self.ids)
-
-        def trim(self, length: int) -> None:
-            del self.ids[length:]
-
-        def fork(self, count: int) -> list[ScriptedGPT.Cache]:
-            out = [ScriptedGPT.Cache() for _ in range(count)]
-            for cache in out:
-                cache.ids = list(self.ids)
-            return out
-
-    def new_cache(self) -> ScriptedGPT.Cache:
-        return self.Cache()
-
-    def forward(self, ids, kv_cache, *, last_only=False):
-        kv_cache.ids.extend(ids)
-        self.prompt = kv_cache.length
-        return self._logits(kv_cache)[None]
-
-    def logsumexp(self, logits):
-        return logsumexp(logits)
-
-    def decode(self, ids, kv_caches):
-        self.batches.append(len(ids))
-        for i, cache in zip(ids, kv_caches, strict=True):
-            cache.ids.append(i)
-        return np.stack([self._logits(cache) for cache in kv_caches])
-
-    def _logits(self, cache):
-        position = cache.length - self.prompt
-        token = self.script[position] if position < len(self.script) else 0
-        logits = np.zeros(self.config.vocab_size, np.float32)
-        logits[token] = 30.0
-        return logits
-
-
-def say(tokenizer: Tokenizer, text: str | bytes | list[int], **options) -> GenerationStream:
-    """Stream a text from a model that says it token by token, then ends."""
-    ids = text if isinstance(text, list) else tokenizer.encode(text)
-    gpt = ScriptedGPT([*ids, tokenizer.vocab_size - 1], tokenizer.vocab_size)
-    options = {"max_new_tokens": len(ids) + 1} | options
-    request = make_request("x", tokenizer, gpt.config, temperature=0, **options)
-    return GenerationStream(gpt, tokenizer, request)
 
 
 # --- the tokens ---------------------------------------------------------------------------------
@@ -361,83 +294,6 @@ def tokenizer(lm) -> Tokenizer:
     return lm.tokenizer
 
 
-def test_a_character_of_several_tokens_comes_whole(tokenizer) -> None:
-    text = "a🙂b\N{HANGUL SYLLABLE HIH}"
-    ids = [i for byte in text.encode() for i in tokenizer.encode(bytes([byte]))]
-    pieces = [step.text for step in say(tokenizer, ids)]
-    assert pieces == ["a", "", "", "", "🙂", "b", "", "", "\N{HANGUL SYLLABLE HIH}", ""]
-
-
-def test_an_unfinished_character_at_the_end_is_shown_as_such(tokenizer) -> None:
-    ids = [i for byte in "a🙂".encode()[:-1] for i in tokenizer.encode(bytes([byte]))]
-    stream = say(tokenizer, ids, max_new_tokens=len(ids))
-    assert [step.text for step in stream] == ["a", "", "", "\N{REPLACEMENT CHARACTER}"]
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.one_of(st.text(), st.binary()))
-def test_streamed_text_is_the_decoded_whole(tokenizer, text) -> None:
-    stream = say(tokenizer, text)
-    pieces = [step.text for step in stream]
-    expected = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
-    assert "".join(pieces) == stream.results()[0].text == expected
-
-
-def test_a_stop_string_over_several_tokens_is_never_shown(tokenizer) -> None:
-    ids = [i for c in "one END two" for i in tokenizer.encode(c)]
-    stream = say(tokenizer, ids, stop="END")
-    pieces = [step.text for step in stream]
-    assert pieces == ["o", "n", "e", " ", "", "", ""]
-    (result,) = stream.results()
-    assert (result.text, result.finish_reason) == ("one ", "stop")
-    assert tokenizer.decode(result.token_ids) == "one END"
-    assert result.usage.completion_tokens == len(result.token_ids) == 7
-
-
-def test_what_only_looked_like_a_stop_string_comes_after_all(tokenizer) -> None:
-    ids = [i for c in "an ENTRY EN" for i in tokenizer.encode(c)]
-    stream = say(tokenizer, ids, stop=["END", "\n\n"])
-    pieces = [step.text for step in stream]
-    assert pieces == ["a", "n", " ", "", "", "ENT", "R", "Y", " ", "", "", "EN"]
-    assert stream.results()[0].finish_reason == "eos"
-
-
-@settings(max_examples=100, deadline=None)
-@given(
-    st.text("abcé\n ", max_size=30),
-    st.lists(st.text("abcé\n ", min_size=1, max_size=4), max_size=3),
-)
-@example("aab", ["ab"])
-@example("abcabd", ["abd", "cab"])
-def test_streamed_text_ends_before_the_first_stop_string(tokenizer, text, stop) -> None:
-    stream = say(tokenizer, text, stop=stop)
-    shown = "".join(step.text for step in stream)
-    (result,) = stream.results()
-    assert shown == result.text
-    assert not any(s in shown for s in stop)
-    drawn = tokenizer.decode([i for i in result.token_ids if i != tokenizer.vocab_size - 1])
-    if any(s in text for s in stop):
-        assert result.finish_reason == "stop"
-        assert any(drawn.startswith(shown + s) for s in stop)
-    else:
-        assert (result.finish_reason, shown) == ("eos", text)
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.lists(st.text("ab\n", max_size=4), max_size=10), st.text("ab\n", min_size=1, max_size=5))
-def test_a_stop_string_is_found_however_the_text_is_cut(pieces, stop) -> None:
-    matcher = StopStringMatcher([stop])
-    shown, found = "", False
-    for piece in pieces:
-        more, found = matcher.feed(piece)
-        shown += more
-        if found:
-            break
-    whole = "".join(pieces)
-    assert found == (stop in whole)
-    assert shown + ("" if found else matcher.flush()) == whole.split(stop)[0]
-
-
 def test_the_model_ends_its_text_unless_told_to_go_on(tokenizer) -> None:
     end = tokenizer.vocab_size - 1
     ids = [*tokenizer.encode("one"), end, *tokenizer.encode(" two")]
@@ -484,20 +340,6 @@ def test_ending_early_keeps_the_text_so_far(tokenizer) -> None:
     assert (result.text, result.finish_reason) == ("one EN", "interrupted")
     assert len(result.token_ids) == 6
     assert list(stream) == []
-
-
-def test_results_count_tokens_and_time(lm) -> None:
-    stream = lm.stream("The capital of Spain is", 9, seed=1, samples=2, ignore_eos=True)
-    results = [list(stream), stream.results()][1]
-    for result in results:
-        assert result.usage.completion_tokens == 9
-        assert result.usage.total_tokens == 9 + len(result.prompt_token_ids)
-        timings = result.timings
-        assert 0 < timings.first_token_seconds < timings.seconds
-        assert timings.tokens_per_second == pytest.approx(9 / timings.seconds)
-        assert (result.precision, result.threads) == (lm.precision, lm.gpt.threads)
-    assert stream.timings.tokens == 18
-    assert stream.timings.seconds >= max(r.timings.seconds for r in results)
 
 
 @pytest.mark.parametrize(

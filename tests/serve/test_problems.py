@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
 import logging
 import math
-from collections.abc import AsyncGenerator
 from typing import Any
 
 import numpy as np
@@ -15,7 +12,7 @@ import pytest
 
 from laplm.errors import ContextLengthError, InputError, ModelFormatError, ModelNotFoundError
 from laplm.serve.problems import ApiError, to_api_error, to_json, to_logged_api_error
-from laplm.serve.streams import EventStream, event
+from laplm.serve.streams import event
 
 
 def strict(text: bytes) -> Any:
@@ -69,33 +66,3 @@ def test_the_log_holds_the_traceback_that_an_answer_promises(
                 assert record.exc_info is not None
                 assert record.exc_info[1] is error
             caplog.clear()
-
-
-def test_a_stream_that_breaks_says_so_and_the_log_says_why(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    sent: list[dict[str, Any]] = []
-
-    async def scenario() -> None:
-        async def events() -> AsyncGenerator[bytes]:
-            yield event({"n": 1})
-            raise RuntimeError("why")
-
-        async def send(message: Any) -> None:
-            sent.append(message)
-
-        async def stays() -> dict[str, Any]:
-            await asyncio.Event().wait()
-            return {}
-
-        stream = EventStream(events(), contextlib.AsyncExitStack())
-        await stream({"type": "http"}, stays, send)
-
-    with caplog.at_level(logging.ERROR, "laplm.serve"):
-        asyncio.run(asyncio.wait_for(scenario(), 30))
-    start, first, last, end = sent
-    assert start["status"] == 200
-    assert first["body"] == b'data: {"n":1}\n\n'
-    assert strict(last["body"].removeprefix(b"data: "))["error"]["code"] == "internal"
-    assert end == {"type": "http.response.body", "body": b"", "more_body": False}
-    assert "why" in str([record.exc_info for record in caplog.records])

@@ -209,15 +209,3 @@ def test_a_text_to_learn_from_may_be_larger_than_a_prompt(client: TestClient) ->
     body = {"name": "", "content": "a" * 3000}  # without a name it is not kept
     assert client.post("/api/tune/", json=body, headers=ALLOWED).status_code == 400
     assert client.post("/api/look/next", json=body, headers=ALLOWED).status_code == 413
-
-
-def test_a_server_that_stops_takes_nothing_new(tiny_model_dir: Path) -> None:
-    policy = AccessPolicy()
-    app, _ = make_app(ServerOptions({"tiny": str(tiny_model_dir)}, "tiny", policy=policy))
-    with TestClient(app, base_url="http://localhost") as client:
-        assert client.get("/v1/models").status_code == 200
-        policy.stopping.set()
-        answer = client.get("/v1/models")
-    assert answer.status_code == 503
-    assert answer.headers["connection"] == "close"
-    assert "stopping" in answer.json()["error"]["message"]

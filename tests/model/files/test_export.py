@@ -262,22 +262,3 @@ def test_models_that_llama_cpp_would_run_wrongly_are_refused(
     model = LanguageModel(make_model(tmp_path / "m", **changes), "fp32")
     with pytest.raises(InputError, match=words):
         export(model, tmp_path / "a.gguf", "gguf", "f16")
-
-
-def test_a_name_that_ends_in_gguf_asks_for_a_gguf_file(
-    laplm_, tiny_model_dir: Path, tmp_path: Path
-) -> None:
-    assert laplm_("export", tiny_model_dir, "--out", tmp_path / "a.GGUF").code == 0
-    assert (tmp_path / "a.GGUF").read_bytes()[:4] == b"GGUF"
-    assert laplm_("export", tiny_model_dir, "--out", tmp_path / "gguf").code == 0
-    assert (tmp_path / "gguf" / "config.json").is_file()
-
-
-def test_the_command_says_what_it_wrote(laplm_, tiny_model_dir: Path, tmp_path: Path) -> None:
-    out = tmp_path / "a.gguf"
-    words = ("export", tiny_model_dir, "--to", "gguf", "--precision", "q8_0", "--out", out)
-    result = laplm_(*words)
-    assert result.code == 0
-    assert f"{out}: " in result.out and "ollama create" in result.out
-    again = laplm_(*words)
-    assert again.code == 2 and "is there already" in again.err
