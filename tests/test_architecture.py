@@ -105,6 +105,37 @@ TORCH_OUTSIDE_TUNE = {"model/files/checkpoint.py"}  # pytorch_model.bin, through
 # audit's report comes after the command line has handed over.
 PRINTS = {"cli/main.py", "cli/output.py", "cli/terminal.py", "audit.py"}
 
+# Modules without a test file of their name, by what else has all of their tests, and why.
+TESTED_IN = {
+    # One of several that are only right together: held against transformers as a whole.
+    "model/families/activation.py": "model/families/test_families.py",
+    "model/families/gpt2.py": "model/families/test_families.py",
+    "model/families/hf.py": "model/families/test_families.py",
+    "model/families/ops.py": "model/families/test_families.py",
+    "model/reference.py": "model/families/test_families.py",
+    "model/tensors.py": "model/families/test_families.py",
+    "model/weights.py": "model/families/test_families.py",
+    "model/engine/kernel_args.py": "model/engine/test_model.py",
+    "model/engine/kernels/forward.py": "model/engine/test_model.py",
+    # A part that one other module alone asks for.
+    "look/target.py": "look/views/test_logit_attribution.py",
+    "look/unembedding.py": "look/views/test_logit_lens.py",
+    "look/views/continuations.py": "look/views/test_steering.py",
+    "model/engine/group_search.py": "model/engine/test_quantize.py",
+    "model/engine/kernels/probe.py": "run/test_bench.py",
+    "model/files/gguf_tokenizer.py": "model/files/test_export.py",
+    "model/tokenizer_file.py": "model/test_tokenizer.py",
+    "tune/kernels/adamw_kernel.py": "tune/optim/test_adamw.py",
+    "tune/kernels/attention_kernel.py": "tune/kernels/test_attention.py",
+    "tune/kernels/pointwise_kernel.py": "tune/kernels/test_pointwise.py",
+    # What it gives is seen only in what is built of it.
+    "look/view.py": "look/test_registry.py",
+    "native/memory.py": "model/engine/kernels/test_linear.py",
+    "native/simd.py": "native/test_lower.py",
+    "progress.py": "cli/test_progress.py",
+    "tune/kernels/numbers.py": "tune/kernels/test_attention_tiles.py",
+}
+
 
 class Import(NamedTuple):
     module: str
@@ -201,6 +232,18 @@ def test_only_the_command_line_prints(file: Path) -> None:
         assert not (isinstance(node, ast.Attribute) and node.attr in ("stdout", "__stdout__")) or (
             ast.unparse(node.value) == "process"  # what a process that we started prints
         ), where
+
+
+def test_every_module_has_a_test_file_of_its_name_or_is_known_to_be_tested_elsewhere() -> None:
+    tests = Path(__file__).parent
+    modules = [file.relative_to(PACKAGE) for file in MODULES if not file.name.startswith("__")]
+    without = {
+        module.as_posix()
+        for module in modules
+        if not (tests / module.parent / f"test_{module.name}").is_file()
+    }
+    assert without == TESTED_IN.keys()
+    assert all((tests / name).is_file() for name in TESTED_IN.values())
 
 
 def test_every_room_has_its_rule() -> None:
