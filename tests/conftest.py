@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from laplm.run.language_model import LanguageModel
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+# torch's threads wait for each other asleep. Awake they take the cores from the other worker's, and
+# from each other: half of all CPU time was spent so. Read when torch is loaded, here or in a child.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 TEXT = """The capital of Spain is Madrid. The capital of France is Paris. Once upon a time, there
 was a little girl named Sue. She had a regular day at her play school. Grüße, naïve café, 北京, 🙂.
@@ -67,10 +70,14 @@ def _without_what_is_left_out() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Prepared weights go to one throw-away place, the hub cache is an empty one."""
+    """Prepared weights and kernels go to one throw-away place, the hub cache is an empty one.
+
+    The workers of pytest-xdist share the former: what one has compiled the others load.
+    """
     base = tmp_path_factory.getbasetemp()
+    all_workers = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LAPLM_HOME", str(base / "laplm-home"))
+        patch.setenv("LAPLM_HOME", str(all_workers / "laplm-home"))
         patch.setenv("HF_HOME", str(base / "hf-home"))
         for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "LAPLM_ISA"):
             patch.delenv(name, raising=False)
