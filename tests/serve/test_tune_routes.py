@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from laplm.serve import tuning
 from laplm.serve.app import ServerOptions, make_app
 
 TEXT = "\n<|endoftext|>\n".join(f"The dog number {i} saw the cat." for i in range(40))
@@ -39,6 +40,21 @@ def create(client: TestClient, content: str = TEXT, **settings: Any) -> str:
     return str(answer.json()["id"])
 
 
+def keep(runs: Path, model: Path, state: str, **more: Any) -> str:
+    """A run as an earlier server left it; its id."""
+    directory = runs / "20260101-000000-abcd"
+    directory.mkdir(parents=True)
+    (directory / "data.txt").write_text(TEXT)
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in QUICK.items()]
+    kept = {
+        "name": "notes.txt", "model": "tiny", "target": str(model), "data": "data.txt",
+        "settings": QUICK, "words": [w.replace("positions", "window") for w in words],
+        "created": 1.0, "state": state, "message": "", "plan": None,
+    }  # fmt: skip
+    (directory / "entry.json").write_text(json.dumps(kept | more))
+    return directory.name
+
+
 def until(client: TestClient, id_: str, *states: str) -> dict[str, Any]:
     end = time.monotonic() + 120
     while True:
@@ -49,7 +65,13 @@ def until(client: TestClient, id_: str, *states: str) -> dict[str, Any]:
         time.sleep(0.1)
 
 
-def test_a_run_is_planned_trained_watched_and_used(client: TestClient) -> None:
+def test_a_run_is_planned_trained_watched_and_used(tiny_model_dir: Path, tmp_path: Path) -> None:
+    other = keep(tmp_path / "runs", tiny_model_dir, "planned", plan={"max_steps": 3})
+    with make_client(tiny_model_dir, tmp_path / "runs") as client:
+        _plan_train_watch_and_use(client, other)
+
+
+def _plan_train_watch_and_use(client: TestClient, other: str) -> None:
     id_ = create(client)
     plan = until(client, id_, "planned", "failed")["plan"]
     assert plan["documents"] == 40
@@ -57,7 +79,8 @@ def test_a_run_is_planned_trained_watched_and_used(client: TestClient) -> None:
     assert plan["seconds"] > 0
     assert client.get(f"/api/tune/{id_}/report").status_code == 404
     assert client.post(f"/api/tune/{id_}/start").json()["state"] == "running"
-    assert client.post(f"/api/tune/{create(client)}/start").status_code == 409
+    busy = client.post(f"/api/tune/{other}/start")
+    assert (busy.status_code, busy.json()["error"]["code"]) == (409, "busy")
     heard: list[tuple[str, Any]] = []
     with client.stream("GET", f"/api/tune/{id_}/events") as events:
         name = ""
@@ -122,19 +145,11 @@ def test_a_run_is_stopped_outlives_the_server_and_goes_on(
 def test_a_run_is_found_as_the_servers_end_left_it(
     tiny_model_dir: Path, tmp_path: Path, left: str, found: str
 ) -> None:
-    directory = tmp_path / "runs" / "20260101-000000-abcd"
-    directory.mkdir(parents=True)
-    (directory / "data.txt").write_text(TEXT)
-    (directory / "log").write_text("half of it is read\nlaplm: the disk is full\n\n")
-    words = [f"--{name.replace('_', '-')}={value}" for name, value in QUICK.items()]
-    kept = {
-        "name": "notes.txt", "model": "tiny", "target": str(tiny_model_dir), "data": "data.txt",
-        "settings": QUICK, "words": [w.replace("positions", "window") for w in words],
-        "created": 1.0, "state": left, "message": "", "plan": None,
-    }  # fmt: skip
-    (directory / "entry.json").write_text(json.dumps(kept))
+    id_ = keep(tmp_path / "runs", tiny_model_dir, left)
+    log = tmp_path / "runs" / id_ / "log"
+    log.write_text("half of it is read\nlaplm: the disk is full\n\n")
     with make_client(tiny_model_dir, tmp_path / "runs") as client:
-        entry = until(client, directory.name, found)
+        entry = until(client, id_, found)
     if left == "planning":
         assert entry["plan"]["documents"] == 40
     if left == "running":
@@ -210,14 +225,18 @@ def test_wrong_settings_are_refused_before_anything_is_kept(
     assert list((tmp_path / "runs").iterdir()) == []
 
 
-def test_a_name_is_never_a_path(client: TestClient, tmp_path: Path) -> None:
+def test_a_name_is_never_a_path(
+    client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def planned_by_nobody(*_: Any) -> None: ...
+
+    monkeypatch.setattr(tuning.Tunings, "_plan", planned_by_nobody)
     body = {"name": "../../notes.txt", "content": TEXT, "settings": QUICK}
     id_ = client.post("/api/tune", json=body).json()["id"]
     assert not (tmp_path / "notes.txt").exists()
     assert (tmp_path / "runs" / id_ / "data.txt").is_file()
     for strange in ("../x", "..", "%2e%2e"):
         assert client.get(f"/api/tune/{strange}").status_code in (404, 405)
-    until(client, id_, "planned", "failed")
 
 
 def test_a_run_that_dies_is_told_and_can_go_on(tiny_model_dir: Path, tmp_path: Path) -> None:

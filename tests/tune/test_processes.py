@@ -14,7 +14,7 @@ from laplm.errors import InputError
 from laplm.tune.processes import join_processes
 
 SETTINGS = [
-    "--max-steps", "6", "--batch-size", "4", "--grad-accum-steps", "2", "--window", "32",
+    "--max-steps", "4", "--batch-size", "4", "--grad-accum-steps", "2", "--window", "32",
     "--dropout", "0", "--learning-rate", "0.003", "--threads", "1", "--precision", "fp32",
 ]  # fmt: skip
 
@@ -38,18 +38,18 @@ def samples(directory: Path) -> list[str]:
     return [m["sample"] for m in map(json.loads, lines) if "sample" in m]
 
 
-@pytest.fixture
-def text(tmp_path: Path) -> Path:
-    file = tmp_path / "text.txt"
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("text") / "text.txt"
     animals, words = ("dog", "cat", "cow"), ("big", "red", "old", "new", "hot")
     texts = (f"The {a} saw the {b} one. It was a {b} day." for a in animals for b in words)
     file.write_text("<|endoftext|>".join(texts), encoding="utf-8")
     return file
 
 
-@pytest.fixture
-def alone(text: Path, tmp_path: Path) -> Path:
-    out = tmp_path / "alone"
+@pytest.fixture(scope="module")
+def alone(text: Path) -> Path:
+    out = text.parent / "alone"
     done = run_tune([str(text), "-m", "pocket", "--out", str(out), *SETTINGS])
     assert done.returncode == 0, done.stderr
     return out
