@@ -122,7 +122,7 @@ TESTED_IN = {
     "model/engine/packed_weights.py": "model/engine/test_matrices.py",
     "model/engine/group_search.py": "model/engine/test_quantize.py",
     "model/engine/kernels/probe.py": "run/test_bench.py",
-    "model/files/gguf_tokenizer.py": "model/files/test_export.py",
+    "model/files/gguf_tokenizer_writer.py": "model/files/test_export.py",
     "model/tokenizer_file.py": "model/test_tokenizer.py",
     "tune/kernels/adamw_kernel.py": "tune/optim/test_adamw.py",
     "tune/kernels/attention_kernel.py": "tune/kernels/test_attention.py",
