@@ -15,7 +15,8 @@ def add_parser(add_command: AddCommand) -> None:
     p = add_command("bench", run, example="laplm bench --shape gpt2")
     p.add_argument(
         "--shape", metavar="NAME",
-        help="time generated weights of the shape of gpt2, gpt2-medium, ... instead of a model",
+        help="time generated weights of the shape of gpt2, smollm2, llama3.2-1b, ... instead of a "
+        "model",
     )  # fmt: skip
     p.add_argument(
         "--repeats", type=int, default=9, metavar="N", help="the median of N counts (default: 9)"

@@ -23,11 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laplm.errors import InputError
-from laplm.model.config import NAMED_SIZES, ModelConfig
+from laplm.model.config import ModelConfig
 from laplm.model.engine.kv_cache import KVCache
 from laplm.model.engine.model import GPT
-from laplm.model.families import tensor_spec, tensor_specs
+from laplm.model.families import tensor_specs
 from laplm.model.files.checkpoint import Checkpoint, Tensor
+from laplm.model.shapes import SHAPES
 from laplm.model.tensors import NORMS
 from laplm.native import isa as isas
 from laplm.native import jit
@@ -54,10 +55,10 @@ class GeneratedCheckpoint(Checkpoint):
         Raises:
             InputError: no model of that name is known.
         """
-        if shape not in NAMED_SIZES:
-            raise InputError(f"--shape {shape} is not one of {', '.join(NAMED_SIZES)}")
+        if shape not in SHAPES:
+            raise InputError(f"--shape {shape} is not one of {', '.join(SHAPES)}")
         self.path = Path(f"shape-{shape}")
-        self.config: ModelConfig = NAMED_SIZES[shape]
+        self.config: ModelConfig = SHAPES[shape]
         self.names = tuple(tensor_specs(self.config))
         self.dtype = "fp32"
         self.tensors = dict.fromkeys(self.names, cast(Tensor, _GeneratedTensor()))
@@ -76,7 +77,9 @@ class GeneratedCheckpoint(Checkpoint):
 
     def rows(self, name: str) -> Callable[[NDArray[np.int64]], Array]:
         """Rows that are made from their number, so that no matrix is held."""
-        some = self.tensor(tensor_spec(self.config, "attn_out", 0).name)
+        specs = tensor_specs(self.config).values()
+        wide = (self.config.n_embd,)
+        some = self.tensor(next(s.name for s in specs if s.is_linear and s.shape[1:] == wide))
         return lambda ids: some[ids % len(some)]
 
     def mapped(self, name: str) -> bool:
