@@ -128,7 +128,10 @@ class PretrainedSettings:
             if name not in (*_SHARED_NAMES, *_OF_THE_CONFIG_FILE)
         }
         # What laplm brings into a form of its own stays as it came.
-        kept = ("activation_function", "bos_token_id", "eos_token_id", "pad_token_id")
+        kept = (
+            "activation_function", "hidden_act", "hidden_activation", "bos_token_id",
+            "eos_token_id", "pad_token_id",
+        )  # fmt: skip
         return came | config_to_hf(config) | {name: came[name] for name in kept if name in came}
 
     def tokenizer_config_json(self, config: ModelConfig, tokenizer_json: str) -> dict[str, Any]:

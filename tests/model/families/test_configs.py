@@ -18,6 +18,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from laplm.errors import ModelFormatError
 from laplm.model.config import ModelConfig, RopeScaling
 from laplm.model.families import FAMILIES, config_from_hf, config_to_hf, ops, tensor_specs
+from laplm.model.pretrained_settings import PretrainedSettings
 from laplm.model.reference import DenseWeights, forward
 
 
@@ -34,6 +35,17 @@ def test_published_configs_are_read_as_transformers_reads_them(name: str) -> Non
     assert model.num_parameters() == count
     linear = [s.shape for s in tensor_specs(config).values() if s.is_linear]
     assert config.n_multiplied == sum(a * b for a, b in linear)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_configs_are_written_again_with_all_that_they_say(name: str) -> None:
+    values = PUBLISHED[name][1] | {"hidden_act": "gelu_fast", "hidden_activation": "gelu_fast"}
+    settings = PretrainedSettings(config=values)
+    written = settings.files(config_from_hf(values), "float32", None)["config.json"]
+    came, again = (AutoConfig.for_model(**v).to_dict() for v in (values, written))
+    changed = {k for k in came if again[k] != came[k]} - {"architectures", "dtype"}
+    assert not changed
+    assert again["architectures"] == [FAMILIES[values["model_type"]].HF_ARCHITECTURE]
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
