@@ -30,6 +30,15 @@ def f(x): return x**2 + 3*x - 1  # don't, we'll, I'm, they've, 1234 567
 """
 
 
+# Files of tests, those first that take longest: whoever runs them side by side (a file is one
+# worker's) shall not wait for one of these alone at the end.
+LONGEST = (
+    "test_readme.py", "web/test_page.py", "talk/test_slides.py", "tune/test_processes.py",
+    "serve/test_tune_routes.py", "model/engine/test_model.py", "tune/test_trainer.py",
+    "serve/test_server.py", "tune/test_tuning.py", "examples/test_examples.py",
+    "model/engine/test_families.py", "tune/test_memory.py", "cli/test_look.py",
+    "model/files/test_adapter.py",
+)  # fmt: skip
 LEFT_OUT = ("torch", "transformers", "peft", "schemathesis", "gguf")
 WITHOUT_TORCH = "LAPLM_TINY_MODEL" in os.environ  # on purpose: scripts/lowest
 if WITHOUT_TORCH:
@@ -45,6 +54,20 @@ BROWSER_ARGUMENTS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update",
 ]  # fmt: skip
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Files in the order in which they are collected, not those with most tests first."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first."""
+    here = Path(__file__).parent
+    place = {here / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(LONGEST)))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -101,23 +101,25 @@ def test_the_heads_found_matter_more_than_those_that_do_not() -> None:
     assert "laplm pull gpt2" in refused("heads_that_matter.py", "It is", " good", "gpt2")
 
 
-def test_nightly_tunes_once_and_again_only_after_a_change(tmp_path: Path) -> None:
+def test_nightly_tunes_once_and_again_only_after_a_change(
+    tmp_path: Path, tiny_model_dir: Path
+) -> None:
     notes, out = tmp_path / "notes", tmp_path / "tuned"
     notes.mkdir()
     for i in range(12):
         (notes / f"{i}.md").write_text(f"Note {i}: the garden needs water on day {i}.\n")
-    first = run("nightly.py", notes, out)
+    first = run("nightly.py", notes, out, tiny_model_dir)
     before, after = map(float, re.search(r": ([\d.]+) before, ([\d.]+) after", first).groups())
     assert after < before
     current = (out / "current").read_text().strip()
     assert (out / current / "adapter_model.safetensors").is_file()
-    assert "nothing has changed" in run("nightly.py", notes, out)
+    assert "nothing has changed" in run("nightly.py", notes, out, tiny_model_dir)
     (notes / "0.md").write_text("Note 0: it has rained.\n")
-    assert "perplexity" in run("nightly.py", notes, out)
+    assert "perplexity" in run("nightly.py", notes, out, tiny_model_dir)
     newest = (out / "current").read_text().strip()
     assert newest > current and (out / newest / "adapter_model.safetensors").is_file()
     # A night that fails leaves everything as it was.
     for note in notes.iterdir():
         note.unlink()
-    assert refused("nightly.py", notes, out).startswith("not tuned: ")
+    assert refused("nightly.py", notes, out, tiny_model_dir).startswith("not tuned: ")
     assert (out / "current").read_text().strip() == newest

@@ -23,8 +23,11 @@ class Running:
 
 
 @contextlib.contextmanager
-def started(*words: str, **environment: str) -> Iterator[Running]:
-    command = [sys.executable, "-m", "laplm", "serve", *words, "--port", "0", "--quiet"]
+def started(*words: str, before: str = "", **environment: str) -> Iterator[Running]:
+    """``laplm serve`` with these words; ``before`` is run in its process before all else."""
+    program = f"{before}\nimport sys\nfrom laplm.cli.main import main\nsys.exit(main(sys.argv[1:]))"
+    start = ["-c", program] if before else ["-m", "laplm"]
+    command = [sys.executable, *start, "serve", *words, "--port", "0", "--quiet"]
     with subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
     ) as process:

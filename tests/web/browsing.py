@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,10 +12,12 @@ from tests.serve.serving import started
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory, browser: Any) -> Iterator[str]:
-    """Where a real ``laplm serve pocket`` listens."""
+def address(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path, browser: Any
+) -> Iterator[str]:
+    """Where a real ``laplm serve`` listens, of the built-in model and a tiny one."""
     runs = str(tmp_path_factory.mktemp("serve") / "runs")
-    words = ("pocket", "--runs", runs, "--threads", "1", "--no-open")
+    words = ("pocket", f"tiny={tiny_model_dir}", "--runs", runs, "--threads", "1", "--no-open")
     with started(*words, OMP_NUM_THREADS="1") as server:
         yield f"{server.address}/"
 
