@@ -199,6 +199,7 @@ def ablate(
     elif components == "neurons":
         last = model.config.n_layer - 1
         raise InputError(f"say which layer's neurons to take out: one of 0 to {last}")
+    passes.check_sublayers_in_turn(model)
     ids = passes.encode(model, text)
     layers = list(range(model.config.n_layer)) if layer is None else [layer]
     names = [*_STAGES[components], "resid_pre", "resid_mid", "resid_post", "logits"]

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+_ATTENTION = ("norm1", "q", "k", "v", "qkv", "q_norm", "k_norm", "attn_out", "post_norm1")
+_FEED_FORWARD = ("norm2", "gate", "up", "gate_up", "down", "post_norm2")
+
+
 @dataclass(frozen=True)
 class Stage:
     """One stage of the forward pass; T is the number of tokens.
@@ -63,12 +67,13 @@ class Architecture(View):
     def plot(self) -> Figure:
         """The stages as a tower, one block opened beside it."""
         config = self.config
+        norm = "RMS" if config.norm == "rms" else "layer"
         wide = f"T × {config.n_embd:,}"
         return figures.tower(
             [
                 ("text", ""),
                 ("tokenizer", "T tokens"),
-                ("embedding + position", wide),
+                ("embedding" if self.config.positions == "rope" else "embedding + position", wide),
                 (f"{config.n_layer} blocks", wide),
                 ("final norm", wide),
                 ("output layer", f"T × {config.vocab_size:,} logits"),
@@ -76,8 +81,8 @@ class Architecture(View):
             ],
             3,
             [
-                ["layer norm", f"attention, {config.n_head} heads"],
-                ["layer norm", f"feed-forward, {config.n_inner:,} wide"],
+                [f"{norm} norm", f"attention, {config.n_head} heads"],
+                [f"{norm} norm", f"feed-forward, {config.n_inner:,} wide"],
             ],
             f"{self.model}: the plan of the machine",
             subtitle="left: from text to the next token; right: what is in each block",
@@ -90,21 +95,26 @@ def architecture(model: Model) -> Architecture:
     size = {part.role: part.parameters for part in stats(model).sizes}
     width, vocabulary = f"T × {config.n_embd:,}", f"T × {config.vocab_size:,}"
     activation = ACTIVATIONS[config.activation]
+    turning = "" if "pos_embed" in size else " (rotary positions)"
+    gate = " times a gate" if config.gated else ""
+    positions = [
+        Stage("position embedding", "adds a row for each position", width, size["pos_embed"])
+    ] if "pos_embed" in size else []  # fmt: skip
     stages = (
         Stage("tokenizer", "cuts text into tokens", "T", 0),
         Stage("token embedding", "a row for each token", width, size["embed"]),
-        Stage("position embedding", "adds a row for each position", width, size["pos_embed"]),
+        *positions,
         Stage(
             f"attention, in {config.n_layer} blocks",
-            f"norm, then {config.n_head} heads look back; adds what they found",
+            f"norm, then {config.n_head} heads look back{turning}; adds what they found",
             width,
-            size["norm1"] + size["qkv"] + size["attn_out"],
+            sum(size.get(role, 0) for role in _ATTENTION),
         ),
         Stage(
             f"feed-forward, in {config.n_layer} blocks",
-            f"norm, to {config.n_inner:,} numbers, {activation}, and back; adds the result",
+            f"norm, to {config.n_inner:,} numbers, {activation}{gate}, and back; adds the result",
             width,
-            size["norm2"] + size["up"] + size["down"],
+            sum(size.get(role, 0) for role in _FEED_FORWARD),
         ),
         Stage("final norm", "brings every row to one size", width, size["final_norm"]),
         Stage("output layer", "a logit for each token", vocabulary, size.get("unembed", 0)),

@@ -241,6 +241,7 @@ def block(
     for name, count in (("neurons", neurons), ("words", words)):
         if isinstance(count, bool) or not isinstance(count, int) or count < 0:
             raise InputError(f"{name} is {count!r}, but it must be a whole number from 0 up")
+    passes.check_sublayers_in_turn(model)
     ids = passes.encode(model, text)
     at = passes.check_position(ids, position)
     cache = passes.run_with_cache(model, ids, STEPS)
@@ -379,6 +380,7 @@ def residual_stream(model: Model, text: passes.Text) -> ResidualStream:
         ContextLengthError: the text has more tokens than the model has positions.
         InputError: the text is empty.
     """
+    passes.check_sublayers_in_turn(model)
     ids = passes.encode(model, text)
     cache = passes.run_with_cache(
         model, ids, ["resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post"]

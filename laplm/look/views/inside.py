@@ -309,6 +309,7 @@ def inside(
             setting is out of its range.
     """
     config = model.config
+    passes.check_position_embedding(model)
     known = min(model.tokenizer.vocab_size, config.vocab_size)
     k = check_count("k", k, known)
     window = check_count("window", window, config.n_ctx)
@@ -322,7 +323,6 @@ def inside(
     # The position that is followed is always one of those shown.
     first = min(at, max(0, len(ids) - window))
     shown = slice(first, first + window)
-
     run = _record(model, ids, layer, change)
     stream = np.stack([run["resid_pre", i] for i in range(config.n_layer)])
     end = run["resid_post", config.n_layer - 1]

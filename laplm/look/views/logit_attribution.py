@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from laplm.errors import InputError
 from laplm.look import figures, passes
 from laplm.look import target as targets
 from laplm.look.target import logit_diff_name
 from laplm.look.unembedding import output_matrix
 from laplm.look.view import Column, Grid, Model, Part, Table, View
+from laplm.model.families import has
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -188,18 +190,24 @@ def logit_attribution(
     ids = passes.encode(model, text)
     at = passes.check_position(ids, position)
     config, weights = model.config, passes.dense_weights(model)
-    cache = passes.run_with_cache(
-        model, ids, ["embed", "pos_embed", "z", "mlp_out", "ln_final_scale", "logits"]
-    )
+    if config.post_norms:
+        raise InputError(
+            f"{model.name} has norms after attention and feed-forward, whose shares a logit is not "
+            "split into yet; `laplm look lens` shows where it comes up"
+        )
+    embeddings = [name for name in ("embed", "pos_embed") if has(config, name)]
+    names = [*embeddings, "z", "mlp_out", "ln_final_scale", "logits"]
+    cache = passes.run_with_cache(model, ids, names)
     logits = cache["logits"][at]
     chosen = targets.choose(model, logits, target, contrast)
     unembed = output_matrix(model)
     wanted = unembed[chosen.token_id].astype(np.float64)
     if chosen.contrast_id is not None:
         wanted -= unembed[chosen.contrast_id]
-    # The norm centres a vector before it weighs it; centring the weights comes to the same.
-    direction = wanted * weights.vector("final_norm")
-    direction -= direction.mean()
+    direction = wanted * (weights.vector("final_norm") + config.norm_offset)
+    if config.norm == "layer":
+        # It centres a vector before it weighs it; centring the weights comes to the same.
+        direction -= direction.mean()
     direction /= cache["ln_final_scale"][at, 0]
     heads = np.zeros((config.n_layer, config.n_head), np.float64)
     bias, feed_forward = np.zeros((2, config.n_layer), np.float64)
@@ -207,10 +215,16 @@ def logit_attribution(
         project = direction @ weights.matrix("attn_out", layer)  # (C): what z is worth
         z = cache["z", layer][at]  # (H, D)
         heads[layer] = (z * project.reshape(z.shape)).sum(axis=-1)
-        bias[layer] = weights.vector("attn_out", layer, "bias") @ direction
+        if has(config, "attn_out", layer, "bias"):
+            bias[layer] = weights.vector("attn_out", layer, "bias") @ direction
         feed_forward[layer] = cache["mlp_out", layer][at] @ direction
-    embed, pos_embed = (float(cache[name][at] @ direction) for name in ("embed", "pos_embed"))
-    shift = float(weights.vector("final_norm", part="bias") @ wanted)
+    embed, pos_embed = (
+        float(cache[name][at] @ direction) if name in embeddings else 0.0
+        for name in ("embed", "pos_embed")
+    )
+    shift = 0.0
+    if has(config, "final_norm", None, "bias"):
+        shift = float(weights.vector("final_norm", part="bias") @ wanted)
     total = float(chosen.logit_diff(logits))
     explained = embed + pos_embed + heads.sum() + feed_forward.sum() + bias.sum() + shift
     return Attribution(

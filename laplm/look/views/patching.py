@@ -175,6 +175,7 @@ def patch(
     order: list[str] = [stage for stage in STAGES if stage in stages]
     if not order:
         raise InputError(f"stages is empty; name some of {', '.join(STAGES)}")
+    passes.check_sublayers_in_turn(model)
     clean_ids, ids = _encode(model, clean, corrupted)
     kept = [*STAGES, "resid_mid", "resid_post", "logits"]
     donor, run = (

@@ -123,6 +123,7 @@ def positions(model: Model, *, samples: int = 128) -> Positions:
     Raises:
         InputError: ``samples`` is out of its range.
     """
+    passes.check_position_embedding(model)
     name = tensor_spec(model.config, "pos_embed").name
     matrix = model.checkpoint.tensor(name)
     check_finite(name, matrix)
@@ -249,6 +250,7 @@ def word_order(
         ContextLengthError: a text has more tokens than the model has positions.
         InputError: a text is empty, both are the same, or ``k`` is out of its range.
     """
+    passes.check_position_embedding(model)
     k = check_count("k", k, model.config.vocab_size)
     other = swapped(text) if other is None else other
     if text == other:

@@ -31,11 +31,20 @@ _PARTS = {  # by role
     "embed": "token embedding",
     "pos_embed": "position embedding",
     "norm1": "first norm",
+    "q": "queries",
+    "k": "keys",
+    "v": "values",
     "qkv": "queries, keys, values",
+    "q_norm": "norm of queries",
+    "k_norm": "norm of keys",
     "attn_out": "output of attention",
+    "post_norm1": "norm after attention",
     "norm2": "second norm",
+    "gate": "feed-forward, gate",
     "up": "feed-forward, up",
+    "gate_up": "feed-forward, gate and up",
     "down": "feed-forward, down",
+    "post_norm2": "norm after the feed-forward",
     "final_norm": "last norm",
     "unembed": "output matrix",
 }
@@ -255,15 +264,19 @@ def _operations(config: ModelConfig) -> tuple[Operations, ...]:
     Source: Hoffmann et al. 2022, "Training Compute-Optimal Large Language Models", appendix F.
     """
     c, layers = config.n_embd, config.n_layer
+    heads = config.n_head * config.head_dim
+    qkv = heads + 2 * config.n_kv_head * config.head_dim
+    # How many positions the last token of a full context looks back at, in all layers together.
+    seen = sum(min(size or config.n_ctx, config.n_ctx) for size in config.window or [None] * layers)
 
     def same(part: str, weights: int) -> Operations:
         return Operations(part, 2 * weights, 2 * weights)
 
     return (
-        same("queries, keys, values", layers * 3 * c * c),
-        Operations("scores and weighted values", layers * 4 * c, layers * 4 * c * config.n_ctx),
-        same("output of attention", layers * c * c),
-        same("feed-forward", layers * 2 * c * config.n_inner),
+        same("queries, keys, values", layers * c * qkv),
+        Operations("scores and weighted values", layers * 4 * heads, 4 * heads * seen),
+        same("output of attention", layers * c * heads),
+        same("feed-forward", layers * (3 if config.gated else 2) * c * config.n_inner),
         same("output matrix", c * config.vocab_size),
     )
 
