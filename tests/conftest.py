@@ -156,6 +156,27 @@ def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_llama_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama of two layers with random weights and the tiny model's tokenizer. Read only."""
+    import torch
+    from tokenizers import Tokenizer
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    path = tmp_path_factory.mktemp("models") / "llama"
+    path.mkdir()
+    make_tokenizer_json(path)
+    n = Tokenizer.from_file(str(path / "tokenizer.json")).get_vocab_size()
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=n, hidden_size=64, intermediate_size=96, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=128,
+        bos_token_id=n - 1, eos_token_id=n - 1, pad_token_id=n - 1,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="session")
 def bos_model_dir(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model with a BOS that its tokenizer puts, and ends named in three files."""
     path = tmp_path_factory.mktemp("models") / "bos"

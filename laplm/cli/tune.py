@@ -94,11 +94,13 @@ def run(args: argparse.Namespace) -> int:
 def _tune_until(args: argparse.Namespace, at_the_end: contextlib.ExitStack) -> int:
     config, reading, machine = _settings(args, at_the_end)
     from laplm.tune.data.read import read_examples
+    from laplm.tune.tuning import check_family
 
-    dataset = read_examples(args.data, **dataclasses.asdict(reading))
-    _note_dataset(dataset)
     with progress_bars() as progress:
         lm = open_model(args.model, "fp32", args.threads, progress)
+    check_family(lm)
+    dataset = read_examples(args.data, **dataclasses.asdict(reading))
+    _note_dataset(dataset)
     if args.report is not None:
         paths = _report(args.report, dataset, lm)
         write(f"before and after: {' '.join(map(str, paths))}\n")

@@ -317,7 +317,22 @@ def _session(directory: Path, resume: bool, device: str | None, shard: bool) -> 
         yield processes
 
 
+def check_family(model: PretrainedModel) -> None:
+    """Refuse what is not trained here yet.
+
+    Raises:
+        InputError: the model is of another family than GPT-2's.
+    """
+    family = model.checkpoint.config.family
+    if family != "gpt2":
+        raise InputError(
+            f"{model.name} is a {family} model, and laplm tune trains GPT-2's family alone so far; "
+            "an adapter that PEFT has trained on it runs with `laplm run -m DIRECTORY`"
+        )
+
+
 def _check_base(model: PretrainedModel, config: TuneConfig) -> None:
+    check_family(model)
     if config.method == "lora" and is_adapter(model.checkpoint.path):
         raise InputError(
             f"{model.name} is an adapter, and one adapter cannot stand on another; merge it first "

@@ -150,6 +150,15 @@ def test_what_is_wrong_is_said_in_one_line(
     assert not (tmp_path / "out" / "run.json").exists()
 
 
+def test_another_family_is_refused_before_the_data_is_read(
+    laplm_, tiny_llama_dir: Path, tmp_path: Path
+) -> None:
+    result = laplm_("tune", tmp_path / "no data", "-m", tiny_llama_dir, "--out", tmp_path / "mine")
+    assert result.code == 2 and "trains GPT-2's family alone" in result.err
+    assert len(result.err.strip().splitlines()) == 1
+    assert not (tmp_path / "mine").exists()
+
+
 def test_a_run_that_goes_on_takes_no_other_settings(laplm_, tmp_path: Path) -> None:
     refused(laplm_("tune", "--resume", tmp_path), "no run to go on with")
     refused(
