@@ -73,7 +73,7 @@ LIBRARIES = {
     "cli": {"numpy", "rich", "shtab"},
     "home": {"platformdirs"},
     "machine": {"psutil"},
-    "hub": {"huggingface_hub"},
+    "hub": {"filelock", "huggingface_hub"},
     "native": {"llvmlite", "numpy", "psutil"},
     "model": {"gguf", "jinja2", "llvmlite", "numpy", "regex", "tokenizers", "torch", "xxhash"},
     "run": {"numpy"},

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import importlib
-import importlib.util
 import json
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
+
+import filelock
 
 from laplm.errors import (
     DownloadError,
@@ -53,6 +54,10 @@ _SMALL = (
     "chat_template.json",
 )
 _PART = ".laplm.incomplete"  # ends the name of what has arrived of a file
+# A file is fetched in blocks, each about so many seconds long: a broken line loses no more, the bar
+# stands still no longer, and the way to the hub and its storage is gone for each of them.
+_BLOCK_SECONDS = 2.0
+_SMALLEST_BLOCK, _LARGEST_BLOCK = 1 << 20, 1 << 26  # bytes
 # Chat templates beside the default one, by name.
 _NAMED_TEMPLATE = re.compile(r"additional_chat_templates/\w[\w .-]*\.jinja")
 
@@ -113,7 +118,7 @@ class _Source:
     """One model on the hub at its newest commit, and its place in the cache."""
 
     def __init__(self, repo: str, force: bool) -> None:
-        from huggingface_hub import HfApi
+        from huggingface_hub import HfApi, HfFileSystem
 
         from laplm import __version__
 
@@ -121,10 +126,11 @@ class _Source:
         self.endpoint = _endpoint()
         self.force = force
         self.folder = repo_folder(repo)
-        self._headers = _hub_utils().build_hf_headers(
-            library_name="laplm", library_version=__version__
-        )
-        info = HfApi(endpoint=self.endpoint).model_info(repo, files_metadata=True)
+        self._told = {"library_name": "laplm", "library_version": __version__}
+        info = HfApi(endpoint=self.endpoint, **self._told).model_info(repo, files_metadata=True)
+        # Another process's settings may be remembered with an instance that is used again.
+        self._files = HfFileSystem(endpoint=self.endpoint, skip_instance_cache=True)
+        self._id = info.id if "/" in str(info.id) else repo  # some names are short for another
         self.commit = str(info.sha)
         if not re.fullmatch(r"[0-9a-f]{40}", self.commit):
             raise ValueError(f"commit {self.commit!r}")
@@ -153,42 +159,39 @@ class _Source:
         if file in self._blobs:
             return self._blobs[file]
         url = hf_hub_url(self.repo, file, revision=self.commit, endpoint=self.endpoint)
-        meta = get_hf_file_metadata(url, headers=dict(self._headers))
+        meta = get_hf_file_metadata(url, endpoint=self.endpoint, **self._told)
         etag, size = str(meta.etag), meta.size
         if not re.fullmatch(r"[\w.-]+", etag) or size is None:
             raise ValueError(f"{file} came without a name for its contents or a length")
         self.sizes[file] = size
         blob = self.folder / "blobs" / etag
-        with _hub_utils().WeakFileLock(self._locks / f"{etag}.lock"):
+        with filelock.FileLock(self._locks / f"{etag}.lock"):
             if self.force or not blob.is_file() or blob.stat().st_size != size:
-                self._download(meta.location or url, url, blob, size, report)
+                self._download(file, blob, size, report)
         self._blobs[file] = blob
         return blob
 
-    def _download(
-        self, location: str, url: str, blob: Path, size: int, report: Callable[[int], None]
-    ) -> None:
-        # Of huggingface_hub, http_get is used and not hf_hub_download: since version 1 the
-        # latter throws away what it has when it is interrupted.
-        from huggingface_hub.file_download import http_get
-
-        # The access token is for the hub, not for the storage that it redirects to.
-        same_host = location.split("/")[2:3] == url.split("/")[2:3]
-        headers = {
-            key: value
-            for key, value in self._headers.items()
-            if same_host or key.lower() != "authorization"
-        }
+    def _download(self, file: str, blob: Path, size: int, report: Callable[[int], None]) -> None:
+        # In blocks, and not by hf_hub_download: since version 1 that throws away what it has when
+        # it is interrupted.
         part = blob.with_name(blob.name + _PART)
         if self.force or (part.is_file() and part.stat().st_size > size):
             part.unlink(missing_ok=True)
         part.touch()
-        with part.open("r+b") as file, _small_steps():
-            start = file.seek(0, os.SEEK_END)
-            counted: Any = _Counted(file, report)
-            http_get(location, counted, resume_size=start, headers=headers, expected_size=size)
-            file.flush()
-            os.fsync(file.fileno())
+        with part.open("r+b") as out, _quiet_hub():
+            start, block = out.seek(0, os.SEEK_END), _SMALLEST_BLOCK
+            report(start)
+            while start < size:
+                began = time.monotonic()
+                data = self._read(file, start, min(start + block, size), size)
+                if len(data) == size:  # from a server that gives no parts
+                    start = out.seek(0)
+                _append(out, data)
+                start += len(data)
+                report(start)
+                block = _next_block(block, time.monotonic() - began)
+            out.flush()
+            os.fsync(out.fileno())
         if not _is_what_was_announced(part, blob.name):
             part.unlink()
             raise DownloadError(
@@ -196,6 +199,17 @@ class _Source:
                 "run the same command again"
             )
         part.replace(blob)
+
+    def _read(self, file: str, start: int, end: int, size: int) -> bytes:
+        """Bytes ``start`` to ``end`` of a file, or all; asked for again when the line breaks."""
+        path = f"{self._id}/{file}"
+        # With its size and revision nothing else is asked for.
+        data: bytes = self._files.cat_file(
+            path, start, end, revision=self.commit, size=size, cache_type="none"
+        )
+        if len(data) not in (end - start, size):
+            raise ValueError(f"{end - start} bytes of {file} were asked for, {len(data)} came")
+        return data
 
     def publish(self, files: list[str]) -> Path:
         """Make the fetched files the model's files; until here, the old ones are."""
@@ -295,57 +309,28 @@ def _link(blob: Path, path: Path) -> None:
     temporary.replace(path)
 
 
-class _Counted:
-    """A file that tells how far it is filled; what ``http_get`` needs of a file, no more."""
+def _append(file: IO[bytes], data: bytes) -> None:
+    file.write(data)
+    file.flush()  # a full disk is told of here, and what has been written is kept
 
-    def __init__(self, file: IO[bytes], report: Callable[[int], None]) -> None:
-        self._file = file
-        self._report = report
 
-    def write(self, data: bytes) -> int:
-        count = self._file.write(data)
-        self._report(self._file.tell())
-        return count
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        return self._file.seek(offset, whence)
-
-    def truncate(self, size: int | None = None) -> int:
-        return self._file.truncate(size)
-
-    def flush(self) -> None:
-        self._file.flush()
+def _next_block(size: int, seconds: float) -> int:
+    """How large the next block should be, after one of ``size`` bytes took ``seconds``."""
+    times = min(2.0, _BLOCK_SECONDS / max(seconds, 1e-3))
+    return max(_SMALLEST_BLOCK, min(_LARGEST_BLOCK, int(size * times)))
 
 
 @contextlib.contextmanager
-def _small_steps() -> Iterator[None]:
-    """Let the library hand over what it receives in small steps and without bars of its own.
+def _quiet_hub() -> Iterator[None]:
+    """Without the library's notes on each attempt, which would break our bar."""
+    from huggingface_hub import logging
 
-    Its 10 MB would let the bar stand still on a slow line, and lose as much when the line breaks.
-    """
-    from huggingface_hub import constants
-
-    utils = _hub_utils()
-    step, level = constants.DOWNLOAD_CHUNK_SIZE, utils.logging.get_verbosity()
-    shown = not utils.are_progress_bars_disabled()
+    level = logging.get_verbosity()
     try:
-        constants.DOWNLOAD_CHUNK_SIZE = 1 << 18
-        utils.logging.set_verbosity_error()  # its notes on each attempt would break our bar
-        utils.disable_progress_bars()
+        logging.set_verbosity_error()
         yield
     finally:
-        constants.DOWNLOAD_CHUNK_SIZE = step
-        utils.logging.set_verbosity(level)
-        if shown:
-            utils.enable_progress_bars()
-
-
-def _hub_utils() -> Any:
-    """``huggingface_hub.utils``, whose names are public but not declared so for type checkers."""
-    return importlib.import_module("huggingface_hub.utils")
+        logging.set_verbosity(level)
 
 
 def _endpoint() -> str:

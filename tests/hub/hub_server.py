@@ -34,6 +34,7 @@ class Hub:
         failing: Answer large files with this status instead.
         gated: Repositories whose files are refused without a token.
         corrupt: Serve large files with one byte changed.
+        no_ranges: Serve large files whole, whatever part is asked for.
         corrupt_small: The same of the small file of this name, which the hub serves itself.
     """
 
@@ -44,6 +45,7 @@ class Hub:
     gated: set[str] = field(default_factory=set)
     corrupt: bool = False
     corrupt_small: str = ""
+    no_ranges: bool = False
     requests: list[Request] = field(default_factory=list)
     port: int = 0
 
@@ -135,9 +137,11 @@ class _Handler(BaseHTTPRequestHandler):
         data = (self.hub.repos[repo] / name).read_bytes()
         if self.hub.corrupt:
             data = data[:-1] + bytes([data[-1] ^ 1])
-        start = int(re.fullmatch(r"bytes=(\d+)-", self.record.range)[1]) if self.record.range else 0
-        headers = {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"} if start else {}
-        return self._send(206 if start else 200, data[start:], headers, cut=True)
+        if self.hub.no_ranges or not self.record.range:
+            return self._send(200, data, cut=True)
+        start, end = map(int, re.fullmatch(r"bytes=(\d+)-(\d+)", self.record.range).groups())
+        headers = {"Content-Range": f"bytes {start}-{end}/{len(data)}"}
+        return self._send(206, data[start : end + 1], headers, cut=True)
 
     def _json(self, value: object) -> None:
         self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})

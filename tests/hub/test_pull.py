@@ -13,6 +13,7 @@ import sys
 from collections import namedtuple
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -21,12 +22,14 @@ from hub_server import Hub, start
 
 import laplm
 from laplm.errors import DownloadError, ModelNotFoundError
+from laplm.hub import pull as pulling
 from laplm.hub.locate import ADAPTER_FILES, installed, locate
-from laplm.hub.pull import _Counted, pull
+from laplm.hub.pull import pull
 from laplm.model.files.checkpoint import open_checkpoint
 from laplm.model.tokenizer import Tokenizer
 
 Usage = namedtuple("Usage", "total used free")
+BLOCK = 100_000  # bytes
 pytest_plugins = ("hub_cache",)  # its fixture; a second conftest would hide the first one
 
 
@@ -48,12 +51,28 @@ def hub(cache: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> I
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    # The weights in some blocks, and no waiting before something is tried again.
+    monkeypatch.setattr(pulling, "_SMALLEST_BLOCK", BLOCK)
+    monkeypatch.setattr(pulling, "_LARGEST_BLOCK", BLOCK)
+    monkeypatch.setattr("time.sleep", lambda _: None)
     yield hub
     server.shutdown()
     server.server_close()
 
 
 def quiet(what: str, done: int, total: int) -> None: ...
+
+
+def asked_for(hub: Hub, name: str = "model.safetensors") -> list[tuple[int, int]]:
+    """Bytes of a file that were asked for and came: from, to; parts in a row are one."""
+    parts: list[tuple[int, int]] = []
+    for request in hub.downloads():
+        if request.path.endswith(name):
+            start, end = map(int, str(request.range).removeprefix("bytes=").split("-"))
+            assert request.served == end + 1 - start
+            joins = parts and parts[-1][1] == start
+            parts[-1 if joins else len(parts) :] = [(parts[-1][0] if joins else start, end + 1)]
+    return parts
 
 
 # --- pull -------------------------------------------------------------------------------------
@@ -158,48 +177,72 @@ def test_force_downloads_everything_afresh(hub: Hub) -> None:
     hub.requests.clear()
     pull("gpt2", force=True, progress=quiet)
     assert (path / "model.safetensors").read_bytes() == good
-    assert [
-        (r.range, r.served) for r in hub.downloads() if r.path.endswith("model.safetensors")
-    ] == [(None, len(good))]
+    assert asked_for(hub) == [(0, len(good))]
 
 
 def test_interrupted_pull_goes_on_where_it_stopped(hub: Hub, cache: Path) -> None:
     size = (hub.repos["openai-community/gpt2"] / "model.safetensors").stat().st_size
-    pull_tokenizer = (hub.repos["openai-community/gpt2"] / "tokenizer.json").stat().st_size
-    assert pull_tokenizer >= 10_000  # it comes from the storage too, before the weights
 
     def stop(what: str, done: int, total: int) -> None:
         if what == "model.safetensors" and done > total - size + 200_000:
             raise KeyboardInterrupt
 
-    hub.cuts = [pull_tokenizer, 300_000]
     with pytest.raises(KeyboardInterrupt):
         pull("gpt2", progress=stop)
     with pytest.raises(ModelNotFoundError, match="only in part"):
         locate("gpt2")
     (part,) = cache.glob("models--*/blobs/*.incomplete")
     kept = part.stat().st_size
-    assert 200_000 < kept <= 300_000
+    assert kept == 3 * BLOCK
     assert {m.name: m.problem for m in installed()}["gpt2"] == "its download did not finish"
 
     hub.requests.clear()
-    hub.cuts = []
     path = pull("gpt2", progress=quiet)
-    (weights,) = hub.downloads()
-    assert weights.range == f"bytes={kept}-" and weights.served == size - kept
+    assert asked_for(hub) == [(kept, size)] and len({r.path for r in hub.downloads()}) == 1
     assert open_checkpoint(path).tensor("wte.weight").size
     assert not list(cache.glob("models--*/blobs/*.incomplete"))
 
 
 def test_connection_cut_once_is_mended_within_the_pull(hub: Hub) -> None:
     files = hub.repos["openai-community/gpt2"]
-    hub.cuts = [(files / "tokenizer.json").stat().st_size, 300_000]
+    tokenizer = (files / "tokenizer.json").stat().st_size
+    assert tokenizer >= 10_000  # it comes from the storage too, before the weights
+    hub.cuts = [tokenizer, BLOCK, 30_000]
     path = pull("gpt2", progress=quiet)
     expected = (files / "model.safetensors").read_bytes()
     assert (path / "model.safetensors").read_bytes() == expected
-    first, second = (r for r in hub.downloads() if r.path.endswith("model.safetensors"))
-    assert (first.range, first.served) == (None, 300_000)
-    assert second.range is not None and second.served < len(expected)
+    first, cut, again, *_ = (r for r in hub.downloads() if r.path.endswith("model.safetensors"))
+    assert (first.served, cut.served, again.served) == (BLOCK, 30_000, BLOCK)
+    assert cut.range == again.range == f"bytes={BLOCK}-{2 * BLOCK - 1}"
+
+
+def test_a_line_that_breaks_again_and_again_keeps_what_has_arrived(hub: Hub, cache: Path) -> None:
+    tokenizer = (hub.repos["openai-community/gpt2"] / "tokenizer.json").stat().st_size
+    hub.cuts = [tokenizer, BLOCK, *[30_000] * 20]
+    with pytest.raises(DownloadError, match=r"the connection to .* failed .*goes on where"):
+        pull("gpt2", progress=quiet)
+    (part,) = cache.glob("models--*/blobs/*.incomplete")
+    assert part.stat().st_size == BLOCK
+
+
+def test_a_server_that_gives_no_parts_is_read_whole(hub: Hub, cache: Path) -> None:
+    expected = (hub.repos["openai-community/gpt2"] / "model.safetensors").read_bytes()
+    blobs = cache / "models--openai-community--gpt2" / "blobs"
+    blobs.mkdir(parents=True)
+    part = blobs / f"{hashlib.sha256(expected).hexdigest()}.laplm.incomplete"
+    part.write_bytes(expected[:1234])
+    hub.no_ranges = True
+    path = pull("gpt2", progress=quiet)
+    assert (path / "model.safetensors").read_bytes() == expected
+    assert len([r for r in hub.downloads() if r.path.endswith("model.safetensors")]) == 1
+
+
+def test_blocks_grow_and_shrink_with_the_speed_of_the_line() -> None:
+    least, most = pulling._SMALLEST_BLOCK, pulling._LARGEST_BLOCK
+    assert pulling._next_block(4 * least, 0.1) == 8 * least, "no more than twice at once"
+    assert pulling._next_block(4 * least, 4.0) == 2 * least
+    assert pulling._next_block(least, 60.0) == least
+    assert pulling._next_block(most, 0.0) == most
 
 
 def test_model_on_disk_stays_usable_until_the_new_one_is_whole(hub: Hub) -> None:
@@ -256,9 +299,7 @@ def test_left_over_part_that_is_too_long_or_not_to_be_trusted_is_not_gone_on_wit
     (blobs / f"{hashlib.sha256(data).hexdigest()}.laplm.incomplete").write_bytes(left)
     path = pull("gpt2", force=force, progress=quiet)
     assert (path / "model.safetensors").read_bytes() == data
-    assert [
-        (r.range, r.served) for r in hub.downloads() if r.path.endswith("model.safetensors")
-    ] == [(None, len(data))]
+    assert asked_for(hub) == [(0, len(data))]
     assert not list(blobs.glob("*.incomplete"))
 
 
@@ -400,16 +441,16 @@ def lying_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_disk_that_becomes_full_is_one_line_and_the_pull_goes_on(
     hub: Hub, cache: Path, lying_disk: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    room = 200_000
+    room = 230_000
 
-    def write(self: _Counted, data: bytes) -> int:
-        if self.tell() + len(data) > room:  # as the system does: what fits is written
-            self._file.write(data[: room - self.tell()])
+    def append(file: IO[bytes], data: bytes) -> None:
+        there = file.tell()
+        file.write(data[: room - there])
+        if there + len(data) > room:  # as the system does: what fits is written
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return self._file.write(data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(_Counted, "write", write)
+        patch.setattr(pulling, "_append", append)
         with pytest.raises(DownloadError, match=r"no space left in .*; free some.*is kept") as said:
             pull("gpt2", progress=quiet)
     assert "\n" not in str(said.value)
@@ -421,7 +462,7 @@ def test_disk_that_becomes_full_is_one_line_and_the_pull_goes_on(
     size = weights.stat().st_size
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(size, room, size - room + 20_000))
     path = pull("gpt2", progress=quiet)
-    assert [r.range for r in hub.downloads()] == [f"bytes={room}-"]
+    assert asked_for(hub) == [(room, size)]
     assert (path / "model.safetensors").read_bytes() == weights.read_bytes()
 
 
@@ -478,7 +519,7 @@ def test_impossible_names_are_not_sent_anywhere(hub: Hub, name: str) -> None:
 
 
 def test_two_pulls_at_once_leave_one_whole_model(hub: Hub) -> None:
-    code = "from laplm.hub.pull import _Counted, pull; print(pull('gpt2'))"
+    code = "from laplm.hub.pull import pull; print(pull('gpt2'))"
     environment = os.environ | {"HF_HUB_OFFLINE": "0"}
     pulls = [
         subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE)
@@ -487,7 +528,7 @@ def test_two_pulls_at_once_leave_one_whole_model(hub: Hub) -> None:
     paths = [process.communicate()[0].decode().strip() for process in pulls]
     assert [process.returncode for process in pulls] == [0, 0]
     assert paths == [str(locate("gpt2"))] * 2
-    assert len([r for r in hub.downloads() if r.path.endswith("model.safetensors")]) == 1
+    assert len(asked_for(hub)) == 1
 
 
 def test_snapshot_without_symbolic_links_is_whole_too(
