@@ -102,8 +102,8 @@ def rope_frequencies(config: ModelConfig, layer: int) -> Array:
     rotary, local = config.rotary_dim, config.rope_local_theta
     theta = config.rope_theta if local is None or not _is_local(config, layer) else local
     exponents = np.arange(0, rotary, 2, dtype=np.float32) / np.float32(rotary)  # (R / 2)
-    powers = (np.float64(theta) ** exponents.astype(np.float64)).astype(np.float32)
-    frequencies: Array = 1 / powers
+    powers: Array = (np.float64(theta) ** exponents.astype(np.float64)).astype(np.float32)
+    frequencies: Array = np.float32(1) / powers
     scaling = _layer_scaling(config, layer)
     if scaling is None:
         return frequencies
@@ -114,8 +114,9 @@ def rope_frequencies(config: ModelConfig, layer: int) -> Array:
         kept = _llama3_share(frequencies, scaling)
     else:
         kept = _yarn_share(rotary, theta, scaling)
-        scaled = 1 / (np.float32(scaling.factor) * powers)
-    return (1 - kept) * scaled + kept * frequencies
+        scaled = np.float32(1) / (np.float32(scaling.factor) * powers)
+    out: Array = (1 - kept) * scaled + kept * frequencies
+    return out
 
 
 def _llama3_share(frequencies: Array, scaling: RopeScaling) -> Array:

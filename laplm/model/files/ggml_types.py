@@ -30,6 +30,24 @@ class GGMLType(NamedTuple):
     n_bytes: int
 
 
+class Parts(NamedTuple):
+    """N blocks taken apart: a number is ``scale * whole``, or that plus a minimum.
+
+    Attributes:
+        whole: (N, numbers of a block): whole numbers.
+        scale: (N,) fp16.
+        minimum: (N,) fp16, or None.
+        group_scales: (N, 8): the scale of each 32 numbers in steps of ``scale``; None: 1.
+        group_minimums: (N, 8): the same of ``minimum``.
+    """
+
+    whole: NDArray[Any]
+    scale: NDArray[np.float16]
+    minimum: NDArray[np.float16] | None = None
+    group_scales: NDArray[np.uint8] | None = None
+    group_minimums: NDArray[np.uint8] | None = None
+
+
 GGML_TYPES: dict[int, GGMLType] = {
     code: GGMLType(*each)
     for code, each in {
@@ -47,7 +65,11 @@ GGML_TYPES: dict[int, GGMLType] = {
 }  # fmt: skip
 """By the codes that files have."""
 
-FLOATS = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}  # BF16: its bits
+FLOATS: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),
+}  # BF16: its bits
 
 _HALF = "<f2"
 _BLOCKS = {
@@ -84,14 +106,47 @@ def dequantise(blocks: NDArray[np.uint8], ggml_type: str) -> Array:
     Returns:
         (..., numbers of a row).
     """
-    record, numbers = _BLOCKS[ggml_type], _NUMBERS[ggml_type]
-    flat = np.ascontiguousarray(blocks).reshape(-1).view(record)  # (N,)
+    record, flat = _BLOCKS[ggml_type], _records(blocks, ggml_type)
     size = 256 if ggml_type.endswith(("_K", "_XS")) else 32
     out = np.empty((len(flat), size), np.float32)
     for i in range(0, len(flat), _AT_ONCE):
         part = flat[i : i + _AT_ONCE]
-        out[i : i + _AT_ONCE] = numbers(part).reshape(len(part), size)
+        out[i : i + _AT_ONCE] = _numbers(part, ggml_type).reshape(len(part), size)
     return out.reshape(*blocks.shape[:-1], blocks.shape[-1] // record.itemsize * size)
+
+
+def parts_of(blocks: NDArray[np.uint8], ggml_type: str) -> Parts:
+    """The whole numbers of rows (n, bytes of a row) and what they are multiplied with.
+
+    Raises:
+        KeyError: it is not of ``PARTED``: its numbers are not whole ones times a scale of 32.
+    """
+    return _PARTS[ggml_type](_records(blocks, ggml_type))
+
+
+def _records(blocks: NDArray[np.uint8], ggml_type: str) -> NDArray[Any]:
+    return np.ascontiguousarray(blocks).reshape(-1).view(_BLOCKS[ggml_type])  # (N,)
+
+
+def _numbers(block: NDArray[Any], ggml_type: str) -> Array:
+    """The numbers of N blocks as fp32, in any shape."""
+    if ggml_type not in _PARTS:
+        return _NUMBERS[ggml_type](block)
+    parts = _PARTS[ggml_type](block)
+    scale, minimum = _column(parts.scale), None
+    if parts.minimum is not None:
+        minimum = _column(parts.minimum)
+    if parts.group_scales is not None and minimum is not None:
+        scale = scale * _wide(parts.group_scales)  # (N, 8)
+        minimum = minimum * _wide(_known(parts.group_minimums))
+    whole = _wide(parts.whole).reshape(len(block), scale.shape[1], 32)
+    out: Array = scale[..., None] * whole
+    return out if minimum is None else out + minimum[..., None]
+
+
+def _known(values: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
+    assert values is not None
+    return values
 
 
 def _wide(values: NDArray[Any]) -> Array:
@@ -117,33 +172,44 @@ def _shifted(values: NDArray[np.uint8], shifts: list[int], width: int) -> NDArra
 
 def _nibbles(values: NDArray[np.uint8], width: int = 16) -> NDArray[np.uint8]:
     """4-bit numbers: (N, B) -> (N, 2 B)."""
-    return (_shifted(values, [0, 4], width) & 15).reshape(len(values), -1)
+    out: NDArray[np.uint8] = (_shifted(values, [0, 4], width) & np.uint8(15)).reshape(
+        len(values), -1
+    )
+    return out
 
 
 def _five_bits(block: NDArray[Any]) -> NDArray[np.uint8]:
     """5-bit numbers of a block of 32, whose highest bits are kept apart: (N, 32)."""
     high = np.unpackbits(block["qh"], axis=-1, bitorder="little")
-    return _nibbles(block["qs"]) | high << 4
+    out: NDArray[np.uint8] = _nibbles(block["qs"]) | high << np.uint8(4)
+    return out
 
 
-def _q4_0(block: NDArray[Any]) -> Array:
-    return _column(block["d"]) * (_nibbles(block["qs"]).astype(np.int8) - np.int8(8))
+def _super_parts(block: NDArray[Any], whole: NDArray[Any]) -> Parts:
+    """Of Q4_K and Q5_K: eight scales and minima, 6 bits each, in 12 bytes."""
+    scale, minimum, rest = np.moveaxis(block["scales"].reshape(-1, 3, 4), 1, 0)  # (N, 4) each
+    scales = np.concatenate([scale & 63, rest & 15 | scale >> 2 & 48], axis=-1)
+    mins = np.concatenate([minimum & 63, rest >> 4 | minimum >> 2 & 48], axis=-1)
+    # The minimum of these types is taken off.
+    return Parts(whole, block["d"], -block["dmin"], scales, mins)
 
 
-def _q4_1(block: NDArray[Any]) -> Array:
-    return _column(block["d"]) * _wide(_nibbles(block["qs"])) + _column(block["m"])
+def _q5_k(block: NDArray[Any]) -> Parts:
+    high = (_shifted(block["qh"], list(range(8)), 32) & 1).reshape(-1, 256)
+    return _super_parts(block, _nibbles(block["qs"], 32) | high << 4)
 
 
-def _q5_0(block: NDArray[Any]) -> Array:
-    return _column(block["d"]) * (_five_bits(block).astype(np.int8) - np.int8(16))
-
-
-def _q5_1(block: NDArray[Any]) -> Array:
-    return _column(block["d"]) * _wide(_five_bits(block)) + _column(block["m"])
-
-
-def _q8_0(block: NDArray[Any]) -> Array:
-    return _column(block["d"]) * _wide(block["qs"])
+_PARTS: dict[str, Callable[[NDArray[Any]], Parts]] = {
+    "Q4_0": lambda block: Parts(_nibbles(block["qs"]).astype(np.int8) - np.int8(8), block["d"]),
+    "Q4_1": lambda block: Parts(_nibbles(block["qs"]), block["d"], block["m"]),
+    "Q5_0": lambda block: Parts(_five_bits(block).astype(np.int8) - np.int8(16), block["d"]),
+    "Q5_1": lambda block: Parts(_five_bits(block), block["d"], block["m"]),
+    "Q8_0": lambda block: Parts(block["qs"], block["d"]),
+    "Q4_K": lambda block: _super_parts(block, _nibbles(block["qs"], 32)),
+    "Q5_K": _q5_k,
+}
+PARTED: tuple[str, ...] = tuple(_PARTS)
+"""The types whose numbers are whole ones times a scale of 32 of them, perhaps plus a minimum."""
 
 
 def _q2_k(block: NDArray[Any]) -> Array:
@@ -164,29 +230,6 @@ def _q3_k(block: NDArray[Any]) -> Array:
     # A bit of the mask that is set means that nothing is taken away.
     unset = (_shifted(block["hmask"], list(range(8)), 32) & 1 ^ 1).reshape(-1, 16, 16)
     out: Array = scales[..., None] * _wide(low.astype(np.int8) - (unset << 2).astype(np.int8))
-    return out
-
-
-def _scales_and_mins(block: NDArray[Any]) -> tuple[Array, Array]:
-    """The eight scales and minima of Q4_K and Q5_K, 6 bits each, in 12 bytes: (N, 8) both."""
-    scale, minimum, rest = np.moveaxis(block["scales"].reshape(-1, 3, 4), 1, 0)  # (N, 4) each
-    scales = np.concatenate([scale & 63, rest & 15 | scale >> 2 & 48], axis=-1)
-    mins = np.concatenate([minimum & 63, rest >> 4 | minimum >> 2 & 48], axis=-1)
-    return _column(block["d"]) * _wide(scales), _column(block["dmin"]) * _wide(mins)
-
-
-def _q4_k(block: NDArray[Any]) -> Array:
-    scales, mins = _scales_and_mins(block)
-    q = _wide(_nibbles(block["qs"], 32)).reshape(-1, 8, 32)
-    out: Array = scales[..., None] * q - mins[..., None]
-    return out
-
-
-def _q5_k(block: NDArray[Any]) -> Array:
-    scales, mins = _scales_and_mins(block)
-    high = (_shifted(block["qh"], list(range(8)), 32) & 1).reshape(-1, 8, 32)
-    q = _wide(_nibbles(block["qs"], 32).reshape(-1, 8, 32) | high << 4)
-    out: Array = scales[..., None] * q - mins[..., None]
     return out
 
 
@@ -217,7 +260,5 @@ def _iq4_xs(block: NDArray[Any]) -> Array:
 
 
 _NUMBERS: dict[str, Callable[[NDArray[Any]], Array]] = {
-    "Q4_0": _q4_0, "Q4_1": _q4_1, "Q5_0": _q5_0, "Q5_1": _q5_1, "Q8_0": _q8_0, "Q2_K": _q2_k,
-    "Q3_K": _q3_k, "Q4_K": _q4_k, "Q5_K": _q5_k, "Q6_K": _q6_k, "IQ4_NL": _iq4_nl,
-    "IQ4_XS": _iq4_xs,
+    "Q2_K": _q2_k, "Q3_K": _q3_k, "Q6_K": _q6_k, "IQ4_NL": _iq4_nl, "IQ4_XS": _iq4_xs,
 }  # fmt: skip
