@@ -11,7 +11,7 @@ V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,29 +71,46 @@ HOOKS: dict[str, tuple[str, str]] = {
 }
 
 
-# Those that only some models have, and the models that have them.
-_ONLY: dict[str, Callable[[ModelConfig], bool]] = {
-    "pos_embed": lambda config: config.positions == "learned",
-    "rot_q": lambda config: config.positions == "rope",
-    "rot_k": lambda config: config.positions == "rope",
-    "resid_mid": lambda config: not config.parallel_residual,
-    "mlp_pre_linear": lambda config: config.gated,
-    **{
-        f"{norm}_norm{part}": lambda config: config.qk_norm
-        for norm in "qk"
-        for part in ("_scale", "_normalized", "")
-    },
-    **{
-        f"ln{number}_post{part}": lambda config: config.post_norms
-        for number in (1, 2)
-        for part in ("_scale", "_normalized", "")
-    },
-}
+class _Only(NamedTuple):
+    """Activations that only some models have.
+
+    Attributes:
+        names: of ``HOOKS``.
+        had: by which models.
+        because: why the others have none.
+    """
+
+    names: tuple[str, ...]
+    had: Callable[[ModelConfig], bool]
+    because: str
+
+
+def _norm(name: str) -> tuple[str, ...]:
+    return f"{name}_scale", f"{name}_normalized", name
+
+
+_ONLY = (
+    _Only(("pos_embed",), lambda c: c.positions == "learned", "its positions are rotary"),
+    _Only(("rot_q", "rot_k"), lambda c: c.positions == "rope", "its positions are learned"),
+    _Only(
+        ("resid_mid",),
+        lambda c: not c.parallel_residual,
+        "attention and feed-forward both read the layer's input",
+    ),
+    _Only(("mlp_pre_linear",), lambda c: c.gated, "its feed-forward has no gate"),
+    _Only((*_norm("q_norm"), *_norm("k_norm")), lambda c: c.qk_norm, "it has no norms of q and k"),
+    _Only(
+        (*_norm("ln1_post"), *_norm("ln2_post")),
+        lambda c: c.post_norms,
+        "it has no norms after sublayers",
+    ),
+)
 
 
 def names_of(config: ModelConfig) -> list[str]:
     """The activations that a model has, in the order of the forward pass."""
-    return [name for name in HOOKS if name not in _ONLY or _ONLY[name](config)]
+    absent = {name for only in _ONLY if not only.had(config) for name in only.names}
+    return [name for name in HOOKS if name not in absent]
 
 
 def in_layers(config: ModelConfig, name: str) -> bool:
@@ -103,6 +120,9 @@ def in_layers(config: ModelConfig, name: str) -> bool:
         InputError: the model has none.
     """
     if name not in names_of(config):
+        for only in _ONLY:
+            if name in only.names:
+                raise InputError(f"this {config.family} model has no {name!r}: {only.because}")
         raise InputError(
             f"no activation is called {name!r}; they are {', '.join(names_of(config))}"
         )

@@ -149,3 +149,26 @@ def test_a_frozen_norm_makes_the_model_linear_in_its_last_residual(tiny_model_di
 
     nothing, double = logits(0.0), logits(2.0)
     np.testing.assert_allclose(double - base, base - nothing, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("config", "name", "because"),
+    [
+        (ModelConfig(n_layer=1), "rot_q", "its positions are learned"),
+        (ModelConfig(n_layer=1, positions="rope"), "pos_embed", "its positions are rotary"),
+        (
+            ModelConfig(n_layer=1, parallel_residual=True),
+            "resid_mid",
+            "both read the layer's input",
+        ),
+        (ModelConfig(n_layer=1), "mlp_pre_linear", "its feed-forward has no gate"),
+        (ModelConfig(n_layer=1), "k_norm_scale", "it has no norms of q and k"),
+        (ModelConfig(n_layer=1), "ln2_post", "it has no norms after sublayers"),
+    ],
+)
+def test_what_another_kind_of_model_has_is_refused_with_the_reason(
+    config: ModelConfig, name: str, because: str
+) -> None:
+    with pytest.raises(InputError, match=f"this gpt2 model has no {name!r}: .*{because}"):
+        activations.every_key(config, [name])
+    assert name not in activations.names_of(config)
