@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,5 +25,5 @@ def format_of(ggml_type: str) -> Format | None:
 def rows_of(ggml_type: str, blocks: NDArray[np.uint8]) -> Rows:
     """Rows (n, bytes) of blocks, taken apart."""
     n, parts = len(blocks), parts_of(blocks, ggml_type)
-    whole, *rest = (part if part is None else part.reshape(n, -1) for part in parts)
-    return Rows(whole.astype(np.int16), *rest)
+    of_scales: list[Any] = [part if part is None else part.reshape(n, -1) for part in parts[1:]]
+    return Rows(parts.whole.reshape(n, -1).astype(np.int16), *of_scales)
