@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.fuzz import mutate
+from tests.fuzz import gguf_bytes, mutate
 
 SIZES = {"vocab_size": 300, "n_positions": 32, "n_embd": 32, "n_layer": 2, "n_head": 2}
 LONGEST_LINE = 2000  # characters of a message to a person
@@ -211,6 +211,20 @@ def adapter(rng: Random, directory: Path) -> None:
         (directory / file).write_bytes(content)
 
 
+@functools.cache
+def good_gguf() -> tuple[dict[str, Any], list[gguf_bytes.Tensor]]:
+    """The tables of a small GGUF file, with the good model's vocabulary."""
+    stored = json.loads(good_model()["tokenizer.json"])
+    vocab = stored["model"]["vocab"] | {t["content"]: t["id"] for t in stored["added_tokens"]}
+    merges = [m if isinstance(m, str) else " ".join(m) for m in stored["model"]["merges"]]
+    return gguf_bytes.good_tables(SIZES, sorted(vocab, key=vocab.__getitem__), merges)
+
+
+def gguf_file(rng: Random, directory: Path) -> None:
+    """A GGUF file of which something is changed."""
+    (directory / "a.gguf").write_bytes(gguf_bytes.mutated_gguf(rng, *good_gguf()))
+
+
 def release(rng: Random, directory: Path) -> None:
     """A damaged release of OpenAI's: settings, and a table that is no table."""
     sizes = {"n_vocab": 300, "n_ctx": 32, "n_embd": 32, "n_head": 2, "n_layer": 2}
@@ -298,6 +312,18 @@ def http_body(rng: Random, directory: Path) -> None:
 def open_model(directory: Path) -> None:
     """``laplm look next``: the model, its tokenizer and one forward pass."""
     run_command("look", "next", "The capital of", "-m", str(directory))
+
+
+def chat_with_gguf(directory: Path) -> None:
+    """A conversation with the model in a GGUF file, and ``laplm look next``."""
+    from laplm.errors import LaplmError
+    from laplm.run.language_model import LanguageModel
+
+    with contextlib.suppress(LaplmError):
+        lm = LanguageModel(directory, "fp32")
+        if lm.chat_template is not None:
+            lm.chat_template.encode([{"role": "user", "content": "Hi <|endoftext|>"}])
+    open_model(directory)
 
 
 def render_chat(directory: Path) -> None:
@@ -425,6 +451,7 @@ FORMATS: dict[str, Format] = {
     "template": Format(model_with("chat_template.jinja", how=mutate.mutated_text), render_chat),
     "pytorch": Format(pytorch_file, open_model),
     "adapter": Format(adapter, open_model),
+    "gguf": Format(gguf_file, chat_with_gguf),
     "release": Format(release, open_model),
     "data": Format(training_data, read_data),
     "http": Format(http_body, post_body),

@@ -7,11 +7,12 @@ from random import Random
 
 import pytest
 
-from tests.fuzz import formats
+from laplm.run.language_model import LanguageModel
+from tests.fuzz import formats, gguf_bytes
 from tests.fuzz.driver import Finding, findings
 from tests.fuzz.formats import FORMATS
 
-INPUTS = 300
+INPUTS = 325
 
 
 @pytest.mark.timeout(600)
@@ -26,7 +27,7 @@ def test_inputs_made_by_chance_are_opened_or_refused_in_plain_words() -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["safetensors", "tokenizer", "adapter", "data", "http"])
+@pytest.mark.parametrize("name", ["safetensors", "tokenizer", "adapter", "gguf", "data", "http"])
 def test_a_seed_makes_one_input(name: str, tmp_path: Path) -> None:
     made = []
     for directory in ("a", "b"):
@@ -42,6 +43,15 @@ def test_what_is_good_is_opened(tmp_path: Path) -> None:
     for file, content in formats.good_model().items():
         (tmp_path / file).write_bytes(content)
     formats.open_model(tmp_path)
+
+
+def test_a_gguf_file_that_is_good_is_opened(tmp_path: Path) -> None:
+    settings, tensors = formats.good_gguf()
+    raw = gguf_bytes.to_bytes(settings, tensors, [len(tensors), len(settings)], 3)
+    (tmp_path / "a.gguf").write_bytes(raw)
+    lm = LanguageModel(tmp_path, "fp32")
+    assert lm.chat_template is not None and lm.checkpoint.dtype == "Q4_0"
+    formats.run_command("look", "next", "The capital of", "-m", str(tmp_path))
 
 
 def test_faults_hangs_and_deaths_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
