@@ -42,6 +42,13 @@ def available_bytes() -> int:
     return int(psutil.virtual_memory().available) + resident_bytes()
 
 
+def total_bytes() -> int:
+    """Physical memory of the machine."""
+    import psutil
+
+    return int(psutil.virtual_memory().total)
+
+
 def process_listening_on(port: int) -> str | None:
     """Which process listens on a TCP port: "laplm (process 123)"; None where nobody tells."""
     import psutil

@@ -200,6 +200,15 @@ def bos_model_dir(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct as GGUF in Q4_1, where it is given: a model that people have."""
+    path = os.environ.get("LAPLM_TEST_SMOLLM2")
+    if not path:
+        pytest.skip("LAPLM_TEST_SMOLLM2 names no SmolLM2-135M-Instruct.Q4_1.gguf")
+    return Path(path)
+
+
+@pytest.fixture(scope="session")
 def pocket() -> LanguageModel:
     """The built-in model in fp32; its engine is made, in some seconds, only when it is used."""
     from laplm.run.language_model import LanguageModel

@@ -97,7 +97,8 @@ class PretrainedSettings:
     @classmethod
     def from_gguf(cls, metadata: Mapping[str, Any], tokenizer: Tokenizer) -> PretrainedSettings:
         """Those of a GGUF file, from its settings by their keys."""
-        sampling = {name: metadata[key] for name, key in _GGUF_SAMPLING.items() if key in metadata}
+        found = {name: metadata.get(key) for name, key in _GGUF_SAMPLING.items()}
+        sampling = {name: value for name, value in found.items() if isinstance(value, int | float)}
         return cls(
             generation_config=sampling or None,
             special_tokens=tokenizer.special_tokens,

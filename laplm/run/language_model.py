@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Unpack
 
-from laplm.errors import ContextLengthError, ModelFormatError, ModelNotFoundError
+from laplm.errors import ContextLengthError, InputError, ModelFormatError, ModelNotFoundError
 from laplm.hub import locate
 from laplm.model.activations import MAX_BYTES, ActivationCache, check_bytes, run_with_cache
 from laplm.model.chat import ChatTemplate
@@ -16,7 +16,8 @@ from laplm.model.config import ModelConfig
 from laplm.model.engine.kv_cache import KVCache
 from laplm.model.engine.matrices import default_precision
 from laplm.model.engine.model import GPT
-from laplm.model.engine.quantize import Precision
+from laplm.model.engine.prepared import packed_bytes
+from laplm.model.engine.quantize import PRECISIONS, Precision
 from laplm.model.files.adapter import is_adapter, open_adapter, read_adapter_config
 from laplm.model.files.checkpoint import Checkpoint, open_checkpoint, open_gguf_checkpoint
 from laplm.model.files.gguf_reader import read_gguf
@@ -29,6 +30,8 @@ from laplm.run.generate import GenerationStream
 from laplm.run.request import GenerationOptions, Prompt, encode_prompt, make_request
 from laplm.run.results import GenerationResult
 from laplm.run.tapped import TappedGPT
+
+_UNCHECKED_BYTES = 1 << 28  # of files; below it the system is not asked, which takes a while
 
 
 class LanguageModel:
@@ -80,7 +83,12 @@ class LanguageModel:
 
     @cached_property
     def gpt(self) -> GPT:
-        """The engine: token ids and a key/value cache in, logits out."""
+        """The engine: token ids and a key/value cache in, logits out.
+
+        Raises:
+            InputError: the weights do not fit in this machine's memory.
+        """
+        _check_memory(self.checkpoint, self.precision)
         start = time.perf_counter()
         gpt = GPT(self.checkpoint, self.precision, threads=self._threads, progress=self._progress)
         self._engine_seconds = time.perf_counter() - start
@@ -239,6 +247,23 @@ def _open(path: Path) -> tuple[Checkpoint, Tokenizer, Path, PretrainedSettings |
     checkpoint = open_adapter(path, open_checkpoint(base))
     own = path if locate.has_tokenizer(path) else base
     return checkpoint, Tokenizer.from_directory(own), base, None
+
+
+def _check_memory(checkpoint: Checkpoint, precision: Precision) -> None:
+    """Refuse weights that this machine cannot hold, before any of them is read."""
+    if precision not in PRECISIONS or checkpoint.size_bytes < _UNCHECKED_BYTES:
+        return
+    from laplm.machine import total_bytes
+
+    needed, there = packed_bytes(checkpoint, precision), total_bytes()
+    if needed <= there:
+        return
+    smaller = next((p for p in ("int8", "int4") if packed_bytes(checkpoint, p) <= there), None)
+    advice = f"--precision {smaller} fits" if smaller else "take a smaller model"
+    raise InputError(
+        f"{checkpoint.path}: its weights take {needed / 1e9:,.1f} GB in {precision}, and this "
+        f"machine has {there / 1e9:,.1f} GB of memory; {advice}"
+    )
 
 
 def load(

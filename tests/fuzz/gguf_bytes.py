@@ -110,13 +110,13 @@ def mutated_gguf(rng: Random, settings: dict[str, Any], tensors: list[Tensor]) -
 
 
 def _odd(rng: Random, value: Any) -> Any:
-    if isinstance(value, list) and rng.random() < 0.7:
+    if isinstance(value, list) and value and rng.random() < 0.7:
         value = list(value)
         at = rng.randrange(len(value))
         value[at] = rng.choice((value[0], *mutate.ODD_STRINGS)) if value[0] == "!" else value[at]
         return rng.choice((value, value[:at], value * 2, []))
-    return rng.choice((0, 1, 3, 7, 255, (1 << 32) - 1, 0.0, -1.0, float("nan"), 1e30, True, [], [1],
-                       ["a"], *mutate.ODD_STRINGS))  # fmt: skip
+    numbers = (0, 1, 3, 7, 255, (1 << 32) - 1, 0.0, -1.0, float("nan"), 1e30, True)
+    return rng.choice((*numbers, [], [1], [1, 2], ["a"], *mutate.ODD_STRINGS))
 
 
 def _text(value: str) -> bytes:

@@ -15,6 +15,8 @@ from transformers import GPT2LMHeadModel
 
 from laplm.errors import ContextLengthError, InputError
 from laplm.model.activations import trace_bytes
+from laplm.model.engine.prepared import packed_bytes
+from laplm.run import language_model
 from laplm.run.language_model import LanguageModel
 
 TEXT = "Once upon a time, there was"
@@ -60,6 +62,24 @@ def test_too_much_memory_is_refused(tiny: LanguageModel) -> None:
     tiny.run_with_cache([1] * 8, max_bytes=needed)
     with pytest.raises(InputError, match="max_bytes"):
         tiny.run_with_cache([1] * 8, max_bytes=needed - 1)
+
+
+def test_a_model_larger_than_memory_is_refused_before_it_is_read(
+    tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm = LanguageModel(tiny_model_dir, "fp32")
+    sizes = {p: packed_bytes(lm.checkpoint, p) for p in ("fp32", "int8", "int4")}
+    monkeypatch.setattr(language_model, "_UNCHECKED_BYTES", 0)
+    monkeypatch.setattr(type(lm.checkpoint), "tensor", lambda *_: pytest.fail("it was read"))
+    for there, advice in (
+        (sizes["fp32"] - 1, "--precision int8 fits"),
+        (sizes["int8"] - 1, "--precision int4 fits"),
+        (sizes["int4"] - 1, "take a smaller model"),
+    ):
+        monkeypatch.setattr("laplm.machine.total_bytes", lambda there=there: there)
+        with pytest.raises(InputError, match=r"take 0\.0 GB in fp32, and this machine") as error:
+            _ = lm.gpt
+        assert str(error.value).endswith(f"has 0.0 GB of memory; {advice}")
 
 
 def test_wrong_names_are_told_with_the_right_ones(tiny: LanguageModel) -> None:

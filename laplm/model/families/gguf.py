@@ -78,25 +78,30 @@ def architecture_of(metadata: Mapping[str, Any]) -> str:
     Raises:
         ModelFormatError: it is another kind.
     """
-    name = metadata.get("general.architecture")
-    if metadata.get("general.type") == "adapter":
+    name, kind = (
+        value if isinstance(value, str) else None
+        for value in (metadata.get(f"general.{key}") for key in ("architecture", "type"))
+    )
+    if kind == "adapter":
         raise ModelFormatError(
             "holds a LoRA adapter as GGUF; laplm adds adapters as peft saves them, a directory "
             "with adapter_config.json"
         )
-    if name == "clip" or metadata.get("general.type") == "mmproj":
+    if name == "clip" or kind == "mmproj":
         raise ModelFormatError(
             "holds the part of a model that sees images (mmproj), and laplm runs language models; "
             "give the GGUF file of the language model that came with it"
         )
-    if metadata.get(f"{name}.expert_count"):
+    experts = metadata.get(f"{name}.expert_count")
+    if isinstance(experts, int) and experts > 0:
         raise ModelFormatError(
-            f"holds a mixture-of-experts model ({metadata[f'{name}.expert_count']} experts a "
-            "layer), which laplm does not run; take a dense model"
+            f"holds a mixture-of-experts model ({experts} experts a layer), which laplm does not "
+            "run; take a dense model"
         )
-    if not isinstance(name, str) or name not in _ARCHITECTURES:
+    if name not in _ARCHITECTURES:
         raise ModelFormatError(
-            f"its general.architecture is {shown(name)}; laplm runs {', '.join(_ARCHITECTURES)}"
+            f"its general.architecture is {shown(metadata.get('general.architecture'))}; laplm "
+            f"runs {', '.join(_ARCHITECTURES)}"
         )
     return name
 
@@ -156,11 +161,17 @@ def _in_files_words(message: str, keys: Mapping[str, str]) -> str:
 
 
 def _number(key: str, value: Any) -> Any:
-    """A setting that is one number, or as many times the same as there are layers."""
+    """A setting that is one number, or as many times the same as there are layers.
+
+    Raises:
+        ModelFormatError: it is a text, or numbers that differ.
+    """
     if isinstance(value, np.ndarray) and value.size and (value == value[0]).all():
         value = value[0].item()
     if isinstance(value, np.ndarray):
         raise ModelFormatError(f"{key} differs from layer to layer, which laplm does not run")
+    if not isinstance(value, int | float):
+        raise ModelFormatError(f"{key} is {shown(value)}, but it must be a number")
     # Files have fp32: the decimal that is meant, not all digits of the nearest one.
     return float(str(np.float32(value))) if isinstance(value, float) else value
 
@@ -170,7 +181,7 @@ def _number(key: str, value: Any) -> Any:
 
 def _finish_gemma3(config: ModelConfig, metadata: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Local and global layers, as ``models/gemma3.cpp`` of llama.cpp sets them."""
-    if metadata.get(f"{name}.final_logit_softcapping"):
+    if _number(softcap := f"{name}.final_logit_softcapping", metadata.get(softcap, 0)):
         raise ModelFormatError(
             f"{name}.final_logit_softcapping is set, which laplm does not compute; take another "
             "model of Gemma 3"
@@ -187,6 +198,7 @@ def _finish_gemma3(config: ModelConfig, metadata: Mapping[str, Any], name: str) 
         if isinstance(pattern, np.ndarray):
             local = [bool(each) for each in pattern]
         else:
+            pattern = int(_number(f"{key}_pattern", pattern))
             local = [bool(pattern) and i % pattern < pattern - 1 for i in range(config.n_layer)]
         values["window"] = tuple(window if each else None for each in local)
         local_base = f"{name}.rope.freq_base_swa"
@@ -195,7 +207,8 @@ def _finish_gemma3(config: ModelConfig, metadata: Mapping[str, Any], name: str) 
 
 
 def _finish_gpt_neox(config: ModelConfig, metadata: Mapping[str, Any], name: str) -> dict[str, Any]:
-    return {"parallel_residual": bool(metadata.get(f"{name}.use_parallel_residual", True))}
+    key = f"{name}.use_parallel_residual"
+    return {"parallel_residual": bool(_number(key, metadata.get(key, True)))}
 
 
 _FINISHED = {"gemma3_text": _finish_gemma3, "gpt_neox": _finish_gpt_neox}
@@ -214,16 +227,20 @@ def _rope_scaling(
         return None
 
     def setting(key: str, usual: Any) -> Any:
-        return _number(key, metadata.get(f"{name}.rope.{key}", usual))
+        key = f"{name}.rope.{key}"
+        return _number(key, metadata.get(key, usual))
 
     if factors is not None:
         return _llama3_scaling(config, factors())
     factor = setting("scaling.factor", 0.0) or setting("scale_linear", 0.0) or 1.0
-    kind = setting("scaling.type", "linear")
+    kind = metadata.get(f"{name}.rope.scaling.type", "linear")
+    if not isinstance(kind, str) or kind not in ("none", "linear", "yarn"):
+        raise ModelFormatError(
+            f"{name}.rope.scaling.type is {shown(kind)}, and laplm has none, linear and yarn"
+        )
     if kind == "none" or factor == 1.0:
         return None
-    if kind == "linear":
-        return RopeScaling(kind="linear", factor=factor)
+    linear = RopeScaling(kind="linear", factor=factor)
     if kind == "yarn":
         # As llama-context.cpp: what the file says multiplies YaRN's own.
         attention = setting("scaling.attn_factor", 1.0) * (0.1 * math.log(factor) + 1.0)
@@ -235,9 +252,7 @@ def _rope_scaling(
             beta_slow=setting("scaling.yarn_beta_slow", 1.0),
             attention_factor=attention,
         )
-    raise ModelFormatError(
-        f"{name}.rope.scaling.type is {shown(kind)}, and laplm has none, linear and yarn"
-    )
+    return linear
 
 
 def _llama3_scaling(config: ModelConfig, factors: NDArray[np.float32]) -> RopeScaling | None:

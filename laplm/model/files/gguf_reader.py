@@ -220,7 +220,8 @@ class _Header:
             if key in metadata:
                 self._refuse(f"the setting {shown_name(key)} stands there twice")
             metadata[key] = self._value(self._code())
-        if (n_parts := metadata.get("split.count", 0)) and n_parts != 1:
+        n_parts = metadata.get("split.count", 1)
+        if isinstance(n_parts, int) and n_parts > 1:
             refuse(
                 self._path,
                 f"one of {n_parts} parts of a model, and laplm reads models in one file; join them "

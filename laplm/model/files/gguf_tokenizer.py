@@ -67,10 +67,8 @@ PRE_TOKENIZERS: dict[tuple[tuple[Step, ...], bool], tuple[str, ...]] = {
 }  # fmt: skip
 _BY_NAME = {name: how for how, names in PRE_TOKENIZERS.items() for name in names}
 # Of these llama.cpp puts the beginning before every text, unless a file says otherwise.
-_ADD_BOS = frozenset(
-    ["llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral", "midm-2.0", "tekken"]
-)
-_GEMMA = frozenset(["gemma", "gemma2", "gemma3"])
+_ADD_BOS = ("llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral", "midm-2.0", "tekken")
+_GEMMA = ("gemma", "gemma2", "gemma3")
 _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4  # types of tokens that are found before anything else
 _NAMED = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
 _SENTENCEPIECE_IDS = {"bos": 1, "eos": 2, "unknown": 0}  # of files that do not say
@@ -104,7 +102,9 @@ class _Reader:
 
     def __init__(self, metadata: Mapping[str, Any], where: str) -> None:
         self._metadata, self._where = metadata, where
-        self._kind = self._setting("model")
+        self._kind = self._text("model")
+        architecture = metadata.get("general.architecture")
+        self._is_gemma = isinstance(architecture, str) and architecture in _GEMMA
         self._tokens = self._checked_tokens()
         self._types = self._numbers("token_type")
 
@@ -136,12 +136,18 @@ class _Reader:
     def _setting(self, name: str) -> Any:
         return self._metadata.get(f"tokenizer.ggml.{name}")
 
+    def _text(self, name: str) -> str | None:
+        value = self._setting(name)
+        if value is not None and not isinstance(value, str):
+            self._damaged(f"tokenizer.ggml.{name} is {shown(value, 40)}, which is no text")
+        return value
+
     def _checked_tokens(self) -> list[str]:
         tokens = self._setting("tokens")
         if self._kind is None or not isinstance(tokens, list) or not tokens:
             self._damaged("it has no tokenizer (tokenizer.ggml.model and tokenizer.ggml.tokens)")
         tokens = [token or f"[EMPTY_{i}]" for i, token in enumerate(tokens)]  # as llama.cpp
-        if self._architecture in _GEMMA and self._kind == "llama":
+        if self._is_gemma and self._kind == "llama":
             # Runs of spaces, which SentencePiece's other tokens have as this letter.
             tokens = ["▁" * len(t) if t.isspace() and " " in t else t for t in tokens]
         if len(set(tokens)) < len(tokens):
@@ -149,16 +155,12 @@ class _Reader:
             self._damaged(f"the token {shown(twice, 40)} stands twice in its vocabulary")
         return tokens
 
-    @property
-    def _architecture(self) -> object:
-        return self._metadata.get("general.architecture")
-
     def _numbers(self, name: str) -> Any:
         """Numbers for each token; None where the file has none."""
         values = self._setting(name)
         if values is None:
             return None
-        if not isinstance(values, np.ndarray) or len(values) < len(self._tokens):
+        if not isinstance(values, np.ndarray) or values.size < len(self._tokens):
             self._damaged(f"tokenizer.ggml.{name} is not a number for each token")
         return values[: len(self._tokens)]
 
@@ -174,7 +176,7 @@ class _Reader:
     # --- byte-level BPE ---
 
     def _byte_level(self) -> tokenizers.Tokenizer:
-        name = self._setting("pre") or "default"
+        name = self._text("pre") or "default"
         if name not in _BY_NAME:
             self._refuse(
                 f"its texts are cut into words in the way {shown(name, 40)} (tokenizer.ggml.pre), "
@@ -208,13 +210,12 @@ class _Reader:
                 f"({byte_token(lacking[0])}), so texts could not be read whole; get the model as "
                 "safetensors with tokenizer.json"
             )
-        gemma = self._architecture in _GEMMA
-        merges = self._merges_by_score(by_position=gemma)
+        merges = self._merges_by_score(by_position=self._is_gemma)
         unknown = self._id("unknown")
         unk = None if unknown is None else self._tokens[unknown]
         backend = self._bpe(merges, byte_fallback=True, fuse_unk=True, unk_token=unk)
         steps: list[Any] = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-        if gemma:
+        if self._is_gemma:
             backend.normalizer = normalizers.Replace(" ", "▁")
             backend.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
         else:
@@ -269,8 +270,7 @@ class _Reader:
     def _set_post_processor(
         self, backend: tokenizers.Tokenizer, special: Mapping[str, str]
     ) -> None:
-        pre = self._setting("pre")
-        usual = self._kind == "llama" or pre in _ADD_BOS
+        usual = self._kind == "llama" or self._text("pre") in _ADD_BOS
         begin = special.get("bos_token") if self._flag("add_bos_token", usual) else None
         end = special.get("eos_token") if self._flag("add_eos_token", usual=False) else None
         around = [token for token in (begin, end) if token is not None]

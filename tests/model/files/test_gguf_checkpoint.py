@@ -121,6 +121,24 @@ def test_transformers_reads_the_same_numbers_from_the_file(made: Any, name: str)
         np.testing.assert_array_equal(checkpoint.tensor(each), state[each].numpy(), each)
 
 
+def test_smollm2_has_the_weights_and_logits_of_transformers(smollm2: Path) -> None:
+    theirs = AutoModelForCausalLM.from_pretrained(
+        smollm2.parent, gguf_file=smollm2.name, dtype=torch.float32
+    )
+    checkpoint = open_checkpoint(smollm2)
+    assert checkpoint.dtype == "Q4_1" and checkpoint.config.n_parameters == 134_515_008
+    tensors = {name: checkpoint.tensor(name) for name in checkpoint.names}
+    state = theirs.state_dict()
+    for name, array in tensors.items():
+        np.testing.assert_array_equal(array, state[f"model.{name}"].numpy(), name)
+    weights = DenseWeights(tensors, checkpoint.config)
+    ids = np.array([504, 3575, 282, 4649, 314, 7041, 30, 378, 3575, 282, 4649])
+    ours = reference.forward(ids, weights, checkpoint.config)
+    with torch.no_grad():
+        expected = theirs(torch.tensor(ids)[None]).logits[0].numpy()
+    np.testing.assert_allclose(ours, expected, atol=5e-4)
+
+
 def test_a_directory_with_one_file_is_that_model(made: Any, tmp_path: Path) -> None:
     _, path = made("llama")
     (tmp_path / "mmproj-model.gguf").write_bytes(b"what sees images")
