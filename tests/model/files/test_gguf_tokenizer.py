@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import regex
 import sentencepiece
 from conftest import TEXT
 from gguf_files import byte_tokens, make_hf_model, write_gguf
@@ -140,7 +142,7 @@ def test_byte_level_ids_are_those_of_llama_cpp(write: Any, pre: str) -> None:
     ours, theirs = Tokenizer.from_directory(path), LlamaServer(path)
     texts = [
         "I'M 12 and 3456, don't!", "naïve café\n\n  北京 x=1;\r\n", "\t'tis  100%  (so) they'LL",
-        "a <|im_end|> b<think>c", "It's It'S 7 77 777 7777", "the tHe THE ÄÖ",
+        "a <|im_end|> b<think>c", "It's It'S 7 77 777 7777", "the tHe THE ÄÖ\n\n12  34",
     ]  # fmt: skip
     for special in (True, False):
         wanted = [ours.encode(text, allow_special=special) for text in texts]
@@ -340,10 +342,15 @@ def test_a_tokenizer_that_is_not_read_is_one_plain_line(
 
 def test_smollm2_has_the_ids_of_transformers(smollm2: Path) -> None:
     ours, theirs = Tokenizer.from_directory(smollm2), hf_tokenizer(smollm2)
+    # Its vocabulary lacks these bytes; transformers leaves them out, and laplm says so.
+    unwritable = re.compile("[\x04\x06\x13\x14\x16\x1d\U00040000-\U000bffff]")
 
     @settings(max_examples=EXAMPLES, deadline=None, derandomize=True)
     @given(strings)
     def check(text: str) -> None:
+        text = unwritable.sub("?", text)
+        # transformers does not take digits singly, and so joins them with spaces and one another.
+        text = regex.sub(r"\s*\p{N}+", "7", text)
         found = ours.encode(text, allow_special=True)
         assert found == theirs.encode(text, add_special_tokens=False)
         assert ours.decode(found) == text
