@@ -91,6 +91,8 @@ FAMILIES: dict[str, Family] = {
     "phi3": cast(Family, phi3),
 }
 """By ``model_type`` of config.json."""
+# By which a mixture of experts is known.
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
 
 def family_of(config: ModelConfig) -> Family:
@@ -140,9 +142,6 @@ def _refuse_kind(model_type: object, values: Mapping[str, Any]) -> NoReturn:
             f"is used for each token: {known}"
         )
     raise ModelFormatError(f"config.json: model_type is {kind}; laplm runs {known}")
-
-
-_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
 
 def _refuse_quantized(how: str) -> NoReturn:
