@@ -383,7 +383,7 @@ def _describe(name: str, target: str) -> dict[str, Any]:
     return out | {
         "path": str(path),
         "built_in": is_built_in,
-        "bytes_on_disk": sum(f.stat().st_size for f in path.glob("*") if f.is_file()),
+        "bytes_on_disk": _bytes_on_disk(path),
         "chat": chat,
         "adapter": adapter,
         "description": built_in.summary() or "" if is_built_in else "",
@@ -394,6 +394,12 @@ def _describe(name: str, target: str) -> dict[str, Any]:
         "n_ctx": config.n_ctx,
         "vocab_size": config.vocab_size,
     }
+
+
+def _bytes_on_disk(path: Path) -> int:
+    """Of a model's directory, or its file."""
+    files = [path] if path.is_file() else path.glob("*")
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 # --- routes -----------------------------------------------------------------------------------
