@@ -218,6 +218,8 @@ def _describe_folder(name: str, repo: str, folder: Path) -> InstalledModel | Non
     snapshot = _snapshot(folder)
     if snapshot is not None and is_adapter(snapshot):
         return None  # some come with a copy of their base model's config
+    if snapshot is not None and _gguf_in(snapshot) is not None:
+        return _describe(name, snapshot)
     if snapshot is None or not (snapshot / "config.json").is_file():
         # Without a config its kind is unknown: listed when laplm fetched it or knows it.
         if repo in _SHORT or repo in ALIASES or any(folder.glob("blobs/*.laplm.incomplete")):

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from gguf_files import make_hf_model, matrices_as, write_gguf
 from hub_cache import put
 
 from laplm.errors import ModelNotFoundError
@@ -183,6 +184,27 @@ def test_unreadable_cache_is_named(
     monkeypatch.setattr(Path, "is_file", is_file)
     with pytest.raises(ModelNotFoundError, match="cannot be read: Permission denied"):
         locate("gpt2")
+
+
+def test_a_gguf_file_is_found_by_itself_in_its_directory_and_in_the_cache(
+    tiny_model_dir: Path, cache: Path, tmp_path: Path
+) -> None:
+    directory = tmp_path / "small-GGUF"
+    directory.mkdir()
+    file = write_gguf(directory / "small.gguf", make_hf_model("llama"), matrices_as("Q4_0"))
+    (directory / "README.md").write_text("A model.")
+    assert locate(str(file)) == file
+    assert locate(str(directory)) == file
+    snapshot = put(cache, "someone/small-GGUF", directory)
+    assert locate("someone/small-GGUF") == snapshot / "small.gguf"
+    (model,) = (m for m in installed() if m.name == "someone/small-GGUF")
+    assert (model.dtype, model.problem) == ("Q4_0", None)
+    assert model.n_parameters == open_checkpoint(file).config.n_parameters
+    blob = tmp_path / "sha256-12"
+    shutil.copy(file, blob)
+    assert locate(str(blob)) == blob
+    shutil.copy(file, directory / "other.gguf")
+    assert locate(str(directory)) == directory, "which of the two is asked when it is opened"
 
 
 def test_file_is_not_taken_for_a_model(tiny_model_dir: Path, cache: Path) -> None:
