@@ -20,18 +20,24 @@ from laplm.tune_config import LoRAConfig, TuneConfig
 
 def beyond(bounds: Bounds) -> list[Any]:
     """Numbers just outside, and others that are none."""
-    low = bounds.least if bounds.above else bounds.least - (1 if bounds.whole else 1e-9)
-    high = bounds.most if bounds.below else bounds.most * (1 + 1e-9) + bounds.whole
+    low = (
+        bounds.minimum
+        if bounds.exclusive_minimum
+        else bounds.minimum - (1 if bounds.integer else 1e-9)
+    )
+    high = (
+        bounds.maximum if bounds.exclusive_maximum else bounds.maximum * (1 + 1e-9) + bounds.integer
+    )
     found = [low, -1, -(10**30), math.nan, -math.inf, "1", True, [1]]
-    if math.isfinite(bounds.most):
+    if math.isfinite(bounds.maximum):
         found += [high, 10**30, math.inf]
-    return [*found, 1.5] if bounds.whole else found
+    return [*found, 1.5] if bounds.integer else found
 
 
 def within(bounds: Bounds) -> list[Any]:
-    low = bounds.least if not bounds.above else 1e-300
-    high = bounds.most if not bounds.below else np.nextafter(bounds.most, 0)
-    return [int(low), int(high)] if bounds.whole else [low, float(high)]
+    low = bounds.minimum if not bounds.exclusive_minimum else 1e-300
+    high = bounds.maximum if not bounds.exclusive_maximum else np.nextafter(bounds.maximum, 0)
+    return [int(low), int(high)] if bounds.integer else [low, float(high)]
 
 
 @pytest.mark.parametrize("name", TUNING)
@@ -39,12 +45,12 @@ def test_numbers_within_are_taken_and_all_others_refused_with_the_reason(name: s
     bounds = TUNING[name]
     for value in within(bounds):
         found = bounds.check(name, np.array(value)[()])
-        assert found == value and type(found) is (int if bounds.whole else float)
+        assert found == value and type(found) is (int if bounds.integer else float)
     for value in beyond(bounds):
         with pytest.raises(InputError) as caught:
             bounds.check(name, value)
         text = str(caught.value)
-        assert text.startswith(f"{name} is ") and text.endswith(bounds.why) and "\n" not in text
+        assert text.startswith(f"{name} is ") and text.endswith(bounds.reason) and "\n" not in text
 
 
 def test_a_number_of_many_digits_is_told_shortly() -> None:
@@ -55,13 +61,22 @@ def test_a_number_of_many_digits_is_told_shortly() -> None:
 
 
 def test_words_say_what_may_be() -> None:
-    assert Bounds(0, 100, "", whole=False, above=True, below=True).words == (
-        "a number above 0 and below 100"
+    assert Bounds(
+        0, 100, "", integer=False, exclusive_minimum=True, exclusive_maximum=True
+    ).description == ("a number above 0 and below 100")
+    assert (
+        Bounds(0, 1, "", integer=False, exclusive_maximum=True).description
+        == "a number from 0 below 1"
     )
-    assert Bounds(0, 1, "", whole=False, below=True).words == "a number from 0 below 1"
-    assert Bounds(1, 65536, "").words == "a whole number from 1 up to 65,536"
-    assert Bounds(0, math.inf, "", whole=False, above=True).words == "a number above 0"
-    assert Bounds(0, 1, "", whole=False, above=True).words == "a number above 0 and up to 1"
+    assert Bounds(1, 65536, "").description == "a whole number from 1 up to 65,536"
+    assert (
+        Bounds(0, math.inf, "", integer=False, exclusive_minimum=True).description
+        == "a number above 0"
+    )
+    assert (
+        Bounds(0, 1, "", integer=False, exclusive_minimum=True).description
+        == "a number above 0 and up to 1"
+    )
 
 
 CONFIGS = {

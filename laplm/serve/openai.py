@@ -32,8 +32,8 @@ T = TypeVar("T")
 # --- what comes back --------------------------------------------------------------------------
 
 
-class _Choice:
-    """One sample of one prompt: its steps so far."""
+class _ChoiceBuilder:
+    """One of an answer's ``choices``: a sample of a prompt, by its steps so far."""
 
     def __init__(self, index: int, offset: int = 0) -> None:
         self.index = index
@@ -54,8 +54,8 @@ class _Choice:
             self.finish_reason = "length" if step.finish_reason == "length" else "stop"
 
 
-class _Batch:
-    """The jobs of one request, and the answer that is made of them."""
+class _ResponseBuilder:
+    """What is answered to one request, made of what its jobs give."""
 
     def __init__(
         self, served: ServedModel, request: Request, body: RequestBody, kind: str, jobs: list[Job]
@@ -149,12 +149,12 @@ def router(registry: ModelRegistry) -> APIRouter:
                 request,
                 lambda: [_completion_request(served, body, prompt, strict) for prompt in prompts],
             )
-            batch = _Batch(served, request, body, "text", _submit(served, requests))
-            stack.callback(batch.cancel)
+            builder = _ResponseBuilder(served, request, body, "text", _submit(served, requests))
+            stack.callback(builder.cancel)
             if body.stream:
-                return EventStream(_stream_completion(batch, body), stack.pop_all())
+                return EventStream(_stream_completion(builder, body), stack.pop_all())
             return JsonResponse(
-                await cancel_on_disconnect(request, _completion(batch, body), batch.cancel)
+                await cancel_on_disconnect(request, _completion(builder, body), builder.cancel)
             )
         raise AssertionError  # for the type checker: the stack swallows nothing
 
@@ -167,12 +167,14 @@ def router(registry: ModelRegistry) -> APIRouter:
             generation_request = await _prepare(
                 request, lambda: _chat_request(served, body, registry.settings.strict)
             )
-            batch = _Batch(served, request, body, "chat", _submit(served, [generation_request]))
-            stack.callback(batch.cancel)
+            builder = _ResponseBuilder(
+                served, request, body, "chat", _submit(served, [generation_request])
+            )
+            stack.callback(builder.cancel)
             if body.stream:
-                return EventStream(_stream_chat(batch, body), stack.pop_all())
+                return EventStream(_stream_chat(builder, body), stack.pop_all())
             return JsonResponse(
-                await cancel_on_disconnect(request, _chat(batch, body), batch.cancel)
+                await cancel_on_disconnect(request, _chat(builder, body), builder.cancel)
             )
         raise AssertionError
 
@@ -232,15 +234,15 @@ def _make_request(
     )
 
 
-async def _completion(batch: _Batch, body: CompletionRequest) -> dict[str, Any]:
-    tokenizer, n = batch.served.lm.tokenizer, body.n or 1
+async def _completion(builder: _ResponseBuilder, body: CompletionRequest) -> dict[str, Any]:
+    tokenizer, n = builder.served.lm.tokenizer, body.n or 1
     choices: list[dict[str, Any]] = []
-    for job, (prompt_tokens, steps) in zip(batch.jobs, await batch.collect(), strict=True):
+    for job, (prompt_tokens, steps) in zip(builder.jobs, await builder.collect(), strict=True):
         request = job.request
         prompt = prompt_text(tokenizer, request.prompt_ids)
         # With echo the prompt's tokens come too, where their log-probabilities do.
         begin = 0 if request.prompt_logprobs else len(prompt)
-        drawn = [_Choice(i, begin) for i in range(request.samples)]
+        drawn = [_ChoiceBuilder(i, begin) for i in range(request.samples)]
         for step in steps:
             drawn[step.sample].add(step)
         best = sorted(drawn, key=lambda choice: -choice.score) if request.samples > n else drawn
@@ -265,10 +267,10 @@ async def _completion(batch: _Batch, body: CompletionRequest) -> dict[str, Any]:
                 out["prompt_token_ids"] = list(request.prompt_ids)
             choices.append(out)
     answer: dict[str, Any] = {
-        **batch.head, "object": "text_completion", "choices": choices, "usage": batch.usage(),
+        **builder.head, "object": "text_completion", "choices": choices, "usage": builder.usage(),
     }  # fmt: skip
     if body.return_token_ids:
-        answer["prompt_token_ids"] = list(batch.jobs[0].request.prompt_ids)
+        answer["prompt_token_ids"] = list(builder.jobs[0].request.prompt_ids)
     return answer
 
 
@@ -304,20 +306,22 @@ async def _merge_jobs(jobs: Sequence[Job]) -> AsyncGenerator[tuple[int, list[Ite
             reader.cancel()
 
 
-async def _stream_completion(batch: _Batch, body: CompletionRequest) -> AsyncGenerator[bytes]:
-    tokenizer, n = batch.served.lm.tokenizer, body.n or 1
-    head = {**batch.head, "object": "text_completion"}
+async def _stream_completion(
+    builder: _ResponseBuilder, body: CompletionRequest
+) -> AsyncGenerator[bytes]:
+    tokenizer, n = builder.served.lm.tokenizer, body.n or 1
+    head = {**builder.head, "object": "text_completion"}
     usage = {"usage": None} if body.with_usage else {}
-    prompts = [prompt_text(tokenizer, job.request.prompt_ids) for job in batch.jobs]
+    prompts = [prompt_text(tokenizer, job.request.prompt_ids) for job in builder.jobs]
     choices = [
-        _Choice(job * n + i, 0 if body.echo else len(prompts[job]))
-        for job in range(len(batch.jobs))
+        _ChoiceBuilder(job * n + i, 0 if body.echo else len(prompts[job]))
+        for job in range(len(builder.jobs))
         for i in range(n)
     ]
-    prompt_sent = [False] * len(batch.jobs)  # whether a job's prompt ids have been sent
-    scored: list[list[PromptToken]] = [[] for _ in batch.jobs]
+    prompt_sent = [False] * len(builder.jobs)  # whether a job's prompt ids have been sent
+    scored: list[list[PromptToken]] = [[] for _ in builder.jobs]
 
-    def chunk(choice: _Choice, text: str, steps: list[GenerationStep], job: int) -> bytes:
+    def chunk(choice: _ChoiceBuilder, text: str, steps: list[GenerationStep], job: int) -> bytes:
         out: dict[str, Any] = {
             "index": choice.index, "text": text, "logprobs": None,
             "finish_reason": choice.finish_reason,
@@ -339,11 +343,11 @@ async def _stream_completion(batch: _Batch, body: CompletionRequest) -> AsyncGen
         if body.return_token_ids:
             out["token_ids"] = [step.token_id for step in steps]
             if not prompt_sent[job]:
-                more["prompt_token_ids"] = list(batch.jobs[job].request.prompt_ids)
+                more["prompt_token_ids"] = list(builder.jobs[job].request.prompt_ids)
                 prompt_sent[job] = True
         return event({**head, "choices": [out], **more, **usage})
 
-    async for job, items in _merge_jobs(batch.jobs):
+    async for job, items in _merge_jobs(builder.jobs):
         by_choice: dict[int, list[GenerationStep]] = {}
         for item in items:
             if isinstance(item, PromptToken):
@@ -351,17 +355,17 @@ async def _stream_completion(batch: _Batch, body: CompletionRequest) -> AsyncGen
             else:
                 by_choice.setdefault(job * n + item.sample, []).append(item)
         for i, steps in by_choice.items():
-            batch.new_tokens += len(steps)
+            builder.new_tokens += len(steps)
             text = "".join(step.text for step in steps)
             if body.echo and not choices[i].steps:
                 text = prompts[job] + text
             yield chunk(choices[i], text, steps, job)
-    for job, each in enumerate(batch.jobs):
+    for job, each in enumerate(builder.jobs):
         if each.request.max_new_tokens == 0 and not each.cancelled:  # nothing but the echo
             for i in range(n):
                 choices[job * n + i].finish_reason = "length"
                 yield chunk(choices[job * n + i], prompts[job], [], job)
-    counts = batch.usage()
+    counts = builder.usage()
     if body.with_usage:
         yield event({**head, "choices": [], "usage": counts})
     yield DONE
@@ -406,14 +410,14 @@ def _chat_request(served: ServedModel, body: ChatRequest, strict: bool) -> Gener
     )
 
 
-async def _chat(batch: _Batch, body: ChatRequest) -> dict[str, Any]:
-    tokenizer = batch.served.lm.tokenizer
-    ((_, steps),) = await batch.collect()
-    choices = [_Choice(i) for i in range(body.n or 1)]
+async def _chat(builder: _ResponseBuilder, body: ChatRequest) -> dict[str, Any]:
+    tokenizer = builder.served.lm.tokenizer
+    ((_, steps),) = await builder.collect()
+    choices = [_ChoiceBuilder(i) for i in range(body.n or 1)]
     for step in steps:
         choices[step.sample].add(step)
     return {
-        **batch.head,
+        **builder.head,
         "object": "chat.completion",
         "choices": [
             {
@@ -424,17 +428,17 @@ async def _chat(batch: _Batch, body: ChatRequest) -> dict[str, Any]:
             }
             for choice in choices
         ],
-        "usage": batch.usage(),
+        "usage": builder.usage(),
     }
 
 
-async def _stream_chat(batch: _Batch, body: ChatRequest) -> AsyncGenerator[bytes]:
-    tokenizer = batch.served.lm.tokenizer
-    head = {**batch.head, "object": "chat.completion.chunk"}
+async def _stream_chat(builder: _ResponseBuilder, body: ChatRequest) -> AsyncGenerator[bytes]:
+    tokenizer = builder.served.lm.tokenizer
+    head = {**builder.head, "object": "chat.completion.chunk"}
     usage = {"usage": None} if body.with_usage else {}
-    choices = [_Choice(i) for i in range(body.n or 1)]
+    choices = [_ChoiceBuilder(i) for i in range(body.n or 1)]
 
-    def chunk(choice: _Choice, delta: dict[str, Any], logprobs: Any = None) -> bytes:
+    def chunk(choice: _ChoiceBuilder, delta: dict[str, Any], logprobs: Any = None) -> bytes:
         out = {
             "index": choice.index, "delta": delta, "logprobs": logprobs,
             "finish_reason": choice.finish_reason,
@@ -443,19 +447,19 @@ async def _stream_chat(batch: _Batch, body: ChatRequest) -> AsyncGenerator[bytes
 
     for choice in choices:
         yield chunk(choice, {"role": "assistant", "content": ""})
-    async for items in batch.jobs[0].batches():
+    async for items in builder.jobs[0].batches():
         by_choice: dict[int, list[GenerationStep]] = {}
         for item in items:
             assert isinstance(item, GenerationStep)
             by_choice.setdefault(item.sample, []).append(item)
         for i, steps in by_choice.items():
-            batch.new_tokens += len(steps)
+            builder.new_tokens += len(steps)
             for step in steps:
                 choices[i].add(step)
             text = "".join(step.text for step in steps)
             logprobs = chat_logprobs(tokenizer, steps) if body.logprobs else None
             yield chunk(choices[i], {"content": text} if text else {}, logprobs)
-    counts = batch.usage()
+    counts = builder.usage()
     if body.with_usage:
         yield event({**head, "choices": [], "usage": counts})
     yield DONE

@@ -69,8 +69,11 @@ def _field(setting: tune_config.Setting) -> Any:
     # Of a percentage the bounds are those of the number that people give.
     bounds = TUNING[setting.name] if setting.percent else setting.bounds
     if bounds is not None:
-        low, high = "gt" if bounds.above else "ge", "lt" if bounds.below else "le"
-        more = {low: bounds.least, high: bounds.most, "description": bounds.words}
+        low, high = (
+            "gt" if bounds.exclusive_minimum else "ge",
+            "lt" if bounds.exclusive_maximum else "le",
+        )
+        more = {low: bounds.minimum, high: bounds.maximum, "description": bounds.description}
     elif setting.choices:
         kind = Literal[setting.choices]
     elif kind is str:
