@@ -101,7 +101,7 @@ LIBRARIES = {
     },
     "talk": {"nbclient", "nbconvert", "nbformat", "pygments"},
 }
-TORCH_OUTSIDE_TUNE = {"model/files/checkpoint.py"}  # pytorch_model.bin, through weights_only
+TORCH_OUTSIDE_TUNE = {"model/files/torch_file.py"}  # pytorch_model.bin, through weights_only
 # audit's report comes after the command line has handed over.
 PRINTS = {"cli/main.py", "cli/output.py", "cli/terminal.py", "audit.py"}
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import pickle
 import re
 import shutil
 import subprocess
@@ -17,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_model
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 from transformers.activations import ACT2FN
 
@@ -26,27 +25,28 @@ from laplm.errors import InputError, ModelFormatError, WriteError
 from laplm.model.config import NAMED_SIZES, ModelConfig
 from laplm.model.families import config_to_hf, tensor_shapes
 from laplm.model.files.checkpoint import (
-    Checkpoint,
     check_finite,
     open_checkpoint,
     read_config,
     save_checkpoint,
 )
-from laplm.model.reference import DenseWeights, forward
+from tests.model.files.opening import (
+    State,
+    assert_same_model,
+    our_logits,
+    refused,
+    state_of,
+    their_logits,
+    with_head,
+)
 
 VOCAB = 402  # of the tiny model
-IDS = [5, 17, 300, 2, 2, 40]
-State = dict[str, torch.Tensor]
 
 
 @pytest.fixture
 def directory(tiny_model_dir: Path, tmp_path: Path) -> Path:
     """A copy of the tiny model that a test may change."""
     return Path(shutil.copytree(tiny_model_dir, tmp_path / "model"))
-
-
-def state_of(directory: Path) -> State:
-    return dict(load_file(directory / "model.safetensors"))
 
 
 def rewrite(directory: Path, change: Callable[[State], State]) -> None:
@@ -56,32 +56,6 @@ def rewrite(directory: Path, change: Callable[[State], State]) -> None:
 def configure(directory: Path, **changes: Any) -> None:
     file = directory / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
-
-
-def our_logits(checkpoint: Checkpoint) -> np.ndarray[Any, Any]:
-    tensors = {name: checkpoint.tensor(name) for name in checkpoint.names}
-    return forward(np.array(IDS), DenseWeights(tensors, checkpoint.config), checkpoint.config)
-
-
-def their_logits(directory: Path) -> np.ndarray[Any, Any]:
-    model = GPT2LMHeadModel.from_pretrained(directory, dtype=torch.float32).eval()
-    with torch.no_grad():
-        logits: np.ndarray[Any, Any] = model(torch.tensor([IDS])).logits[0].numpy()
-    return logits
-
-
-def assert_same_model(directory: Path) -> Checkpoint:
-    """What we open is what transformers opens: every number, and the logits."""
-    checkpoint = open_checkpoint(directory)
-    state = GPT2LMHeadModel.from_pretrained(directory, dtype=torch.float32).state_dict()
-    assert list(checkpoint.names) == list(tensor_shapes(checkpoint.config))
-    for name in checkpoint.names:
-        theirs = state.get(f"transformer.{name}", state.get(name))
-        assert theirs is not None
-        ours = checkpoint.tensor(name)
-        assert ours.dtype == np.float32 and np.array_equal(ours, theirs.numpy()), name
-    np.testing.assert_allclose(our_logits(checkpoint), their_logits(directory), atol=1e-5)
-    return checkpoint
 
 
 # --- what is opened ---------------------------------------------------------------------------
@@ -105,10 +79,6 @@ def with_masks(state: State) -> State:
     more["transformer.h.0.attn.bias"] = mask.to(torch.uint8)
     more["transformer.h.1.attn.bias"] = mask.to(torch.bool)
     return state | more
-
-
-def with_head(state: State) -> State:
-    return state | {"lm_head.weight": state["transformer.wte.weight"].clone()}
 
 
 @pytest.mark.parametrize(
@@ -167,36 +137,6 @@ def test_shards(directory: Path) -> None:
     assert len(shards) > 2
     checkpoint = assert_same_model(directory)
     assert checkpoint.size_bytes == sum(shard.stat().st_size for shard in shards)
-
-
-@pytest.mark.parametrize("legacy", [False, True])
-def test_pickle_through_torchs_restricted_loader(directory: Path, legacy: bool) -> None:
-    state = with_head(state_of(directory))
-    state["lm_head.weight"] = state["transformer.wte.weight"]  # one storage, as transformers saves
-    (directory / "model.safetensors").unlink()
-    file = directory / "pytorch_model.bin"
-    torch.save(state, file, _use_new_zipfile_serialization=not legacy)
-    checkpoint = assert_same_model(directory)
-    assert checkpoint.config.tied and checkpoint.size_bytes == file.stat().st_size
-    rows = checkpoint.rows("wte.weight")(np.array([3, 0, 3]))
-    assert np.array_equal(rows, checkpoint.tensor("wte.weight")[[3, 0, 3]])
-
-
-def test_pickle_shards_in_bf16(directory: Path) -> None:
-    state = {n: t.to(torch.bfloat16) for n, t in state_of(directory).items()}
-    (directory / "model.safetensors").unlink()
-    parts = [f"pytorch_model-0000{i}-of-00002.bin" for i in (1, 2)]
-    weight_map = {name: parts[i % 2] for i, name in enumerate(state)}
-    for part in parts:
-        torch.save({n: t for n, t in state.items() if weight_map[n] == part}, directory / part)
-    index = {"metadata": {"total_size": 1}, "weight_map": weight_map}
-    (directory / "pytorch_model.bin.index.json").write_text(json.dumps(index))
-    assert assert_same_model(directory).dtype == "bf16"
-
-
-def test_safetensors_are_preferred_to_a_pickle(directory: Path) -> None:
-    (directory / "pytorch_model.bin").write_bytes(b"not to be read")
-    assert_same_model(directory)
 
 
 @pytest.mark.parametrize("name", ["wte.weight", "h.0.mlp.c_fc.weight", "ln_f.bias"])
@@ -355,14 +295,6 @@ def test_untied_config_without_the_matrix_is_refused(directory: Path) -> None:
 
 
 # --- what is refused --------------------------------------------------------------------------
-
-
-def refused(directory: Path) -> str:
-    with pytest.raises(ModelFormatError) as caught:
-        open_checkpoint(directory)
-    message = str(caught.value)
-    assert str(directory) in message and "\n" not in message
-    return message
 
 
 def test_missing_directory(tmp_path: Path) -> None:
@@ -557,90 +489,6 @@ def test_index_and_shards_must_agree(directory: Path) -> None:
     assert "which the index does not place there" in refused(directory)
     put_index(directory, whole | {"more": "a.safetensors"})
     assert "lacks tensors that the index names: 1 (more)" in refused(directory)
-
-
-class Payload:
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (Path.write_text, (self.file, "done"))
-
-
-@pytest.mark.parametrize("writer", ["pickle", "torch"])
-def test_pickle_that_would_run_code_is_refused_and_does_not(directory: Path, writer: str) -> None:
-    (directory / "model.safetensors").unlink()
-    file, proof = directory / "pytorch_model.bin", directory / "proof"
-    content = {"wte.weight": Payload(proof)}
-    if writer == "torch":
-        torch.save(content, file)
-    else:
-        file.write_bytes(pickle.dumps(content))
-    message = refused(directory)
-    assert "pytorch_model.bin" in message
-    assert not proof.exists()
-
-
-@pytest.mark.parametrize("content", [b"", b"\x80\x04", b"PK\x03\x04" + b"\0" * 40, b"\0" * 99])
-def test_damaged_pickle_is_one_plain_line(directory: Path, content: bytes) -> None:
-    (directory / "model.safetensors").unlink()
-    (directory / "pytorch_model.bin").write_bytes(content)
-    assert "pytorch_model.bin: " in refused(directory)
-
-
-@pytest.mark.parametrize("content", [[1, 2], {"step": 3}, {"wte.weight": [1.0]}])
-def test_pickle_of_something_else_is_refused(directory: Path, content: object) -> None:
-    (directory / "model.safetensors").unlink()
-    torch.save(content, directory / "pytorch_model.bin")
-    assert "not a table of tensors by name" in refused(directory)
-
-
-@pytest.mark.parametrize(
-    ("make", "words"),
-    [
-        (lambda t: t.to_sparse(), "stored as sparse_coo, on cpu"),
-        (lambda t: t.to_sparse_csr(), "stored as sparse_csr, on cpu"),
-        (lambda t: t.to("meta"), "stored as strided, on meta"),
-        (lambda t: t.to(torch.complex64), "stored as complex64"),
-        (lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8), "stored as qint8"),
-        (lambda t: t[0, 0], "another shape than config.json asks for"),
-    ],
-)
-@pytest.mark.parametrize("name", ["transformer.wte.weight", "lm_head.weight"])
-@pytest.mark.filterwarnings("ignore")
-def test_pickles_of_what_is_no_plain_matrix_are_named(
-    directory: Path, name: str, make: Callable[[torch.Tensor], torch.Tensor], words: str
-) -> None:
-    state = with_head(state_of(directory))
-    (directory / "model.safetensors").unlink()
-    torch.save(state | {name: make(state[name])}, directory / "pytorch_model.bin")
-    message = refused(directory)
-    assert words in message and name.removeprefix("transformer.") in message
-
-
-def test_pickled_views_are_read(directory: Path) -> None:
-    state = state_of(directory)
-    (directory / "model.safetensors").unlink()
-    name = "transformer.h.0.mlp.c_fc.weight"
-    state[name] = state[name].T.contiguous().T
-    state["transformer.ln_f.bias"] = torch.nn.Parameter(state["transformer.ln_f.bias"])
-    torch.save(state, directory / "pytorch_model.bin")
-    assert_same_model(directory)
-
-
-def test_pickle_without_torch_says_how_to_convert(
-    directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    torch.save(state_of(directory), directory / "pytorch_model.bin")
-    (directory / "model.safetensors").unlink()
-    monkeypatch.setitem(sys.modules, "torch", None)
-    message = refused(directory)
-    assert 'pip install "laplm[tune]"' in message
-    command = message.partition('python -c "')[2].rstrip('"')
-    monkeypatch.undo()
-    monkeypatch.chdir(directory.parent)
-    exec(command)  # the command of the message does what it says
-    assert open_checkpoint(Path("converted")).config == open_checkpoint(directory).config
 
 
 @pytest.mark.parametrize(
