@@ -141,15 +141,24 @@ def read_prompt(prompt: str | None, prompt_file: Path | None = None) -> str:
     else:
         if sys.stdin is None or (prompt is None and sys.stdin.isatty()):
             raise InputError('no prompt: write laplm run "Once upon a time", or pipe one in')
-        data = sys.stdin.buffer.read(_MAX_STDIN + 1)
-        if len(data) > _MAX_STDIN:
-            raise InputError(f"the prompt is longer than {_MAX_STDIN >> 20} MB; shorten it")
-        text = _decode(data, "the prompt")
+        text = read_piped()
     # Editors and echo end the last line; a model would take it for the end of the paragraph.
     text = text.removesuffix("\n").removesuffix("\r")
     if not text:
         raise _empty()
     return text
+
+
+def read_piped() -> str:
+    """All of standard input, which may be empty.
+
+    Raises:
+        InputError: it is not UTF-8, or too long.
+    """
+    data = sys.stdin.buffer.read(_MAX_STDIN + 1)
+    if len(data) > _MAX_STDIN:
+        raise InputError(f"the prompt is longer than {_MAX_STDIN >> 20} MB; shorten it")
+    return _decode(data, "the prompt")
 
 
 def _empty() -> InputError:

@@ -18,6 +18,7 @@ from laplm.errors import InputError, LaplmError, did_you_mean
 # A command's module has its name. ``--help`` is made from this table alone, so it is instant.
 COMMANDS = {
     "run": "Continue a prompt.",
+    "chat": "Talk with a model, or ask it one question.",
     "pull": "Download a model: the only command that opens an outside connection.",
     "models": "List the models on disk.",
     "look": "See what happens inside.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from laplm.cli.arguments import (
 from laplm.cli.output import (
     INTERRUPTED,
     interruptible,
+    is_terminal,
     note,
     printable,
     terminal_wrapper,
@@ -115,6 +117,10 @@ def add_parser(add_command: AddCommand) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    if _nothing_is_asked(args):
+        from laplm.cli import chat
+
+        return chat.run_instead(args)
     from laplm.run.request import GenerationOptions
 
     prompt = read_prompt(args.prompt, args.prompt_file)
@@ -133,13 +139,19 @@ def run(args: argparse.Namespace) -> int:
             for _ in stream:
                 if interrupted.is_set():
                     break
-            write_json(_as_json(lm, prompt, stream, with_tops=bool(args.logprobs)), indent=None)
+            write_json(as_json(lm, prompt, stream, with_tops=bool(args.logprobs)), indent=None)
         else:
             _print_stream(stream, prompt, interrupted)
             if args.logprobs is not None:
                 _print_logprobs(stream.results(), lm.tokenizer)
-    note(_details(lm, stream) if args.verbose else _summary(stream), dim=True)
+    note(_details(lm, stream) if args.verbose else summary(stream), dim=True)
     return INTERRUPTED if interrupted.is_set() else 0
+
+
+def _nothing_is_asked(args: argparse.Namespace) -> bool:
+    """Whether somebody sits at a terminal and has not said what is to be continued."""
+    told = args.prompt is not None or args.prompt_file is not None or args.json
+    return not told and args.samples == 1 and is_terminal(sys.stdin)
 
 
 def _print_stream(stream: GenerationStream, prompt: str, interrupted: threading.Event) -> None:
@@ -226,7 +238,8 @@ def _print_logprobs(results: list[GenerationResult], tokenizer: Tokenizer) -> No
             write(" | ".join(cells) + "\n")
 
 
-def _summary(stream: GenerationStream) -> str:
+def summary(stream: GenerationStream) -> str:
+    """The line of figures that ends a run."""
     t = stream.timings
     tokens = f"{t.tokens:,} token{'s' if t.tokens != 1 else ''}"
     return f"{tokens}, {t.tokens_per_second:,.1f} tokens/s, {_seed(stream)}"
@@ -247,9 +260,10 @@ def _details(lm: LanguageModel, stream: GenerationStream) -> str:
     )
 
 
-def _as_json(
+def as_json(
     lm: LanguageModel, prompt: str, stream: GenerationStream, with_tops: bool
 ) -> dict[str, Any]:
+    """What ``--json`` prints of a run that has ended."""
     import dataclasses
 
     def sample(result: GenerationResult) -> dict[str, Any]:

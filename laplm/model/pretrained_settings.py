@@ -46,6 +46,8 @@ _GGUF_SAMPLING = {
     "top_p": "general.sampling.top_p", "min_p": "general.sampling.min_p",
     "repetition_penalty": "general.sampling.penalty_repeat",
 }  # fmt: skip
+# What transformers takes for what is not said of a model that draws.
+_TRANSFORMERS_SAMPLING = {"temperature": 1.0, "top_k": 50}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +106,23 @@ class PretrainedSettings:
             special_tokens=tokenizer.special_tokens,
             chat_templates=chat_templates(metadata),
         )
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """How the model's makers have it sampled, as far as they say, by transformers' names.
+
+        As in transformers ``do_sample`` draws, with its defaults for what is not said, and false
+        takes the likeliest token. Where it is missing, as in GGUF files, what is said counts.
+        """
+        said = {
+            name: value
+            for name, value in (self.generation_config or {}).items()
+            if name in _GGUF_SAMPLING and value is not None
+        }
+        draws = (self.generation_config or {}).get("do_sample")
+        if draws is False:
+            return said | {"temperature": 0.0}
+        return (_TRANSFORMERS_SAMPLING if draws is True else {}) | said
 
     def files(
         self, config: ModelConfig, dtype: str, tokenizer_json: str | None

@@ -27,7 +27,13 @@ from laplm.model.tokenizer import Tokenizer
 from laplm.model.weights import Tap
 from laplm.progress import Progress
 from laplm.run.generate import GenerationStream
-from laplm.run.request import GenerationOptions, Prompt, encode_prompt, make_request
+from laplm.run.request import (
+    GenerationOptions,
+    GenerationRequest,
+    Prompt,
+    encode_prompt,
+    make_request,
+)
 from laplm.run.results import GenerationResult
 from laplm.run.tapped import TappedGPT
 
@@ -150,9 +156,16 @@ class LanguageModel:
         request = make_request(
             prompt, self.tokenizer, self.config, max_new_tokens, samples=samples, **options
         )
-        gpt = self.gpt
         if tap is not None:  # in a cache of its own: what went through a tap is of no use without
-            return GenerationStream(TappedGPT(gpt, tap), self.tokenizer, request)
+            return GenerationStream(TappedGPT(self.gpt, tap), self.tokenizer, request)
+        return self.stream_request(request)
+
+    def stream_request(self, request: GenerationRequest) -> GenerationStream:
+        """Generate what a request asks for, which is known to fit; see ``stream``.
+
+        What its prompt shares with that of the call before is not computed again.
+        """
+        gpt = self.gpt
         # Taken out, so that a second stream begun before this one ends has a cache of its own.
         cache, self._kv_cache = self._kv_cache, None
         return GenerationStream(gpt, self.tokenizer, request, cache, self._reuse_cache)
