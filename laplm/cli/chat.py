@@ -17,7 +17,6 @@ from laplm.cli.line_reader import LineReader, history_file, read_message
 from laplm.cli.output import (
     INTERRUPTED,
     interruptible,
-    is_terminal,
     note,
     terminal_wrapper,
     write,
@@ -437,27 +436,21 @@ class _Loop:
         from laplm.files import json_text, write_file
 
         path = _path("save", rest)
-        if path.resolve() not in self._files and path.exists():
-            self._check_replaceable(path)
+        if path not in self._files:
+            _check_replaceable(path)
         write_file(path, (json_text(self._session.to_json(), ensure_ascii=False) + "\n").encode())
-        self._files.add(path.resolve())
+        self._files.add(path)
         note(f"{path} written", dim=True)
-
-    def _check_replaceable(self, path: Path) -> None:
-        try:
-            found = _read_json(path)
-        except InputError:
-            found = None
-        if not isinstance(found, dict) or not found.keys() & {"messages", "text"}:
-            raise InputError(f"{path} is there and is no saved conversation; take another name")
 
     def _load(self, rest: str) -> None:
         path = _path("load", rest)
         try:
             self._session.restore(_read_json(path))
+        except FileNotFoundError:
+            raise InputError(f"{path}: there is no such file") from None
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
-        self._files.add(path.resolve())
+        self._files.add(path)
         note(f"{path} loaded; the conversation goes on from there", dim=True)
 
     def _look(self, rest: str) -> None:
@@ -506,7 +499,7 @@ def _value(name: str, text: str) -> Any:
     if text == _DEFAULT:
         return None
     if name == "stop":
-        return text.encode().decode("unicode_escape") if text.isascii() else text
+        return text.replace("\\n", "\n").replace("\\t", "\t")
     try:
         return int(text) if name in _WHOLE else float(text)
     except ValueError:
@@ -526,25 +519,43 @@ def _path(name: str, text: str) -> Path:
         text = text[1:-1]
     if not text:
         raise InputError(f"/{name} needs a file: /{name} talk.json")
+    if "\0" in text:
+        raise InputError(f"no file is called {shown(text)}")
     try:
-        return Path(text).expanduser()
+        return Path(text).expanduser().absolute()
     except RuntimeError:
-        return Path(text)
+        raise InputError(f"{text}: nobody of this name has a home directory here") from None
+
+
+def _check_replaceable(path: Path) -> None:
+    """Refuse to write over what is there, unless it is a saved conversation too."""
+    try:
+        found = _read_json(path)
+    except FileNotFoundError:
+        return
+    except InputError:
+        found = None
+    if not isinstance(found, dict) or not found.keys() & {"messages", "text"}:
+        raise InputError(f"{path} is there and is no saved conversation; take another name")
 
 
 def _read_json(path: Path) -> Any:
+    """What a file holds.
+
+    Raises:
+        FileNotFoundError: there is none.
+        InputError: it is no JSON, or too large.
+    """
     try:
-        if not path.is_file():
-            raise InputError("there is no such file")
-        if path.stat().st_size > _LARGEST:
+        details = path.stat()
+        if not stat.S_ISREG(details.st_mode):
+            raise InputError("it is no file")
+        if details.st_size > _LARGEST:
             raise InputError(f"it has more than {_LARGEST >> 20} MB")
         return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise
     except OSError as error:
         raise InputError(f"it cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError):
         raise InputError("it is no JSON, as /save writes it") from None
-
-
-def is_conversation(prompt: str | None) -> bool:
-    """Whether nothing is asked, and somebody is there to talk."""
-    return prompt is None and is_terminal(sys.stdin)

@@ -10,10 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from laplm import home
 from laplm.cli.output import is_terminal
 from laplm.errors import InputError, LaplmError
-from laplm.files import write_file
 
 QUOTES = '"""'
 """Begins and ends what has several lines."""
@@ -74,6 +72,9 @@ class LineReader:
         path = self._history
         if path is None:
             return []
+        from laplm import home
+        from laplm.files import write_file
+
         lines: list[str] = []
         with contextlib.suppress(OSError, LaplmError):
             home.clear_the_way(path)
@@ -90,17 +91,21 @@ class LineReader:
     def _remember(self, line: str) -> None:
         if self._history is None or not self._typed or not line.strip() or line == self._last:
             return
+        from laplm.files import json_text
+
         self._last = line
         with contextlib.suppress(OSError):  # a conversation goes on without
             descriptor = os.open(self._history, os.O_APPEND | os.O_CREAT | os.O_WRONLY, 0o600)
             with open(descriptor, "ab") as file:  # noqa: PTH123
                 with contextlib.suppress(OSError):
                     self._history.chmod(0o600)
-                file.write(json.dumps(line).encode() + b"\n")
+                file.write(json_text(line).encode() + b"\n")
 
 
 def history_file() -> Path | None:
     """Where what is typed to models is kept; None where nothing can be."""
+    from laplm import home
+
     try:
         return home.directory("chat") / "history"
     except LaplmError:
@@ -135,7 +140,9 @@ def read_message(reader: LineReader, prompt: str, more: str) -> tuple[str, bool]
 
 
 def _plain_line(prompt: str) -> str:
-    print(prompt, end="", file=sys.stderr, flush=True)
+    with contextlib.suppress(AttributeError, OSError):  # standard error may be closed
+        sys.stderr.write(prompt)
+        sys.stderr.flush()
     line = sys.stdin.readline()
     if not line:
         raise EOFError

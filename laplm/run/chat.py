@@ -164,6 +164,7 @@ class Conversation(_Session):
     def system(self, text: str | None) -> None:
         text = text or None
         if text is not None:
+            _check_text(text, "the system message")
             turn = {"role": "user", "content": "x"}
             self._template.render([_system_message(text), turn], add_generation_prompt=True)
         self._system = text
@@ -174,7 +175,9 @@ class Conversation(_Session):
         Raises:
             ChatTemplateError: the template refuses the messages.
             ContextLengthError: what was said does not fit the model's context by itself.
+            InputError: it is not Unicode.
         """
+        _check_text(text, "what was said")
         return self._answer([*self.messages, {"role": "user", "content": text}])
 
     def again(self) -> Answer:
@@ -332,6 +335,7 @@ class Continuation(_Session):
         Raises:
             InputError: both are empty.
         """
+        _check_text(text, "the text")
         if not text and not self.pieces:
             raise InputError("there is no text to go on with; write the beginning of one")
         return self._answer([text] if text else [*self.pieces, ""])
@@ -371,6 +375,7 @@ class Continuation(_Session):
         text = value.get("text") if isinstance(value, dict) else None
         if not isinstance(text, str) or not text:
             raise InputError('it holds no text; it must be an object with "text"')
+        _check_text(text, "its text")
         self.pieces = [text, ""]
 
     def last_answer(self) -> tuple[list[int], int]:
@@ -453,7 +458,20 @@ def _checked_messages(value: Any) -> list[Message]:
             raise InputError(f"message {number} has no role; it must be an object with one")
         if not isinstance(message.get("content"), str):
             raise InputError(f"message {number} has a content that is no text; only text is read")
+        _check_text(message["content"], f"message {number}")
     return [dict(message) for message in messages]
+
+
+def _check_text(text: str, what: str) -> None:
+    """Refuse bytes that are not UTF-8, as a terminal or JSON may bring them into a text.
+
+    Raises:
+        InputError: there are some.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{what} is not Unicode; take out what is no character") from None
 
 
 def _too_long(tokens: str, n_ctx: int) -> ContextLengthError:

@@ -1,4 +1,4 @@
-"""Conversations: what the model is given, turn by turn, beside transformers; a context that fills."""
+"""Conversations: what the model is given in each turn, beside transformers; a full context."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_a_question_that_is_stopped_before_an_answer_is_as_if_not_asked(lm: Lang
 def test_again_and_undo(lm: LanguageModel) -> None:
     talk = Conversation(lm, settings={"max_new_tokens": 8})
     for act in (talk.again, talk.undo, talk.last_answer):
-        with pytest.raises(InputError, match="said yet|no answer yet"):
+        with pytest.raises(InputError, match=r"said yet|no answer yet"):
             act()
     talk.set("seed", 1)
     first = told(talk.say("Who?"))
