@@ -78,7 +78,7 @@ def test_bad_input_is_one_plain_line_and_code_2(laplm_, tiny_model_dir, argv, st
 
 def test_without_a_prompt_at_a_terminal_the_next_step_is_said(run, monkeypatch) -> None:
     monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
-    refused(run(), 'laplm run "Once upon a time"')
+    refused(run("--json"), 'laplm run "Once upon a time"')
 
 
 def test_gpt2_is_the_default_when_it_is_on_disk(
