@@ -15,7 +15,7 @@ from rich.console import Console
 
 import laplm
 from laplm.errors import InputError, LaplmError
-from laplm.model.engine.quantize import PRECISIONS
+from laplm.model.engine.quantize import Precision
 from laplm.run.evaluate import Progress
 from laplm.tune.loss_curve import draw_loss_curve
 from recipes.pocket.baseline import baselines, read_groups
@@ -25,6 +25,8 @@ from recipes.pocket.make_corpus import write_text
 from recipes.pocket.memorisation import N_SAMPLES, copying
 from recipes.pocket.report import as_markdown
 from recipes.pocket.samples import PROMPTS, draw, samples_report, show
+
+PRECISIONS: tuple[Precision, ...] = ("fp32", "int8", "int4")  # those that are compared
 
 
 def evaluate(model_dir: Path, work: Path, *, n_copies: int = N_SAMPLES) -> dict[str, Any]:
