@@ -257,7 +257,7 @@ class ChatTemplate:
             every=_any_of(tokens),
             special=_any_of([token for token in tokens if token not in others]),
             others=_any_of(others),
-            signs=_distinctive(tokens),
+            signs=_marking_characters(tokens),
         )
 
     def _render(
@@ -570,7 +570,7 @@ def _separate_marked(
     return [piece if i % 2 else ControlText(piece) for i, piece in enumerate(pieces) if piece]
 
 
-def _distinctive(tokens: Sequence[str]) -> frozenset[str]:
+def _marking_characters(tokens: Sequence[str]) -> frozenset[str]:
     """Characters of which every token has one at least: signs rather than letters."""
     signs = frozenset(c for token in tokens for c in token if not c.isalnum() and not c.isspace())
     return signs.union(*(token for token in tokens if signs.isdisjoint(token)))

@@ -232,7 +232,7 @@ def build_slides(
         InputError: a notebook cannot be read or run, or ``out`` cannot be written.
         MissingExtraError: the "talk" extra is not installed.
     """
-    reveal = _reveal()
+    reveal = _reveal_js()
     slides: list[Slide] = []
     for done, path in enumerate(notebooks):
         if progress:
@@ -253,7 +253,7 @@ def build_slides(
     return index
 
 
-def _reveal() -> dict[str, bytes]:
+def _reveal_js() -> dict[str, bytes]:
     """The files of reveal.js, by the names that the page has for them."""
     # Found, not imported: only the files that it brings are wanted.
     spec = importlib.util.find_spec("pyreveal")
@@ -270,6 +270,6 @@ def require() -> None:
     Raises:
         MissingExtraError: something is not.
     """
-    _reveal()
+    _reveal_js()
     if not all(map(importlib.util.find_spec, ("ipykernel", "nbclient", "nbconvert", "nbformat"))):
         raise MissingExtraError("Running notebooks", "talk")

@@ -273,7 +273,7 @@ def run(plan: Plan, request: dict[str, Any] | None = None) -> TuneResult:
     is_main = trainer.processes.is_main
     before = _loss_before(directory, trainer)
     record = {
-        "model": _lasting_name(plan.model),
+        "model": _portable_name(plan.model),
         "data": _digest(plan.train, heldout),
         "config": _json(dataclasses.asdict(plan.config)),
         "loss_before": before,
@@ -635,7 +635,7 @@ def _loss_before(directory: Path, trainer: Trainer) -> float:
     return float(read_run(directory)["loss_before"])
 
 
-def _lasting_name(model: PretrainedModel) -> str:
+def _portable_name(model: PretrainedModel) -> str:
     """A name stays a name; of a directory the whole path, which is still right elsewhere."""
     return str(model.checkpoint.path.resolve()) if Path(model.name).exists() else model.name
 
@@ -668,7 +668,7 @@ def _base_for_others(directory: Path, model: PretrainedModel) -> str:
     if path.resolve() != built_in.DIRECTORY.resolve():
         in_hub_cache = re.fullmatch(r"models--(.+)", path.parent.parent.name)
         # In full, as gpt2 alone is found by those who ask the hub, and not in its cache.
-        return in_hub_cache[1].replace("--", "/") if in_hub_cache else _lasting_name(model)
+        return in_hub_cache[1].replace("--", "/") if in_hub_cache else _portable_name(model)
     copy = directory / BASE
     copy.mkdir(exist_ok=True)
     for name in (*built_in.FILES, built_in.CARD):

@@ -91,7 +91,7 @@ class Tokens(View):
         note = f"{_count(len(self.ids), 'token')} for {_count(n_bytes, 'byte')}"
         if len(self.ids) > self.n_ctx:
             note += f", more than the {self.n_ctx:,} that {self.model} can take at once"
-        if any(not _whole(piece) for piece in map(bytes.fromhex, self.bytes_hex)):
+        if any(not _is_utf8(piece) for piece in map(bytes.fromhex, self.bytes_hex)):
             note += "; \\x… is a byte of a character that no token here holds whole"
         table = Table(
             title=f"tokens of {self.model}",
@@ -193,7 +193,7 @@ def shown(piece: bytes) -> str:
     return visible(piece.decode("utf-8", errors="backslashreplace"))
 
 
-def _whole(piece: bytes) -> bool:
+def _is_utf8(piece: bytes) -> bool:
     try:
         piece.decode()
     except UnicodeDecodeError:

@@ -16,7 +16,7 @@ import numpy as np
 from laplm.errors import ModelFormatError
 from laplm.model.config import ModelConfig
 from laplm.model.families.activation import activation
-from laplm.model.families.hf import read_settings, token_ids, write_token_ids
+from laplm.model.families.hf import read_settings, special_token_ids, write_token_ids
 from laplm.model.families.ops import Array, Hook, causal_attention, identity, layer_norm
 from laplm.model.tensors import TensorSpec
 from laplm.model.weights import Ids, PastKV, Weights
@@ -46,7 +46,9 @@ def config_from_hf(
             "config.json: add_cross_attention is on; laplm runs decoder-only GPT-2 models"
         )
     config = read_settings(values, _SETTINGS)
-    return dataclasses.replace(config, **token_ids(values, generation, config, default=50256))
+    return dataclasses.replace(
+        config, **special_token_ids(values, generation, config, default=50256)
+    )
 
 
 def config_to_hf(config: ModelConfig) -> dict[str, Any]:

@@ -115,7 +115,7 @@ def write_windows(config: ModelConfig) -> dict[str, Any]:
 # --- tokens -------------------------------------------------------------------------------------
 
 
-def token_ids(
+def special_token_ids(
     values: Mapping[str, Any],
     generation: Mapping[str, Any] | None,
     config: ModelConfig,
@@ -147,7 +147,7 @@ def _ids(value: object) -> tuple[int, ...]:
 
 
 def write_token_ids(config: ModelConfig) -> dict[str, Any]:
-    """What ``token_ids`` reads."""
+    """What ``special_token_ids`` reads."""
     ends = config.eos_token_ids
     return {
         "bos_token_id": config.bos_token_id,

@@ -9,7 +9,7 @@ from laplm.model.config import ModelConfig
 from laplm.model.families.hf import (
     Names,
     read_settings,
-    token_ids,
+    special_token_ids,
     with_defaults,
     write_token_ids,
 )
@@ -64,7 +64,7 @@ def read_config(
     config = read_settings(values, settings, **fields)
     original = values.get("original_max_position_embeddings")
     fields |= read_rope(rope_parameters(values, theta), config, original)
-    fields |= token_ids(values, generation, config)
+    fields |= special_token_ids(values, generation, config)
     return read_settings(values, settings, **fields)
 
 

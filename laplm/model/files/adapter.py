@@ -101,15 +101,15 @@ class AdapterConfig:
 
     def rank(self, module: str) -> int:
         """The rank of a module, by its full name in the PEFT model."""
-        return int(_first(self.rank_pattern, module, self.r))
+        return int(_matching(self.rank_pattern, module, self.r))
 
     def scale(self, module: str) -> float:
         """The factor of B A for a module, by its full name in the PEFT model."""
-        r, alpha = self.rank(module), _first(self.alpha_pattern, module, self.lora_alpha)
+        r, alpha = self.rank(module), _matching(self.alpha_pattern, module, self.lora_alpha)
         return alpha / (math.sqrt(r) if self.use_rslora else r)
 
 
-def _first(patterns: Mapping[str, float], module: str, default: float) -> float:
+def _matching(patterns: Mapping[str, float], module: str, default: float) -> float:
     # The rule of peft.utils.other.get_pattern_key: the first that fits.
     return next((value for key, value in patterns.items() if _fits(key, module)), default)
 

@@ -585,7 +585,7 @@ def _table(path: Path, column: str | None) -> _Table | None:
     Raises:
         InputError: its first line does not say which column holds the text.
     """
-    lines = list(_beginning(path))
+    lines = list(_first_lines(path))
     skip_lines = 0
     # Spreadsheets read this line, and write it.
     named = re.fullmatch(r'"?sep=([^"\w\s]|\t)"?\n?', lines[0], re.IGNORECASE) if lines else None
@@ -629,7 +629,7 @@ def _table(path: Path, column: str | None) -> _Table | None:
     return _Table(separator, skip_spaces, skip_lines, names, layout)
 
 
-def _beginning(path: Path) -> Iterator[str]:
+def _first_lines(path: Path) -> Iterator[str]:
     """The first lines of a text file."""
     size = 0
     for line in _text_lines(path):

@@ -73,16 +73,16 @@ def _write_across(
         simd.write(b, b.add(across, row_bytes), y, 4)
 
 
-def make_store_across(spec: Spec) -> Any:
-    """``store_across(to, row_bytes, x, y)``: two rows of 16 floats, as numbers."""
+def make_store_transposed(spec: Spec) -> Any:
+    """``store_transposed(to, row_bytes, x, y)``: two rows of 16 floats, as numbers."""
 
     @simd.operation(void, i64, i64, f32x16, f32x16)
-    def store_across(b: Builder, to: Value, row_bytes: Value, x: Value, y: Value) -> None:
+    def store_transposed(b: Builder, to: Value, row_bytes: Value, x: Value, y: Value) -> None:
         if spec.bfloat16:
             x, y = rounded(b, x), rounded(b, y)
         _write_across(spec, b, to, row_bytes, x, y)
 
-    return store_across
+    return store_transposed
 
 
 def make_copy_across(spec: Spec) -> Any:

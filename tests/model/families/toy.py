@@ -10,7 +10,7 @@ import numpy as np
 
 from laplm.model.config import ModelConfig
 from laplm.model.families.activation import activation
-from laplm.model.families.hf import read_settings, token_ids
+from laplm.model.families.hf import read_settings, special_token_ids
 from laplm.model.families.ops import (
     Array,
     Hook,
@@ -44,7 +44,7 @@ def config_from_hf(
 ) -> ModelConfig:
     names = _SETTINGS | {name: (name,) for name in _ALWAYS}
     config = read_settings({"hidden_act": "silu"} | dict(values) | _ALWAYS, names)
-    return ModelConfig(**vars(config) | token_ids(values, generation, config, default=0))
+    return ModelConfig(**vars(config) | special_token_ids(values, generation, config, default=0))
 
 
 def config_to_hf(config: ModelConfig) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from laplm.model.engine import kernel_args as k
 from laplm.model.engine.kernels.attention import make_attention
-from laplm.model.engine.kernels.linear import make_linear_of
+from laplm.model.engine.kernels.linear import make_linear_dispatch
 from laplm.model.engine.kernels.norm import make_add_sublayer
 from laplm.model.engine.kernels.sampling import log_sum_exp
 from laplm.model.engine.kernels.threads import make_barrier, make_pool
@@ -50,7 +50,7 @@ def make_forward(isa: Isa, spec: k.Spec) -> Any:
     """``forward(args, thread)``: read it beside ``reference.forward``."""
     barrier = make_barrier(isa)
     attention = make_attention(isa, spec, barrier)
-    linear = make_linear_of(isa, spec, barrier)
+    linear = make_linear_dispatch(isa, spec, barrier)
     add_sublayer = make_add_sublayer(spec, barrier)
     apart = spec.post_norms or spec.parallel_residual  # what a sublayer adds waits in a buffer
 

@@ -230,8 +230,8 @@ def make_linear(isa: Isa, spec: k.Spec, form: Format, barrier: Any) -> Any:
     return linear
 
 
-def make_linear_of(isa: Isa, spec: k.Spec, barrier: Any) -> Any:
-    """``linear_of(args, thread, phase, …)``: inputs, then the product with a matrix of any format.
+def make_linear_dispatch(isa: Isa, spec: k.Spec, barrier: Any) -> Any:
+    """``linear_dispatch(…)``: inputs, then the product with a matrix of any format.
 
     ``norm`` says whether the rows are normalised first. The result goes to the matrix's column of
     ``out``.
@@ -254,7 +254,7 @@ def make_linear_of(isa: Isa, spec: k.Spec, barrier: Any) -> Any:
         act_bytes = 4 if is_float else 1
 
         @lower.kernel
-        def linear_of(
+        def linear_dispatch(
             args: int, thread: int, phase: int, tokens: int, rows: int, row_width: int, norm: int,
             gain: int, shift: int, index: int, m: int, out: int, out_width: int, store_mode: int,
             activation: int,
@@ -275,7 +275,7 @@ def make_linear_of(isa: Isa, spec: k.Spec, barrier: Any) -> Any:
             return otherwise(args, thread, phase, tokens, rows, row_width, norm, gain, shift, index,
                              m, out, out_width, store_mode, activation)  # fmt: skip
 
-        return linear_of
+        return linear_dispatch
 
     chain = no_format
     for i, form in enumerate(forms):
