@@ -37,6 +37,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
                                "mlp_bias": True}),
     "qwen2": ("Qwen2Config", GROUPED),
     "qwen3": ("Qwen3Config", {**GROUPED, "head_dim": 32}),
+    "smollm3": ("SmolLM3Config", {**GROUPED, "num_hidden_layers": 4, "use_sliding_window": False}),
     "gemma3": ("Gemma3TextConfig", {
         **GROUPED, "num_hidden_layers": 7, "head_dim": 32, "sliding_window": 4,
         "query_pre_attn_scalar": 32, "tie_word_embeddings": True,
@@ -45,7 +46,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt_neox_sequential": ("GPTNeoXConfig", {**SIZES, "use_parallel_residual": False}),
 }  # fmt: skip
 _ARCHITECTURES = {"gpt2": "gpt2", "llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3",
-                  "gemma3_text": "gemma3", "gpt_neox": "gptneox"}  # fmt: skip
+                  "smollm3": "smollm3", "gemma3_text": "gemma3", "gpt_neox": "gptneox"}  # fmt: skip
 Kind = Callable[[str, np.ndarray], gguf.GGMLQuantizationType]
 
 
@@ -174,7 +175,7 @@ def _converted(name: str, array: np.ndarray, config: Any) -> np.ndarray:
     kind = config.model_type
     if kind == "gpt2" and name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight")):
         return array.T
-    if kind == "llama" and ("q_proj" in name or "k_proj" in name):
+    if kind in ("llama", "smollm3") and ("q_proj" in name or "k_proj" in name):
         heads = config.num_attention_heads if "q_proj" in name else config.num_key_value_heads
         halves = array.reshape(heads, 2, array.shape[0] // heads // 2, *array.shape[1:])
         return halves.swapaxes(1, 2).reshape(array.shape)

@@ -52,6 +52,7 @@ _ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", _LLAMA),
     "qwen2": ("qwen2", {**_LLAMA, "attn_bias": True}),
     "qwen3": ("qwen3", {**_LLAMA, "qk_norm": True}),
+    "smollm3": ("smollm3", _LLAMA),
     "gemma3": ("gemma3_text", {**_LLAMA, "activation": "gelu_pytorch_tanh", "qk_norm": True,
                           "post_norms": True, "norm_offset": 1.0}),
     "gptneox": ("gpt_neox", {**_ROPE, "attn_bias": True, "attn_out_bias": True, "mlp_bias": True,
@@ -139,7 +140,7 @@ def config_from_gguf(
     for field, tensor in (
         ("attn_bias", "attn_q"), ("attn_out_bias", "attn_output"), ("mlp_bias", "ffn_up"),
     ):  # fmt: skip
-        if family == "llama":
+        if values["family"] in ("llama", "smollm3"):
             values[field] = f"blk.0.{tensor}.bias" in shapes
     try:
         config = ModelConfig(**values, bos_token_id=None, eos_token_ids=())
@@ -211,7 +212,16 @@ def _finish_gpt_neox(config: ModelConfig, metadata: Mapping[str, Any], name: str
     return {"parallel_residual": bool(_number(key, metadata.get(key, True)))}
 
 
-_FINISHED = {"gemma3_text": _finish_gemma3, "gpt_neox": _finish_gpt_neox}
+def _finish_smollm3(config: ModelConfig, metadata: Mapping[str, Any], name: str) -> dict[str, Any]:
+    # As ``models/smollm3.cpp``: every fourth layer has no positions, which no setting says.
+    return {"rope_layers": tuple((layer + 1) % 4 != 0 for layer in range(config.n_layer))}
+
+
+_FINISHED = {
+    "smollm3": _finish_smollm3,
+    "gemma3_text": _finish_gemma3,
+    "gpt_neox": _finish_gpt_neox,
+}
 
 
 # --- rotary positions of long texts -----------------------------------------------------------

@@ -146,7 +146,7 @@ def _as_in_family(tensor: GGUFTensor, spec: TensorSpec, config: ModelConfig) -> 
 def _row_order(spec: TensorSpec, config: ModelConfig) -> NDArray[np.int64] | None:
     """Which row of the file each row is; None where they are the same."""
     heads = {"q": config.n_head, "k": config.n_kv_head}
-    if config.family == "llama" and spec.role in heads:
+    if config.family in ("llama", "smollm3") and spec.role in heads:
         # (heads, D / 2, 2) in the file, (heads, 2, D / 2) here.
         n_rows, n_heads = spec.shape[0], heads[spec.role]
         if n_rows % (2 * n_heads):
