@@ -36,7 +36,7 @@ from laplm.tune.kernels.attention_tiles import (
     make_pack_natural,
     make_pack_transposed,
     make_product,
-    make_store_transposed,
+    make_store_row_pair,
 )
 from laplm.tune.kernels.numbers import exp2
 
@@ -155,7 +155,7 @@ def make_score_grads(spec: Spec) -> Any:
     across.
     """
     size, word_numbers = spec.number_bytes, spec.word_numbers
-    store_transposed = make_store_transposed(spec)
+    store_row_pair = make_store_row_pair(spec)
     store_numbers = numbers.make_store(bfloat16=spec.bfloat16)
 
     @lower.kernel
@@ -178,8 +178,8 @@ def make_score_grads(spec: Spec) -> Any:
                 p1 = keep_between(p1, low1 - i, high1 - i, 0.0)
             d0 = p0 * (load(d_pattern, at) - delta0) * scale
             d1 = p1 * (load(d_pattern, at + BLOCK) - delta1) * scale
-            store_transposed(pattern + line + i * 4, _BLOCK_ROW, p0, p1)
-            store_transposed(across + line + i * 4, _BLOCK_ROW, d0, d1)
+            store_row_pair(pattern + line + i * 4, _BLOCK_ROW, p0, p1)
+            store_row_pair(across + line + i * 4, _BLOCK_ROW, d0, d1)
             store_numbers(natural + at * size, d0)
             store_numbers(natural + (at + BLOCK) * size, d1)
 

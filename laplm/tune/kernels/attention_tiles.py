@@ -61,7 +61,7 @@ def make_head_args(spec: Spec) -> Any:
 # --- operations on words -------------------------------------------------------------------------
 
 
-def _write_across(
+def _write_row_pair(
     spec: Spec, b: Builder, across: Value, row_bytes: Value, x: Value, y: Value
 ) -> None:
     """Two rows of 16 numbers to the address of an even row, or of the row of words that has it."""
@@ -73,28 +73,28 @@ def _write_across(
         simd.write(b, b.add(across, row_bytes), y, 4)
 
 
-def make_store_transposed(spec: Spec) -> Any:
-    """``store_transposed(to, row_bytes, x, y)``: two rows of 16 floats, as numbers."""
+def make_store_row_pair(spec: Spec) -> Any:
+    """``store_row_pair(to, row_bytes, x, y)``: two rows of 16 floats, as numbers."""
 
     @simd.operation(void, i64, i64, f32x16, f32x16)
-    def store_transposed(b: Builder, to: Value, row_bytes: Value, x: Value, y: Value) -> None:
+    def store_row_pair(b: Builder, to: Value, row_bytes: Value, x: Value, y: Value) -> None:
         if spec.bfloat16:
             x, y = rounded(b, x), rounded(b, y)
-        _write_across(spec, b, to, row_bytes, x, y)
+        _write_row_pair(spec, b, to, row_bytes, x, y)
 
-    return store_transposed
+    return store_row_pair
 
 
-def make_copy_across(spec: Spec) -> Any:
-    """``copy_across(to, row_bytes, first, second)``: two rows of 16 numbers at addresses."""
+def make_copy_row_pair(spec: Spec) -> Any:
+    """``copy_row_pair(to, row_bytes, first, second)``: two rows of 16 numbers at addresses."""
 
     @simd.operation(void, i64, i64, i64, i64)
-    def copy_across(b: Builder, to: Value, row_bytes: Value, first: Value, second: Value) -> None:
+    def copy_row_pair(b: Builder, to: Value, row_bytes: Value, first: Value, second: Value) -> None:
         kind = I16V if spec.bfloat16 else F32V
         x, y = (simd.read(b, at, kind, 2) for at in (first, second))
-        _write_across(spec, b, to, row_bytes, x, y)
+        _write_row_pair(spec, b, to, row_bytes, x, y)
 
-    return copy_across
+    return copy_row_pair
 
 
 @simd.operation(void, i64, i64)
@@ -217,7 +217,7 @@ def make_pack_across(spec: Spec) -> Any:
     """``pack_across(natural, rows, to)``: an even number of natural rows, neighbours in a word."""
     dim, size, dim_bytes = spec.head_dim, spec.number_bytes, spec.dim_bytes
     word_numbers, word_row = spec.word_numbers, spec.word_row
-    copy_across = make_copy_across(spec)
+    copy_row_pair = make_copy_row_pair(spec)
 
     @lower.kernel
     def pack_across(natural: int, rows: int, to: int) -> None:
@@ -225,7 +225,7 @@ def make_pack_across(spec: Spec) -> Any:
             first, line = natural + r * dim_bytes, to + (r // word_numbers) * word_row
             for d in range(0, dim, 16):
                 at = d * size
-                copy_across(line + d * 4, word_row, first + at, first + dim_bytes + at)
+                copy_row_pair(line + d * 4, word_row, first + at, first + dim_bytes + at)
 
     return pack_across
 
