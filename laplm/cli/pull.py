@@ -12,8 +12,17 @@ from laplm.errors import LaplmError
 
 def add_parser(add_command: AddCommand) -> None:
     """Add the command and its options."""
-    p = add_command("pull", run, example="laplm pull gpt2")
-    p.add_argument("name", metavar="NAME", help="gpt2, gpt2-medium, ..., or owner/name on the hub")
+    from laplm.hub.known import KNOWN
+
+    p = add_command(
+        "pull", run, example="laplm pull gpt2",
+        epilog=f"Names: {', '.join(KNOWN)}. Of these, the hub asks for a consent first, on the "
+        f"model's page: {', '.join(name for name in KNOWN if KNOWN[name].gated)}.",
+    )  # fmt: skip
+    p.add_argument(
+        "name", metavar="NAME",
+        help="one of the names below, owner/name on the hub, or owner/name:FILE.gguf",
+    )  # fmt: skip
     p.add_argument("--force", action="store_true", help="fetch every file afresh")
 
 

@@ -13,25 +13,21 @@ from pathlib import Path
 from typing import Any
 
 from laplm import built_in
-from laplm.errors import (
-    LaplmError,
-    ModelNotFoundError,
-    did_you_mean,
-)
+from laplm.errors import LaplmError, ModelNotFoundError, did_you_mean
+from laplm.hub.known import KNOWN
 
 POCKET = "pocket"
-# Names in use since 2019, and where their models live on the hub now.
-ALIASES = {
-    "gpt2": "openai-community/gpt2",
-    "gpt2-medium": "openai-community/gpt2-medium",
-    "gpt2-large": "openai-community/gpt2-large",
-    "gpt2-xl": "openai-community/gpt2-xl",
-    "distilgpt2": "distilbert/distilgpt2",
-}
+# Short names, and where their models live on the hub.
+ALIASES = {model.name: model.hub_id for model in KNOWN.values()}
 _SHORT = {repo: name for name, repo in ALIASES.items()}
 
 # The hub's own rule, 96 characters included.
 HUB_ID = re.compile(r"(?=.{1,96}\Z)[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+# One GGUF file of a repository: owner/name:FILE.gguf. No part of its path begins with a dot.
+_PATH_PART = r"[^./\\:\0-\x1f][^/\\:\0-\x1f]*"
+_GGUF_NAME = re.compile(
+    rf"(?P<repo>[^:]+):(?P<file>({_PATH_PART}/)*{_PATH_PART}\.gguf)", re.IGNORECASE
+)
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 TOKENIZER_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -43,12 +39,14 @@ class InstalledModel:
 
     Attributes:
         name: What ``-m`` and ``load`` take.
-        path: Its directory.
+        path: Its directory, or its GGUF file.
         n_parameters: Count of trained numbers; None when its config cannot be read.
         size_bytes: Bytes of its files.
-        dtype: "fp32", "fp16" or "bf16" as stored; None when the weights cannot be looked at.
+        dtype: "fp32", "fp16" or "bf16" as stored, or a quantised type such as "Q4_1"; None when the
+            weights cannot be looked at.
         problem: Why it cannot be used, or None.
         summary: What it is, in the words of the built-in model's card; None for any other.
+        family: Its ``model_type``, such as "llama"; None when its config cannot be read.
     """
 
     name: str
@@ -58,6 +56,7 @@ class InstalledModel:
     dtype: str | None
     problem: str | None = None
     summary: str | None = None
+    family: str | None = None
 
 
 # --- on disk ----------------------------------------------------------------------------------
@@ -82,9 +81,10 @@ def _expand(path: str) -> Path:
 def locate(name_or_path: str) -> Path:
     """The directory of a model: a path, ``pocket``, a name such as ``gpt2``, or a hub id.
 
-    Or its file, where that is a GGUF file, or a directory that has one and no other weights. It
-    may be an adapter's: ``locate_base`` then gives the model that it belongs to. The built-in
-    model's files are compared with their checksums, by whichever name it is asked for.
+    Or its file, where that is a GGUF file, or a directory that has one and no other weights;
+    ``owner/name:FILE.gguf`` is one of several in a repository. It may be an adapter's:
+    ``locate_base`` then gives the model that it belongs to. The built-in model's files are
+    compared with their checksums, by whichever name it is asked for.
 
     Raises:
         ModelNotFoundError: nothing of this name is on disk, or only a part of it.
@@ -115,6 +115,9 @@ def locate(name_or_path: str) -> Path:
     if name_or_path == POCKET:
         built_in.check()
         return built_in.DIRECTORY
+    repo, file = split_name(name_or_path)
+    if file is not None:
+        return _locate_file(repo, file)
     if not HUB_ID.fullmatch(name_or_path):
         raise ModelNotFoundError(
             f"{name_or_path!r}: no such directory; give a model's directory, or a name such as "
@@ -124,8 +127,16 @@ def locate(name_or_path: str) -> Path:
     for folder in _folders(name_or_path):
         snapshot = _snapshot(folder)
         problem = "its download did not finish" if snapshot is None else _problem(snapshot)
-        if snapshot is not None and problem is None:
-            return _gguf_in(snapshot) or snapshot
+        if snapshot is not None and problem is None and not _gguf_in(snapshot):
+            return snapshot
+        files = gguf_names(folder)
+        if len(files) > 1:
+            raise ModelNotFoundError(
+                f"{name_or_path} is on disk as {len(files)} GGUF files; name one of them, as in "
+                f"{name_or_path}:{next(iter(files))} (`laplm models` lists them)"
+            )
+        for path in files.values():  # in a folder of its own, or of an older commit
+            return path
         broken = broken or (problem if folder.is_dir() else None)
     if broken:
         raise ModelNotFoundError(
@@ -135,6 +146,27 @@ def locate(name_or_path: str) -> Path:
     raise ModelNotFoundError(
         f"{name_or_path} is not on disk (looked for a directory of this name, and in "
         f"{hub_cache_dir()}); `laplm pull {name_or_path}` downloads it{suggestion(name_or_path)}"
+    )
+
+
+def split_name(name: str) -> tuple[str, str | None]:
+    """``owner/name:FILE.gguf`` as the model's name and its file; of any other name, it and None."""
+    found = _GGUF_NAME.fullmatch(name)
+    if found is None or not HUB_ID.fullmatch(found["repo"]):
+        return name, None
+    return found["repo"], found["file"]
+
+
+def _locate_file(repo: str, file: str) -> Path:
+    there: list[str] = []
+    for folder in _folders(repo):
+        files = gguf_names(folder)
+        if file in files:
+            return files[file]
+        there += files
+    raise ModelNotFoundError(
+        f"{repo}:{file} is not on disk (looked in {hub_cache_dir()}); `laplm pull {repo}:{file}` "
+        f"downloads it{did_you_mean(file, there)}"
     )
 
 
@@ -182,16 +214,30 @@ def _gguf_in(path: Path) -> Path | None:
     return find_gguf(path)
 
 
+def gguf_names(folder: Path) -> dict[str, Path]:
+    """The GGUF files that the cache has of a repository, by their names there: newest first."""
+    main = _snapshot(folder)
+    found: dict[str, Path] = {}
+    with contextlib.suppress(OSError):
+        others = [path for path in (folder / "snapshots").iterdir() if path.is_dir()]
+        others.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+        for snapshot in [main, *others] if main else others:
+            for path in sorted(snapshot.rglob("*.[gG][gG][uU][fF]")):
+                if path.is_file() and not path.name.lower().startswith("mmproj"):
+                    found.setdefault(path.relative_to(snapshot).as_posix(), path)
+    return found
+
+
 def has_tokenizer(path: Path) -> bool:
     """Whether a directory holds a tokenizer's files."""
     return any(all((path / name).is_file() for name in names) for names in TOKENIZER_FILES)
 
 
 def installed() -> list[InstalledModel]:
-    """The GPT-2 models on disk: the built-in one, then those of the hub cache by name.
+    """The models on disk: the built-in one, then those of the hub cache by name.
 
-    Models of other kinds and adapters that share the cache are left out; broken and unfinished
-    ones are listed with the reason.
+    Models of kinds that are not run and adapters that share the cache are left out; broken and
+    unfinished ones are listed with the reason.
     """
     models = [_describe_built_in()]
     try:
@@ -208,18 +254,25 @@ def installed() -> list[InstalledModel]:
             model = InstalledModel(
                 name, folder, None, _bytes_below(folder / "blobs"), None, problem
             )
-        if model is not None:
+        files = gguf_names(folder)
+        if model is not None and not (files and model.problem):
             models.append(model)
+        elif len(files) == 1:
+            models += [_describe(name, path) for path in files.values()]
+            continue
+        models += [_describe(f"{name}:{file}", path) for file, path in files.items()]
     return models
 
 
 def _describe_folder(name: str, repo: str, folder: Path) -> InstalledModel | None:
-    """A model of the hub cache; None for another kind of model, or an adapter."""
+    """A model of the hub cache; None for a kind that is not run, an adapter, or GGUF files."""
+    from laplm.model.families import FAMILIES
+
     snapshot = _snapshot(folder)
     if snapshot is not None and is_adapter(snapshot):
         return None  # some come with a copy of their base model's config
-    if snapshot is not None and _gguf_in(snapshot) is not None:
-        return _describe(name, snapshot)
+    if snapshot is not None and _gguf_in(snapshot):
+        return None
     if snapshot is None or not (snapshot / "config.json").is_file():
         # Without a config its kind is unknown: listed when laplm fetched it or knows it.
         if repo in _SHORT or repo in ALIASES or any(folder.glob("blobs/*.laplm.incomplete")):
@@ -228,7 +281,7 @@ def _describe_folder(name: str, repo: str, folder: Path) -> InstalledModel | Non
         return None
     with contextlib.suppress(OSError, ValueError, RecursionError):
         config = json.loads((snapshot / "config.json").read_text(encoding="utf-8"))
-        if isinstance(config, dict) and config.get("model_type", "gpt2") != "gpt2":
+        if isinstance(config, dict) and config.get("model_type", "gpt2") not in FAMILIES:
             return None
     return _describe(name, snapshot)
 
@@ -246,10 +299,11 @@ def _describe_built_in() -> InstalledModel:
 def _describe(name: str, path: Path, problem: str | None = None) -> InstalledModel:
     from laplm.model.files.checkpoint import open_checkpoint, read_config
 
-    n_parameters, dtype = None, None
-    problem = problem or _problem(path)
+    n_parameters, dtype, family = None, None, None
+    problem = problem or (None if path.is_file() else _problem(path))
     try:
-        n_parameters = read_config(path).n_parameters
+        config = read_config(path)
+        n_parameters, family = config.n_parameters, config.family
         if problem is None and _layout(path)[0].startswith(WEIGHT_FILES[1]):
             # Looking into it would take torch's two seconds; its formats are not told apart.
             if importlib.util.find_spec("torch") is None:
@@ -258,7 +312,8 @@ def _describe(name: str, path: Path, problem: str | None = None) -> InstalledMod
             dtype = open_checkpoint(path).dtype
     except LaplmError as error:
         problem = problem or str(error)
-    return InstalledModel(name, path, n_parameters, _bytes_below(path), dtype, problem)
+    size = path.stat().st_size if path.is_file() else _bytes_below(path)
+    return InstalledModel(name, path, n_parameters, size, dtype, problem, family=family)
 
 
 def _bytes_below(path: Path) -> int:
@@ -379,4 +434,7 @@ def suggestion(name: str) -> str:
             known.append(folder.name.removeprefix("models--").replace("--", "/"))
     if name in known:
         return ""
-    return did_you_mean(name, known)
+    close = did_you_mean(name, known)
+    if close or "/" in name:
+        return close
+    return f". Names without an owner: {', '.join([POCKET, *ALIASES])}"

@@ -25,8 +25,11 @@ from laplm.errors import (
     LaplmError,
     ModelFormatError,
     WriteError,
+    did_you_mean,
+    shown_name,
 )
 from laplm.files import write_file
+from laplm.hub.known import KNOWN
 from laplm.hub.locate import (
     ADAPTER_FILES,
     ALIASES,
@@ -38,6 +41,7 @@ from laplm.hub.locate import (
     locate,
     repo_folder,
     shard_names,
+    split_name,
     suggestion,
 )
 from laplm.progress import Progress
@@ -45,6 +49,7 @@ from laplm.progress import Progress
 _SMALL = (
     "generation_config.json",
     "tokenizer.json",
+    "tokenizer.model",
     "tokenizer_config.json",
     "vocab.json",
     "merges.txt",
@@ -53,6 +58,7 @@ _SMALL = (
     "chat_template.jinja",
     "chat_template.json",
 )
+_PART_OF_GGUF = re.compile(r"-\d+-of-\d+\.gguf$", re.IGNORECASE)
 _PART = ".laplm.incomplete"  # ends the name of what has arrived of a file
 # A file is fetched in blocks, each about so many seconds long: a broken line loses no more, the bar
 # stands still no longer, and the way to the hub and its storage is gone for each of them.
@@ -63,20 +69,21 @@ _NAMED_TEMPLATE = re.compile(r"additional_chat_templates/\w[\w .-]*\.jinja")
 
 
 def pull(name: str, *, force: bool = False, progress: Progress | None = None) -> Path:
-    """Download a GPT-2 model, or bring it up to date; the only outside connection laplm makes.
+    """Download a model, or bring it up to date; the only outside connection laplm makes.
 
     Only what is needed is fetched: the config, the weights as safetensors (pytorch_model.bin
-    where there are none) and the tokenizer; or a LoRA adapter, whose base model is pulled by
-    itself. A download that was cut goes on where it stopped. The model on disk is replaced only
-    when the new one is whole.
+    where there are none), the tokenizer and the chat templates; or one GGUF file; or a LoRA
+    adapter, whose base model is pulled by itself. A download that was cut goes on where it
+    stopped. The model on disk is replaced only when the new one is whole.
 
     Args:
-        name: ``gpt2``, ``gpt2-medium``, ..., or ``owner/name`` on the hub.
+        name: ``gpt2`` or another of ``known.KNOWN``, ``owner/name`` on the hub, or
+            ``owner/name:FILE.gguf`` for one file of it.
         force: Fetch every file afresh.
         progress: Told the file being fetched, the bytes there so far, and the bytes of all files.
 
     Returns:
-        The directory that ``locate(name)`` gives from now on.
+        The directory, or the GGUF file, that ``locate(name)`` gives from now on.
 
     Raises:
         DownloadError: says why, and what to do.
@@ -85,14 +92,16 @@ def pull(name: str, *, force: bool = False, progress: Progress | None = None) ->
 
     if name == POCKET:
         return locate(POCKET)
-    repo = ALIASES.get(name, name)
+    short, one_file = split_name(name)
+    repo = ALIASES.get(short, short)
     if not HUB_ID.fullmatch(repo):
         raise DownloadError(
-            f"{name!r} is not the name of a model on the hub; it looks like gpt2 or owner/name"
+            f"{name!r} is not the name of a model on the hub; it looks like gpt2, owner/name or "
+            "owner/name:FILE.gguf"
         )
     with _plain_errors(name, repo):
         source = _Source(repo, force)
-        names = _choose(name, source)
+        names = _choose(name, source) if one_file is None else _choose_file(one_file, source)
         size = sum(source.sizes[n] for n in names)
         missing = sum(source.sizes[n] for n in names if force or not source.is_here(n))
         missing -= source.bytes_begun()
@@ -106,7 +115,8 @@ def pull(name: str, *, force: bool = False, progress: Progress | None = None) ->
             source.fetch(file, report)
             done += source.sizes[file]
             report(source.sizes[file])
-        return source.publish(names)
+        snapshot = source.publish(names, whole=one_file is None)
+        return snapshot / names[0] if _is_gguf(names[0]) else snapshot
 
 
 def _report(progress: Progress | None, file: str, before: int, size: int, so_far: int) -> None:
@@ -211,19 +221,59 @@ class _Source:
             raise ValueError(f"{end - start} bytes of {file} were asked for, {len(data)} came")
         return data
 
-    def publish(self, files: list[str]) -> Path:
-        """Make the fetched files the model's files; until here, the old ones are."""
+    def publish(self, files: list[str], *, whole: bool) -> Path:
+        """Make the fetched files the model's files; until here, the old ones are.
+
+        One file alone does not take the place of a whole model of another commit.
+        """
         snapshot = self.folder / "snapshots" / self.commit
         snapshot.mkdir(parents=True, exist_ok=True)
         for file in files:
-            (snapshot / file).parent.mkdir(exist_ok=True)
+            (snapshot / file).parent.mkdir(parents=True, exist_ok=True)
             _link(self._blobs[file], snapshot / file)
-        write_file(self.folder / "refs" / "main", self.commit.encode())
+        main = self.folder / "refs" / "main"
+        if whole or not main.is_file():
+            write_file(main, self.commit.encode())
         return snapshot
 
 
+def _is_gguf(file: str) -> bool:
+    return file.lower().endswith(".gguf")
+
+
+def _sees(file: str) -> bool:
+    return Path(file).name.lower().startswith("mmproj")  # the part of a model that sees images
+
+
+def _choose_file(file: str, source: _Source) -> list[str]:
+    """The one GGUF file that was asked for, or that there is; it needs nothing beside it."""
+    if file not in source.sizes:
+        there = sorted(filter(_is_gguf, source.sizes))
+        listed = (
+            did_you_mean(file, there)
+            or f". It has {', '.join(map(shown_name, there)) or 'no GGUF file'}"
+        )
+        raise DownloadError(f"{source.repo} has no file {file}{listed}")
+    if _PART_OF_GGUF.search(file):
+        raise DownloadError(
+            f"{source.repo}:{file} is one of several parts, and laplm reads models in one file; "
+            "pull another file, or join the parts with llama.cpp's llama-gguf-split --merge"
+        )
+    return [file]
+
+
+def _choose_gguf(name: str, source: _Source, files: list[str]) -> list[str]:
+    """The only GGUF file of a repository that has no other weights."""
+    if len(files) > 1:
+        raise DownloadError(
+            f"{name} has {len(files)} GGUF files; pull one of them, as in `laplm pull "
+            f"{name}:{shown_name(files[0])}`. It has {', '.join(map(shown_name, files))}"
+        )
+    return _choose_file(files[0], source)
+
+
 def _choose(name: str, source: _Source) -> list[str]:
-    """The files to fetch, small ones first; refused before the large ones when it is no GPT-2."""
+    """The files to fetch, small ones first; refused before the large ones when it cannot be run."""
     from laplm.model.families import config_from_hf
 
     def refuse(cause: str) -> DownloadError:
@@ -243,6 +293,9 @@ def _choose(name: str, source: _Source) -> list[str]:
         if ADAPTER_FILES[1] not in source.sizes:
             raise refuse(f"it is an adapter without {ADAPTER_FILES[1]}")
         return [*ADAPTER_FILES, *_small_files(source)]
+    ggufs = sorted(f for f in source.sizes if _is_gguf(f) and not _sees(f))
+    if ggufs and not whole & source.sizes.keys():
+        return _choose_gguf(name, source, ggufs)
     if "config.json" not in source.sizes:
         raise refuse("it has no config.json")
     config = fetch_json("config.json")
@@ -366,8 +419,8 @@ def _explain(error: Exception, name: str, repo: str) -> str | None:
         return "HF_HUB_OFFLINE is set, which forbids downloads; unset it and pull again"
     if isinstance(error, errors.GatedRepoError):
         return (
-            f"it is gated; accept its terms at {endpoint}/{repo}, then set HF_TOKEN to a token of "
-            "yours (or run `hf auth login`) and pull again"
+            f"it is gated: accept its licence{_licence(repo)} at {endpoint}/{repo}, then run "
+            "`hf auth login` (or set HF_TOKEN to a token of yours) and pull again"
         )
     if isinstance(error, errors.RepositoryNotFoundError):
         return (
@@ -402,6 +455,11 @@ def _explain(error: Exception, name: str, repo: str) -> str | None:
     if isinstance(error, OSError):
         return f"{_first_line(error)}; pull again: it goes on where it stopped"
     return None
+
+
+def _licence(repo: str) -> str:
+    known = next((model for model in KNOWN.values() if model.hub_id == repo), None)
+    return f" ({known.licence})" if known else ""
 
 
 def _root(error: BaseException) -> str:

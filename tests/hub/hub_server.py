@@ -133,7 +133,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _storage(self, path: str) -> None:
         if self.hub.failing:
             return self._send(self.hub.failing, b"")
-        repo, _, name = path.removeprefix("/storage/").rpartition("/")
+        path = path.removeprefix("/storage/")
+        repo = next(repo for repo in self.hub.repos if path.startswith(f"{repo}/"))
+        name = path.removeprefix(f"{repo}/")
         data = (self.hub.repos[repo] / name).read_bytes()
         if self.hub.corrupt:
             data = data[:-1] + bytes([data[-1] ^ 1])

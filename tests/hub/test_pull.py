@@ -403,7 +403,9 @@ def test_unknown_model_is_refused_with_close_names(hub: Hub) -> None:
 
 def test_gated_model_says_where_to_accept_its_terms(hub: Hub) -> None:
     hub.gated.add("openai-community/gpt2")
-    with pytest.raises(DownloadError, match=r"gated; accept its terms at http.*HF_TOKEN"):
+    with pytest.raises(
+        DownloadError, match=r"gated: accept its licence \(mit\) at http.*hf auth login.*HF_TOKEN"
+    ):
         pull("gpt2", progress=quiet)
 
 
@@ -543,6 +545,89 @@ def test_snapshot_without_symbolic_links_is_whole_too(
     assert open_checkpoint(path).names
     monkeypatch.setattr(Path, "hardlink_to", refuse)
     assert open_checkpoint(pull("gpt2", progress=quiet)).names
+
+
+# --- one file ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ggufs(hub: Hub, cache: Path, tiny_model_dir: Path) -> Path:
+    """A repository on the hub with two GGUF files of the tiny model and nothing else."""
+    from laplm.model.files.export import export
+
+    files = cache.parent / "ggufs"
+    (files / "more").mkdir(parents=True)
+    export(laplm.load(tiny_model_dir, "fp32"), files / "a-F32.gguf", "gguf", "f32")
+    shutil.copy(files / "a-F32.gguf", files / "more" / "b.GGUF")
+    hub.add("me/tiny-GGUF", files, "c" * 40)
+    return files
+
+
+def test_one_gguf_file_is_pulled_listed_and_opened(hub: Hub, ggufs: Path) -> None:
+    (ggufs / "mmproj-a.gguf").write_bytes(b"sees")
+    with pytest.raises(ModelNotFoundError, match=r"`laplm pull me/tiny-GGUF:a-F32.gguf`"):
+        locate("me/tiny-GGUF:a-F32.gguf")
+    with pytest.raises(DownloadError, match=r"has 2 GGUF files; pull one.*a-F32.gguf, more/b.GGUF"):
+        pull("me/tiny-GGUF")
+    assert hub.downloads() == []
+    path = pull("me/tiny-GGUF:a-F32.gguf", progress=quiet)
+    assert path == locate("me/tiny-GGUF:a-F32.gguf") == locate("me/tiny-GGUF")
+    assert path.read_bytes() == (ggufs / "a-F32.gguf").read_bytes()
+    assert {r.path.split("/")[-1] for r in hub.downloads()} == {"a-F32.gguf"}
+    listed = {m.name: m for m in installed()}["me/tiny-GGUF"]
+    assert (listed.path, listed.family, listed.dtype) == (path, "gpt2", "fp32")
+    assert listed.problem is None and listed.size_bytes == path.stat().st_size
+    with pytest.raises(ModelNotFoundError, match=r"Did you mean a-F32\.gguf"):
+        locate("me/tiny-GGUF:a-F16.gguf")
+
+    pull("me/tiny-GGUF:more/b.GGUF", progress=quiet)
+    assert locate("me/tiny-GGUF:more/b.GGUF").name == "b.GGUF"
+    with pytest.raises(ModelNotFoundError, match="as 2 GGUF files; name one of them"):
+        locate("me/tiny-GGUF")
+    both = {"me/tiny-GGUF:a-F32.gguf", "me/tiny-GGUF:more/b.GGUF"}
+    assert {m.name for m in installed()} == {"pocket", *both}
+
+
+def test_a_repository_of_one_gguf_file_needs_no_name_of_it(hub: Hub, ggufs: Path) -> None:
+    (ggufs / "a-F32.gguf").unlink()
+    (ggufs / "config.json").write_text("{}")  # some have one that says nothing
+    path = pull("me/tiny-GGUF", progress=quiet)
+    assert path == locate("me/tiny-GGUF") and path.name == "b.GGUF"
+    assert open_checkpoint(path).names
+
+
+def test_a_file_of_a_newer_commit_leaves_the_whole_model_and_older_files(
+    hub: Hub, ggufs: Path
+) -> None:
+    whole = pull("gpt2", progress=quiet)
+    shutil.copy(ggufs / "a-F32.gguf", hub.repos["openai-community/gpt2"])
+    hub.commits["openai-community/gpt2"] = "d" * 40
+    file = pull("gpt2:a-F32.gguf", progress=quiet)
+    hub.commits["openai-community/gpt2"] = "e" * 40
+    pull("gpt2", progress=quiet)
+    assert "d" * 40 in file.parts and "e" * 40 in locate("gpt2").parts
+    assert file == locate("gpt2:a-F32.gguf") == locate("openai-community/gpt2:a-F32.gguf")
+    assert whole.is_dir() and {"gpt2", "gpt2:a-F32.gguf"} <= {m.name for m in installed()}
+
+
+def test_a_file_that_is_not_there_or_is_a_part_is_refused(hub: Hub, ggufs: Path) -> None:
+    with pytest.raises(DownloadError, match=r"no file a-F16.gguf. Did you mean a-F32\.gguf\?"):
+        pull("me/tiny-GGUF:a-F16.gguf")
+    with pytest.raises(DownloadError, match=r"no file x.gguf. It has no GGUF file"):
+        pull("gpt2:x.gguf")
+    (ggufs / "a-00001-of-00002.gguf").write_bytes(b"GGUF")
+    with pytest.raises(DownloadError, match=r"one of several parts.*llama-gguf-split --merge"):
+        pull("me/tiny-GGUF:a-00001-of-00002.gguf")
+    for name in ("me/tiny-GGUF:../x.gguf", "me/tiny-GGUF:/x.gguf", "me/x:y:z.gguf", "me/x:a.bin"):
+        with pytest.raises(DownloadError, match="not the name of a model on the hub"):
+            pull(name)
+
+
+def test_files_of_a_sentencepiece_tokenizer_are_pulled(hub: Hub) -> None:
+    for name in ("tokenizer.model", "special_tokens_map.json", "tokenizer_config.json"):
+        (hub.repos["openai-community/gpt2"] / name).write_text("{}")
+    path = pull("gpt2", progress=quiet)
+    assert (path / "tokenizer.model").is_file() and (path / "special_tokens_map.json").is_file()
 
 
 # --- the only way out -------------------------------------------------------------------------
