@@ -41,6 +41,7 @@ _OPTIONAL = {
     "n_kv_head": "attention.head_count_kv", "head_dim": "attention.key_length",
     "rotary_dim": "rope.dimension_count", "rope_theta": "rope.freq_base",
 }  # fmt: skip
+_BIASED = {"attn_bias": "attn_q", "attn_out_bias": "attn_output", "mlp_bias": "ffn_up"}
 _EPS = {"layer": "attention.layer_norm_epsilon", "rms": "attention.layer_norm_rms_epsilon"}
 
 _ROPE: dict[str, Any] = {"positions": "rope", "attn_bias": False, "attn_out_bias": False,
@@ -137,11 +138,8 @@ def config_from_gguf(
     if embedding is None or len(embedding) != 2:
         raise ModelFormatError("it has no token_embd.weight; fetch or copy the file again")
     values["vocab_size"] = embedding[0]
-    for field, tensor in (
-        ("attn_bias", "attn_q"), ("attn_out_bias", "attn_output"), ("mlp_bias", "ffn_up"),
-    ):  # fmt: skip
-        if values["family"] in ("llama", "smollm3"):
-            values[field] = f"blk.0.{tensor}.bias" in shapes
+    if family in ("llama", "smollm3"):  # of which some models have biases
+        values |= {field: f"blk.0.{tensor}.bias" in shapes for field, tensor in _BIASED.items()}
     try:
         config = ModelConfig(**values, bos_token_id=None, eos_token_ids=())
         special = _FINISHED[family](config, metadata, name) if family in _FINISHED else {}

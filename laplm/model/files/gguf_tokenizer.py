@@ -98,7 +98,7 @@ def chat_templates(metadata: Mapping[str, Any]) -> dict[str, str]:
 
 
 class _Reader:
-    """The settings of one file's tokenizer."""
+    """Makes a tokenizer of the settings of one file."""
 
     def __init__(self, metadata: Mapping[str, Any], where: str) -> None:
         self._metadata, self._where = metadata, where
@@ -151,7 +151,8 @@ class _Reader:
             # Runs of spaces, which SentencePiece's other tokens have as this letter.
             tokens = ["▁" * len(t) if t.isspace() and " " in t else t for t in tokens]
         if len(set(tokens)) < len(tokens):
-            twice = next(t for i, t in enumerate(tokens) if tokens.index(t) != i)
+            last = {token: i for i, token in enumerate(tokens)}
+            twice = next(token for i, token in enumerate(tokens) if last[token] != i)
             self._damaged(f"the token {shown(twice, 40)} stands twice in its vocabulary")
         return tokens
 
