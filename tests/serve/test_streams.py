@@ -28,8 +28,15 @@ async def leaves() -> dict[str, Any]:
 
 
 def within(scenario: Any) -> Any:
-    """What a coroutine gives, which may not wait for ever."""
-    return asyncio.run(asyncio.wait_for(scenario, 30))
+    """What a coroutine gives, which may not wait for ever, nor end only because it is cancelled."""
+
+    async def limited() -> Any:
+        async with asyncio.timeout(20) as limit:
+            found = await scenario
+        assert not limit.expired()
+        return found
+
+    return asyncio.run(limited())
 
 
 @pytest.mark.parametrize(
