@@ -265,6 +265,8 @@ class _Reader:
             return
         for i in np.flatnonzero(np.isin(self._types, (_UNKNOWN, _CONTROL, _USER_DEFINED))):
             token = self._tokens[i]
+            if self._is_gemma and not token.strip("▁"):
+                continue  # a run of spaces, which no text has in this letter; merges make it
             special = self._types[i] != _USER_DEFINED or token in END_TOKENS
             yield AddedToken(token, special=bool(special), normalized=False)
 
