@@ -37,6 +37,7 @@ _LARGEST = 64 << 20  # bytes of a file that is loaded
 _WHOLE = frozenset({"top_k", "seed", "max_new_tokens"})
 _OTHER_NAMES = {"max_tokens": "max_new_tokens", "num_predict": "max_new_tokens"}
 _DEFAULT = "default"
+_LOOKED_AT = 24  # tokens of an answer, its last ones: each is as many vocabularies as layers
 
 
 class Command(NamedTuple):
@@ -340,8 +341,10 @@ class _Loop:
     def _do(self, name: str, rest: str) -> None:
         if name:
             self._does[name](rest)
-        elif rest.strip() or (not _talks(self._session) and self._session.to_json()["text"]):
+        elif rest.strip():
             self._answer(lambda: self._session.say(rest))
+        elif not _talks(self._session):
+            self._answer(lambda: self._session.say(""))
 
     def _greet(self) -> None:
         session = self._session
@@ -411,8 +414,10 @@ class _Loop:
         note("begun anew", dim=True)
 
     def _system(self, rest: str) -> None:
+        from laplm.run.chat import Conversation
+
         session = self._session
-        if not hasattr(session, "system"):
+        if not isinstance(session, Conversation):
             raise InputError(f"{session.lm.name} was not taught to talk, so it knows no /system")
         if rest:
             session.system = None if rest in ('""', "''") else rest
@@ -457,21 +462,22 @@ class _Loop:
         _takes_nothing("look", rest)
         from laplm.cli.terminal import print_parts
         from laplm.look.view import Column, Table
-        from laplm.look.views.logit_lens import logit_lens
+        from laplm.look.views.logit_lens import lens_from
 
-        lm = self._session.lm
         ids, start = self._session.last_answer()
+        start = max(start, len(ids) - _LOOKED_AT)
         with progress_bars() as progress:
-            lens = logit_lens(lm, ids, progress=progress)
+            lens = lens_from(self._session.lm, ids, start - 1, progress)
         rows = [
             [
-                i, lens.tokens[i], lens.top_tokens[-1][i - 1], lens.top_probabilities[-1, i - 1],
-                lens.stages[lens.first[i - 1]], lens.stages[lens.settled[i - 1]],
+                start + i, lens.tokens[i + 1], lens.top_tokens[-1][i],
+                lens.top_probabilities[-1, i], lens.stages[lens.first[i]],
+                lens.stages[lens.settled[i]],
             ]
-            for i in range(start, len(ids))
+            for i in range(len(ids) - start)
         ]  # fmt: skip
         table = Table(
-            title="the last answer through the logit lens",
+            title="the last answer, its end at least, through the logit lens",
             columns=[
                 Column("position"), Column("token"), Column("likeliest"),
                 Column("probability", 3, bar=True), Column("first at"), Column("settled at"),

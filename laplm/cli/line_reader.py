@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +158,7 @@ def _readline() -> Any:
 
 
 @contextlib.contextmanager
-def _for_the_owner() -> Any:
+def _for_the_owner() -> Iterator[None]:
     """New files are for nobody else to read."""
     before = os.umask(0o077)
     try:

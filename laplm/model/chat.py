@@ -18,7 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from laplm.errors import InputError, MissingExtraError
+from laplm.errors import InputError
 from laplm.model.tokenizer import Tokenizer
 from laplm.model.tokenizer_file import read_settings
 
@@ -105,7 +105,6 @@ class ChatTemplate:
 
         Raises:
             ChatTemplateError: the template refuses the messages, or is damaged.
-            MissingExtraError: jinja2 is not installed.
         """
         inputs = _Inputs(messages, tools, documents, variables)
         return self._render(inputs, name, add_generation_prompt, continue_final_message)
@@ -179,7 +178,6 @@ class ChatTemplate:
 
         Raises:
             ChatTemplateError: as ``render``.
-            MissingExtraError: as ``render``.
         """
         whole = self._learned_pieces(messages, learned)
         if whole is not None:
@@ -600,8 +598,6 @@ def _compiled(source: str) -> Template:
         )
     try:
         return _environment().from_string(source)
-    except MissingExtraError:
-        raise
     except Exception as error:
         raise ChatTemplateError(
             f"the model's chat template is damaged ({' '.join(str(error).split())[:300]})"
@@ -621,14 +617,11 @@ def _literals(source: str) -> str:
 
 @functools.cache
 def _environment() -> Environment:
-    try:
-        from jinja2 import TemplateError
-        from jinja2.ext import Extension, loopcontrols
-        from jinja2.nodes import CallBlock, Node
+    from jinja2 import TemplateError
+    from jinja2.ext import Extension, loopcontrols
+    from jinja2.nodes import CallBlock, Node
 
-        from laplm.model.bounded_jinja import BoundedEnvironment
-    except ImportError:
-        raise MissingExtraError("a chat template", "serve") from None
+    from laplm.model.bounded_jinja import BoundedEnvironment
 
     class Generation(Extension):
         """``{% generation %}``, which marks the assistant's turns and writes nothing itself."""

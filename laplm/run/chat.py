@@ -235,13 +235,16 @@ class Conversation(_Session):
     def last_answer(self) -> tuple[list[int], int]:
         """Token ids of what the model was given and answered last, and where the answer begins.
 
+        Only their end, where an answer that is no proper text has grown by being encoded again.
+
         Raises:
             InputError: there is no answer yet.
         """
         if not self.messages or _is_users(self.messages[-1]):
             raise InputError("there is no answer yet")
+        before = self._encode(self.messages[:-1], self.forgotten)
         whole = self._template.encode(self._given(self.messages, self.forgotten))
-        return whole, len(self._encode(self.messages[:-1], self.forgotten))
+        return _end_of(whole, len(before), self.lm.config.n_ctx)
 
     @property
     def _system_messages(self) -> list[Message]:
@@ -391,16 +394,13 @@ class Continuation(_Session):
             encode_prompt(text, lm.tokenizer, lm.config, slide=True)
             for text in ("".join(self.pieces[:-1]), self.text)
         )
-        cut = max(0, len(whole) - lm.config.n_ctx)
-        return whole[cut:], max(1, len(before) - cut)
+        return _end_of(whole, len(before), lm.config.n_ctx)
 
     def _answer(self, pieces: list[str]) -> Answer:
         lm = self.lm
-        request = make_request(
-            "".join(pieces), lm.tokenizer, lm.config,
-            self._settings.get("max_new_tokens", DEFAULT_MAX_NEW_TOKENS),
-            slide=True, stop=self._stop, **dataclasses.asdict(self._params),
-        )  # fmt: skip
+        options: Any = dataclasses.asdict(self._params) | {"stop": self._stop, "slide": True}
+        count = self._settings.get("max_new_tokens", DEFAULT_MAX_NEW_TOKENS)
+        request = make_request("".join(pieces), lm.tokenizer, lm.config, count, **options)
 
         def keep(result: GenerationResult) -> None:
             if result.text or result.finish_reason != "interrupted":
@@ -438,6 +438,12 @@ def _template_of(lm: LanguageModel) -> ChatTemplate:
 
 def _system_message(text: str) -> Message:
     return {"role": "system", "content": text}
+
+
+def _end_of(ids: list[int], start: int, count: int) -> tuple[list[int], int]:
+    """At most so many of the last ids, and where what began at ``start`` begins in them."""
+    cut = max(0, len(ids) - count)
+    return ids[cut:], max(1, start - cut)
 
 
 def _is_users(message: Message) -> bool:

@@ -4,7 +4,6 @@ from laplm.errors import MissingExtraError
 
 try:
     import fastapi  # noqa: F401
-    import jinja2  # noqa: F401
     import prometheus_client  # noqa: F401
     import uvicorn  # noqa: F401
 except ModuleNotFoundError as error:

@@ -363,6 +363,21 @@ def test_a_file_that_is_no_conversation_is_not_written_over(talk: Conversation, 
         loop._do("load", str(precious))
 
 
+def test_the_last_answer_is_looked_at_token_by_token(
+    talk: Conversation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loop = chat._Loop(Conversation(talk.lm), Script([]), False)
+    with pytest.raises(InputError, match="no answer yet"):
+        loop._do("look", "")
+    loop._do("", "Who?")
+    capsys.readouterr()
+    loop._do("look", "")
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    said = [row[1:3] for row in rows if row and row[0].isdigit()]
+    # What it said is what it finds likeliest: the script, and the end of the turn.
+    assert said[:3] == [["·a", "·a"], ["·girl", "·girl"], ["<|im_end|>", "<|im_end|>"]]
+
+
 def test_a_long_or_damaged_history_is_read_as_far_as_it_goes(tmp_path, monkeypatch) -> None:
     path = tmp_path / "history"
     lines = [json.dumps(f"line {i}") for i in range(2500)]

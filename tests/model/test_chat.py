@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +8,6 @@ import pytest
 from conftest import make_tokenizer_json
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from laplm.errors import MissingExtraError
-from laplm.model import chat as module
 from laplm.model.chat import ChatTemplate, ChatTemplateError, ControlText, read_chat_templates
 from laplm.model.tokenizer import Tokenizer
 
@@ -352,17 +349,6 @@ def test_a_template_that_does_not_work_is_one_plain_line(
     with pytest.raises(ChatTemplateError, match=words) as caught:
         ChatTemplate(source, ours).encode(SENTENCE)
     assert "\n" not in str(caught.value)
-
-
-def test_without_jinja_the_extra_is_named(ours: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("jinja2", "jinja2.ext", "jinja2.sandbox", "jinja2.nodes"):
-        monkeypatch.setitem(sys.modules, name, None)
-    for cached in (module._environment, module._compiled):
-        cached.cache_clear()
-    with pytest.raises(MissingExtraError, match=r'needs the "serve" extra'):
-        ChatTemplate("x", ours).render(SENTENCE)
-    for cached in (module._environment, module._compiled):
-        cached.cache_clear()
 
 
 def test_answers_are_learned_to_the_end_of_the_turn(ours: Tokenizer) -> None:

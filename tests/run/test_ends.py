@@ -15,6 +15,7 @@ from model_kinds import CHATML, make_kind, say
 from transformers import AutoTokenizer, GPT2LMHeadModel
 
 from laplm.model.tokenizer import Tokenizer
+from laplm.run.chat import Conversation
 from laplm.run.language_model import LanguageModel
 from laplm.serve.app import ServerOptions, make_app
 
@@ -103,6 +104,14 @@ def client(directories: dict[str, Path]) -> Iterator[TestClient]:
 
 def each(models: list[Ending]) -> Any:
     return pytest.mark.parametrize("model", models, ids=[model.name for model in models])
+
+
+@each(CHATS)
+def test_a_conversation_ends_an_answer_at_its_end(
+    directories: dict[str, Path], model: Ending
+) -> None:
+    answer = Conversation(LanguageModel(directories[model.name])).say("Who is she?")
+    assert "".join(answer) == ANSWER
 
 
 @each(TEXTS)

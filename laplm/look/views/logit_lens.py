@@ -6,6 +6,7 @@ nostalgebraist 2020, "interpreting GPT: the logit lens".
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -133,10 +134,27 @@ def logit_lens(model: Model, text: passes.Text, *, progress: Progress | None = N
         ContextLengthError: the text has more tokens than the model has positions.
         InputError: the text is empty.
     """
-    ids = passes.encode(model, text)
+    return lens_from(model, passes.encode(model, text), 0, progress)
+
+
+def lens_from(
+    model: Model, ids: Sequence[int], first: int, progress: Progress | None = None
+) -> Lens:
+    """The same for the positions of a text from ``first`` on: what is said behind each.
+
+    Args:
+        model: the model.
+        ids: token ids of the whole text.
+        first: the first position that is read.
+        progress: as ``logit_lens``.
+
+    Raises:
+        ContextLengthError: the text has more tokens than the model has positions.
+    """
     cache = passes.run_with_cache(model, ids, ["resid_pre", "resid_post"])
-    n_layer, count = model.config.n_layer, len(ids)
-    streams = [cache["resid_pre", 0], *(cache["resid_post", i] for i in range(n_layer))]
+    n_layer, count = model.config.n_layer, len(ids) - first
+    every = [cache["resid_pre", 0], *(cache["resid_post", i] for i in range(n_layer))]
+    streams = [stream[first:] for stream in every]
     top = np.zeros((n_layer + 1, count), np.int64)
     top_probabilities = np.zeros(top.shape, np.float32)
     answer_probabilities = np.zeros(top.shape, np.float32)
@@ -160,7 +178,7 @@ def logit_lens(model: Model, text: passes.Text, *, progress: Progress | None = N
     right = top == top[-1]
     return Lens(
         model=model.name,
-        tokens=passes.token_labels(model, ids),
+        tokens=passes.token_labels(model, ids[first:]),
         stages=["embedding", *map(str, range(n_layer))],
         top_ids=top,
         top_tokens=[passes.token_labels(model, row.tolist()) for row in top],

@@ -147,7 +147,6 @@ class Dataset:
 
         Raises:
             InputError: the template cannot be used with one of them.
-            MissingExtraError: jinja2 is not installed.
         """
         if template is None or not any(example.turns for example in self.examples):
             return self
