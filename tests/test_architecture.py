@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "built_in": {"errors"},
     "native": {"errors", "files", "home", "progress"},
     "model": {"errors", "files", "home", "native", "progress"},
-    "hub": {"errors", "files", "progress", "built_in", "model", "laplm"},
+    "hub": {"errors", "files", "home", "progress", "built_in", "model", "laplm"},
     "run": {"errors", "bounds", "progress", "machine", "native", "hub", "model"},
     "look": {"errors", "files", "html_page", "metrics", "progress", "model", "run"},
     "tune": {

