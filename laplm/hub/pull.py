@@ -136,7 +136,7 @@ class _Source:
         self.endpoint = _endpoint()
         self.force = force
         self.folder = repo_folder(repo)
-        self._told = {"library_name": "laplm", "library_version": __version__}
+        self._told: Any = {"library_name": "laplm", "library_version": __version__}
         info = HfApi(endpoint=self.endpoint, **self._told).model_info(repo, files_metadata=True)
         # Another process's settings may be remembered with an instance that is used again.
         self._files = HfFileSystem(endpoint=self.endpoint, skip_instance_cache=True)
@@ -376,11 +376,13 @@ def _next_block(size: int, seconds: float) -> int:
 @contextlib.contextmanager
 def _quiet_hub() -> Iterator[None]:
     """Without the library's notes on each attempt, which would break our bar."""
+    from logging import ERROR
+
     from huggingface_hub import logging
 
     level = logging.get_verbosity()
     try:
-        logging.set_verbosity_error()
+        logging.set_verbosity(ERROR)
         yield
     finally:
         logging.set_verbosity(level)
