@@ -102,6 +102,10 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LAPLM_HOME", str(all_workers / "laplm-home"))
         patch.setenv("HF_HOME", str(base / "hf-home"))
+        # What other programs have on this machine is no part of the tests.
+        for name in ("OLLAMA_MODELS", "LLAMA_CACHE"):
+            patch.setenv(name, str(base / "no-models"))
+        patch.setattr("laplm.hub.stores.LM_STUDIO", ())
         for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "LAPLM_ISA"):
             patch.delenv(name, raising=False)
         yield

@@ -1,13 +1,13 @@
-"""``laplm models``: the models on disk."""
+"""``laplm models``: the models on disk, one of them, or one less."""
 
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from laplm.cli.arguments import AddCommand, add_json
 from laplm.cli.output import write, write_json
-from laplm.errors import visible
+from laplm.errors import InputError, visible
 
 if TYPE_CHECKING:
     from laplm.hub.locate import InstalledModel
@@ -15,7 +15,13 @@ if TYPE_CHECKING:
 
 def add_parser(add_command: AddCommand) -> None:
     """Add the command and its options."""
-    p = add_command("models", run, example="laplm models")
+    p = add_command("models", run, example="laplm models show pocket")
+    p.add_argument(
+        "action", nargs="?", choices=("show", "rm"), metavar="show|rm",
+        help="show tells more of one model, rm deletes one that `laplm pull` fetched (default: "
+        "list all, those of Ollama, LM Studio and llama.cpp too)",
+    )  # fmt: skip
+    p.add_argument("model", nargs="?", metavar="NAME", help="the model to show, or to delete")
     add_json(p)
 
 
@@ -23,28 +29,70 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from laplm.hub import locate
 
+    if args.action is not None and args.model is None:
+        raise InputError(f"which model? laplm models {args.action} NAME; `laplm models` lists them")
+    if args.action == "rm":
+        freed = locate.remove(args.model)
+        write(f"{visible(args.model)} is deleted, {freed / 1e6:,.1f} MB are free\n")
+        return 0
+    if args.action == "show":
+        return _show(locate.describe(args.model), as_json=args.json)
     found = locate.installed()
     if args.json:
-        import dataclasses
-
-        write_json([dataclasses.asdict(m) | {"path": str(m.path)} for m in found])
+        write_json([_values(m) for m in found])
         return 0
-    rows: list[tuple[str, ...]] = [("name", "parameters", "on disk", "stored as", "path")]
+    header = ("name", "family", "parameters", "on disk", "stored as", "path")
+    rows: list[tuple[str, ...]] = [header]
     for m in found:
         parameters = "?" if m.n_parameters is None else f"{m.n_parameters / 1e6:,.1f} M"
         path = f"{m.path} ({m.problem})" if m.problem else str(m.path)
-        row = (m.name, parameters, f"{m.size_bytes / 1e6:,.1f} MB", m.dtype or "?", path)
+        size = f"{m.size_bytes / 1e6:,.1f} MB"
+        row = (m.name, m.family or "?", parameters, size, m.dtype or "?", path)
         # What a directory is called may hold anything.
         rows.append(tuple(visible(" ".join(cell.split("\n"))) for cell in row))
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    for name, parameters, size, dtype, path in rows:
+    widths = [max(len(row[i]) for row in rows) for i in range(5)]
+    for name, family, parameters, size, dtype, path in rows:
         write(
-            f"{name:<{widths[0]}}  {parameters:>{widths[1]}}  {size:>{widths[2]}}  "
-            f"{dtype:<{widths[3]}}  {path}\n"
+            f"{name:<{widths[0]}}  {family:<{widths[1]}}  {parameters:>{widths[2]}}  "
+            f"{size:>{widths[3]}}  {dtype:<{widths[4]}}  {path}\n"
         )
     for m in found:
         if m.summary is not None:
             write("\n" + _about(m))
+    return 0
+
+
+def _values(model: InstalledModel) -> dict[str, Any]:
+    import dataclasses
+
+    return dataclasses.asdict(model) | {"path": str(model.path)}
+
+
+def _show(model: InstalledModel, *, as_json: bool) -> int:
+    """One model: what it is, and what it is made of."""
+    from laplm.hub.known import KNOWN
+    from laplm.hub.locate import is_adapter
+    from laplm.model.files.checkpoint import read_config
+
+    values = _values(model)
+    if is_adapter(model.path):
+        from laplm.model.files.adapter import read_adapter_config
+
+        values["problem"] = None
+        values["base_model"] = read_adapter_config(model.path).base_model_name_or_path
+    elif model.n_parameters is not None:
+        config = read_config(model.path)
+        names = ("n_layer", "n_embd", "n_head", "n_kv_head", "n_ctx", "vocab_size")
+        values |= {name: getattr(config, name) for name in names}
+    known = next((k for k in KNOWN.values() if model.name in (k.name, k.hub_id)), None)
+    values["licence"] = known.licence if known else None
+    if as_json:
+        write_json(values)
+        return 0
+    for name, value in values.items():
+        if value is not None:
+            shown = f"{value:,}" if isinstance(value, int) else str(value)
+            write(visible(f"{name.replace('_', ' '):<13}  {' '.join(shown.splitlines())}") + "\n")
     return 0
 
 

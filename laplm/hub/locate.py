@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from laplm import built_in
-from laplm.errors import LaplmError, ModelNotFoundError, did_you_mean
+from laplm.errors import InputError, LaplmError, ModelNotFoundError, WriteError, did_you_mean
+from laplm.hub import stores
 from laplm.hub.known import KNOWN
 
 POCKET = "pocket"
@@ -84,7 +85,8 @@ def locate(name_or_path: str) -> Path:
     """The directory of a model: a path, ``pocket``, a name such as ``gpt2``, or a hub id.
 
     Or its file, where that is a GGUF file, or a directory that has one and no other weights;
-    ``owner/name:FILE.gguf`` is one of several in a repository. It may be an adapter's:
+    ``owner/name:FILE.gguf`` is one of several in a repository, ``ollama:NAME`` one of another
+    program. It may be an adapter's:
     ``locate_base`` then gives the model that it belongs to. The built-in model's files are
     compared with their checksums, by whichever name it is asked for.
 
@@ -117,6 +119,8 @@ def locate(name_or_path: str) -> Path:
     if name_or_path == POCKET:
         built_in.check()
         return built_in.DIRECTORY
+    if stores.is_name(name_or_path):
+        return stores.find(name_or_path)
     repo, file = split_name(name_or_path)
     if file is not None:
         return _locate_file(repo, file)
@@ -252,7 +256,7 @@ def has_tokenizer(path: Path) -> bool:
 
 
 def installed() -> list[InstalledModel]:
-    """The models on disk: the built-in one, those of the hub cache by name, those of packages.
+    """The models on disk: the built-in one, and those of the hub cache, packages, other programs.
 
     Models of kinds that are not run and adapters that share the cache are left out; broken and
     unfinished ones are listed with the reason.
@@ -284,7 +288,98 @@ def installed() -> list[InstalledModel]:
         path = out_of_package(name)
         if path is not None and path.is_file():
             models.append(_describe(str(path) if name in whole else name, path))
+    for stored in stores.stored_models():
+        if stored.problem:
+            models.append(InstalledModel(stored.name, stored.path, None, 0, None, stored.problem))
+        else:
+            models.append(_describe(stored.name, stored.path))
     return models
+
+
+def describe(name: str) -> InstalledModel:
+    """What a model on disk is.
+
+    Raises:
+        ModelNotFoundError: nothing of this name is on disk, or only a part of it.
+    """
+    if name == POCKET:
+        return _describe_built_in()
+    return _describe(name, locate(name))
+
+
+def remove(name: str) -> int:
+    """Delete a model that ``laplm pull`` fetches, and nothing else; the bytes that became free.
+
+    Args:
+        name: a name, a hub id, or ``owner/name:FILE.gguf``. Of a model that lies in the hub's cache
+            and came out of a package too, the one that ``locate`` gives.
+
+    Raises:
+        ModelNotFoundError: nothing of this name is on disk.
+        InputError: it is another program's, built in, or a path.
+        WriteError: it cannot be deleted.
+    """
+    if name == POCKET:
+        raise InputError("pocket is part of laplm; pip uninstall laplm removes both")
+    if stores.is_name(name):
+        program = stores.PROGRAMS[name.partition(":")[0]]
+        raise InputError(
+            f"{name} belongs to {program}, and laplm leaves it alone; {stores.removal(name)}"
+        )
+    repo, file = split_name(name)
+    if not HUB_ID.fullmatch(repo):
+        raise InputError(f"{name} is no name that `laplm pull` takes; delete a path yourself")
+    try:
+        for folder in _folders(repo):
+            if file is None and folder.is_dir():
+                return _remove_folder(folder)
+            if file is not None and file in gguf_names(folder):
+                return _remove_file(folder, file)
+        packaged = out_of_package(name)
+        if packaged is not None and packaged.is_file():
+            size = packaged.stat().st_size
+            packaged.unlink()
+            return size
+    except OSError as error:
+        raise WriteError(
+            f"cannot delete {name}: {error.filename}: {error.strerror}; check who may write there"
+        ) from None
+    path = locate(name)  # which says that it is not there
+    raise InputError(
+        f"{name} is the directory {path}, and laplm did not put it there; delete it yourself"
+    )
+
+
+def _remove_folder(folder: Path) -> int:
+    """Delete a repository of the cache: out of sight first, so that half of it is never seen."""
+    import shutil
+
+    size = _bytes_below(folder / "blobs")
+    gone = folder.with_name(f".{folder.name}.{os.urandom(4).hex()}.deleted")
+    folder.rename(gone)
+    if gone.is_symlink():  # what it leads to was put elsewhere by somebody
+        gone.unlink()
+        return 0
+    shutil.rmtree(gone)
+    return size
+
+
+def _remove_file(folder: Path, file: str) -> int:
+    """Delete one file of a repository, in every commit, and its contents if nothing shows them."""
+    snapshots = folder / "snapshots"
+    paths = [path / file for path in snapshots.iterdir() if (path / file).is_file()]
+    # By links of both kinds; where the system has none, a file is its own contents.
+    blobs = [b for b in (folder / "blobs").glob("*") if any(b.samefile(path) for path in paths)]
+    alone = [path for path in paths if not any(path.samefile(blob) for blob in blobs)]
+    freed = sum(path.stat().st_size for path in alone)
+    for path in paths:
+        path.unlink()
+    left = [path for path in snapshots.rglob("*") if path.is_file()]
+    for blob in blobs:
+        if not any(blob.samefile(path) for path in left):
+            freed += blob.stat().st_size
+            blob.unlink()
+    return freed if left else freed + _remove_folder(folder)
 
 
 def _describe_folder(name: str, repo: str, folder: Path) -> InstalledModel | None:
