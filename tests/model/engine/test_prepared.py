@@ -216,6 +216,21 @@ def test_damaged_prepared_weights_are_made_again(
     assert caplog.messages == []
 
 
+def test_a_file_with_other_matrices_is_made_again(
+    made: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    """As another version may have joined them, in a file that is whole."""
+    good, entries = made.read_bytes(), prepared_weights._entries
+    made.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(prepared_weights, "_entries", lambda *given: list(entries(*given))[:-1])
+        _prepare(tiny_model_dir)
+    _prepare(tiny_model_dir)
+    assert made.read_bytes() == good
+    assert "made by another version of laplm; making them again" in caplog.text
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes and sockets of Unix")
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("foreign", FOREIGN)
