@@ -9,6 +9,7 @@ import os
 import threading
 import time
 import weakref
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -142,11 +143,10 @@ class GPT:
         self.threads = threads or default_threads()
         self.isa = isas.choose()
         self._matrices = list(matrices(checkpoint, precision))
-        self.main_format: Format = max(
-            self._matrices, key=lambda matrix: sum(
-                other.n_out * other.n_in for other in self._matrices if other.form == matrix.form
-            )
-        ).form  # fmt: skip
+        weights: Counter[str] = Counter()
+        for matrix in self._matrices:
+            weights[matrix.form.name] += matrix.n_out * matrix.n_in
+        self.main_format: Format = FORMATS[weights.most_common(1)[0][0]]
         self._spec = kernel_spec(self.config, (matrix.form.name for matrix in self._matrices))
         self._packed = prepared(checkpoint, precision, progress)
         self._rows = {
