@@ -102,7 +102,8 @@ def add_model(p: Any, *, model: bool = True, precision: str | None = None) -> No
         p.add_argument(
             "-m", "--model", metavar="NAME|DIR",
             help="a model's directory or GGUF file, gpt2 or another name that `laplm pull` takes, "
-            "or pocket, the built-in one (default: gpt2 when it is on disk, else pocket)",
+            "ollama:NAME, or pocket, the built-in one (default: gpt2 when it is on disk, else "
+            "pocket)",
         )  # fmt: skip
     p.add_argument(
         "--precision", default=precision, metavar="KIND",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import importlib
 import importlib.util
 import json
@@ -415,10 +416,12 @@ def _describe_built_in() -> InstalledModel:
 
 
 def _describe(name: str, path: Path, problem: str | None = None) -> InstalledModel:
+    if path.is_file():
+        return _describe_file(name, path)
     from laplm.model.files.checkpoint import open_checkpoint, read_config
 
     n_parameters, dtype, family = None, None, None
-    problem = problem or (None if path.is_file() else _problem(path))
+    problem = problem or _problem(path)
     try:
         config = read_config(path)
         n_parameters, family = config.n_parameters, config.family
@@ -430,8 +433,32 @@ def _describe(name: str, path: Path, problem: str | None = None) -> InstalledMod
             dtype = open_checkpoint(path).dtype
     except LaplmError as error:
         problem = problem or str(error)
-    size = path.stat().st_size if path.is_file() else _bytes_below(path)
+    size = _bytes_below(path)
     return InstalledModel(name, path, n_parameters, size, dtype, problem, family=family)
+
+
+def _describe_file(name: str, path: Path) -> InstalledModel:
+    """A GGUF file. Its vocabulary takes a moment to read, and people have dozens: read once."""
+    try:
+        stat = path.stat()
+    except OSError as error:  # just deleted
+        return InstalledModel(name, path, None, 0, None, f"it cannot be read: {error.strerror}")
+    return dataclasses.replace(_read_file(path, stat.st_size, stat.st_mtime_ns), name=name)
+
+
+@functools.lru_cache(maxsize=1024)
+def _read_file(path: Path, size: int, changed: int) -> InstalledModel:
+    """What a GGUF file of a size is, as of the time when it was changed."""
+    from laplm.model.files.checkpoint import open_checkpoint
+
+    try:
+        checkpoint = open_checkpoint(path)
+    except LaplmError as error:
+        return InstalledModel(str(path), path, None, size, None, str(error))
+    config = checkpoint.config
+    return InstalledModel(
+        str(path), path, config.n_parameters, size, checkpoint.dtype, family=config.family
+    )
 
 
 def _bytes_below(path: Path) -> int:

@@ -69,6 +69,21 @@ def test_models_of_ollama_are_listed_and_opened_by_name(ollama: Path, gguf: Path
         locate("ollama:small:2b")
 
 
+def test_a_file_is_read_once_until_it_changes(
+    ollama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from laplm.model.files import checkpoint
+
+    (model,) = (m for m in installed() if m.name == "ollama:small:1b")
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "read_gguf", None)
+        assert model in installed()
+    data = model.path.read_bytes()
+    model.path.write_bytes(data[:-1000])
+    (cut,) = (m for m in installed() if m.name == "ollama:small:1b")
+    assert cut.problem and cut.size_bytes == len(data) - 1000
+
+
 @pytest.mark.parametrize(
     ("content", "layers", "reason"),
     [
