@@ -32,7 +32,9 @@ def run(args: argparse.Namespace) -> int:
     if args.action is not None and args.model is None:
         raise InputError(f"which model? laplm models {args.action} NAME; `laplm models` lists them")
     if args.action == "rm":
-        freed = locate.remove(args.model)
+        from laplm.hub.remove import remove
+
+        freed = remove(args.model)
         write(f"{visible(args.model)} is deleted, {freed / 1e6:,.1f} MB are free\n")
         return 0
     if args.action == "show":

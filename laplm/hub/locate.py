@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from laplm import built_in
-from laplm.errors import InputError, LaplmError, ModelNotFoundError, WriteError, did_you_mean
+from laplm.errors import LaplmError, ModelNotFoundError, did_you_mean
 from laplm.hub import stores
 from laplm.hub.known import KNOWN
 
@@ -131,7 +131,7 @@ def locate(name_or_path: str) -> Path:
             "gpt2 or owner/name"
         )
     broken = None
-    for folder in _folders(name_or_path):
+    for folder in folders_of(name_or_path):
         snapshot = _snapshot(folder)
         problem = "its download did not finish" if snapshot is None else _problem(snapshot)
         if snapshot is not None and problem is None and not _gguf_in(snapshot):
@@ -182,7 +182,7 @@ def out_of_package(name: str) -> Path | None:
 
 def _locate_file(repo: str, file: str) -> Path:
     there: list[str] = []
-    for folder in _folders(repo):
+    for folder in folders_of(repo):
         files = gguf_names(folder)
         if file in files:
             return files[file]
@@ -274,9 +274,7 @@ def installed() -> list[InstalledModel]:
             model = _describe_folder(name, repo, folder)
         except OSError as error:
             problem = f"its files cannot be read: {error.strerror}"
-            model = InstalledModel(
-                name, folder, None, _bytes_below(folder / "blobs"), None, problem
-            )
+            model = InstalledModel(name, folder, None, bytes_below(folder / "blobs"), None, problem)
         files = gguf_names(folder)
         if model is not None and not (files and model.problem):
             models.append(model)
@@ -308,81 +306,6 @@ def describe(name: str) -> InstalledModel:
     return _describe(name, locate(name))
 
 
-def remove(name: str) -> int:
-    """Delete a model that ``laplm pull`` fetches, and nothing else; the bytes that became free.
-
-    Args:
-        name: a name, a hub id, or ``owner/name:FILE.gguf``. Of a model that lies in the hub's cache
-            and came out of a package too, the one that ``locate`` gives.
-
-    Raises:
-        ModelNotFoundError: nothing of this name is on disk.
-        InputError: it is another program's, built in, or a path.
-        WriteError: it cannot be deleted.
-    """
-    if name == POCKET:
-        raise InputError("pocket is part of laplm; pip uninstall laplm removes both")
-    if stores.is_name(name):
-        program = stores.PROGRAMS[name.partition(":")[0]]
-        raise InputError(
-            f"{name} belongs to {program}, and laplm leaves it alone; {stores.removal(name)}"
-        )
-    repo, file = split_name(name)
-    if not HUB_ID.fullmatch(repo):
-        raise InputError(f"{name} is no name that `laplm pull` takes; delete a path yourself")
-    try:
-        for folder in _folders(repo):
-            if file is None and folder.is_dir():
-                return _remove_folder(folder)
-            if file is not None and file in gguf_names(folder):
-                return _remove_file(folder, file)
-        packaged = out_of_package(name)
-        if packaged is not None and packaged.is_file():
-            size = packaged.stat().st_size
-            packaged.unlink()
-            return size
-    except OSError as error:
-        raise WriteError(
-            f"cannot delete {name}: {error.filename}: {error.strerror}; check who may write there"
-        ) from None
-    path = locate(name)  # which says that it is not there
-    raise InputError(
-        f"{name} is the directory {path}, and laplm did not put it there; delete it yourself"
-    )
-
-
-def _remove_folder(folder: Path) -> int:
-    """Delete a repository of the cache: out of sight first, so that half of it is never seen."""
-    import shutil
-
-    size = _bytes_below(folder / "blobs")
-    gone = folder.with_name(f".{folder.name}.{os.urandom(4).hex()}.deleted")
-    folder.rename(gone)
-    if gone.is_symlink():  # what it leads to was put elsewhere by somebody
-        gone.unlink()
-        return 0
-    shutil.rmtree(gone)
-    return size
-
-
-def _remove_file(folder: Path, file: str) -> int:
-    """Delete one file of a repository, in every commit, and its contents if nothing shows them."""
-    snapshots = folder / "snapshots"
-    paths = [path / file for path in snapshots.iterdir() if (path / file).is_file()]
-    # By links of both kinds; where the system has none, a file is its own contents.
-    blobs = [b for b in (folder / "blobs").glob("*") if any(b.samefile(path) for path in paths)]
-    alone = [path for path in paths if not any(path.samefile(blob) for blob in blobs)]
-    freed = sum(path.stat().st_size for path in alone)
-    for path in paths:
-        path.unlink()
-    left = [path for path in snapshots.rglob("*") if path.is_file()]
-    for blob in blobs:
-        if not any(blob.samefile(path) for path in left):
-            freed += blob.stat().st_size
-            blob.unlink()
-    return freed if left else freed + _remove_folder(folder)
-
-
 def _describe_folder(name: str, repo: str, folder: Path) -> InstalledModel | None:
     """A model of the hub cache; None for a kind that is not run, an adapter, or GGUF files."""
     from laplm.model.families import FAMILIES
@@ -395,7 +318,7 @@ def _describe_folder(name: str, repo: str, folder: Path) -> InstalledModel | Non
     if snapshot is None or not (snapshot / "config.json").is_file():
         # Without a config its kind is unknown: listed when laplm fetched it or knows it.
         if repo in _SHORT or repo in ALIASES or any(folder.glob("blobs/*.laplm.incomplete")):
-            size = _bytes_below(folder / "blobs")
+            size = bytes_below(folder / "blobs")
             return InstalledModel(name, folder, None, size, None, "its download did not finish")
         return None
     with contextlib.suppress(OSError, ValueError, RecursionError):
@@ -433,7 +356,7 @@ def _describe(name: str, path: Path, problem: str | None = None) -> InstalledMod
             dtype = open_checkpoint(path).dtype
     except LaplmError as error:
         problem = problem or str(error)
-    size = _bytes_below(path)
+    size = bytes_below(path)
     return InstalledModel(name, path, n_parameters, size, dtype, problem, family=family)
 
 
@@ -461,7 +384,8 @@ def _read_file(path: Path, size: int, changed: int) -> InstalledModel:
     )
 
 
-def _bytes_below(path: Path) -> int:
+def bytes_below(path: Path) -> int:
+    """Bytes of the files in a directory; 0 where there is none."""
     total = 0
     with contextlib.suppress(OSError), os.scandir(path) as entries:
         for entry in entries:
@@ -470,7 +394,7 @@ def _bytes_below(path: Path) -> int:
     return total
 
 
-def _folders(name: str) -> list[Path]:
+def folders_of(name: str) -> list[Path]:
     """Where a name may lie in the cache: under its name of today, or of before."""
     repos = dict.fromkeys([ALIASES.get(name, name), name, _SHORT.get(name, name)])
     return [repo_folder(repo) for repo in repos]

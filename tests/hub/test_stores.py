@@ -13,7 +13,8 @@ from gguf_files import make_hf_model, matrices_as, write_gguf
 
 from laplm.errors import InputError, ModelNotFoundError
 from laplm.hub import stores
-from laplm.hub.locate import installed, locate, remove
+from laplm.hub.locate import installed, locate
+from laplm.hub.remove import remove
 from laplm.model.files.checkpoint import open_checkpoint
 
 pytest_plugins = ("hub_cache",)  # its fixture; a second conftest would hide the first one
