@@ -119,6 +119,7 @@ TESTED_IN = {
     "look/target.py": "look/views/test_logit_attribution.py",
     "look/unembedding.py": "look/views/test_logit_lens.py",
     "look/views/continuations.py": "look/views/test_steering.py",
+    "cli/line_reader.py": "cli/test_chat.py",
     "model/engine/formats.py": "model/engine/test_packing.py",
     "model/engine/packed_weights.py": "model/engine/test_matrices.py",
     "model/engine/group_search.py": "model/engine/test_quantize.py",
