@@ -15,7 +15,9 @@ from laplm.model.engine import model as model_module
 from laplm.model.engine.model import GPT
 from laplm.model.engine.quantize import Precision
 from laplm.model.files.checkpoint import Checkpoint, open_checkpoint
+from laplm.model.reference import DenseWeights, forward
 from laplm.native import isa as isas
+from laplm.run.language_model import LanguageModel
 
 Array = np.ndarray
 IDS = np.random.default_rng(1).integers(0, 97, 64)
@@ -123,3 +125,20 @@ def test_weights_of_two_bytes_are_computed_with_as_they_are(
     got = gpt.forward(IDS)
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-4)
     same_bits_in_every_batch(gpt, got)
+
+
+def test_smollm2_as_it_is_stored_is_as_good_as_in_fp32_within_three_per_cent(smollm2: Path) -> None:
+    """Against the same weights in fp32, which test_gguf_checkpoint binds to transformers."""
+    lm = LanguageModel(smollm2)
+    assert (lm.precision, lm.gpt.main_format.name) == ("stored", "q4_1")
+    text = (Path(__file__).parents[3] / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    ids = np.array(lm.tokenizer.encode(text)[:256])
+    tensors = {name: lm.checkpoint.tensor(name) for name in lm.checkpoint.names}
+    exact = forward(ids, DenseWeights(tensors, lm.config), lm.config)
+    losses = []
+    for logits in (exact, lm.gpt.forward(ids)):
+        rows = np.array([lm.gpt.logsumexp(row) for row in logits[:-1]])
+        losses.append(float(np.mean(rows - logits[np.arange(255), ids[1:]])))
+    assert abs(losses[1] - losses[0]) < 0.03  # of so few tokens; 0.002 of 3,000
+    same = lm.gpt.forward(lm.tokenizer.encode("The capital of Spain is"), last_only=True)
+    assert lm.tokenizer.decode([int(same[0].argmax())]) == " Madrid"
