@@ -6,6 +6,8 @@ is None here, never a guess.
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -76,10 +78,10 @@ def terminate_process(pid: int, naming: str) -> bool:
     import psutil
 
     try:
-        process = psutil.Process(pid)
-        if not any(word.endswith(naming) for word in process.cmdline()):
+        if not any(word.endswith(naming) for word in psutil.Process(pid).cmdline()):
             return False
-        process.terminate()
-    except (psutil.Error, ValueError, OverflowError):
+        # psutil's own would compare times of start, which move when the machine's clock is set.
+        os.kill(pid, signal.SIGTERM)
+    except (psutil.Error, OSError, ValueError, OverflowError):
         return False
     return True

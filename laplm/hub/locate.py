@@ -339,8 +339,9 @@ def _describe_built_in() -> InstalledModel:
 
 
 def _describe(name: str, path: Path, problem: str | None = None) -> InstalledModel:
-    if path.is_file():
-        return _describe_file(name, path)
+    with contextlib.suppress(PermissionError):
+        if path.is_file():
+            return _describe_file(name, path)
     from laplm.model.files.checkpoint import open_checkpoint, read_config
 
     n_parameters, dtype, family = None, None, None

@@ -32,7 +32,7 @@ def test_a_shape_is_timed_with_generated_weights_and_printed(
         return "measured"
 
     sizes = ModelConfig(vocab_size=500, n_ctx=64, n_embd=64, n_layer=1, n_head=4)
-    monkeypatch.setitem(bench.NAMED_SIZES, "small", sizes)
+    monkeypatch.setitem(bench.SHAPES, "small", sizes)
     monkeypatch.setattr(bench, "bench", measured)
     monkeypatch.setattr(bench, "report", lambda result: f"{result}: a table\n")
     result = laplm_(

@@ -134,7 +134,9 @@ class Terminal:
             [sys.executable, "-c", f"import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
              f"{SLOW}", *map(str, argv)],
             stdin=other, stdout=other, stderr=other, start_new_session=True,
-            env=os.environ | {"TERM": "dumb"} | env,
+            # pytest's workers are told a width, which would count more than the terminal's.
+            env={name: value for name, value in os.environ.items() if name != "COLUMNS"}
+            | {"TERM": "dumb"} | env,
         )  # fmt: skip
         os.close(other)
         self._seen = 0
