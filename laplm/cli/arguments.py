@@ -9,7 +9,7 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -113,6 +113,27 @@ def add_model(p: Any, *, model: bool = True, precision: str | None = None) -> No
     p.add_argument(
         "--threads", type=int, metavar="N", help="threads that work (default: one per core)"
     )
+
+
+def add_sampling(g: Any, usual: Mapping[str, float]) -> None:
+    """How tokens are chosen, but for the seed; ``usual`` are the defaults, told in the help."""
+
+    def add(name: str, metavar: str, about: str) -> None:
+        default = usual.get(name)
+        g.add_argument(
+            f"--{name.replace('_', '-')}", type=int if name == "top_k" else float, default=default,
+            metavar=metavar, help=about if default is None else f"{about} (default: {default:g})",
+        )  # fmt: skip
+
+    add("temperature", "T", "lower is safer, higher is wilder, 0 always takes the likeliest")
+    g.add_argument(
+        "--greedy", action="store_const", dest="temperature", const=0.0,
+        help="always the likeliest token, as --temperature 0",
+    )  # fmt: skip
+    add("top_k", "K", "draw from the K likeliest tokens; 0 is off")
+    add("top_p", "P", "draw from the likeliest tokens that hold this share; 1 is off")
+    add("min_p", "P", "leave out tokens below this share of the likeliest; 0 is off")
+    add("repetition_penalty", "X", "make tokens that are there already less likely; 1 is off")
 
 
 def add_json(p: Any) -> None:

@@ -12,7 +12,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from laplm.cli.arguments import AddCommand, add_json, add_model, open_model, read_piped, read_prompt
+from laplm.cli.arguments import (
+    AddCommand,
+    add_json,
+    add_model,
+    add_sampling,
+    open_model,
+    read_piped,
+    read_prompt,
+)
 from laplm.cli.line_reader import LineReader, history_file, read_message
 from laplm.cli.output import (
     INTERRUPTED,
@@ -80,29 +88,7 @@ def add_parser(add_command: AddCommand) -> None:
         help="tokens of an answer, at most (default: as many as the model still holds)",
     )  # fmt: skip
     g = p.add_argument_group("how tokens are chosen (default: as the model's makers say)")
-    g.add_argument(
-        "--temperature", type=float, metavar="T",
-        help="lower is safer, higher is wilder, 0 always takes the likeliest",
-    )  # fmt: skip
-    g.add_argument(
-        "--greedy", action="store_const", dest="temperature", const=0.0,
-        help="always the likeliest token, as --temperature 0",
-    )  # fmt: skip
-    g.add_argument(
-        "--top-k", type=int, metavar="K", help="draw from the K likeliest tokens; 0 is off"
-    )
-    g.add_argument(
-        "--top-p", type=float, metavar="P",
-        help="draw from the likeliest tokens that hold this share; 1 is off",
-    )  # fmt: skip
-    g.add_argument(
-        "--min-p", type=float, metavar="P",
-        help="leave out tokens below this share of the likeliest; 0 is off",
-    )  # fmt: skip
-    g.add_argument(
-        "--repetition-penalty", type=float, metavar="X",
-        help="make tokens that are there already less likely; 1 is off",
-    )  # fmt: skip
+    add_sampling(g, {})
     g.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same answers")
     g = p.add_argument_group("what is shown and kept")
     g.add_argument(

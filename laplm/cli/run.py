@@ -12,6 +12,7 @@ from laplm.cli.arguments import (
     AddCommand,
     add_json,
     add_model,
+    add_sampling,
     note_trailing_space,
     open_model,
     read_prompt,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from laplm.run.results import GenerationResult
 
 
+_USUAL = {"temperature": 0.8, "top_k": 40, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
 _SHOWN_PROMPT = 1000  # characters of a long prompt that are shown, its last ones
 
 
@@ -61,30 +63,7 @@ def add_parser(add_command: AddCommand) -> None:
         help="tokens to add, at most (default: 100, or what the model still holds)",
     )  # fmt: skip
     g = p.add_argument_group("how tokens are chosen")
-    g.add_argument(
-        "--temperature", type=float, default=0.8, metavar="T",
-        help="lower is safer, higher is wilder, 0 always takes the likeliest (default: 0.8)",
-    )  # fmt: skip
-    g.add_argument(
-        "--greedy", action="store_const", dest="temperature", const=0.0,
-        help="always the likeliest token, as --temperature 0",
-    )  # fmt: skip
-    g.add_argument(
-        "--top-k", type=int, default=40, metavar="K",
-        help="draw from the K likeliest tokens; 0 is off (default: 40)",
-    )  # fmt: skip
-    g.add_argument(
-        "--top-p", type=float, default=1.0, metavar="P",
-        help="draw from the likeliest tokens that hold this share; 1 is off (default: 1)",
-    )  # fmt: skip
-    g.add_argument(
-        "--min-p", type=float, default=0.0, metavar="P",
-        help="leave out tokens below this share of the likeliest; 0 is off (default: 0)",
-    )  # fmt: skip
-    g.add_argument(
-        "--repetition-penalty", type=float, default=1.0, metavar="X",
-        help="make tokens that are there already less likely; 1 is off (default: 1)",
-    )  # fmt: skip
+    add_sampling(g, _USUAL)
     g.add_argument(
         "--seed", type=int, metavar="N",
         help="the same seed gives the same text (default: drawn, and told)",
