@@ -21,6 +21,7 @@ Layouts (see ``packing.py``, which writes them; ``formats.py`` has their names):
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import product
 from typing import Any
 
@@ -87,6 +88,9 @@ def make_tile(
     return simd.operation(simd.void, *[i64] * 15)(tile.emit)
 
 
+Step = Callable[[Value, list[Value]], list[Value]]
+
+
 class _Tile:
     """The code of one operation; a cell is a tile of rows times a token."""
 
@@ -97,6 +101,7 @@ class _Tile:
         self.n_tiles, self.n_tokens = n_tiles, n_tokens
         self.cells = list(product(range(n_tiles), range(n_tokens)))
         self.group_bytes = form.group_bytes
+        self.in_memory = isa.dot == "avx2" and not form.is_float  # see ``loop_in_memory``
         # Cache lines prefetched with every group; the parts lie one after the other.
         self.lines = 0
         if prefetch_parts:
@@ -106,7 +111,6 @@ class _Tile:
         """All groups of the inputs, then the bias, then what becomes of the result."""
         a = Args(*values)
         step = self.float_step if self.form.is_float else self.byte_step
-        zero = [simd.constant(F32V, 0.0)] * len(self.cells)
         # Tiles lie one after the other, and so do the rows that follow and their parts.
         part = (b.mul(a.part, a.n_groups), self.lines * 64)
         following = place(b, a.w, (self.n_tiles, a.w_stride), part)
@@ -116,7 +120,11 @@ class _Tile:
                 simd.emit_prefetch(b, place(b, following, (g, self.lines * 64), (line, 64)))
             return step(b, g, a, acc)
 
-        acc = loop(b, a.n_groups, zero, group)
+        zero = [simd.constant(F32V, 0.0)] * len(self.cells)
+        if self.in_memory:
+            acc = self.loop_in_memory(b, a, zero, group)
+        else:
+            acc = loop(b, a.n_groups, zero, group)
         for i, (r, _) in enumerate(self.cells):
             bias = simd.read(b, place(b, a.bias, (r, 64)), F32V, 4)
             if self.form.scales == "row":
@@ -133,6 +141,27 @@ class _Tile:
             with otherwise:
                 for i, (r, t) in enumerate(self.cells):
                     simd.write(b, place(b, a.out, (r, 64), (t, a.out_stride)), acc[i], 4)
+
+    def loop_in_memory(self, b: Builder, a: Args, acc: list[Value], group: Step) -> list[Value]:
+        """``loop`` over the groups with the accumulators in memory.
+
+        The products of a group fill all of AVX2's registers. Held in registers, accumulators would
+        be copied to memory and back around each group, and the sums beside them.
+        """
+        with b.goto_entry_block():
+            buffer = b.alloca(ir.ArrayType(F32V, len(acc)))
+        self.acc_at = b.ptrtoint(buffer, I64)
+        places = [place(b, self.acc_at, (i, 64)) for i in range(len(acc))]
+        for at, value in zip(places, acc, strict=True):
+            simd.write(b, at, value, 4)
+
+        def in_place(g: Value, _: list[Value]) -> list[Value]:
+            for at, value in zip(places, group(g, places), strict=True):
+                simd.write(b, at, value, 4)
+            return []
+
+        loop(b, a.n_groups, [], in_place)
+        return [simd.read(b, at, F32V, 4) for at in places]
 
     def float_step(self, b: Builder, g: Value, a: Args, acc: list[Value]) -> list[Value]:
         """A group of inputs: each weight times its input, added to its row's accumulator."""
@@ -162,18 +191,22 @@ class _Tile:
         return b.bitcast(b.shl(b.zext(bits, I32V), simd.constant(I32V, 16)), F32V)
 
     def byte_step(self, b: Builder, g: Value, a: Args, acc: list[Value]) -> list[Value]:
-        """A group of inputs: the exact sum of products of bytes, then one scaled addition."""
-        starts = [self.start(b, g, a, t) for t in range(self.n_tokens)]
+        """A group of inputs: the exact sum of products of bytes, then one scaled addition.
+
+        ``acc`` are the accumulators, or where they are (``in_memory``).
+        """
+        if self.in_memory:  # nothing else is read before the products have left the registers
+            w, x = place(b, a.w, (g, self.group_bytes)), place(b, a.x, (g, GROUP))
+            products = avx2_group(b, self.form.bits, w, x, a.x_stride, self.n_tokens, self.acc_at)
+            totals = [b.add(total, self.start(b, g, a, t)) for t, total in enumerate(products)]
+            acc = [simd.read(b, at, F32V, 4) for at in acc]
+        else:
+            starts = [self.start(b, g, a, t) for t in range(self.n_tokens)]
+            totals = self.exact_sums(b, g, a, [starts[t] for _, t in self.cells])
         x_scales = []
         for t in range(self.n_tokens):
             x_scale = simd.read(b, place(b, a.x_scale, (g, 4), (t, a.group_stride)), FLOAT, 4)
             x_scales.append(simd.broadcast(b, x_scale, F32V))
-        if self.isa.dot == "avx2":
-            w = place(b, a.w, (g, self.group_bytes))
-            xs = [place(b, a.x, (g, GROUP), (t, a.x_stride)) for t in range(self.n_tokens)]
-            totals = avx2_group(b, self.form.bits, w, xs, starts)
-        else:
-            totals = self.exact_sums(b, g, a, [starts[t] for _, t in self.cells])
         sums = [b.sitofp(total, F32V) for total in totals]
         if self.form.scales == "row":
             return [
@@ -269,31 +302,31 @@ class _Tile:
 
 
 def avx2_group(
-    b: Builder, bits: int, w: Value, xs: list[Value], starts: list[Value]
+    b: Builder, bits: int, w: Value, x: Value, x_stride: Value, n: int, acc: Value
 ) -> list[Value]:
-    """A group's products of bytes for one tile: ``starts[t] + sum`` (i32x16) for each token.
+    """A group's products of bytes for one tile and ``n`` tokens, up to four: their sums (i32x16).
 
     In machine instructions, since LLVM puts the unrolled steps in an order that keeps more than the
-    16 registers hold. ``w`` and ``xs`` are addresses. Up to four tokens: two registers each.
+    16 registers hold. ``w`` and ``x`` are addresses. ``acc``, where the accumulators are, is there
+    to keep them in memory: LLVM has to suppose that the instructions read them.
     """
-    halves, n = (0, 1), len(xs)
+    halves = (0, 1)
     lines: list[str] = []
     totals = [[f"${2 * t + half}" for half in halves] for t in range(n)]
     ws, others = ([f"${2 * n + 2 * i + half}" for half in halves] for i in (0, 1))
-    x, product = f"${2 * n + 4}", f"${2 * n + 5}"
-    weights, first = f"${2 * n + 6}", 2 * n + 7
-    x_at = [f"${first + t}" for t in range(n)]
-    ones, mask = f"${first + n}", f"${first + n + 1}"
+    inputs, product = f"${2 * n + 4}", f"${2 * n + 5}"
+    weights, at, stride, thrice, ones, mask = (f"${2 * n + 6 + i}" for i in range(6))
+    x_at = [f"({at})", f"({at},{stride})", f"({at},{stride},2)", f"({at},{thrice})"]
 
     def multiply(step: int, unsigned: list[str], signs: list[str] | None, *, add: bool) -> None:
         """Four inputs by 16 rows; for 8 bits pairs of products are added up to 32 bits."""
         for t in range(n):
-            lines.append(f"vpbroadcastd {4 * step}({x_at[t]}), {x}")
+            lines.append(f"vpbroadcastd {4 * step}{x_at[t]}, {inputs}")
             for half in halves:
-                total, signed = totals[t][half], x
+                total, signed = totals[t][half], inputs
                 to = product if add or signs else total
                 if signs:
-                    lines.append(f"vpsignb {signs[half]}, {x}, {product}")
+                    lines.append(f"vpsignb {signs[half]}, {inputs}, {product}")
                     signed = product
                 lines.append(f"vpmaddubsw {signed}, {unsigned[half]}, {to}")
                 if signs:
@@ -327,8 +360,8 @@ def avx2_group(
         ir.Constant(i32x8, [0x00010001] * 8),
         ir.Constant(i32x8, [(0x80808080 - 2**32) if bits == 8 else 0x0F0F0F0F] * 8),
     ]
-    constraints = [*["=&x"] * (2 * n + 6), "r", *["r"] * n, "x", "x", "~{memory}"]
-    arguments = [w, *xs, *constants]
+    constraints = [*["=&x"] * (2 * n + 6), *["r"] * 4, "x", "x", "r", "~{memory}"]
+    arguments = [w, x, x_stride, b.mul(x_stride, ir.Constant(I64, 3)), *constants, acc]
     signature = ir.FunctionType(kind, [value.type for value in arguments])
     found = b.asm(signature, "\n".join(lines), ",".join(constraints), arguments, True)
     out = []
@@ -337,7 +370,7 @@ def avx2_group(
         if bits == 4:  # two 16-bit sums a row
             name, one = "llvm.x86.avx2.pmadd.wd", simd.constant(i16x16, 1)
             sums = [simd.call(b, name, i32x8, [b.bitcast(s, i16x16), one]) for s in sums]
-        out.append(b.add(simd.join(b, *sums), starts[t]))
+        out.append(simd.join(b, *sums))
     return out
 
 

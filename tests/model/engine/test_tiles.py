@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from llvmlite import ir
 
 from laplm.model.engine import tiles
 from laplm.native import isa as isas
 from laplm.native import jit, lower, simd
-from laplm.native.lower import I32, Builder, Value
+from laplm.native.lower import I32, I64, Builder, Value
 
 AVX2 = next((isa for isa in isas.available() if isa.name == "avx2"), None)
 
@@ -40,12 +41,11 @@ def test_a_group_of_the_largest_bytes_is_summed_exactly(precision: str, fill: st
 
     @simd.operation(simd.void, *[simd.i64] * 4)
     def group(b: Builder, w: Value, x: Value, starts: Value, out: Value) -> None:
-        xs = [simd.place(b, x, (t, 32)) for t in range(n)]
-        first = [simd.read(b, simd.place(b, starts, (t, 4)), I32) for t in range(n)]
-        first = [simd.broadcast(b, value, simd.I32V) for value in first]
-        for t, total in enumerate(
-            tiles.avx2_group(b, 8 if precision == "int8" else 4, w, xs, first)
-        ):
+        stride, bits = ir.Constant(I64, 32), 8 if precision == "int8" else 4
+        sums = tiles.avx2_group(b, bits, w, x, stride, n, out)
+        for t, total in enumerate(sums):
+            start = simd.read(b, simd.place(b, starts, (t, 4)), I32)
+            total = b.add(total, simd.broadcast(b, start, simd.I32V))
             simd.write(b, simd.place(b, out, (t, 64)), total)
 
     @lower.kernel
