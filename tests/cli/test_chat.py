@@ -170,6 +170,17 @@ class Terminal:
         self.type(line)
         return self.read(until)
 
+    def interrupt(self, until: str = "\n>>> ") -> str:
+        """Press Ctrl-C, again each second until something comes, and read up to a text.
+
+        Python's readline sees a signal only while it waits for a key: one that comes sooner waits
+        for the next.
+        """
+        self.type("\x03")
+        while not select.select([self._end], [], [], 1)[0]:
+            self.type("\x03")
+        return self.read(until)
+
     def leave(self) -> int:
         self.read()
         return self.process.wait(30)
@@ -217,8 +228,7 @@ def test_a_conversation_on_a_terminal(
     assert "talk.json loaded" in t.say(f"/load {saved}\n")
     assert "\na girl\n" in t.say("/again\n")
     t.say("half a line", "half a line")
-    time.sleep(0.2)  # Python's readline sees a signal only while it waits for a key
-    assert "Ctrl-D or /exit leaves" in t.say("\x03")
+    assert "Ctrl-D or /exit leaves" in t.interrupt()
     t.type("\x04")
     assert t.leave() == 0
     assert history.stat().st_mode & 0o777 == 0o600
