@@ -1,7 +1,8 @@
-"""laplm beside llama.cpp and OpenVINO GenAI on one GGUF file, as it is stored.
+"""laplm beside llama.cpp, ik_llama.cpp and OpenVINO GenAI on one GGUF file, as it is stored.
 
-    pip install xllamacpp openvino-genai
+    pip install xllamacpp ik-llama-cpp-python openvino-genai
     python benchmarks/gguf_peers.py FILE.gguf --threads 2 --repeats 3
+    python benchmarks/gguf_peers.py FILE.gguf --as q4_0   # the same weights, stored otherwise
 
 Each engine runs in a process of its own, and the engines take turns, so that a disturbance meets
 all of them. Prompts are random token ids, another one each time, since some engines keep the last.
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -78,6 +80,31 @@ def llama_cpp(model: str, threads: int, seed: int) -> Figures:
     }
 
 
+def ik_llama_cpp(model: str, threads: int, seed: int) -> Figures:
+    """ik_llama.cpp through its binding, one call a token."""
+    from ik_llama_cpp import IkLlama
+    from ik_llama_cpp._ctypes_api import llama_batch_free
+    from ik_llama_cpp._internals import make_batch_single
+
+    llama = IkLlama(model, n_ctx=2048, n_threads=threads, verbose=False)
+    llama.generate(prompt(seed + 1, BEFORE), max_tokens=4)
+    start = time.perf_counter()
+    llama.generate(prompt(seed, PREFILL), max_tokens=0)
+    prefill = PREFILL / (time.perf_counter() - start)
+    llama.generate(prompt(seed, BEFORE), max_tokens=0)
+
+    def step(token: int, at: int) -> None:
+        batch = make_batch_single(token, at)
+        llama._context.decode(batch)
+        llama_batch_free(batch)
+
+    step(prompt(seed, 1)[0], BEFORE)
+    start = time.perf_counter()
+    for i, token in enumerate(prompt(seed, DECODED)):
+        step(token, BEFORE + 1 + i)
+    return {"prefill": prefill, "decode": DECODED / (time.perf_counter() - start)}
+
+
 def openvino(model: str, threads: int, seed: int) -> Figures:
     """OpenVINO GenAI reads the GGUF file itself; the figures are its own metrics."""
     import openvino as ov
@@ -97,8 +124,39 @@ def openvino(model: str, threads: int, seed: int) -> Figures:
 
 
 ENGINES: dict[str, Callable[[str, int, int], Figures]] = {
-    "laplm": laplm, "llama.cpp": llama_cpp, "OpenVINO GenAI": openvino,
+    "laplm": laplm, "llama.cpp": llama_cpp, "ik_llama.cpp": ik_llama_cpp,
+    "OpenVINO GenAI": openvino,
 }  # fmt: skip
+
+
+def store_as(model: str, kind: str) -> str:
+    """The same model with its matrices in another type, beside the file; returns its path."""
+    import gguf
+
+    out = Path(model).with_suffix(f".{kind}.gguf")
+    if out.exists():
+        return str(out)
+    reader, wanted = gguf.GGUFReader(model), gguf.GGMLQuantizationType[kind.upper()]
+    architecture = reader.get_field("general.architecture")
+    assert architecture is not None
+    writer = gguf.GGUFWriter(str(out) + ".part", architecture.contents())
+    for field in reader.fields.values():
+        if field.name.startswith("GGUF.") or field.name == "general.architecture":
+            continue
+        inside = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
+        writer.add_key_value(field.name, field.contents(), field.types[0], sub_type=inside)
+    for tensor in reader.tensors:
+        values = gguf.dequantize(tensor.data, tensor.tensor_type)
+        if len(tensor.shape) > 1:
+            writer.add_tensor(tensor.name, gguf.quantize(values, wanted), raw_dtype=wanted)
+        else:
+            writer.add_tensor(tensor.name, values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    Path(str(out) + ".part").replace(out)
+    return str(out)
 
 
 def main() -> None:
@@ -108,12 +166,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--engines", nargs="+", default=list(ENGINES), choices=list(ENGINES))
+    parser.add_argument("--as", dest="kind", metavar="TYPE", help="of the matrices: q4_0, q8_0 …")
     parser.add_argument("--one", nargs=2, metavar=("ENGINE", "SEED"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
         engine, seed = args.one
         print(json.dumps(ENGINES[engine](args.model, args.threads, int(seed))))
         return
+    if args.kind:
+        args.model = store_as(args.model, args.kind)
     found: dict[str, list[Figures]] = {engine: [] for engine in args.engines}
     for repeat in range(args.repeats):
         for engine in args.engines:

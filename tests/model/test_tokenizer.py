@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+import tokenizers
 from conftest import TEXT, make_tokenizer_json
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -566,3 +567,33 @@ def test_nulls_beside_the_tokenizer_are_nothing(
     (tmp_path / "tokenizer.json").write_bytes((directory / "tokenizer.json").read_bytes())
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(values))
     assert Tokenizer.from_directory(tmp_path).encode(TEXT) == ours.encode(TEXT)
+
+
+def test_an_added_token_that_is_text_comes_back_as_it_is(directory: Path, tmp_path: Path) -> None:
+    """It is written in its letters, where tokens of the vocabulary are written in bytes."""
+    values = json.loads((directory / "tokenizer.json").read_text())
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
+    values["added_tokens"].append({"id": 402, "content": "<déjà>"} | flags)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(values))
+    tokenizer = Tokenizer.from_directory(tmp_path)
+    ids = tokenizer.encode("a <déjà> b")
+    assert 402 in ids
+    assert tokenizer.token_bytes(402) == "<déjà>".encode()
+    assert tokenizer.decode(ids) == "a <déjà> b"
+
+
+def test_added_runs_of_spaces_are_spaces_where_tokens_write_them_otherwise(tmp_path: Path) -> None:
+    """As Gemma has them, beside control tokens."""
+    vocab = {"<unk>": 0, "▁": 1, "a": 2} | {f"<0x{byte:02X}>": 3 + byte for byte in range(256)}
+    model = tokenizers.models.BPE(vocab, [], unk_token="<unk>", byte_fallback=True)
+    backend = tokenizers.Tokenizer(model)
+    backend.normalizer = tokenizers.normalizers.Replace(" ", "▁")
+    backend.decoder = tokenizers.decoders.Sequence([
+        tokenizers.decoders.Replace("▁", " "), tokenizers.decoders.ByteFallback(),
+        tokenizers.decoders.Fuse(),
+    ])  # fmt: skip
+    backend.add_tokens([tokenizers.AddedToken("▁▁", normalized=False)])
+    backend.add_special_tokens(["<▁end>"])
+    backend.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = Tokenizer.from_directory(tmp_path)
+    assert [tokenizer.token_bytes(id_) for id_ in (259, 260)] == [b"  ", "<▁end>".encode()]
