@@ -14,6 +14,8 @@ from serving import with_chat_template
 
 from laplm.model.tokenizer import Tokenizer
 from laplm.run.language_model import LanguageModel
+from laplm.run.results import GenerationStep
+from laplm.serve import openai
 from laplm.serve.app import ServerOptions, make_app
 from laplm.serve.models import ServingSettings
 
@@ -282,6 +284,15 @@ def test_parts_of_characters_are_told_apart_and_have_the_characters_place(
 
 
 # --- conversations ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("logprobs", [[-1.0], [-0.5, -1.0], [-0.25, -0.25, -1.0]])
+def test_best_of_goes_by_the_mean_of_an_answers_tokens(logprobs: list[float]) -> None:
+    choice = openai._ChoiceBuilder(0)
+    assert choice.score == 0
+    for logprob in logprobs:
+        choice.add(GenerationStep("a", 1, logprob))
+    assert choice.score == pytest.approx(sum(logprobs) / len(logprobs))
 
 
 def test_the_assistants_last_message_is_gone_on_with(client: TestClient) -> None:
