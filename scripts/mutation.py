@@ -114,8 +114,11 @@ class Selection:
             return []
         for file in self._data.measured_files():
             if file.endswith("/" + module):
-                contexts = self._data.contexts_by_lineno(file).get(line, [])
-                names = {c.partition("|")[0] for c in contexts if c}
+                by_line = self._data.contexts_by_lineno(file)
+                contexts = [c for c in by_line.get(line, []) if c]
+                if not contexts:  # run when the module is imported: whoever uses it may notice
+                    contexts = [c for those in by_line.values() for c in those if c]
+                names = {c.partition("|")[0] for c in contexts}
                 ordered = sorted(names, key=lambda name: self._seconds.get(name, 1.0))
                 # Ten of the quickest, and the rest from all over, so that it is not one file's.
                 rest = ordered[10:]

@@ -12,6 +12,7 @@ from conftest import make_model
 from fastapi.testclient import TestClient
 from serving import with_chat_template
 
+from laplm.model.chat import ChatTemplate
 from laplm.model.tokenizer import Tokenizer
 from laplm.run.language_model import LanguageModel
 from laplm.run.results import GenerationStep
@@ -346,6 +347,20 @@ def test_what_a_template_cannot_be_given_is_refused(client: TestClient) -> None:
     plain = converse(client, messages=[said], max_tokens=3)
     more = converse(client, messages=[said], max_tokens=3, chat_template_kwargs={"x": [1]})
     assert more["choices"] == plain["choices"]
+
+
+def test_messages_too_deep_for_a_template_are_refused(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_deep(*_: object, **__: object) -> list[int]:
+        raise RecursionError
+
+    monkeypatch.setattr(ChatTemplate, "encode", too_deep)
+    body = {"model": "chat", "messages": [{"role": "user", "content": "Hi"}]}
+    answer = client.post("/v1/chat/completions", json=body)
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert "nested too deeply" in error["message"] and error["param"] == "messages"
 
 
 def test_streamed_chat_of_two_is_the_whole_answer(client: TestClient) -> None:
