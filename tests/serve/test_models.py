@@ -197,6 +197,7 @@ def test_models_are_named_at_the_start(tmp_path: Path, monkeypatch: pytest.Monke
     }  # fmt: skip
     assert given_models([str(tmp_path / "mine")]) == {"mine": str(tmp_path / "mine")}
     assert given_models(["gpt2", "gpt2"]) == {"gpt2": "gpt2"}
+    assert given_models(["mine=gpt2", "mine=gpt2"]) == {"mine": "gpt2"}
     for wrong in ("=mine", "name=", "run:1", "run:1=mine"):
         with pytest.raises(InputError, match="no model"):
             given_models([wrong])

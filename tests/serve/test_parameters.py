@@ -55,6 +55,21 @@ NOTHING: dict[str, Any] = {
     "dry_multiplier": 0.0, "use_beam_search": False, "num_beams": 1, "modalities": ["text"],
     "do_sample": True, "min_keep": 0, "n_probs": 0, "lora": [],
 }  # fmt: skip
+# What leaves a method off, as its clients send it by themselves, and what switches it on.
+OFF_AND_ON: dict[str, tuple[Any, Any]] = {
+    "mirostat_mode": (0, 2), "typ_p": (1, 0.9), "tfs_z": (1, 0.9), "tfs": (1, 0.9),
+    "top_a": (0, 0.2), "xtc_probability": (0, 0.5), "dynatemp_range": (0, 0.5),
+    "smoothing_factor": (0, 0.3), "top_n_sigma": (-1, 1), "nsigma": (-1, 1),
+    "epsilon_cutoff": (0, 1e-4), "eta_cutoff": (0, 1e-4), "penalty_alpha": (0, 0.6),
+    "guidance_scale": (1, 1.5), "cfg_scale": (1, 1.5), "adaptive_target": (-1, 0.5),
+    "no_repeat_ngram_size": (0, 3), "encoder_repetition_penalty": (1, 1.2),
+    "penalize_nl": (True, False), "penalize_newline": (True, False), "n_indent": (0, 4),
+    "n_cmpl": (1, 2), "detokenize": (True, False), "truncation": ("disabled", "auto"),
+    "truncate_prompt_tokens": (-1, 10), "t_max_predict_ms": (0, 100), "t_max_prompt_ms": (-1, 100),
+    "reasoning_effort": ("none", "high"), "reasoning_format": ("auto", "deepseek"),
+    "thinking": ({"type": "disabled"}, {"type": "enabled"}), "thinking_token_budget": (0, 100),
+    "reasoning_budget": (-1, 100), "verbosity": ("medium", "low"), "num_beams": (1, 2),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ASKED)
@@ -70,6 +85,13 @@ def test_what_is_not_there_is_refused_by_its_name(name: str) -> None:
 def test_a_field_that_asks_for_nothing_is_taken(name: str) -> None:
     completion(**{name: NOTHING[name]}).check()
     chat(**{name: NOTHING[name]}).check()
+
+
+@pytest.mark.parametrize("name", OFF_AND_ON)
+def test_a_method_that_is_not_there_may_be_left_off(name: str) -> None:
+    off, on = OFF_AND_ON[name]
+    completion(**{name: off}).check()
+    assert refused(completion(**{name: on})).param == name
 
 
 @pytest.mark.parametrize(
@@ -187,6 +209,12 @@ def test_a_prompt_that_fills_the_context_is_refused_unless_nothing_is_written() 
             body.max_new_tokens(16, n_prompt, 100)
 
 
+def test_of_a_full_context_the_least_that_was_asked_for_is_told() -> None:
+    with pytest.raises(ContextLengthError, match="100 in the prompt and 1 to write"):
+        chat().max_new_tokens(None, 100, 100)
+    assert chat().max_new_tokens(None, 99, 100, strict=True) == 1
+
+
 def test_tokens_for_chat_have_the_names_that_openai_gave_them() -> None:
     assert chat(max_tokens=5).max_new_tokens(None, 10, 100) == 5
     assert chat(max_completion_tokens=5).max_new_tokens(None, 10, 100) == 5
@@ -235,11 +263,27 @@ def test_settings_are_openais_where_none_are_given() -> None:
         {"top_p": 1.1}, {"min_p": -0.1}, {"n": 0}, {"n": 129}, {"max_tokens": -3},
         {"presence_penalty": 2.1}, {"frequency_penalty": -2.1}, {"logprobs": 21}, {"best_of": 0},
         {"repeat_last_n": -2}, {"stop_token_ids": [0] * 129}, {"stream_options": {"more": True}},
+        {"seed": 2**63}, {"seed": -(2**63) - 1}, {"logprobs": -1}, {"best_of": 129},
+        {"min_tokens": -1}, {"presence_penalty": -2.1}, {"frequency_penalty": 2.1},
+        {"top_p": -0.1}, {"min_p": 1.1},
     ],
 )  # fmt: skip
 def test_numbers_out_of_range_are_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(pydantic.ValidationError):
         completion(**fields)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"temperature": 2}, {"temperature": 0}, {"top_k": -1}, {"top_p": 1}, {"min_p": 0},
+        {"min_p": 1}, {"n": 1}, {"n": 128}, {"best_of": 128}, {"logprobs": 0}, {"logprobs": 20},
+        {"presence_penalty": 2}, {"frequency_penalty": -2}, {"repeat_last_n": -1},
+        {"stop_token_ids": [0] * 128}, {"seed": 2**63 - 1}, {"seed": -(2**63)}, {"min_tokens": 0},
+    ],
+)  # fmt: skip
+def test_numbers_at_the_end_of_their_range_are_taken(fields: dict[str, Any]) -> None:
+    completion(**fields)
 
 
 @pytest.mark.parametrize(("last_n", "window"), [(None, None), (-1, None), (0, 0), (64, 64)])

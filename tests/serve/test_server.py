@@ -164,6 +164,7 @@ def test_an_idle_server_sleeps() -> None:
         body = {"prompt": "Once", "max_tokens": 4}
         answer = httpx.post(f"{server.address}/v1/completions", json=body, timeout=60)
         assert answer.status_code == 200
+        assert not {"server", "date"} & answer.headers.keys()  # what runs here is nobody's business
         process = psutil.Process(server.process.pid)
 
         def seconds() -> float:
