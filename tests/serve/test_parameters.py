@@ -304,7 +304,7 @@ def test_a_bias_is_for_a_token_that_can_be_drawn() -> None:
         with pytest.raises(ApiError, match="logit_bias"):
             completion(logit_bias=bias).logit_adjustments(10)
     for ids in ([10], [-1]):
-        with pytest.raises(ApiError, match="stop_token_ids"):
+        with pytest.raises(ApiError, match=r"stop_token_ids has .*, but token ids are 0 to 9"):
             completion(stop_token_ids=ids).extra_stop_token_ids(10)
 
 

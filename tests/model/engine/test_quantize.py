@@ -69,6 +69,17 @@ GROUPS = hnp.arrays(
 )
 
 
+@pytest.mark.parametrize("largest", [-8, -7, -6, 6, 7])
+def test_a_group_of_whole_steps_is_kept_as_it_is(largest: int) -> None:
+    """The largest number of a group may land on either end of the grid, or short of it."""
+    rng = np.random.default_rng(0)
+    below = abs(largest) - 1
+    groups = rng.integers(-below, below + 1, (20, 32)).astype(np.float32)
+    groups[:, 5] = largest
+    steps, scales = quantize_groups(groups * np.float32(0.25))
+    assert (steps * scales[:, None].astype(np.float32) == groups * np.float32(0.25)).all()
+
+
 def least_error(groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What ``quantize_groups`` says that it does, number by number."""
     steps, scales = np.zeros(groups.shape, np.int8), np.zeros(len(groups), np.float16)
