@@ -33,6 +33,14 @@ def test_every_measurement_is_there_once_and_positive(tiny_model_dir: Path) -> N
     assert result.threads == 2
 
 
+def test_a_generated_table_has_a_row_for_every_token() -> None:
+    rows = GeneratedCheckpoint("distilgpt2").rows("transformer.wte.weight")
+    some = rows(np.array([0, 1, 767, 50_000]))
+    assert some.shape == (4, 768)
+    assert not np.array_equal(some[0], some[1]) and not np.array_equal(some[1], some[2])
+    assert np.isfinite(some).all()
+
+
 @pytest.mark.parametrize("precision", ["fp32", "int4"])
 def test_limits_are_measured_at_every_precision(tiny_model_dir: Path, precision: str) -> None:
     gpt = GPT(open_checkpoint(tiny_model_dir), precision, threads=1)  # type: ignore[arg-type]

@@ -140,9 +140,8 @@ def test_what_a_person_says_is_never_a_control_token(lm: LanguageModel) -> None:
 
 def test_a_full_context_forgets_the_oldest_turns_and_not_the_system(lm: LanguageModel) -> None:
     talk = Conversation(lm, system="Be brief.", settings={"seed": 4})
-    n_ctx, seen, checked = lm.config.n_ctx, [], False
+    n_ctx, seen = lm.config.n_ctx, []
     for i in range(12):
-        before = talk.forgotten
         answer = talk.say(f"question number {i}")
         ids = prompt(answer)
         assert len(ids) + answer.stream.request.max_new_tokens <= n_ctx
@@ -150,16 +149,23 @@ def test_a_full_context_forgets_the_oldest_turns_and_not_the_system(lm: Language
         assert "Be brief." in text and f"question number {i}<|im_end|>" in text
         seen.append("question number 0<" in text)
         told(answer)
-        if before < talk.forgotten:  # no more than has to go: with one turn more it is too long
-            more = talk._encode(talk.messages[: 2 * i + 1], talk.forgotten - 2)
-            assert len(more) > n_ctx // 2
-            checked = True
-    assert seen[0] and not seen[-1] and checked
+    assert seen[0] and not seen[-1]
     assert len(talk.messages) == 24 and talk.forgotten > 0
     assert talk.messages[talk.forgotten]["role"] == "user"
     while talk.messages:
         talk.undo()
     assert talk.forgotten == 0
+
+
+def test_no_more_is_forgotten_than_frees_half_of_the_context(lm: LanguageModel) -> None:
+    talk = Conversation(lm, settings={"seed": 4, "max_new_tokens": 2})
+    half = lm.config.n_ctx // 2
+    while not talk.forgotten:
+        told(talk.say("Hi"))
+    given = talk.messages[:-1]  # as they were when the context was full
+    assert len(talk._encode(given, talk.forgotten)) <= half
+    assert len(talk._encode(given, talk.forgotten - 2)) > half
+    assert talk.forgotten < len(given) - 1
 
 
 @pytest.mark.parametrize("text", ["girl " * 200, "girl " * 300_000], ids=["long", "megabytes"])

@@ -309,6 +309,17 @@ def test_wrong_settings_are_refused_by_name(name: str, value: object) -> None:
         changed(**{name: value})
 
 
+@pytest.mark.parametrize("feature", ["avx512_bf16", "amx_bf16", "avx2"])
+def test_bfloat16_is_best_where_the_cpu_multiplies_it(
+    monkeypatch: pytest.MonkeyPatch, feature: str
+) -> None:
+    """And on no other device: what the CPU can do says nothing of it."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {feature: True}, raising=False)
+    want = "fp32" if feature == "avx2" else "bf16"
+    assert best_precision() == best_precision(torch.device("cpu")) == want
+    assert best_precision(torch.device("mps")) == "fp32"
+
+
 def test_best_precision_can_be_trained_in() -> None:
     assert TrainConfig(max_steps=1, precision=best_precision()).precision in ("fp32", "bf16")
 
