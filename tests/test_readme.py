@@ -15,8 +15,9 @@ from laplm.cli.main import make_parser
 from laplm.model.config import NAMED_SIZES
 from laplm.model.engine import packing, quantize
 from laplm.model.engine.formats import FORMATS
-from laplm.model.engine.kv_cache import KVCache
+from laplm.model.engine.kv_cache import KVCache, bytes_per_position
 from laplm.model.families import tensor_specs
+from laplm.model.shapes import SHAPES
 from tests import documents
 from tests.documents import BLOCKS, BY_CI, DOCUMENTS, ROOT, name_of, runs, where
 
@@ -166,6 +167,18 @@ def test_the_memory_table_is_what_the_layouts_need() -> None:
             sizes.append(round(size / 1e6))
         position = round(KVCache(config, "fp16").bytes_per_position / 1e3)
         assert rows[name] == [round(config.n_parameters / 1e6), *sizes, position], name
+
+
+def test_the_table_of_contexts_is_what_models_take() -> None:
+    rows = re.findall(
+        r"^\| (\S+) \| (\d+) kB \| ([\d.]+) ([MG])B \(([\d,]+)\) \|$", MEMORY, re.MULTILINE
+    )
+    assert len(rows) == 3
+    for name, position, whole, unit, n_ctx in rows:
+        config = SHAPES[name]
+        each = bytes_per_position(config, "fp16")
+        assert (f"{each / 1e3:.0f}", f"{config.n_ctx:,}") == (position, n_ctx), name
+        assert f"{each * config.n_ctx / (1e9 if unit == 'G' else 1e6):.1f}" == whole, name
 
 
 def test_documents_name_no_machine_and_no_one() -> None:

@@ -9,7 +9,7 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -115,15 +115,24 @@ def add_model(p: Any, *, model: bool = True, precision: str | None = None) -> No
     )
 
 
-def add_sampling(g: Any, usual: Mapping[str, float]) -> None:
-    """How tokens are chosen, but for the seed; ``usual`` are the defaults, told in the help."""
+def add_context(p: Any) -> None:
+    """How many positions a sequence may have."""
+    p.add_argument(
+        "--context", type=int, metavar="N",
+        help="positions of a text at most, the prompt's too (default: as many as the model was "
+        "trained on, or half of the memory that is left holds)",
+    )  # fmt: skip
+
+
+def add_sampling(p: Any) -> Any:
+    """How tokens are chosen, but for the seed, which goes to the group that is returned."""
+    g = p.add_argument_group(
+        "how tokens are chosen (default: as the model's makers say, else temperature 0.8, top-k 40)"
+    )
 
     def add(name: str, metavar: str, about: str) -> None:
-        default = usual.get(name)
-        g.add_argument(
-            f"--{name.replace('_', '-')}", type=int if name == "top_k" else float, default=default,
-            metavar=metavar, help=about if default is None else f"{about} (default: {default:g})",
-        )  # fmt: skip
+        kind = int if name == "top_k" else float
+        g.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=metavar, help=about)
 
     add("temperature", "T", "lower is safer, higher is wilder, 0 always takes the likeliest")
     g.add_argument(
@@ -134,6 +143,7 @@ def add_sampling(g: Any, usual: Mapping[str, float]) -> None:
     add("top_p", "P", "draw from the likeliest tokens that hold this share; 1 is off")
     add("min_p", "P", "leave out tokens below this share of the likeliest; 0 is off")
     add("repetition_penalty", "X", "make tokens that are there already less likely; 1 is off")
+    return g
 
 
 def add_json(p: Any) -> None:
@@ -232,7 +242,11 @@ def note_model(name: str, why: str) -> None:
 
 
 def open_model(
-    name: str | None, precision: str | None, threads: int | None, progress: ProgressBars
+    name: str | None,
+    precision: str | None,
+    threads: int | None,
+    progress: ProgressBars,
+    context: int | None = None,
 ) -> LanguageModel:
     """The model that ``add_model``'s options name; which one, when none was named, is noted.
 
@@ -247,4 +261,32 @@ def open_model(
     if name is None:
         name, why = default_model()
         note_model(name, why)
-    return LanguageModel(name, precision, threads, progress)
+    return LanguageModel(name, precision, threads, progress, context=context)
+
+
+def open_to_write(args: argparse.Namespace, progress: ProgressBars) -> LanguageModel:
+    """The model that the options of ``add_model`` and ``add_context`` name.
+
+    What its context takes of memory is noted where it was set, or is not the whole of the model's.
+
+    Raises:
+        LaplmError: it cannot be opened.
+    """
+    lm = open_model(args.model, args.precision, args.threads, progress, args.context)
+    if args.context is not None:
+        note(described_context(lm), dim=True)
+    elif lm.context < lm.config.n_ctx:
+        note(
+            f"{described_context(lm)}, of the model's {lm.config.n_ctx:,}: it shall not take more "
+            "than half of the memory that is left; --context sets another",
+            dim=True,
+        )
+    return lm
+
+
+def described_context(lm: LanguageModel) -> str:
+    """A model's context and what it takes: "context of 2,048 positions, 36.1 MB when full"."""
+    size = lm.context_bytes
+    unit, word = (1e9, "GB") if size >= 1e9 else (1e6, "MB") if size >= 1e6 else (1e3, "kB")
+    text = f"{size / unit:,.1f} {word}"
+    return f"context of {lm.context:,} position{'s' if lm.context != 1 else ''}, {text} when full"

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from laplm.cli.arguments import (
     AddCommand,
+    add_context,
     add_json,
     add_model,
     add_sampling,
-    open_model,
+    described_context,
+    open_to_write,
     read_piped,
     read_prompt,
 )
@@ -44,6 +46,7 @@ _PROMPT, _MORE = ">>> ", "... "
 _LARGEST = 64 << 20  # bytes of a file that is loaded
 _WHOLE = frozenset({"top_k", "seed", "max_new_tokens"})
 _OTHER_NAMES = {"max_tokens": "max_new_tokens", "num_predict": "max_new_tokens"}
+_CONTEXT = ("context", "num_ctx", "n_ctx")
 _DEFAULT = "default"
 _LOOKED_AT = 24  # tokens of an answer, its last ones: each is as many vocabularies as layers
 
@@ -87,9 +90,9 @@ def add_parser(add_command: AddCommand) -> None:
         "-n", "--max-new-tokens", type=int, metavar="N",
         help="tokens of an answer, at most (default: as many as the model still holds)",
     )  # fmt: skip
-    g = p.add_argument_group("how tokens are chosen (default: as the model's makers say)")
-    add_sampling(g, {})
+    g = add_sampling(p)
     g.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same answers")
+    add_context(p)
     g = p.add_argument_group("what is shown and kept")
     g.add_argument(
         "--no-history", action="store_true", help="do not keep what is typed for the arrow keys"
@@ -105,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
     if question is None and args.json:
         raise InputError("--json is for one question: give it after the options, or pipe it in")
     with progress_bars() as progress:
-        lm = open_model(args.model, args.precision, args.threads, progress)
+        lm = open_to_write(args, progress)
         session = _session(lm, args.system, _typed_settings(args))
         if question is not None:
             if lm.chat_template is None:
@@ -120,12 +123,9 @@ def run(args: argparse.Namespace) -> int:
 
 def run_instead(args: argparse.Namespace) -> int:
     """What ``laplm run`` does on a terminal where nothing is to be continued; its options count."""
-    from laplm.run.sampler import SamplingParams
-
-    usual = vars(SamplingParams()) | {"stop": []}
-    settings = {n: v for n, v in _typed_settings(args).items() if v != usual.get(n)}
+    settings = {name: value for name, value in _typed_settings(args).items() if value != []}
     with progress_bars() as progress:
-        lm = open_model(args.model, args.precision, args.threads, progress)
+        lm = open_to_write(args, progress)
         session = _session(lm, None, settings)
         _ = lm.gpt
     return converse(session, verbose=args.verbose)
@@ -342,21 +342,20 @@ class _Loop:
 
     def _sampling(self) -> str:
         """How answers are sampled, and who says so."""
+        from laplm.cli.run import described_sampling
+
         values = self._session.settings
-        if values["temperature"] == 0:
-            text = "greedy"
-        else:
-            off = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
-            on = [name for name in ("temperature", *off) if values[name] != off.get(name)]
-            text = ", ".join(f"{name} {values[name]:g}" for name in on)
-        return f"{text} ({'the model' if self._session.lm.settings.sampling else 'laplm'}'s own)"
+        off = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
+        on = [name for name in ("temperature", *off) if values[name] != off.get(name)]
+        text = described_sampling({name: values[name] for name in on})
+        return f"{text} ({'the model' if self._session.lm.sampling else 'laplm'}'s own)"
 
     def _answer(self, begin: Callable[[], Answer]) -> None:
         session = self._session
         before = getattr(session, "forgotten", 0)
         answer = begin()
         if (now := getattr(session, "forgotten", 0)) > before:
-            note(f"the context of {session.lm.config.n_ctx:,} tokens is full: the model is no "
+            note(f"the context of {session.lm.context:,} tokens is full: the model is no "
                  f"longer given the oldest {now:,} messages", dim=True)  # fmt: skip
         with interruptible() as interrupted:
             try:
@@ -378,7 +377,7 @@ class _Loop:
             if asked == limit:
                 note(f"cut after {limit:,} tokens (max_new_tokens)", dim=True)
             else:
-                note(f"cut: the context of {self._session.lm.config.n_ctx:,} tokens is full; the "
+                note(f"cut: the context of {self._session.lm.context:,} tokens is full; the "
                      "next question makes room", dim=True)  # fmt: skip
 
     # --- commands ---
@@ -414,6 +413,8 @@ class _Loop:
 
         name, _, value = rest.partition(" ")
         name = _OTHER_NAMES.get(name.replace("-", "_"), name.replace("-", "_"))
+        if name in _CONTEXT:
+            raise InputError("the context is set when the model is opened: laplm chat --context N")
         if name and name not in SETTINGS:
             raise InputError(f"no such setting: {shown(name)}{did_you_mean(name, SETTINGS)} (/set "
                              "shows them)")  # fmt: skip
@@ -422,6 +423,8 @@ class _Loop:
         found = self._session.settings
         note(", ".join(f"{each} {_shown(found[each])}" for each in ([name] if name else SETTINGS)),
              dim=True)  # fmt: skip
+        if not name:
+            note(described_context(self._session.lm), dim=True)
 
     def _save(self, rest: str) -> None:
         from laplm.files import json_text, write_file

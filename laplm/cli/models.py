@@ -81,7 +81,7 @@ def _show(model: InstalledModel, *, as_json: bool) -> int:
     """One model: what it is, and what it is made of."""
     from laplm.hub.known import KNOWN
     from laplm.hub.locate import is_adapter
-    from laplm.model.files.checkpoint import read_config
+    from laplm.model.files.checkpoint import open_checkpoint, read_config
 
     values = _values(model)
     if is_adapter(model.path):
@@ -93,6 +93,13 @@ def _show(model: InstalledModel, *, as_json: bool) -> int:
         config = read_config(model.path)
         names = ("n_layer", "n_embd", "n_head", "n_kv_head", "n_ctx", "vocab_size")
         values |= {name: getattr(config, name) for name in names}
+        if model.dtype is not None and model.problem is None:
+            from laplm.model.engine.matrices import default_precision
+            from laplm.model.engine.model import cache_bytes
+
+            checkpoint = open_checkpoint(model.path)
+            each = cache_bytes(checkpoint, default_precision(checkpoint))
+            values["context_bytes"] = config.n_ctx * each
     known = next((k for k in KNOWN.values() if model.name in (k.name, k.hub_id)), None)
     values["licence"] = known.licence if known else None
     if as_json:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import argparse
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from laplm.cli.arguments import (
     AddCommand,
+    add_context,
     add_json,
     add_model,
     add_sampling,
     note_trailing_space,
-    open_model,
+    open_to_write,
     read_prompt,
 )
 from laplm.cli.output import (
@@ -37,7 +39,6 @@ if TYPE_CHECKING:
     from laplm.run.results import GenerationResult
 
 
-_USUAL = {"temperature": 0.8, "top_k": 40, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
 _SHOWN_PROMPT = 1000  # characters of a long prompt that are shown, its last ones
 
 
@@ -62,8 +63,7 @@ def add_parser(add_command: AddCommand) -> None:
         "-n", "--max-new-tokens", type=int, metavar="N",
         help="tokens to add, at most (default: 100, or what the model still holds)",
     )  # fmt: skip
-    g = p.add_argument_group("how tokens are chosen")
-    add_sampling(g, _USUAL)
+    g = add_sampling(p)
     g.add_argument(
         "--seed", type=int, metavar="N",
         help="the same seed gives the same text (default: drawn, and told)",
@@ -76,6 +76,7 @@ def add_parser(add_command: AddCommand) -> None:
         "--stop", action="append", default=[], metavar="TEXT",
         help="end before this text; may be given several times",
     )  # fmt: skip
+    add_context(g)
     g.add_argument(
         "--slide", action="store_true",
         help="when the context is full, drop its oldest half and go on",
@@ -103,14 +104,15 @@ def run(args: argparse.Namespace) -> int:
     from laplm.run.request import GenerationOptions
 
     prompt = read_prompt(args.prompt, args.prompt_file)
-    options: Any = {name: getattr(args, name) for name in GenerationOptions.__annotations__}
+    typed = {name: getattr(args, name) for name in GenerationOptions.__annotations__}
+    options: Any = {name: value for name, value in typed.items() if value is not None}
     with progress_bars() as progress:
-        lm = open_model(args.model, args.precision, args.threads, progress)
+        lm = open_to_write(args, progress)
         stream = lm.stream(
             prompt,
             args.max_new_tokens,
             samples=args.samples,
-            **(options | {"logprobs": args.logprobs or 0}),
+            **options,
         )
     note_trailing_space(prompt, lm)
     with interruptible() as interrupted:
@@ -123,7 +125,8 @@ def run(args: argparse.Namespace) -> int:
             _print_stream(stream, prompt, interrupted)
             if args.logprobs is not None:
                 _print_logprobs(stream.results(), lm.tokenizer)
-    note(_details(lm, stream) if args.verbose else summary(stream), dim=True)
+    figures = _details(lm, stream) if args.verbose else summary(stream)
+    note(figures + _own_sampling(lm, stream, typed), dim=True)
     return INTERRUPTED if interrupted.is_set() else 0
 
 
@@ -222,6 +225,26 @@ def summary(stream: GenerationStream) -> str:
     t = stream.timings
     tokens = f"{t.tokens:,} token{'s' if t.tokens != 1 else ''}"
     return f"{tokens}, {t.tokens_per_second:,.1f} tokens/s, {_seed(stream)}"
+
+
+def _own_sampling(
+    lm: LanguageModel, stream: GenerationStream, typed: Mapping[str, float | None]
+) -> str:
+    """The end of that line where a model's own settings, which nobody has typed, were used."""
+    own = {name: value for name, value in lm.sampling.items() if typed[name] is None}
+    if not stream.params.greedy:
+        return f"; {described_sampling(own)} (the model's own)" if own else ""
+    # Of what else there may be, greedy text knows the penalty alone.
+    if "repetition_penalty" in own:
+        return f"; repetition_penalty {own['repetition_penalty']:g} (the model's own)"
+    return " (the model's own)" if "temperature" in own else ""
+
+
+def described_sampling(values: Mapping[str, float]) -> str:
+    """Settings of sampling in words: "temperature 0.6, top_p 0.9"."""
+    if values.get("temperature") == 0:
+        return "greedy"
+    return ", ".join(f"{name} {value:g}" for name, value in values.items())
 
 
 def _seed(stream: GenerationStream) -> str:

@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from laplm.cli.arguments import AddCommand, note_model
+from laplm.cli.arguments import AddCommand, add_context, note_model
 from laplm.cli.output import note
 from laplm.cli.progress import progress_bars
 from laplm.errors import InputError, one_of
@@ -56,6 +56,7 @@ def add_parser(add_command: AddCommand) -> None:
     g.add_argument("--look-precision", default="fp32", metavar="KIND",
                    help="of views (default: fp32, as for laplm look)")  # fmt: skip
     g.add_argument("--threads", type=int, metavar="N", help="threads (default: one per core)")
+    add_context(g)
     g.add_argument("--keep", type=int, default=3, metavar="N",
                    help="models in memory at most (default: 3)")  # fmt: skip
     g.add_argument("--slots", type=int, default=16, metavar="N",
@@ -105,6 +106,7 @@ def run(args: argparse.Namespace) -> int:
             precision=args.precision,
             look_precision=args.look_precision,
             threads=args.threads,
+            context=args.context,
             keep=args.keep,
             slots=args.slots,
             queue=args.queue,

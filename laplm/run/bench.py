@@ -190,7 +190,7 @@ def bench(
         progress: Told how much of it is done.
     """
     timing = _Timing(gpt, repeats)
-    positions = [n for n in positions if n + DECODE_STEPS <= gpt.config.n_ctx]
+    positions = [n for n in positions if n + DECODE_STEPS <= gpt.context]
     steps: list[Callable[[], list[BenchRow]]] = [
         timing.roofline,
         timing.prefill,
@@ -233,7 +233,7 @@ class _Timing:
 
     def prefill(self) -> list[BenchRow]:
         """A long prompt, which is bound by arithmetic."""
-        gpt, n_tokens = self._gpt, min(1000, self._gpt.config.n_ctx)
+        gpt, n_tokens = self._gpt, min(1000, self._gpt.context)
         prompt, cache = self._tokens(n_tokens), gpt.new_cache()
 
         def run() -> None:

@@ -14,7 +14,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from laplm.errors import ContextLengthError, InputError, shown, warn
+from laplm.errors import ContextLengthError, InputError
 from laplm.model.chat import ChatTemplate
 from laplm.run.generate import GenerationStream
 from laplm.run.language_model import LanguageModel
@@ -76,7 +76,7 @@ class _Session:
 
     def __init__(self, lm: LanguageModel, settings: Mapping[str, Any] | None = None) -> None:
         self.lm = lm
-        self._defaults = sampling_defaults(lm)
+        self._defaults = lm.sampling_defaults
         self._settings: dict[str, Any] = {}
         for name, value in (settings or {}).items():
             self.set(name, value)
@@ -244,7 +244,7 @@ class Conversation(_Session):
             raise InputError("there is no answer yet")
         before = self._encode(self.messages[:-1], self.forgotten)
         whole = self._template.encode(self._given(self.messages, self.forgotten))
-        return _end_of(whole, len(before), self.lm.config.n_ctx)
+        return _end_of(whole, len(before), self.lm.context)
 
     @property
     def _system_messages(self) -> list[Message]:
@@ -256,7 +256,7 @@ class Conversation(_Session):
     def _answer(self, messages: list[Message]) -> Answer:
         """The answer to messages, which take the place of what was said when it has come."""
         ids = self._fitting_ids(messages)
-        room = self.lm.config.n_ctx - len(ids)
+        room = self.lm.context - len(ids)
         end = self._template.turn_end
         request = GenerationRequest(
             prompt_ids=tuple(ids),
@@ -278,7 +278,7 @@ class Conversation(_Session):
         A quarter of the context is for the answer, or as much as may be asked for. Turns are left
         out until half is free: each time, what stays must be prefilled again.
         """
-        n_ctx = self.lm.config.n_ctx
+        n_ctx = self.lm.context
         self._check_length(messages[-1]["content"])
         room = min(self._settings.get("max_new_tokens", n_ctx), max(1, n_ctx // 4))
         forgotten = min(self.forgotten, len(messages) - 1)
@@ -303,8 +303,8 @@ class Conversation(_Session):
         if len(text) < _COUNTED:
             return
         share = len(self.lm.tokenizer.encode(text[:_ESTIMATE_FROM])) / _ESTIMATE_FROM
-        if share * len(text) > 2 * self.lm.config.n_ctx:
-            raise _too_long(f"about {share * len(text):,.0f}", self.lm.config.n_ctx)
+        if share * len(text) > 2 * self.lm.context:
+            raise _too_long(f"about {share * len(text):,.0f}", self.lm.context)
 
 
 class Continuation(_Session):
@@ -394,36 +394,21 @@ class Continuation(_Session):
             encode_prompt(text, lm.tokenizer, lm.config, slide=True)
             for text in ("".join(self.pieces[:-1]), self.text)
         )
-        return _end_of(whole, len(before), lm.config.n_ctx)
+        return _end_of(whole, len(before), lm.context)
 
     def _answer(self, pieces: list[str]) -> Answer:
         lm = self.lm
         options: Any = dataclasses.asdict(self._params) | {"stop": self._stop, "slide": True}
         count = self._settings.get("max_new_tokens", DEFAULT_MAX_NEW_TOKENS)
-        request = make_request("".join(pieces), lm.tokenizer, lm.config, count, **options)
+        request = make_request(
+            "".join(pieces), lm.tokenizer, lm.config, count, context=lm.context, **options
+        )
 
         def keep(result: GenerationResult) -> None:
             if result.text or result.finish_reason != "interrupted":
                 self.pieces = [*pieces, result.text]
 
         return Answer(lm.stream_request(request), keep)
-
-
-def sampling_defaults(lm: LanguageModel) -> SamplingParams:
-    """How a model is sampled when nobody says how: as its makers say, else as laplm does.
-
-    What its files say and no sampler could do is left out, with a warning.
-    """
-    found = SamplingParams()
-    for name, value in lm.settings.sampling.items():
-        try:
-            found = dataclasses.replace(found, **{name: value})
-        except InputError:
-            warn(
-                f"{lm.name}: its generation settings have a {name} of {shown(value)}, which cannot "
-                f"be; {getattr(found, name):g} is used"
-            )
-    return found
 
 
 def _template_of(lm: LanguageModel) -> ChatTemplate:

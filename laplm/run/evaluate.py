@@ -235,9 +235,9 @@ def perplexity(
         InputError: window or stride is out of range, or there is nothing to score.
         ModelFormatError: the model gives values that are not numbers.
     """
-    n_ctx = lm.config.n_ctx
-    window = min(1024, n_ctx) if window is None else window
-    window = int(Bounds(2, n_ctx, "this model has no more positions").check("window", window))
+    most = lm.context
+    window = min(1024, most) if window is None else window
+    window = int(Bounds(2, most, "this model has no more positions").check("window", window))
     stride = window // 2 if stride is None else stride
     stride = int(
         Bounds(1, window, "tokens between windows would be left out").check("stride", stride)
@@ -343,7 +343,7 @@ def lambada(
         before = lm.tokenizer.prefix_ids
         ids = [*before, *lm.tokenizer.encode(passage)]
         given = len(before) + len(lm.tokenizer.encode(context.rstrip()))
-        cut = max(0, len(ids) - 1 - lm.config.n_ctx)  # the last token is not run
+        cut = max(0, len(ids) - 1 - lm.context)  # the last token is not run
         if given <= cut:
             raise InputError(f"the last word of passage {done} is longer than the model's context")
         losses, likeliest = _score(gpt, ids[cut:], given - cut, cache)

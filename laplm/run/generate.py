@@ -45,6 +45,11 @@ class CausalLM(Protocol):
         ...
 
     @property
+    def context(self) -> int:
+        """The most positions that a sequence may have."""
+        ...
+
+    @property
     def precision(self) -> str:
         """Of its weights: fp32, int8, int4 or stored."""
         ...
@@ -193,7 +198,7 @@ def generate_tokens(
     """
     cache = gpt.new_cache() if kv_cache is None else kv_cache
     if request.samples > 1:
-        _check_memory(request, cache, gpt.config)
+        _check_memory(request, cache, gpt)
     n_vocab = min(n_vocab or gpt.config.vocab_size, gpt.config.vocab_size)
 
     def new_state(index: int, cache: KVCache) -> SampleState:
@@ -211,7 +216,7 @@ def _generate_tokens(
     cache: KVCache,
     new_state: Callable[[int, KVCache], SampleState],
 ) -> Generator[TokenStep]:
-    logits = _prefill(gpt, _truncate_to_context(request.prompt_ids, gpt.config), cache)
+    logits = _prefill(gpt, _truncate_to_context(request.prompt_ids, gpt.context), cache)
     caches = [cache] if request.samples == 1 else cache.fork(request.samples)
     states = [new_state(i, each) for i, each in enumerate(caches)]
     logits = np.broadcast_to(logits[-1], (len(states), logits.shape[-1]))
@@ -231,12 +236,13 @@ def _generate_tokens(
 def _decode(gpt: CausalLM, states: list[SampleState]) -> Array:
     """Logits (B, V) after the last token of each sample."""
     # The samples share a prompt, so their contexts are full at the same step.
-    if states[0].cache.length < gpt.config.n_ctx:
+    if states[0].cache.length < gpt.context:
         return gpt.decode([state.ids[-1] for state in states], [state.cache for state in states])
     out = []
     for state in states:
-        # GPT-2's positions are learned and absolute: what stays is computed again from 0 on.
-        ids = _truncate_to_context([*state.cache.ids, state.ids[-1]], gpt.config)
+        # What stays is computed again from position 0 on. Rotary keys could be turned back where
+        # they are, but those of deeper layers were made of the tokens that have gone.
+        ids = _truncate_to_context([*state.cache.ids, state.ids[-1]], gpt.context)
         if len(states) == 1:
             state.cache.trim(0)
         else:
@@ -245,10 +251,10 @@ def _decode(gpt: CausalLM, states: list[SampleState]) -> Array:
     return np.stack(out)
 
 
-def _truncate_to_context(ids: Sequence[int], config: ModelConfig) -> Sequence[int]:
+def _truncate_to_context(ids: Sequence[int], context: int) -> Sequence[int]:
     """The end of ids that fits the context when its oldest half goes each time it is full."""
-    half = max(1, config.n_ctx // 2)
-    over = len(ids) - config.n_ctx
+    half = max(1, context // 2)
+    over = len(ids) - context
     return ids if over <= 0 else ids[-(-over // half) * half :]
 
 
@@ -268,13 +274,13 @@ def shared_prefix_length(cached: Sequence[int], ids: Sequence[int]) -> int:
     return count
 
 
-def _check_memory(request: GenerationRequest, cache: KVCache, config: ModelConfig) -> None:
+def _check_memory(request: GenerationRequest, cache: KVCache, gpt: CausalLM) -> None:
     """Refuse samples whose caches and logits would not fit in this machine's memory."""
     samples, prompt_tokens = request.samples, len(request.prompt_ids)
     first = prompt_tokens // PAGE * PAGE  # whole pages of the prompt are shared
-    last = min(prompt_tokens + request.max_new_tokens, config.n_ctx)
-    pages = -(-(last - min(first, config.n_ctx - 1)) // PAGE)
-    each = pages * PAGE * cache.bytes_per_position + 8 * config.vocab_size
+    last = min(prompt_tokens + request.max_new_tokens, gpt.context)
+    pages = -(-(last - min(first, gpt.context - 1)) // PAGE)
+    each = pages * PAGE * cache.bytes_per_position + 8 * gpt.config.vocab_size
     if samples * each < _UNCHECKED_BYTES:
         return
     from laplm.machine import available_bytes
@@ -322,7 +328,7 @@ class GenerationStream(Iterator[GenerationStep]):
         self._gpt = gpt
         self._samples = [_StreamedSample(tokenizer, request) for _ in range(request.samples)]
         self._cache = gpt.new_cache() if kv_cache is None else kv_cache
-        window = _truncate_to_context(request.prompt_ids, gpt.config)
+        window = _truncate_to_context(request.prompt_ids, gpt.context)
         self._cached_tokens = shared_prefix_length(self._cache.ids, window)
         self._release = release
         self._start: float | None = None

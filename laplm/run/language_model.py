@@ -6,16 +6,24 @@ import time
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack, cast
 
-from laplm.errors import ContextLengthError, InputError, ModelFormatError, ModelNotFoundError
+from laplm.bounds import Bounds
+from laplm.errors import (
+    ContextLengthError,
+    InputError,
+    ModelFormatError,
+    ModelNotFoundError,
+    shown,
+    warn,
+)
 from laplm.hub import locate
 from laplm.model.activations import MAX_BYTES, ActivationCache, check_bytes, run_with_cache
 from laplm.model.chat import ChatTemplate
 from laplm.model.config import ModelConfig
-from laplm.model.engine.kv_cache import KVCache
+from laplm.model.engine.kv_cache import KVCache, bytes_per_position
 from laplm.model.engine.matrices import default_precision
-from laplm.model.engine.model import GPT
+from laplm.model.engine.model import GPT, cache_bytes
 from laplm.model.engine.prepared import packed_bytes
 from laplm.model.engine.quantize import PRECISIONS, Precision
 from laplm.model.files.adapter import is_adapter, open_adapter, read_adapter_config
@@ -28,6 +36,7 @@ from laplm.model.weights import Tap
 from laplm.progress import Progress
 from laplm.run.generate import GenerationStream
 from laplm.run.request import (
+    SAMPLING,
     GenerationOptions,
     GenerationRequest,
     Prompt,
@@ -35,9 +44,14 @@ from laplm.run.request import (
     make_request,
 )
 from laplm.run.results import GenerationResult
+from laplm.run.sampler import SamplingParams
 from laplm.run.tapped import TappedGPT
 
-_UNCHECKED_BYTES = 1 << 28  # of files; below it the system is not asked, which takes a while
+# Of files, or of a cache; below it the system is not asked, which takes a while.
+_UNCHECKED_BYTES = 1 << 28
+_MOST_POSITIONS = 1 << 31
+_COMFORTABLE = 0.5  # of the memory beside the weights, for the keys and values of a context
+_STEP = 1024  # positions
 
 
 class LanguageModel:
@@ -47,6 +61,7 @@ class LanguageModel:
         name: what it was asked for by.
         path: its directory, or that of its adapter; or its GGUF file.
         precision: "fp32", "int8", "int4" or "stored".
+        context: the most positions that a sequence may have.
         checkpoint: its files, opened; an adapter's are added to those of its base model.
         tokenizer: its tokenizer.
     """
@@ -57,6 +72,8 @@ class LanguageModel:
         precision: Precision | None = None,
         threads: int | None = None,
         progress: Progress | None = None,
+        *,
+        context: int | None = None,
     ) -> None:
         """Open the model's files; the engine is made when it is first used. See ``load``."""
         start = time.perf_counter()
@@ -66,6 +83,7 @@ class LanguageModel:
         self.tokenizer: Tokenizer
         self.checkpoint, self.tokenizer, self._base_path, self._settings = _open(self.path)
         self.precision: Precision = precision or default_precision(self.checkpoint)
+        self.context: int = choose_context(self.checkpoint, self.precision, context)
         self._threads = threads
         self._progress = progress
         self._kv_cache: KVCache | None = None
@@ -96,9 +114,34 @@ class LanguageModel:
         """
         _check_memory(self.checkpoint, self.precision)
         start = time.perf_counter()
-        gpt = GPT(self.checkpoint, self.precision, threads=self._threads, progress=self._progress)
+        gpt = GPT(
+            self.checkpoint, self.precision, threads=self._threads, context=self.context,
+            progress=self._progress,
+        )  # fmt: skip
         self._engine_seconds = time.perf_counter() - start
         return gpt
+
+    @cached_property
+    def sampling(self) -> dict[str, Any]:
+        """How its makers have it sampled, as far as they say: fields of ``SamplingParams``.
+
+        What their files say and no sampler could do is left out, with a warning.
+        """
+        found = {}
+        for name, value in self.settings.sampling.items():
+            try:
+                found[name] = getattr(SamplingParams(**{name: value}), name)
+            except InputError:
+                warn(
+                    f"{self.name}: its generation settings have a {name} of {shown(value)}, which "
+                    f"cannot be; {getattr(SamplingParams(), name):g} is used"
+                )
+        return found
+
+    @property
+    def sampling_defaults(self) -> SamplingParams:
+        """How it is sampled when nobody says how: as its makers say, else as laplm does."""
+        return SamplingParams(**self.sampling)
 
     @cached_property
     def chat_template(self) -> ChatTemplate | None:
@@ -114,6 +157,11 @@ class LanguageModel:
             return ChatTemplate(sources, self.tokenizer) if sources else None
         own = ChatTemplate.from_directory(self.path, self.tokenizer)
         return own or ChatTemplate.from_directory(self._base_path, self.tokenizer)
+
+    @property
+    def context_bytes(self) -> int:
+        """Memory that the keys and values of a whole context take; it is taken as tokens come."""
+        return self.context * cache_bytes(self.checkpoint, self.precision)
 
     @property
     def load_seconds(self) -> float:
@@ -140,8 +188,9 @@ class LanguageModel:
             tap: sees, and may replace, every activation on the way (``GPT.forward``); the text
                 comes more slowly.
             **options: ``temperature`` (0.8; below 0.0001 is greedy), ``top_k`` (40; 0 is off),
-                ``top_p`` (1, off), ``min_p`` (0, off), ``repetition_penalty`` (1, off), ``seed``
-                (None draws one), ``stop`` (a string or several that end the text), ``logprobs``
+                ``top_p`` (1, off), ``min_p`` (0, off), ``repetition_penalty`` (1, off): of these
+                five, what the model's makers say comes before the defaults here. ``seed`` (None
+                draws one), ``stop`` (a string or several that end the text), ``logprobs``
                 (0; alternatives reported with each token), ``ignore_eos`` (False; go on when the
                 model ends its text), ``slide`` (False; go on beyond the model's context by
                 dropping its oldest half when it is full).
@@ -150,15 +199,21 @@ class LanguageModel:
             An iterator of ``GenerationStep``; its ``results()`` are the whole texts.
 
         Raises:
-            ContextLengthError: prompt and request need more positions than the model has.
+            ContextLengthError: prompt and request need more positions than the context has.
             InputError: a setting or the prompt cannot be used.
         """
         request = make_request(
-            prompt, self.tokenizer, self.config, max_new_tokens, samples=samples, **options
-        )
+            prompt, self.tokenizer, self.config, max_new_tokens,
+            context=self.context, samples=samples, **self._with_defaults(options),
+        )  # fmt: skip
         if tap is not None:  # in a cache of its own: what went through a tap is of no use without
             return GenerationStream(TappedGPT(self.gpt, tap), self.tokenizer, request)
         return self.stream_request(request)
+
+    def _with_defaults(self, options: GenerationOptions) -> GenerationOptions:
+        if SAMPLING - {"seed"} <= options.keys():
+            return options
+        return cast("GenerationOptions", {**self.sampling, **options})
 
     def stream_request(self, request: GenerationRequest) -> GenerationStream:
         """Generate what a request asks for, which is known to fit; see ``stream``.
@@ -216,14 +271,14 @@ class LanguageModel:
             max_bytes: refuse more than this, before anything is run.
 
         Raises:
-            ContextLengthError: the prompt has more tokens than the model has positions.
+            ContextLengthError: the prompt has more tokens than the context has positions.
             InputError: the prompt cannot be used, a name is wrong, or it would take too much
                 memory.
         """
         ids = encode_prompt(prompt, self.tokenizer, self.config, slide=True)
-        if len(ids) > self.config.n_ctx:
+        if len(ids) > self.context:
             raise ContextLengthError(
-                f"the prompt has {len(ids):,} tokens, but the model holds {self.config.n_ctx:,}: "
+                f"the prompt has {len(ids):,} tokens, but the model holds {self.context:,}: "
                 "shorten it"
             )
         kept = None if names is None else [names] if isinstance(names, str) else list(names)
@@ -279,11 +334,71 @@ def _check_memory(checkpoint: Checkpoint, precision: Precision) -> None:
     )
 
 
+def choose_context(checkpoint: Checkpoint, precision: Precision, context: int | None) -> int:
+    """The most positions that a sequence may have; nothing is read for it.
+
+    Args:
+        checkpoint: the model's files, opened.
+        precision: what it runs in: keys and values are smaller where it is not exact.
+        context: what was asked for. None is the model's own, or what half of the memory beside
+            its weights holds, where that is less.
+
+    Raises:
+        InputError: it is no number of positions, more than the model has embeddings for, or more
+            than this machine's memory holds.
+    """
+    config = checkpoint.config
+    if context is None:
+        room = _cache_room(checkpoint, precision, config.n_ctx)
+        fits = config.n_ctx if room is None else int(room * _COMFORTABLE) // _STEP * _STEP
+        return min(config.n_ctx, max(_STEP, fits))
+    context = int(Bounds(1, _MOST_POSITIONS, "no model has more").check("context", context))
+    if context > config.n_ctx and config.positions != "rope":
+        raise InputError(
+            f"context is {context:,}, but {checkpoint.path} has learned embeddings for "
+            f"{config.n_ctx:,} positions and none for more: give at most so many; to go on beyond "
+            "them, turn on slide",
+            "slide",
+        )
+    room = _cache_room(checkpoint, precision, context)
+    if room is not None and context > room:
+        each = cache_bytes(checkpoint, precision)
+        raise InputError(
+            f"context is {context:,}, whose keys and values take {context * each / 1e9:,.1f} GB, "
+            f"but beside its weights this machine has memory for {room * each / 1e9:,.1f} GB: "
+            f"give at most {room:,}"
+        )
+    if context > config.n_ctx:
+        warn(
+            f"the context of {context:,} positions is longer than the {config.n_ctx:,} that "
+            f"{checkpoint.path} was trained on; beyond those its text becomes worse"
+        )
+    return context
+
+
+def _cache_room(checkpoint: Checkpoint, precision: Precision, context: int) -> int | None:
+    """How many positions' keys and values this machine's memory holds beside the weights.
+
+    None where they are small beside any memory, or where the weights alone are too large, which
+    whoever comes to read them is told.
+    """
+    # The larger of both forms, so that the usual model asks neither its matrices nor the system.
+    small = context * bytes_per_position(checkpoint.config, "fp32") < _UNCHECKED_BYTES
+    if small or precision not in PRECISIONS:
+        return None
+    from laplm.machine import total_bytes
+
+    left = total_bytes() - packed_bytes(checkpoint, precision)
+    return left // cache_bytes(checkpoint, precision) if left > 0 else None
+
+
 def load(
     name_or_path: str | Path,
     precision: Precision | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
+    *,
+    context: int | None = None,
 ) -> LanguageModel:
     """Load a model that is on disk; nothing is downloaded.
 
@@ -297,6 +412,10 @@ def load(
             is "stored" for a model that is quantised already, and "int8" for others.
         threads: worker threads; None means one per core.
         progress: called with (what, done, total) while weights are prepared.
+        context: the most positions that a sequence may have, prompt and new tokens together; its
+            memory is taken as tokens come. None is as many as the model was trained on, or what
+            half of the memory beside its weights holds, where that is less. More than it was
+            trained on can be asked of a model with rotary positions, and a warning says so.
 
     Raises:
         ModelNotFoundError: nothing of that name is on disk, or an adapter's base model is not.
@@ -304,9 +423,9 @@ def load(
             fit its base model, or the built-in model is damaged.
         TokenizerError: the tokenizer files are missing or damaged.
         CacheError: the packed weights cannot be written.
-        InputError: the precision or the number of threads is not possible.
+        InputError: the precision, the number of threads or the context is not possible.
     """
-    lm = LanguageModel(name_or_path, precision, threads, progress)
+    lm = LanguageModel(name_or_path, precision, threads, progress, context=context)
     _ = lm.gpt
     return lm
 

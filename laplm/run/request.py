@@ -23,10 +23,11 @@ Prompt = str | bytes | Sequence[int]
 DEFAULT_MAX_NEW_TOKENS = 100
 MAX_SAMPLES = 1024
 """Continuations decoded together: each has keys and values of its own, so more fill the memory."""
+SAMPLING = frozenset(each.name for each in dataclasses.fields(SamplingParams))
+"""The options of ``GenerationOptions`` that say how tokens are chosen."""
 
 _MAX_EXACT_COUNT = 1 << 20  # of longer prompts (in bytes) the tokens are estimated by a part
 _ESTIMATE_FROM = 1 << 17  # bytes of that part
-_SAMPLING = frozenset(each.name for each in dataclasses.fields(SamplingParams))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +119,7 @@ def make_request(
     config: ModelConfig,
     max_new_tokens: int | None = None,
     *,
+    context: int | None = None,
     samples: int = 1,
     **options: Unpack[GenerationOptions],
 ) -> GenerationRequest:
@@ -129,12 +131,13 @@ def make_request(
         config: the model's sizes.
         max_new_tokens: tokens per sample, at most; None means 100, or fewer where the model's
             context leaves less room.
+        context: the most positions of a sequence; None means as many as the model has.
         samples: how many continuations, decoded together, at most ``MAX_SAMPLES``.
         **options: fields of ``SamplingParams`` and of ``GenerationRequest``. With ``slide``, only
             the end of a prompt that is longer than the context is used.
 
     Raises:
-        ContextLengthError: prompt and request need more positions than the model has.
+        ContextLengthError: prompt and request need more positions than the context has.
         InputError: a setting or the prompt cannot be used.
         TypeError: there is no such option.
     """
@@ -142,13 +145,13 @@ def make_request(
     if unknown:
         raise TypeError(f"unknown option {min(unknown)!r}")
     values: dict[str, Any] = dict(options)
-    params = SamplingParams(**{name: values.pop(name) for name in _SAMPLING & values.keys()})
+    params = SamplingParams(**{name: values.pop(name) for name in SAMPLING & values.keys()})
     if max_new_tokens is not None:
         check_count("max_new_tokens", max_new_tokens)
     slide = options.get("slide", False)
-    ids = encode_prompt(prompt, tokenizer, config, slide=slide)
+    ids = encode_prompt(prompt, tokenizer, config, context=context, slide=slide)
     if max_new_tokens is None:
-        room = DEFAULT_MAX_NEW_TOKENS if slide else config.n_ctx - len(ids)
+        room = DEFAULT_MAX_NEW_TOKENS if slide else (context or config.n_ctx) - len(ids)
         max_new_tokens = min(DEFAULT_MAX_NEW_TOKENS, room)
     request = GenerationRequest(
         prompt_ids=tuple(ids),
@@ -158,12 +161,17 @@ def make_request(
         **values,
     )
     if not slide:
-        _check_fits_context(len(ids), max_new_tokens, config)
+        _check_fits_context(len(ids), max_new_tokens, config, context)
     return request
 
 
 def encode_prompt(
-    prompt: Prompt, tokenizer: Tokenizer, config: ModelConfig, *, slide: bool = False
+    prompt: Prompt,
+    tokenizer: Tokenizer,
+    config: ModelConfig,
+    *,
+    context: int | None = None,
+    slide: bool = False,
 ) -> list[int]:
     """Token ids of a prompt: text, bytes (UTF-8 or not), or ids as they are.
 
@@ -176,11 +184,12 @@ def encode_prompt(
         InputError: the prompt is empty and the model has no token to begin a text with, or an id
             is not in the vocabulary.
     """
+    most = context or config.n_ctx
     if isinstance(prompt, str | bytes):
         if len(prompt) > _MAX_EXACT_COUNT and not slide:
             per_byte = len(tokenizer.encode(prompt[:_ESTIMATE_FROM])) / _ESTIMATE_FROM
-            if per_byte * len(prompt) > 2 * config.n_ctx:
-                raise _too_long(f"about {per_byte * len(prompt):,.0f}", config)
+            if per_byte * len(prompt) > 2 * most:
+                raise _too_long(f"about {per_byte * len(prompt):,.0f}", config, most)
         ids = tokenizer.build_inputs_with_special_tokens(tokenizer.encode(prompt))
     else:
         ids = [int(i) for i in prompt]
@@ -194,8 +203,8 @@ def encode_prompt(
             raise InputError(
                 f"token id {i} is not in the model's vocabulary (0 to {config.vocab_size - 1})"
             )
-    if not slide and len(ids) >= config.n_ctx:
-        raise _too_long(f"{len(ids):,}", config)
+    if not slide and len(ids) >= most:
+        raise _too_long(f"{len(ids):,}", config, most)
     return ids
 
 
@@ -222,23 +231,38 @@ def check_count(name: str, value: Any, minimum: int = 1) -> int:
     return int(value)
 
 
-def _check_fits_context(prompt_tokens: int, max_new_tokens: int, config: ModelConfig) -> None:
-    room = config.n_ctx - prompt_tokens
+def _check_fits_context(
+    prompt_tokens: int, max_new_tokens: int, config: ModelConfig, context: int | None
+) -> None:
+    most = context or config.n_ctx
+    room = most - prompt_tokens
     if room < 1:
-        raise _too_long(f"{prompt_tokens:,}", config)
+        raise _too_long(f"{prompt_tokens:,}", config, most)
     if max_new_tokens > room:
+        holds, larger = _context(config, most)
         raise ContextLengthError(
             f"the prompt has {prompt_tokens:,} tokens and max_new_tokens asks for "
-            f"{max_new_tokens:,} more, but the model holds {config.n_ctx:,}: ask for at most "
-            f"{room:,}, shorten the prompt, or turn on slide",
+            f"{max_new_tokens:,} more, but the model {holds}: ask for at most {room:,}, shorten "
+            f"the prompt, {larger}or turn on slide",
             "max_new_tokens",
             "slide",
+            "context",
         )
 
 
-def _too_long(tokens: str, config: ModelConfig) -> ContextLengthError:
+def _too_long(tokens: str, config: ModelConfig, context: int) -> ContextLengthError:
+    holds, larger = _context(config, context)
     return ContextLengthError(
-        f"the prompt has {tokens} tokens, but the model holds {config.n_ctx:,} and needs room for "
-        "new ones: shorten the prompt, or turn on slide to use only its end",
+        f"the prompt has {tokens} tokens, but the model {holds} and needs room for new ones: "
+        f"shorten the prompt, {larger}or turn on slide to use only its end",
         "slide",
+        "context",
     )
+
+
+def _context(config: ModelConfig, context: int) -> tuple[str, str]:
+    """How many positions there are, and what to do about it where the model has more."""
+    if context == config.n_ctx:
+        return f"holds {context:,}", ""
+    own = f" of its {config.n_ctx:,}" if context < config.n_ctx else ""
+    return f"is set to hold {context:,}{own}", "set a larger context, "

@@ -32,6 +32,11 @@ class TappedGPT:
         return self._gpt.config
 
     @property
+    def context(self) -> int:
+        """As the model's."""
+        return self._gpt.context
+
+    @property
     def precision(self) -> str:
         """As the model's."""
         return self._gpt.precision

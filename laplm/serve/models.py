@@ -45,6 +45,7 @@ class ServingSettings:
         precision: for text; None is what ``LanguageModel`` chooses.
         look_precision: for views.
         threads: threads that work; None is one a core.
+        context: positions of a text, at most; None is what ``LanguageModel`` chooses.
         keep: models in memory, at most, as long as the others are idle.
         slots: samples of a model decoded together.
         queue: requests of a model that wait, at most.
@@ -56,6 +57,7 @@ class ServingSettings:
     precision: Precision | None = None
     look_precision: Precision = "fp32"
     threads: int | None = None
+    context: int | None = None
     keep: int = 3
     slots: int = 16
     queue: int = 64
@@ -226,7 +228,9 @@ class ModelRegistry:
         return await asyncio.shield(task)
 
     async def _load(self, name: str, target: str) -> ServedModel:
-        lm = await asyncio.to_thread(self._open, name, target, self.settings.precision)
+        # Of the models named at the start this was checked; others may hold less by themselves.
+        context = self.settings.context if name in self._given else None
+        lm = await asyncio.to_thread(self._open, name, target, self.settings.precision, context)
         await asyncio.to_thread(lambda: lm.gpt)
         settings = self.settings
         scheduler = Scheduler(
@@ -242,10 +246,14 @@ class ModelRegistry:
         self._evict(but=served)
         return served
 
-    def _open(self, name: str, target: str, precision: Precision | None) -> LanguageModel:
+    def _open(
+        self, name: str, target: str, precision: Precision | None, context: int | None = None
+    ) -> LanguageModel:
         from laplm.run.language_model import LanguageModel
 
-        lm = LanguageModel(target, precision, self.settings.threads)
+        lm = LanguageModel(target, precision, self.settings.threads, context=context)
+        if context is None and self.settings.context is not None:
+            lm.context = min(lm.context, self.settings.context)
         lm.name = name  # views and answers name it so, and not by its path
         return lm
 
@@ -312,7 +320,11 @@ class ModelRegistry:
 
 
 def warm_up(
-    targets: Iterable[str], precision: Precision | None, progress: Progress | None = None
+    targets: Iterable[str],
+    precision: Precision | None,
+    progress: Progress | None = None,
+    *,
+    context: int | None = None,
 ) -> None:
     """Open every model that was named, and have the kernels for its text compiled.
 
@@ -326,7 +338,7 @@ def warm_up(
     from laplm.run.language_model import LanguageModel
 
     for target in dict.fromkeys(targets):
-        lm = LanguageModel(target, precision)
+        lm = LanguageModel(target, precision, context=context)
         load_kernels(lm.checkpoint, lm.precision, progress)
 
 

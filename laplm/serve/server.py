@@ -60,7 +60,8 @@ def serve(
         LaplmError: a model that was named cannot be opened.
     """
     listener = listen(host, port)
-    warm_up(options.given.values(), options.settings.precision, progress)
+    settings = options.settings
+    warm_up(options.given.values(), settings.precision, progress, context=settings.context)
     app, parts = make_app(options)
     shown = host if host in LOOPBACK or ":" not in host else f"[{host}]"
     shown = "[::1]" if host == "::1" else "localhost" if host in ("0.0.0.0", "::") else shown

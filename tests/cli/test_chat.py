@@ -362,6 +362,20 @@ def test_no_command_ends_a_conversation_but_exit(
     assert list(place.iterdir()) == []
 
 
+def test_the_context_is_shown_and_is_set_when_the_model_is_opened(
+    laplm_, talk: Conversation, scripted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chat._Loop(talk, Script(["/set", "/set num_ctx 64"]), False).run()
+    shown, refusal = capsys.readouterr().err.splitlines()[-2:]
+    assert shown.startswith(f"context of {talk.lm.config.n_ctx} positions, ")
+    assert refusal == "the context is set when the model is opened: laplm chat --context N"
+    words = ["chat", "-m", scripted, "--precision", "fp32", "--context", 20]
+    result = laplm_(*words, "Who?")
+    assert result.err.startswith("context of 20 positions, ")
+    result = laplm_(*words, "Who is she? " * 10)
+    assert result.code == 2 and "but the model holds 20 and needs room to answer" in result.err
+
+
 def test_a_file_that_is_no_conversation_is_not_written_over(talk: Conversation, tmp_path) -> None:
     loop = chat._Loop(talk, Script([]), False)
     precious = tmp_path / "notes.txt"

@@ -64,22 +64,49 @@ def test_options_reach_the_sampler(run, lm) -> None:
     assert result.out.rstrip("\n") == lm.generate("The", 20, seed=5, **options).text.rstrip("\n")
 
 
-def test_the_defaults_are_those_of_the_library() -> None:
-    args = vars(make_parser().parse_args(["run", "x"]))
-    params = SamplingParams()
-    for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed"):
-        assert args[name] == getattr(params, name)
-    for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty"):
-        option = "--" + name.replace("_", "-")
-        help_ = re.search(
-            rf"{option} .*?\(default: ([\d.]+)\)", _help("run").split("chosen:")[1], re.DOTALL
-        )
-        assert help_ and float(help_[1]) == args[name]
+SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 
 
-def _help(verb: str) -> str:
-    verbs = make_parser()._subparsers._group_actions[0].choices
-    return verbs[verb].format_help()
+def test_the_defaults_are_those_of_the_library_and_are_told(run) -> None:
+    usual = {name: getattr(SamplingParams(), name) for name in SAMPLING}
+    value = json.loads(run("The", "-n", 2, "--json").out)["sampling"]
+    assert {name: value[name] for name in SAMPLING} == usual
+    told = f"temperature {usual['temperature']:g}, top-k {usual['top_k']}"
+    for verb in ("run", "chat"):
+        page = make_parser()._subparsers._group_actions[0].choices[verb].format_help()
+        assert f"as the model's makers say, else {told}" in " ".join(page.split())
+
+
+@pytest.fixture
+def made_to_be_wild(tiny_model_dir, tmp_path) -> Path:
+    """The tiny model, of which its makers say how it is sampled."""
+    path = tmp_path / "wild"
+    shutil.copytree(tiny_model_dir, path)
+    said = {"do_sample": True, "temperature": 1.5, "top_k": 9, "top_p": 0.7}
+    (path / "generation_config.json").write_text(json.dumps(said))
+    return path
+
+
+def test_a_model_is_sampled_as_its_makers_say_which_is_told(laplm_, lm, made_to_be_wild) -> None:
+    def run(*argv: object):
+        return laplm_("run", "The", "-n", 20, "-m", made_to_be_wild, "--precision", "fp32", *argv)
+
+    said = {"temperature": 1.5, "top_k": 9, "top_p": 0.7}
+    result = run("--seed", 5)
+    assert result.out.rstrip("\n") == lm.generate("The", 20, seed=5, **said).text.rstrip("\n")
+    assert result.err.endswith(", seed 5; temperature 1.5, top_k 9, top_p 0.7 (the model's own)\n")
+    wild = LanguageModel(made_to_be_wild, "fp32")
+    assert wild.generate("The", 20, seed=5).text == lm.generate("The", 20, seed=5, **said).text
+
+    value = json.loads(run("--json", "--seed", 5, "--temperature", 0.8, "--top-k", 40).out)
+    assert {name: value["sampling"][name] for name in SAMPLING} == {
+        "temperature": 0.8, "top_k": 40, "top_p": 0.7, "min_p": 0, "repetition_penalty": 1,
+    }  # fmt: skip
+    assert run("--greedy").err.endswith("/s, greedy\n")
+    (made_to_be_wild / "generation_config.json").write_text('{"do_sample": false}')
+    result = run()
+    assert result.out.rstrip("\n") == lm.generate("The", 20, temperature=0).text.rstrip("\n")
+    assert result.err.endswith("/s, greedy (the model's own)\n")
 
 
 @pytest.mark.parametrize("words", [["--greedy"], ["--temperature", "0"], ["--temperature", "1e-5"]])
@@ -160,6 +187,52 @@ def test_slide_goes_beyond_the_context(run) -> None:
     )
     result = run("The", "-n", 200, "--slide", "--ignore-eos")
     assert result.code == 0 and result.err.startswith("200 tokens, ")
+
+
+def test_the_context_is_set_and_what_it_takes_is_told(run, lm) -> None:
+    result = run("The", "-n", 30, "--context", 16, "--slide", "--seed", 3, "--ignore-eos")
+    size = 16 * lm.gpt.new_cache().bytes_per_position / 1e3
+    assert result.err.startswith(f"context of 16 positions, {size:.1f} kB when full\n30 tokens, ")
+    same = LanguageModel(lm.path, "fp32", context=16).generate(
+        "The", 30, seed=3, slide=True, ignore_eos=True
+    )
+    assert result.out == same.text.removesuffix("\n") + "\n"
+    assert same.token_ids != lm.generate("The", 30, seed=3, ignore_eos=True).token_ids
+    # Without --slide as many tokens as there is room for.
+    assert "\n15 tokens, " in run("The", "--context", 16, "--ignore-eos").err
+    result = run("The", "-n", 30, "--context", 16)
+    line = "hold 16 of its 128: ask for at most 15, .* set a larger --context, or turn on --slide"
+    assert result.code == 2 and re.search(line, result.err)
+
+
+def test_a_context_that_memory_does_not_hold_whole_is_told(run, lm, monkeypatch) -> None:
+    size = 64 * lm.gpt.new_cache().bytes_per_position / 1e3
+    monkeypatch.setattr("laplm.run.language_model._STEP", 64)
+    monkeypatch.setattr("laplm.run.language_model._cache_room", lambda *_: 150)
+    result = run("The", "-n", 4, "--seed", 1)
+    assert result.code == 0 and result.err.startswith(
+        f"context of 64 positions, {size:.1f} kB when full, of the model's 128: it shall not take "
+        "more than half of the memory that is left; --context sets another\n"
+    )
+
+
+@pytest.mark.parametrize("verb", ["run", "chat", "serve"])
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("0", "a whole number from 1 up"),
+        ("-3", "a whole number from 1 up"),
+        ("many", "'many', but it must be a whole number"),
+        ("1.5", "a whole number"),
+        ("9" * 40, "a whole number from 1 up to 2,147,483,648"),
+        ("129", "learned embeddings for 128 positions and none for more"),
+    ],
+)
+def test_what_is_no_context_is_refused_in_one_line(
+    laplm_, tiny_model_dir, verb, typed, said
+) -> None:
+    words = [tiny_model_dir, "--port", 0] if verb == "serve" else ["The", "-m", tiny_model_dir]
+    refused(laplm_(verb, *words, f"--context={typed}"), "--context is ", said)
 
 
 def test_bad_input_is_refused_before_weights_are_prepared(run, monkeypatch) -> None:

@@ -21,6 +21,7 @@ class ScriptedGPT:
             vocab_size=vocab_size, n_ctx=n_ctx, n_embd=8, n_layer=1, n_head=1,
             eos_token_ids=(vocab_size - 1,),
         )  # fmt: skip
+        self.context = n_ctx
         self.script = script
         self.prompt = 0
         self.batches: list[int] = []

@@ -15,7 +15,7 @@ from laplm.model.chat import ChatTemplateError
 from laplm.model.engine.model import GPT
 from laplm.model.pretrained_settings import PretrainedSettings
 from laplm.model.tokenizer import Tokenizer
-from laplm.run.chat import Answer, Continuation, Conversation, sampling_defaults
+from laplm.run.chat import Answer, Continuation, Conversation
 from laplm.run.language_model import LanguageModel
 
 SCRIPT = " a girl"
@@ -242,7 +242,7 @@ def test_a_model_is_sampled_as_its_makers_say(
     (path / "generation_config.json").write_text(json.dumps(said))
     theirs = GenerationConfig.from_pretrained(path)
     usual = GenerationConfig._get_default_generation_params()
-    params = sampling_defaults(LanguageModel(path, "fp32"))
+    params = LanguageModel(path, "fp32").sampling_defaults
     for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty"):
         value = getattr(theirs, name)
         expected = usual.get(name) if value is None else value
@@ -257,7 +257,7 @@ def test_makers_who_say_nothing_or_greedy(lm: LanguageModel) -> None:
     assert sampling(eos_token_id=3) == {} == PretrainedSettings().sampling
     assert sampling(do_sample=False, temperature=0.7)["temperature"] == 0
     assert sampling(temperature=0.7, top_k=None) == {"temperature": 0.7}
-    assert sampling_defaults(lm).temperature == 0.8
+    assert lm.sampling_defaults.temperature == 0.8
 
 
 def test_settings_of_makers_that_cannot_be_are_left_out(
@@ -265,7 +265,7 @@ def test_settings_of_makers_that_cannot_be_are_left_out(
 ) -> None:
     path = make_kind("chatml", directory.parent / "base", tmp_path / "model")
     (path / "generation_config.json").write_text('{"temperature": "hot", "top_k": 7}')
-    params = sampling_defaults(LanguageModel(path, "fp32"))
+    params = LanguageModel(path, "fp32").sampling_defaults
     assert (params.temperature, params.top_k) == (0.8, 7)
     assert "temperature of 'hot', which cannot be" in caplog.text
 

@@ -106,6 +106,21 @@ def test_a_model_to_look_at_in_the_same_precision_is_the_same(tiny_model_dir: Pa
     with_registry(tiny_model_dir, scenario, look_precision="int8")
 
 
+def test_the_context_is_of_all_models_but_none_holds_more_than_its_own(
+    tiny_model_dir: Path, tiny_llama_dir: Path
+) -> None:
+    async def scenario(registry: ModelRegistry) -> None:
+        served = await registry.load("a")
+        assert served.lm.context == served.lm.gpt.context == registry.settings.context
+        assert (await registry.look_model(served)).context == min(128, served.lm.context)
+        installed = await registry._load("other", str(tiny_model_dir))  # not named at the start
+        assert installed.lm.context == min(128, registry.settings.context or 0)
+        installed.scheduler.stop()
+
+    for context in (100, 200):
+        with_registry(tiny_llama_dir, scenario, context=context)
+
+
 def test_memory_of_a_model_that_is_looked_at_is_counted(tiny_model_dir: Path) -> None:
     async def scenario(registry: ModelRegistry) -> None:
         served = await registry.load("a")

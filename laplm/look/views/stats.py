@@ -17,7 +17,7 @@ import numpy as np
 from laplm.look import figures
 from laplm.look.view import Column, Model, Part, Table, View
 from laplm.model.config import ModelConfig
-from laplm.model.engine.kv_cache import KVCache
+from laplm.model.engine.kv_cache import bytes_per_position
 from laplm.model.engine.prepared import packed_bytes
 from laplm.model.engine.quantize import PRECISIONS
 from laplm.model.families import tensor_specs
@@ -222,7 +222,7 @@ def stats(model: Model) -> Stats:
                 bits=bits,
                 bare_bytes=math.ceil(config.n_parameters * bits / 8),
                 packed_bytes=packed_bytes(model.checkpoint, known) if known else None,
-                kv_cache_bytes=KVCache(config, kv).bytes_per_position if known else None,
+                kv_cache_bytes=bytes_per_position(config, kv) if known else None,
             )
         )
     operations = _operations(config)

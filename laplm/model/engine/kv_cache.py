@@ -31,28 +31,39 @@ def to_bytes(x: Array) -> tuple[Array, Array]:
     return np.rint(x * inverse[..., None]), largest * np.float32(1 / 127)
 
 
+def bytes_per_position(config: ModelConfig, kv: str) -> int:
+    """Memory that a position takes in a cache of the form ``kv``."""
+    return config.n_layer * config.n_kv_head * sum(page_part(kv, config.head_dim)) // PAGE
+
+
 class KVCache:
     """The past of one sequence. Made by ``GPT.new_cache``.
 
     Attributes:
         ids: The token ids held, one a position.
         length: How many positions are held.
+        context: How many it may hold.
     """
 
-    def __init__(self, config: ModelConfig, kv: str) -> None:
-        """An empty cache; ``kv`` is "fp32", or "fp16" for the smaller form."""
+    def __init__(self, config: ModelConfig, kv: str, context: int | None = None) -> None:
+        """An empty cache, which takes no memory yet.
+
+        Args:
+            config: the model's sizes.
+            kv: "fp32", or "fp16" for the smaller form.
+            context: how many positions it may hold; None is as many as the model.
+        """
         self.ids: list[int] = []
         self.length = 0
+        self.context = config.n_ctx if context is None else context
         self._config = config
         self._kv = kv
         self._keys_bytes, self._values_bytes = page_part(kv, config.head_dim)
         self._dim = -(-config.head_dim // 16) * 16
-        self._page_bytes = (
-            config.n_layer * config.n_kv_head * (self._keys_bytes + self._values_bytes)
-        )
+        self._page_bytes = bytes_per_position(config, kv) * PAGE
         self._pages: list[NDArray[Any]] = []
         self._first_private_page = 0  # pages before this one may be shared with another cache
-        self._table = np.zeros(-(-config.n_ctx // PAGE), dtype=np.int64)
+        self._table = np.zeros(-(-self.context // PAGE), dtype=np.int64)
         self.table_address = self._table.ctypes.data
 
     @property
@@ -64,12 +75,12 @@ class KVCache:
         """Make room for ``count`` more positions, in pages that nobody else reads.
 
         Raises:
-            InputError: that would be more than the model's context.
+            InputError: that would be more than the context.
         """
-        if self.length + count > self._config.n_ctx:
+        if self.length + count > self.context:
             raise InputError(
                 f"{self.length} positions held and {count} more do not fit in the model's context "
-                f"of {self._config.n_ctx}"
+                f"of {self.context}"
             )
         first = self.length // PAGE
         if first < len(self._pages) and first < self._first_private_page:
@@ -96,10 +107,11 @@ class KVCache:
         return [self._copy() for _ in range(count)]
 
     def _copy(self) -> KVCache:
-        other = KVCache(self._config, self._kv)
+        other = KVCache(self._config, self._kv, self.context)
         other.ids, other.length = list(self.ids), self.length
         other._pages, other._first_private_page = list(self._pages), len(self._pages)
-        other._table[:] = self._table
+        count = len(self._pages)
+        other._table[:count] = self._table[:count]
         return other
 
     def trim(self, length: int) -> None:

@@ -22,7 +22,7 @@ from laplm.model import reference
 from laplm.model.config import ModelConfig
 from laplm.model.engine import kernel_args as k
 from laplm.model.engine.formats import CODES, FORMATS, Format
-from laplm.model.engine.kv_cache import KVCache
+from laplm.model.engine.kv_cache import KVCache, bytes_per_position
 from laplm.model.engine.matrices import Matrix, matrices
 from laplm.model.engine.packed_weights import PackedWeights
 from laplm.model.engine.packing import round_up
@@ -80,6 +80,17 @@ def kernel_spec(config: ModelConfig, formats: Iterable[str]) -> k.Spec:
     )
 
 
+def cache_bytes(checkpoint: Checkpoint, precision: Precision) -> int:
+    """Memory that a position of a sequence takes in the key/value cache, in a precision."""
+    spec = _spec_of(checkpoint, precision)
+    return bytes_per_position(checkpoint.config, spec.kv)
+
+
+def _spec_of(checkpoint: Checkpoint, precision: Precision) -> k.Spec:
+    formats = {matrix.form.name for matrix in matrices(checkpoint, precision)}
+    return kernel_spec(checkpoint.config, formats)
+
+
 def load_kernels(
     checkpoint: Checkpoint, precision: Precision, progress: Progress | None = None
 ) -> jit.Engine:
@@ -90,8 +101,7 @@ def load_kernels(
     Raises:
         CacheError: the cache directory cannot be written.
     """
-    formats = {matrix.form.name for matrix in matrices(checkpoint, precision)}
-    return _load_kernels(kernel_spec(checkpoint.config, formats), progress)
+    return _load_kernels(_spec_of(checkpoint, precision), progress)
 
 
 def _load_kernels(spec: k.Spec, progress: Progress | None) -> jit.Engine:
@@ -113,6 +123,7 @@ class GPT:
 
     Attributes:
         config: The model's sizes.
+        context: The most positions that a sequence may have.
         precision: "fp32", "int8", "int4", or "stored": as the files have it.
         threads: How many threads run the forward pass.
         isa: The machine instructions in use.
@@ -125,12 +136,21 @@ class GPT:
         precision: Precision = "int8",
         *,
         threads: int | None = None,
+        context: int | None = None,
         progress: Progress | None = None,
     ) -> None:
         """Prepare (once) and map the weights, compile (once) and load the kernels.
 
+        Args:
+            checkpoint: the model's files, opened.
+            precision: what the weights are stored in.
+            threads: how many work; None means one per core.
+            context: the most positions that a sequence may have; None means as many as the model
+                was trained on. Rotary positions go on beyond these.
+            progress: called with (what, done, total).
+
         Raises:
-            InputError: the precision or the number of threads is not possible.
+            InputError: the precision, the number of threads or the context is not possible.
             ModelFormatError: a weight is NaN or infinite.
             CacheError: the cache directory cannot be written.
         """
@@ -139,6 +159,12 @@ class GPT:
         if threads is not None and not 1 <= threads <= 256:
             raise InputError(f"threads is {threads}, but it must be between 1 and 256")
         self.config: ModelConfig = checkpoint.config
+        self.context = self.config.n_ctx if context is None else context
+        if self.context > self.config.n_ctx and self.config.positions != "rope":
+            raise InputError(
+                f"context is {self.context:,}, but the model has learned embeddings for "
+                f"{self.config.n_ctx:,} positions and none for more: give at most so many"
+            )
         self.precision: Precision = precision
         self.threads = threads or default_threads()
         self.isa = isas.choose()
@@ -173,7 +199,7 @@ class GPT:
 
     def new_cache(self) -> KVCache:
         """An empty key/value cache for one sequence."""
-        return KVCache(self.config, self._kv)
+        return KVCache(self.config, self._kv, self.context)
 
     def forward(
         self,
@@ -326,7 +352,7 @@ class GPT:
         self._act_bytes = round_up(largest * number, 64)
         groups, rows = largest // k.GROUP, k.MAX_REDUNDANT_ROWS
         dim = round_up(config.head_dim, 16)
-        scores = round_up(config.n_ctx, k.PAGE)
+        scores = round_up(self.context, k.PAGE)
         end = 0
         for at, size in (
             (k.SCRATCH_ROW, largest * 4), (k.SCRATCH_ACT, rows * self._act_bytes),

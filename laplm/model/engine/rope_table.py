@@ -27,6 +27,7 @@ class RopeTable:
         self._half = config.rotary_dim // 2
         self._width = 2 * round_up(self._half, 16)
         self._known = np.zeros((0, self._width), np.float32)
+        self._count = 0  # rows of it that are worked out
         self._tokens = np.zeros((0, self._width), np.float32)
 
     def grow(self, tokens: int) -> int:
@@ -37,8 +38,13 @@ class RopeTable:
     def look_up(self, positions: NDArray[np.int64]) -> None:
         """Write the rows of the tokens at these positions."""
         largest = int(positions.max())
-        while largest >= len(self._known):
-            self._known = np.concatenate([self._known, self._rows(len(self._known))])
+        while largest >= self._count:
+            if self._count == len(self._known):  # twice as many, so that long texts copy them once
+                more = np.zeros((max(_AT_A_TIME, self._count), self._width), np.float32)
+                self._known = np.concatenate([self._known, more])
+            # In blocks of one size: a row's bits shall not depend on how many are worked out.
+            self._known[self._count : self._count + _AT_A_TIME] = self._rows(self._count)
+            self._count += _AT_A_TIME
         np.take(self._known, positions, axis=0, out=self._tokens[: len(positions)])
 
     def _rows(self, first: int) -> Array:
