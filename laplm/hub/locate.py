@@ -10,11 +10,12 @@ import importlib.util
 import json
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from laplm import built_in
-from laplm.errors import LaplmError, ModelNotFoundError, did_you_mean
+from laplm.errors import LaplmError, ModelNotFoundError, did_you_mean, one_of
 from laplm.hub import stores
 from laplm.hub.known import KNOWN
 
@@ -27,10 +28,12 @@ _SHORT = {repo: name for name, repo in ALIASES.items()}
 
 # The hub's own rule, 96 characters included.
 HUB_ID = re.compile(r"(?=.{1,96}\Z)[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-# One GGUF file of a repository: owner/name:FILE.gguf. No part of its path begins with a dot.
+# One GGUF file of a repository: owner/name:FILE.gguf; or, as Ollama and llama.cpp write it, by how
+# it is quantised: owner/name:Q4_K_M. No part of a path begins with a dot.
 _PATH_PART = r"[^./\\:\0-\x1f][^/\\:\0-\x1f]*"
+_QUANT = r"(?:[a-z]{2,3}-)?(?:[it]?q\d\w*|bf16|f16|f32|mxfp4\w*)"
 _GGUF_NAME = re.compile(
-    rf"(?P<repo>[^:]+):(?P<file>({_PATH_PART}/)*{_PATH_PART}\.gguf)", re.IGNORECASE
+    rf"(?P<repo>[^:]+):(?P<file>({_PATH_PART}/)*{_PATH_PART}\.gguf|{_QUANT})", re.IGNORECASE
 )
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 TOKENIZER_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
@@ -86,8 +89,8 @@ def locate(name_or_path: str) -> Path:
     """The directory of a model: a path, ``pocket``, a name such as ``gpt2``, or a hub id.
 
     Or its file, where that is a GGUF file, or a directory that has one and no other weights;
-    ``owner/name:FILE.gguf`` is one of several in a repository, ``ollama:NAME`` one of another
-    program. It may be an adapter's:
+    ``owner/name:FILE.gguf`` or ``owner/name:Q4_K_M`` is one of several in a repository,
+    ``ollama:NAME`` one of another program. It may be an adapter's:
     ``locate_base`` then gives the model that it belongs to. The built-in model's files are
     compared with their checksums, by whichever name it is asked for.
 
@@ -160,11 +163,30 @@ def locate(name_or_path: str) -> Path:
 
 
 def split_name(name: str) -> tuple[str, str | None]:
-    """``owner/name:FILE.gguf`` as the model's name and its file; of any other name, it and None."""
+    """``owner/name:FILE.gguf`` as the model's name and its file; of any other name, it and None.
+
+    In place of the file there may be how it is quantised: ``those_of`` has the files.
+    """
     found = _GGUF_NAME.fullmatch(name)
     if found is None or not HUB_ID.fullmatch(found["repo"]):
         return name, None
     return found["repo"], found["file"]
+
+
+def those_of(file: str, names: Iterable[str]) -> list[str]:
+    """Of the GGUF files of a repository those that a name's second half means.
+
+    Args:
+        file: ``FILE.gguf``, or how it is quantised: ``Q4_K_M``, in any case.
+        names: of the files that there are.
+    """
+    if file.lower().endswith(".gguf"):
+        return [name for name in names if name == file]
+    # As llama.cpp finds it in "SmolLM2-135M-Instruct-Q4_K_M.gguf", and not in "…-Q4_K_M_L.gguf".
+    tag = re.compile(rf"(?<![a-z0-9]){re.escape(file)}(?![a-z0-9_])", re.IGNORECASE)
+    found = [name for name in names if tag.search(name.rpartition("/")[2])]
+    # Unsloth's UD-Q4_K_M is another mixture of types than Q4_K_M, and asked for by its whole name.
+    return [name for name in found if f"ud-{file}".lower() not in name.lower()] or found
 
 
 def out_of_package(name: str) -> Path | None:
@@ -184,8 +206,14 @@ def _locate_file(repo: str, file: str) -> Path:
     there: list[str] = []
     for folder in folders_of(repo):
         files = gguf_names(folder)
-        if file in files:
-            return files[file]
+        found = those_of(file, files)
+        if len(found) > 1:
+            raise ModelNotFoundError(
+                f"{repo}:{file} may be {one_of(found)} on disk; name one of them, as in "
+                f"{repo}:{found[0]}"
+            )
+        if found:
+            return files[found[0]]
         there += files
     raise ModelNotFoundError(
         f"{repo}:{file} is not on disk (looked in {hub_cache_dir()}); `laplm pull {repo}:{file}` "

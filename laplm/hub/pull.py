@@ -43,6 +43,7 @@ from laplm.hub.locate import (
     shard_names,
     split_name,
     suggestion,
+    those_of,
 )
 from laplm.progress import Progress
 
@@ -78,7 +79,8 @@ def pull(name: str, *, force: bool = False, progress: Progress | None = None) ->
 
     Args:
         name: ``gpt2`` or another of ``known.KNOWN``, ``owner/name`` on the hub, or
-            ``owner/name:FILE.gguf`` for one file of it.
+            ``owner/name:FILE.gguf`` for one file of it, which may be named by how it is
+            quantised, as in ``owner/name:Q4_K_M``.
         force: Fetch every file afresh.
         progress: Told the file being fetched, the bytes there so far, and the bytes of all files.
 
@@ -96,8 +98,8 @@ def pull(name: str, *, force: bool = False, progress: Progress | None = None) ->
     repo = ALIASES.get(short, short)
     if not HUB_ID.fullmatch(repo):
         raise DownloadError(
-            f"{name!r} is not the name of a model on the hub; it looks like gpt2, owner/name or "
-            "owner/name:FILE.gguf"
+            f"{name!r} is not the name of a model on the hub; it looks like gpt2, owner/name, "
+            "owner/name:FILE.gguf or owner/name:Q4_K_M"
         )
     with _plain_errors(name, repo):
         source = _Source(repo, force)
@@ -247,19 +249,26 @@ def _sees(file: str) -> bool:
 
 def _choose_file(file: str, source: _Source) -> list[str]:
     """The one GGUF file that was asked for, or that there is; it needs nothing beside it."""
-    if file not in source.sizes:
-        there = sorted(filter(_is_gguf, source.sizes))
-        listed = (
-            did_you_mean(file, there)
-            or f". It has {', '.join(map(shown_name, there)) or 'no GGUF file'}"
-        )
-        raise DownloadError(f"{source.repo} has no file {file}{listed}")
-    if _PART_OF_GGUF.search(file):
+    there = sorted(name for name in source.sizes if _is_gguf(name) and not _sees(name))
+    files = those_of(file, there if not _is_gguf(file) else source.sizes)
+    if not files:
+        close = did_you_mean(file, there) if _is_gguf(file) else ""
+        listed = close or f". It has {', '.join(map(shown_name, there)) or 'no GGUF file'}"
+        what = "file" if _is_gguf(file) else "GGUF file in"
+        raise DownloadError(f"{source.repo} has no {what} {file}{listed}")
+    parts = [name for name in files if _PART_OF_GGUF.search(name)]
+    if len(files) > 1 and len(parts) < len(files):
         raise DownloadError(
-            f"{source.repo}:{file} is one of several parts, and laplm reads models in one file; "
-            "pull another file, or join the parts with llama.cpp's llama-gguf-split --merge"
+            f"{source.repo} has {len(files)} GGUF files in {file}; pull one of them, as in `laplm "
+            f"pull {source.repo}:{shown_name(files[0])}`. They are "
+            f"{', '.join(map(shown_name, files))}"
         )
-    return [file]
+    if parts:
+        raise DownloadError(
+            f"{source.repo}:{parts[0]} is one of several parts, and laplm reads models in one "
+            "file; pull another file, or join the parts with llama.cpp's llama-gguf-split --merge"
+        )
+    return files
 
 
 def _choose_gguf(name: str, source: _Source, files: list[str]) -> list[str]:

@@ -16,6 +16,7 @@ from laplm.hub.locate import (
     locate,
     out_of_package,
     split_name,
+    those_of,
 )
 
 
@@ -23,8 +24,8 @@ def remove(name: str) -> int:
     """Delete a model that ``laplm pull`` fetches, and nothing else; the bytes that became free.
 
     Args:
-        name: a name, a hub id, or ``owner/name:FILE.gguf``. Of a model that lies in the hub's cache
-            and came out of a package too, the one that ``locate`` gives.
+        name: a name, a hub id, ``owner/name:FILE.gguf`` or ``owner/name:Q4_K_M``. Of a model that
+            lies in the hub's cache and came out of a package too, the one that ``locate`` gives.
 
     Raises:
         ModelNotFoundError: nothing of this name is on disk.
@@ -45,8 +46,10 @@ def remove(name: str) -> int:
         for folder in folders_of(repo):
             if file is None and folder.is_dir():
                 return _remove_folder(folder)
-            if file is not None and file in gguf_names(folder):
-                return _remove_file(folder, file)
+            if file is not None and (found := those_of(file, gguf_names(folder))):
+                if len(found) > 1:
+                    locate(name)  # which says that one of them must be named
+                return _remove_file(folder, found[0])
         packaged = out_of_package(name)
         if packaged is not None and packaged.is_file():
             size = packaged.stat().st_size

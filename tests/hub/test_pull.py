@@ -25,6 +25,7 @@ from laplm.errors import DownloadError, ModelNotFoundError
 from laplm.hub import pull as pulling
 from laplm.hub.locate import ADAPTER_FILES, installed, locate
 from laplm.hub.pull import pull
+from laplm.hub.remove import remove
 from laplm.model.files.checkpoint import open_checkpoint
 from laplm.model.tokenizer import Tokenizer
 
@@ -596,6 +597,65 @@ def test_one_gguf_file_is_pulled_listed_and_opened(hub: Hub, ggufs: Path) -> Non
         locate("me/tiny-GGUF")
     both = {"me/tiny-GGUF:a-F32.gguf", "me/tiny-GGUF:more/b.GGUF"}
     assert {m.name for m in installed()} == {"pocket", *both}
+
+
+def test_a_gguf_file_is_named_by_how_it_is_quantised(hub: Hub, ggufs: Path) -> None:
+    contents = (ggufs / "a-F32.gguf").read_bytes()
+    for name in (
+        "Tiny-Q4_K_M.gguf", "Tiny-Q4_K_S.gguf", "Tiny-Q4_K_M_L.gguf", "Tiny-UD-Q4_K_M.gguf",
+        "tiny.q8_0.gguf", "more/Tiny-IQ4_XS.gguf", "mmproj-Q8_0.gguf",
+    ):  # fmt: skip
+        (ggufs / name).write_bytes(contents + name.encode())
+    meant = {
+        "Q4_K_M": "Tiny-Q4_K_M.gguf", "q4_k_m": "Tiny-Q4_K_M.gguf", "Q8_0": "tiny.q8_0.gguf",
+        "UD-Q4_K_M": "Tiny-UD-Q4_K_M.gguf", "iq4_xs": "more/Tiny-IQ4_XS.gguf", "f32": "a-F32.gguf",
+    }  # fmt: skip
+    for tag, name in meant.items():
+        if tag != "q4_k_m":  # which is there by then
+            with pytest.raises(ModelNotFoundError, match=f"`laplm pull me/tiny-GGUF:{tag}` downl"):
+                locate(f"me/tiny-GGUF:{tag}")
+        path = pull(f"me/tiny-GGUF:{tag}", progress=quiet)
+        assert path == locate(f"me/tiny-GGUF:{tag}") == locate(f"me/tiny-GGUF:{name}")
+        assert path.read_bytes() == (ggufs / name).read_bytes()
+    assert {r.path.removeprefix("/storage/me/tiny-GGUF/") for r in hub.downloads()} == {
+        *meant.values()
+    }
+    assert remove("me/tiny-GGUF:q8_0") and "me/tiny-GGUF:tiny.q8_0.gguf" not in {
+        m.name for m in installed()
+    }
+
+
+def test_a_quantisation_that_several_files_have_or_none_lists_them(hub: Hub, ggufs: Path) -> None:
+    for name in ("small-Q4_0.gguf", "large-Q4_0.gguf"):
+        shutil.copy(ggufs / "a-F32.gguf", ggufs / name)
+    with pytest.raises(
+        DownloadError,
+        match=r"has 2 GGUF files in q4_0; pull one of them, as in `laplm pull "
+        r"me/tiny-GGUF:large-Q4_0.gguf`\. They are large-Q4_0.gguf, small-Q4_0.gguf$",
+    ):
+        pull("me/tiny-GGUF:q4_0")
+    with pytest.raises(
+        DownloadError,
+        match=r"no GGUF file in Q6_K\. It has a-F32.gguf, large.*, more/b.GGUF, small",
+    ):
+        pull("me/tiny-GGUF:Q6_K")
+    with pytest.raises(DownloadError, match=r"no GGUF file in Q6_K\. It has no GGUF file$"):
+        pull("gpt2:Q6_K")
+    for name in ("big-Q8_0-00001-of-00002.gguf", "big-Q8_0-00002-of-00002.gguf"):
+        (ggufs / name).write_bytes(b"GGUF")
+    with pytest.raises(DownloadError, match=r"one of several parts.*llama-gguf-split --merge"):
+        pull("me/tiny-GGUF:Q8_0")
+    assert hub.downloads() == []
+    for name in ("small", "large"):
+        pull(f"me/tiny-GGUF:{name}-Q4_0.gguf", progress=quiet)
+    for act in (locate, remove):
+        with pytest.raises(
+            ModelNotFoundError, match=r"may be large-Q4_0\.gguf or small-Q4_0\.gguf"
+        ):
+            act("me/tiny-GGUF:Q4_0")
+    for name in ("me/tiny-GGUF:latest", "me/tiny-GGUF:Q", "me/tiny-GGUF:4_0"):
+        with pytest.raises(DownloadError, match="not the name of a model on the hub"):
+            pull(name)
 
 
 def test_a_repository_of_one_gguf_file_needs_no_name_of_it(hub: Hub, ggufs: Path) -> None:
