@@ -125,6 +125,37 @@ def byte_tokens(count: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def sentencepiece_tokens(**more: Any) -> dict[str, Any]:
+    """A vocabulary of SentencePiece, trained on the spot."""
+    import io
+
+    import sentencepiece
+    from conftest import TEXT
+
+    trained = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter((TEXT + "\nIt's they'LL 12 345. naïve café").split("\n") * 3),
+        model_writer=trained, model_type="bpe", vocab_size=560, byte_fallback=True,
+        normalization_rule_name="identity", remove_extra_whitespaces=False, character_coverage=1.0,
+        split_digits=True, user_defined_symbols=["<think>"], minloglevel=2,
+        add_dummy_prefix=more.get("ggml.add_space_prefix", True),
+    )  # fmt: skip
+    model = sentencepiece.SentencePieceProcessor(model_proto=trained.getvalue())
+    count = model.vocab_size()
+    kinds = [
+        2 if model.is_unknown(i) else 3 if model.is_control(i) else 6 if model.is_byte(i)
+        else 4 if model.id_to_piece(i) == "<think>" else 1
+        for i in range(count)
+    ]  # fmt: skip
+    sentencepiece_tokens.model = model  # type: ignore[attr-defined]
+    return {
+        "ggml.model": "llama", "ggml.tokens": [model.id_to_piece(i) for i in range(count)],
+        "ggml.scores": [float(model.get_score(i)) for i in range(count)],
+        "ggml.token_type": kinds, "ggml.bos_token_id": 1, "ggml.eos_token_id": 2,
+        "ggml.unknown_token_id": 0, **more,
+    }  # fmt: skip
+
+
 def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
     if isinstance(value, bool):
         writer.add_bool(key, value)

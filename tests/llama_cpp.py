@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 
@@ -20,6 +22,8 @@ class LlamaServer:
         params.n_ctx, params.n_parallel, params.cpuparams.n_threads = n_ctx, 1, 1
         params.warmup = params.fit_params = False
         params.verbosity = -1
+        params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
         self._server = xllamacpp.Server(params)
 
     def post(self, route: str, **body: Any) -> dict[str, Any]:
@@ -39,6 +43,18 @@ class LlamaServer:
         found: list[int] = self.post(
             "/tokenize", content=list(texts), add_special=add_special, parse_special=parse_special
         )["tokens"]
+        return found
+
+    def logprobs(self, ids: Sequence[int], count: int) -> np.ndarray:
+        """Of each of ``count`` tokens, that it follows: (V,)."""
+        # Which token is drawn does not matter, but it must have a text to be reported.
+        out = self.post(
+            "/completion", prompt=list(ids), n_predict=1, n_probs=count, logit_bias=[[40, 1000]],
+            cache_prompt=False,
+        )  # fmt: skip
+        found = np.full(count, np.nan)
+        for each in out["completion_probabilities"][0]["top_logprobs"]:
+            found[each["id"]] = each["logprob"]
         return found
 
     def force(self, token: int) -> dict[str, Any]:

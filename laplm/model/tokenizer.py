@@ -51,7 +51,8 @@ def _byte_alphabet() -> dict[str, int]:
 
 _BYTE_OF = _byte_alphabet()
 _CHARACTER_OF = {b: character for character, b in _BYTE_OF.items()}
-_SPACE = "▁"  # SentencePiece's letter for it
+SPACE = "▁"
+"""SentencePiece's letter for a space."""
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 _NO_SPACE = {"prepend_scheme": "never"}
 # Bytes that are not UTF-8, as Python's "surrogateescape" carries them through a string.
@@ -261,7 +262,7 @@ class Tokenizer:
             kept = [
                 token
                 for token in stored["added_tokens"]
-                if not token["special"] and not token["content"].strip(f" \t\r\n{_SPACE}")
+                if not token["special"] and not token["content"].strip(f" \t\r\n{SPACE}")
             ]
             changed: dict[str, object] = {"added_tokens": kept, "post_processor": None}
             if within:
@@ -441,7 +442,7 @@ class Tokenizer:
     def _spelled(self, token: str) -> bytes:
         if self._is_sentencepiece:
             byte = _BYTE_TOKEN.fullmatch(token)
-            return bytes.fromhex(byte[1]) if byte else token.replace(_SPACE, " ").encode()
+            return bytes.fromhex(byte[1]) if byte else token.replace(SPACE, " ").encode()
         try:
             return _to_bytes(token)
         except KeyError:

@@ -1,7 +1,8 @@
 """The families in llama.cpp's words: settings and names of tensors in GGUF files.
 
 A GGUF file has no ``config.json``: what a model is stands in settings such as
-``llama.attention.head_count``, and in which tensors there are.
+``llama.attention.head_count``, and in which tensors there are. The same tables serve both ways: a
+model is written so that ``config_from_gguf`` reads it again, and refused where that gives another.
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from laplm.errors import ModelFormatError, shown
+from laplm.errors import InputError, ModelFormatError, shown
 from laplm.model.config import ModelConfig, RopeScaling
+from laplm.model.families.gguf_rope import ROPE_FACTORS, number, read_scaling, write_scaling
 from laplm.model.tensors import TensorSpec
+
+__all__ = ["ROPE_FACTORS"]
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -26,12 +30,10 @@ _STEMS = {
     "embed": "token_embd", "pos_embed": "position_embd", "norm1": "attn_norm", "q": "attn_q",
     "k": "attn_k", "v": "attn_v", "qkv": "attn_qkv", "q_norm": "attn_q_norm",
     "k_norm": "attn_k_norm", "attn_out": "attn_output", "post_norm1": "post_attention_norm",
-    "norm2": "ffn_norm", "gate": "ffn_gate", "up": "ffn_up", "down": "ffn_down",
+    "norm2": "ffn_norm", "gate": "ffn_gate", "up": "ffn_up", "gate_up": "ffn_up",
+    "down": "ffn_down",
     "post_norm2": "post_ffw_norm", "final_norm": "output_norm", "unembed": "output",
 }  # fmt: skip
-ROPE_FACTORS = "rope_freqs.weight"
-"""By what each rotary frequency is divided: Llama 3's scaling, worked out."""
-
 # Fields of ``ModelConfig`` by their settings, all behind the architecture's name.
 _SETTINGS = {
     "n_ctx": "context_length", "n_embd": "embedding_length", "n_layer": "block_count",
@@ -58,7 +60,12 @@ _ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
                           "post_norms": True, "norm_offset": 1.0}),
     "gptneox": ("gpt_neox", {**_ROPE, "attn_bias": True, "attn_out_bias": True, "mlp_bias": True,
                              "activation": "gelu"}),
+    "phi3": ("phi3", _LLAMA),
 }  # fmt: skip
+# llama.cpp has Mistral as Llama, since what is special of it is the window alone.
+_WRITTEN_AS = {family: name for name, (family, _) in _ARCHITECTURES.items()} | {"mistral": "llama"}
+# Tanh's approximation of GELU is one function under two names.
+_SAME_ACTIVATION = {"gelu_new": "gelu_pytorch_tanh"}
 # Tokens at which llama.cpp ends a text wherever they are in a vocabulary (llama-vocab.cpp).
 END_TOKENS = frozenset(
     ["<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<end_of_turn>",
@@ -131,19 +138,19 @@ def config_from_gguf(
     keys["norm_eps"] = f"{name}.{_EPS[values.get('norm', 'layer')]}"
     for field, key in keys.items():
         if key in metadata:
-            values[field] = _number(key, metadata[key])
+            values[field] = number(key, metadata[key])
         elif field not in _OPTIONAL:
             raise ModelFormatError(f"the setting {key} is missing; fetch or copy the file again")
     embedding = shapes.get("token_embd.weight")
     if embedding is None or len(embedding) != 2:
         raise ModelFormatError("it has no token_embd.weight; fetch or copy the file again")
     values["vocab_size"] = embedding[0]
-    if family in ("llama", "smollm3"):  # of which some models have biases
+    if family == "llama":  # of which some models have biases
         values |= {field: f"blk.0.{tensor}.bias" in shapes for field, tensor in _BIASED.items()}
     try:
         config = ModelConfig(**values, bos_token_id=None, eos_token_ids=())
-        special = _FINISHED[family](config, metadata, name) if family in _FINISHED else {}
-        scaling = _rope_scaling(config, metadata, name, rope_factors)
+        special = _FINISHED[family][0](config, metadata, name) if family in _FINISHED else {}
+        scaling = read_scaling(config, metadata, name, rope_factors)
         return dataclasses.replace(
             config, **special, **_token_ids(metadata, config.vocab_size), rope_scaling=scaling
         )
@@ -159,28 +166,112 @@ def _in_files_words(message: str, keys: Mapping[str, str]) -> str:
     return message
 
 
-def _number(key: str, value: Any) -> Any:
-    """A setting that is one number, or as many times the same as there are layers.
+# --- writing ----------------------------------------------------------------------------------
+
+
+def as_in_gguf(config: ModelConfig) -> ModelConfig:
+    """A model as a GGUF file has it: the same, under what llama.cpp calls it.
+
+    llama.cpp has windows in Gemma 3 alone; a model that has some elsewhere is one without, whose
+    context is not longer than they are, and computes the same.
 
     Raises:
-        ModelFormatError: it is a text, or numbers that differ.
+        InputError: no GGUF files of this family are written.
     """
-    if isinstance(value, np.ndarray) and value.size and (value == value[0]).all():
-        value = value[0].item()
-    if isinstance(value, np.ndarray):
-        raise ModelFormatError(f"{key} differs from layer to layer, which laplm does not run")
-    if not isinstance(value, int | float):
-        raise ModelFormatError(f"{key} is {shown(value)}, but it must be a number")
-    # Files have fp32: the decimal that is meant, not all digits of the nearest one.
-    return float(str(np.float32(value))) if isinstance(value, float) else value
+    name = _WRITTEN_AS.get(config.family)
+    if name is None:
+        raise InputError(f"GGUF files are not written of {config.family}; use hf")
+    changes: dict[str, Any] = {"family": _ARCHITECTURES[name][0]}
+    windows = [window for window in config.window if window is not None]
+    if windows and config.family != "gemma3_text":
+        changes |= {"window": (), "n_ctx": min(config.n_ctx, *windows)}
+    if not windows:
+        changes["rope_local_theta"] = None
+    if config.family == "gpt_neox":
+        changes["tied"] = False  # where llama.cpp wants the output matrix in any case
+    return dataclasses.replace(config, **changes)
+
+
+def config_to_gguf(
+    config: ModelConfig, shapes: Shapes
+) -> tuple[dict[str, Any], NDArray[np.float32] | None]:
+    """The settings that ``config_from_gguf`` reads a model from, but for its tokens.
+
+    Args:
+        config: as ``as_in_gguf`` gives it.
+        shapes: of its tensors, by llama.cpp's names.
+
+    Returns:
+        Settings by their keys, and the numbers of ``ROPE_FACTORS`` (R / 2,) where it has them.
+
+    Raises:
+        InputError: llama.cpp has no such model.
+    """
+    name = _WRITTEN_AS[config.family]
+    fields = {**_SETTINGS, "norm_eps": _EPS[config.norm]}
+    if config.positions == "rope":
+        fields |= _OPTIONAL
+    settings = {key: getattr(config, field) for field, key in fields.items()}
+    factors = None
+    if config.positions == "rope":
+        settings |= {"attention.value_length": config.head_dim, "vocab_size": config.vocab_size}
+        settings["rope.freq_base"] = float(config.rope_theta)
+        scaling, factors = write_scaling(config)
+        settings |= scaling
+    if config.family in _FINISHED:
+        settings |= _FINISHED[config.family][1](config)
+    metadata = {"general.architecture": name} | {f"{name}.{k}": v for k, v in settings.items()}
+    _check_same(config, metadata, shapes, factors)
+    return metadata, factors
+
+
+def _check_same(
+    config: ModelConfig,
+    metadata: Mapping[str, Any],
+    shapes: Shapes,
+    factors: NDArray[np.float32] | None,
+) -> None:
+    """Refuse a model that is another one in llama.cpp.
+
+    Raises:
+        InputError: it is, or llama.cpp has none with such settings.
+    """
+    name = metadata["general.architecture"]
+    if factors is not None and name != "llama":
+        raise InputError(f"llama.cpp's {name} has no rotary scaling of Llama 3's kind; use hf")
+    try:
+        theirs = config_from_gguf(metadata, shapes, None if factors is None else lambda: factors)
+    except ModelFormatError as error:
+        raise InputError(f"llama.cpp cannot hold this model: {error}; use hf") from None
+    for field in dataclasses.fields(ModelConfig):
+        mine, found = getattr(config, field.name), getattr(theirs, field.name)
+        if not field.name.endswith(("_token_id", "_token_ids")) and not _same(mine, found):
+            raise InputError(
+                f"llama.cpp's {name} has {field.name} {shown(found, 60)}, and this model "
+                f"{shown(mine, 60)}; use hf"
+            )
+
+
+def _same(mine: Any, found: Any) -> bool:
+    """Whether two settings are one, as far as fp32 holds it."""
+    if isinstance(mine, RopeScaling) and isinstance(found, RopeScaling):
+        if mine.kind == found.kind == "llama3":
+            return True  # the settings that were found give the same factors
+        names = [field.name for field in dataclasses.fields(mine)]
+        return all(_same(getattr(mine, name), getattr(found, name)) for name in names)
+    if isinstance(mine, float) and isinstance(found, float):
+        return math.isclose(mine, found, rel_tol=1e-6)
+    if isinstance(mine, str):
+        mine, found = (_SAME_ACTIVATION.get(each, each) for each in (mine, found))
+    return bool(mine == found)
 
 
 # --- what only some families have -------------------------------------------------------------
 
 
-def _finish_gemma3(config: ModelConfig, metadata: Mapping[str, Any], name: str) -> dict[str, Any]:
+def _read_gemma3(config: ModelConfig, metadata: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Local and global layers, as ``models/gemma3.cpp`` of llama.cpp sets them."""
-    if _number(softcap := f"{name}.final_logit_softcapping", metadata.get(softcap, 0)):
+    if number(softcap := f"{name}.final_logit_softcapping", metadata.get(softcap, 0)):
         raise ModelFormatError(
             f"{name}.final_logit_softcapping is set, which laplm does not compute; take another "
             "model of Gemma 3"
@@ -191,123 +282,78 @@ def _finish_gemma3(config: ModelConfig, metadata: Mapping[str, Any], name: str) 
         "embed_scale": float(np.float32(math.sqrt(config.n_embd))), "attn_scale": width**-0.5,
     }  # fmt: skip
     key = f"{name}.attention.sliding_window"
-    window = _number(key, metadata.get(key, 0))
+    window = number(key, metadata.get(key, 0))
     if window:
         pattern = metadata.get(f"{key}_pattern", 6)
         if isinstance(pattern, np.ndarray):
             local = [bool(each) for each in pattern]
         else:
-            pattern = int(_number(f"{key}_pattern", pattern))
+            pattern = int(number(f"{key}_pattern", pattern))
             local = [bool(pattern) and i % pattern < pattern - 1 for i in range(config.n_layer)]
         values["window"] = tuple(window if each else None for each in local)
         local_base = f"{name}.rope.freq_base_swa"
-        values["rope_local_theta"] = _number(local_base, metadata.get(local_base, 10_000.0))
+        values["rope_local_theta"] = number(local_base, metadata.get(local_base, 10_000.0))
     return values
 
 
-def _finish_gpt_neox(config: ModelConfig, metadata: Mapping[str, Any], name: str) -> dict[str, Any]:
+def _write_gemma3(config: ModelConfig) -> dict[str, Any]:
+    if not config.window:
+        return {}
+    period = next((p for p in range(1, config.n_layer + 2) if _has_period(config.window, p)), 6)
+    return {
+        "attention.sliding_window": next(filter(None, config.window)),
+        # llama.cpp's own is 6, and its converter does not write it.
+        **({} if period == 6 else {"attention.sliding_window_pattern": period}),
+        "rope.freq_base_swa": float(config.rope_local_theta or config.rope_theta),
+    }
+
+
+def _has_period(window: tuple[int | None, ...], period: int) -> bool:
+    """Whether each last layer of as many is global, and all others are local."""
+    return all((each is None) == (i % period == period - 1) for i, each in enumerate(window))
+
+
+def _read_gpt_neox(config: ModelConfig, metadata: Mapping[str, Any], name: str) -> dict[str, Any]:
     key = f"{name}.use_parallel_residual"
-    return {"parallel_residual": bool(_number(key, metadata.get(key, True)))}
+    return {"parallel_residual": bool(number(key, metadata.get(key, True)))}
 
 
-def _finish_smollm3(config: ModelConfig, metadata: Mapping[str, Any], name: str) -> dict[str, Any]:
+def _write_gpt_neox(config: ModelConfig) -> dict[str, Any]:
+    return {"use_parallel_residual": config.parallel_residual}
+
+
+def _read_smollm3(config: ModelConfig, metadata: Mapping[str, Any], name: str) -> dict[str, Any]:
     # As ``models/smollm3.cpp``: every fourth layer has no positions, which no setting says.
     return {"rope_layers": tuple((layer + 1) % 4 != 0 for layer in range(config.n_layer))}
 
 
+def _read_phi3(config: ModelConfig, metadata: Mapping[str, Any], name: str) -> dict[str, Any]:
+    # Written by llama.cpp's converter, though llama.cpp itself computes without it.
+    key = f"{name}.attention.sliding_window"
+    window = number(key, metadata.get(key, 0))
+    return {"window": (window or None,) * config.n_layer}
+
+
+def _write_phi3(config: ModelConfig) -> dict[str, Any]:
+    if config.n_head * config.head_dim != config.n_embd:
+        raise InputError(
+            f"llama.cpp's phi3 has heads as wide as the stream, {config.n_embd}, and this model "
+            f"{config.n_head} of {config.head_dim}; use hf"
+        )
+    return {"attention.sliding_window": 0}
+
+
+def _write_nothing(config: ModelConfig) -> dict[str, Any]:
+    return {}
+
+
+# Of each family what it reads and writes beside what all have.
 _FINISHED = {
-    "smollm3": _finish_smollm3,
-    "gemma3_text": _finish_gemma3,
-    "gpt_neox": _finish_gpt_neox,
+    "smollm3": (_read_smollm3, _write_nothing),
+    "gemma3_text": (_read_gemma3, _write_gemma3),
+    "gpt_neox": (_read_gpt_neox, _write_gpt_neox),
+    "phi3": (_read_phi3, _write_phi3),
 }
-
-
-# --- rotary positions of long texts -----------------------------------------------------------
-
-
-def _rope_scaling(
-    config: ModelConfig,
-    metadata: Mapping[str, Any],
-    name: str,
-    factors: Callable[[], NDArray[np.float32]] | None,
-) -> RopeScaling | None:
-    if config.positions != "rope":
-        return None
-
-    def setting(key: str, usual: Any) -> Any:
-        key = f"{name}.rope.{key}"
-        return _number(key, metadata.get(key, usual))
-
-    if factors is not None:
-        return _llama3_scaling(config, factors())
-    factor = setting("scaling.factor", 0.0) or setting("scale_linear", 0.0) or 1.0
-    kind = metadata.get(f"{name}.rope.scaling.type", "linear")
-    if not isinstance(kind, str) or kind not in ("none", "linear", "yarn"):
-        raise ModelFormatError(
-            f"{name}.rope.scaling.type is {shown(kind)}, and laplm has none, linear and yarn"
-        )
-    if kind == "none" or factor == 1.0:
-        return None
-    linear = RopeScaling(kind="linear", factor=factor)
-    if kind == "yarn":
-        # As llama-context.cpp: what the file says multiplies YaRN's own.
-        attention = setting("scaling.attn_factor", 1.0) * (0.1 * math.log(factor) + 1.0)
-        return RopeScaling(
-            kind="yarn",
-            factor=factor,
-            original_n_ctx=setting("scaling.original_context_length", config.n_ctx),
-            beta_fast=setting("scaling.yarn_beta_fast", 32.0),
-            beta_slow=setting("scaling.yarn_beta_slow", 1.0),
-            attention_factor=attention,
-        )
-    return linear
-
-
-def _llama3_scaling(config: ModelConfig, factors: NDArray[np.float32]) -> RopeScaling | None:
-    """The settings that ``rope_freqs.weight`` was worked out from.
-
-    Between the frequencies that stay (factor 1) and those that are divided by all of the factor,
-    1 / factor is a line over turns in the original context. That context itself is not to be
-    told from the line, only its turns at both ends: where the settings of Llama 3 do not give
-    these numbers, the lower end is taken for one turn.
-
-    Raises:
-        ModelFormatError: no settings give these numbers.
-    """
-    found = factors.astype(np.float64).ravel()
-    if found.shape != (config.rotary_dim // 2,) or not (np.isfinite(found) & (found >= 1)).all():
-        raise ModelFormatError(
-            f"{ROPE_FACTORS} has not a factor from 1 on for each of {config.rotary_dim // 2} "
-            "rotary frequencies; fetch or copy the file again"
-        )
-    factor = float(str(factors.max()))
-    if factor == 1.0:
-        return None
-    turns = config.rope_theta ** (-np.arange(0, config.rotary_dim, 2) / config.rotary_dim)
-    turns /= 2 * math.pi  # at each position; times the original context, in all of it
-    candidates = [RopeScaling(kind="llama3", factor=factor, original_n_ctx=8192)]
-    between = (found > 1.0001) & (found < factor * 0.9999)
-    if between.sum() > 1:
-        kept = (1 / found[between] - 1 / factor) / (1 - 1 / factor)
-        slope, at_zero = np.polyfit(turns[between], kept, 1)
-        if slope > 0 > at_zero:
-            candidates.append(
-                RopeScaling(
-                    kind="llama3",
-                    factor=factor,
-                    original_n_ctx=round(slope / -at_zero),
-                    high_freq_factor=round((1 - at_zero) / -at_zero, 4),
-                )
-            )
-    for scaling in candidates:
-        low, high = scaling.low_freq_factor, scaling.high_freq_factor
-        kept = np.clip((scaling.original_n_ctx * turns - low) / (high - low), 0, 1)
-        if np.allclose(1 / ((1 - kept) / factor + kept), found, rtol=1e-3):
-            return scaling
-    raise ModelFormatError(
-        f"{ROPE_FACTORS} is no scaling of Llama 3's kind, and laplm has no other; get the model as "
-        "safetensors"
-    )
 
 
 # --- tokens -----------------------------------------------------------------------------------

@@ -81,7 +81,7 @@ def find_tensors(file: GGUFFile, config: ModelConfig) -> dict[str, GGUFTensor]:
     for name, spec in specs.items():
         stored = file.tensors[names[name]]
         _check_type(names[name], stored)
-        tensor = _as_in_family(stored, spec, config)
+        tensor = layout_of(spec, config).read(stored)
         if tensor.shape != spec.shape:
             refuse(
                 file.path,
@@ -102,7 +102,7 @@ def _check_names(file: GGUFFile, wanted: Sequence[str]) -> None:
             "incomplete, or of a newer kind than laplm knows",
         )
     unused = [name for name in file.tensors if name not in {*wanted, ROPE_FACTORS}]
-    in_layers = [name for name in unused if name.startswith("blk.")]
+    in_layers = [name for name in unused if name.startswith(("blk.", "rope_factors_"))]
     if in_layers:
         refuse(
             file.path,
@@ -132,14 +132,41 @@ def _tell_once(message: str) -> None:
     warn(message)
 
 
-def _as_in_family(tensor: GGUFTensor, spec: TensorSpec, config: ModelConfig) -> GGUFTensor:
-    """A tensor of the file in the family's layout."""
-    return dataclasses.replace(
-        tensor,
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How llama.cpp keeps a tensor, seen from the family's own layout.
+
+    Attributes:
+        row_order: which row of the file each row of the tensor is; None where they are the same.
+        transposed: whether the family has (inputs, outputs).
+        plus: what the file's numbers are above the family's.
+    """
+
+    row_order: NDArray[np.int64] | None
+    transposed: bool
+    plus: float
+
+    def read(self, tensor: GGUFTensor) -> GGUFTensor:
+        """A tensor of a file in the family's layout."""
+        return dataclasses.replace(
+            tensor, row_order=self.row_order, transposed=self.transposed, plus=-self.plus
+        )
+
+    def write(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
+        """A tensor of the family in the file's layout."""
+        array = array.T if self.transposed else array
+        if self.row_order is not None:
+            array = array[np.argsort(self.row_order)]
+        return np.ascontiguousarray(array + np.float32(self.plus) if self.plus else array)
+
+
+def layout_of(spec: TensorSpec, config: ModelConfig) -> Layout:
+    """How llama.cpp keeps a tensor of a model."""
+    return Layout(
         row_order=_row_order(spec, config),
-        transposed=spec.layout == "in_out" and len(tensor.stored_shape) == 2 and spec.is_linear,
+        transposed=spec.layout == "in_out" and len(spec.shape) == 2 and spec.is_linear,
         # Stored as what norms multiply with, where Gemma's checkpoints have how far that is from 1.
-        plus=-config.norm_offset if spec.role in NORMS and spec.part == "weight" else 0.0,
+        plus=config.norm_offset if spec.role in NORMS and spec.part == "weight" else 0.0,
     )
 
 

@@ -6,11 +6,13 @@ anything is merged, which tokens are control tokens, and whether a token begins 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
 import numpy as np
 import tokenizers
+from numpy.typing import NDArray
 from tokenizers import (
     AddedToken,
     Regex,
@@ -69,9 +71,16 @@ _BY_NAME = {name: how for how, names in PRE_TOKENIZERS.items() for name in names
 # Of these llama.cpp puts the beginning before every text, unless a file says otherwise.
 _ADD_BOS = ("llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral", "midm-2.0", "tekken")
 _GEMMA = ("gemma", "gemma2", "gemma3")
+KEPT_BY_PHI3 = ("<unk>", "<s>", "<|endoftext|>")
+"""Added tokens of Phi-3 behind which llama.cpp keeps white space; behind all others it drops it."""
 _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4  # types of tokens that are found before anything else
 _NAMED = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
 _SENTENCEPIECE_IDS = {"bos": 1, "eos": 2, "unknown": 0}  # of files that do not say
+
+
+def is_named_phi3(name: object) -> bool:
+    """Whether llama.cpp takes a tokenizer for Phi-3's, which it does by the model's name."""
+    return isinstance(name, str) and any(mark in name.lower() for mark in ("phi-3", "phi3"))
 
 
 def read_gguf_tokenizer(metadata: Mapping[str, Any], where: str) -> TokenizerFiles:
@@ -229,12 +238,7 @@ class _Reader:
         return backend
 
     def _merges_by_score(self, by_position: bool) -> list[tuple[str, str]]:
-        """The merges that a vocabulary with scores implies, in their order.
-
-        SentencePiece always joins the two neighbours that make the token of the highest score;
-        BPE joins by the rank of the pair. As transformers: by falling score, then by the lengths
-        of the two. Gemma's merges follow the vocabulary, its scores do not.
-        """
+        """Gemma's merges follow the vocabulary, its scores do not."""
         merges = self._setting("merges")
         if isinstance(merges, list):
             return [_pair(merge) for merge in merges]
@@ -243,19 +247,7 @@ class _Reader:
             if not by_position:
                 self._damaged("its tokenizer has no tokenizer.ggml.scores")
             scores = -np.arange(len(self._tokens))
-        known = {token: i for i, token in enumerate(self._tokens)}
-        found = []
-        for token, score in zip(self._tokens, scores.tolist(), strict=True):
-            splits = []
-            for at in range(1, len(token)):
-                left, right = token[:at], token[at:]
-                if left in known and right in known:
-                    splits.append((left, right))
-            if len(splits) > 1:
-                splits.sort(key=lambda pair: (known[pair[0]], known[pair[1]]))
-            found += [(score, len(left), len(right), left, right) for left, right in splits]
-        found.sort(key=lambda each: each[:3], reverse=True)
-        return [(left, right) for *_, left, right in found]
+        return implied_merges(self._tokens, scores)
 
     # --- tokens that are found before anything is merged ---
 
@@ -263,12 +255,14 @@ class _Reader:
         """Control tokens, and others that are taken whole."""
         if self._types is None:
             return
+        strips = is_named_phi3(self._metadata.get("general.name")) and self._kind == "llama"
         for i in np.flatnonzero(np.isin(self._types, (_UNKNOWN, _CONTROL, _USER_DEFINED))):
             token = self._tokens[i]
             if self._is_gemma and not token.strip("▁"):
                 continue  # a run of spaces, which no text has in this letter; merges make it
             special = self._types[i] != _USER_DEFINED or token in END_TOKENS
-            yield AddedToken(token, special=bool(special), normalized=False)
+            rstrip = strips and token not in KEPT_BY_PHI3
+            yield AddedToken(token, special=bool(special), normalized=False, rstrip=rstrip)
 
     def _set_post_processor(
         self, backend: tokenizers.Tokenizer, special: Mapping[str, str]
@@ -282,6 +276,29 @@ class _Reader:
                 single=[piece for piece in (begin, "$A", end) if piece is not None],
                 special_tokens=[(token, backend.token_to_id(token)) for token in set(around)],
             )
+
+
+def implied_merges(tokens: list[str], scores: NDArray[Any]) -> list[tuple[str, str]]:
+    """The merges that a vocabulary with scores implies, in their order.
+
+    SentencePiece always joins the two neighbours that make the token of the highest score; BPE
+    joins by the rank of the pair. As transformers: by falling score, then by the lengths of the
+    two, the longer first one first.
+    """
+    known, numbers = set(tokens), scores.astype(np.float64)
+    merges: list[tuple[str, str]] = []
+    order = np.argsort(-numbers, kind="stable").tolist()
+    for _, alike in itertools.groupby(order, key=numbers.tolist().__getitem__):
+        begin, count = len(merges), 0
+        for i in alike:
+            token, count = tokens[i], count + 1
+            for at in range(len(token) - 1, 0, -1):
+                if (left := token[:at]) in known and (right := token[at:]) in known:
+                    merges.append((left, right))
+        if count > 1:
+            by_lengths = sorted(merges[begin:], key=lambda p: (len(p[0]), len(p[1])), reverse=True)
+            merges[begin:] = by_lengths
+    return merges
 
 
 def _pair(merge: str) -> tuple[str, str]:

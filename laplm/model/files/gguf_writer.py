@@ -1,7 +1,7 @@
-"""GGUF files of GPT-2 models, as llama.cpp lays them out.
+"""GGUF files of models, as llama.cpp's converter lays them out.
 
-Linear weights are stored as (outputs, inputs), where GPT-2 keeps (inputs, outputs), and there is no
-output matrix of its own where it is tied to the embedding.
+What the settings and tensors are called, and how each lies, is said where files are read:
+``families/gguf.py`` and ``gguf_checkpoint.py``.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from laplm.errors import InputError, MissingExtraError
+from laplm.errors import MissingExtraError, warn
 from laplm.model.config import ModelConfig
 from laplm.model.families import tensor_specs
-from laplm.model.families.gguf import gguf_name
+from laplm.model.families.gguf import ROPE_FACTORS, as_in_gguf, config_to_gguf, gguf_name
+from laplm.model.files.gguf_checkpoint import layout_of
 from laplm.model.files.gguf_tokenizer_writer import add_tokenizer
 from laplm.model.pretrained_settings import PretrainedModel
 from laplm.model.tensors import TensorSpec
@@ -31,61 +33,72 @@ def _gguf() -> Any:
 
 
 def check_llama_cpp(config: ModelConfig) -> None:
-    """Refuse what is not written, and what llama.cpp's GPT-2 does not compute."""
-    if config.family != "gpt2":
-        raise InputError(
-            f"a GGUF file is written of GPT-2 alone, and this is {config.family}; use hf"
+    """Refuse what llama.cpp would compute otherwise, and say what a file leaves out.
+
+    Raises:
+        InputError: llama.cpp has no such model.
+    """
+    settings(config)
+    written = as_in_gguf(config)
+    if written.n_ctx < config.n_ctx:
+        warn(
+            f"llama.cpp has no windows in {config.family}, so the file holds {written.n_ctx:,} of "
+            f"{config.n_ctx:,} positions, where they make no difference"
         )
-    standard = ModelConfig()
-    for name in ("scale_attn_weights", "scale_attn_by_inverse_layer_idx"):
-        if getattr(config, name) != getattr(standard, name):
-            raise InputError(f"llama.cpp has no GPT-2 with {name} {getattr(config, name)}; use hf")
-    if config.activation not in ("gelu_new", "gelu_pytorch_tanh"):
-        raise InputError(
-            f"llama.cpp's GPT-2 has gelu_new, and this model {config.activation}; use hf"
-        )
+
+
+def settings(config: ModelConfig) -> tuple[dict[str, Any], NDArray[np.float32] | None]:
+    """The settings of a model's file, and its rotary factors: see ``config_to_gguf``.
+
+    Raises:
+        InputError: llama.cpp has no such model.
+    """
+    written = as_in_gguf(config)
+    shapes = {gguf_name(spec): spec.shape for spec in tensor_specs(written).values()}
+    return config_to_gguf(written, shapes)
 
 
 def write_gguf(model: PretrainedModel, path: Path, precision: str) -> None:
     """Write the GGUF file alone; vectors and positions stay fp32, as llama.cpp wants them.
 
     Raises:
-        InputError: llama.cpp would read texts as other tokens than the model's tokenizer.
+        InputError: llama.cpp has no such model, or would read texts as other tokens than the
+            model's tokenizer.
         MissingExtraError: the gguf package is not installed.
         OSError: the file cannot be written.
     """
     gguf = _gguf()
-    config = model.checkpoint.config
-    writer = gguf.GGUFWriter(str(path), "gpt2")
-    writer.add_name(Path(model.name).name)
+    checkpoint = model.checkpoint
+    config = as_in_gguf(checkpoint.config)
+    metadata, factors = settings(checkpoint.config)
+    writer = gguf.GGUFWriter(str(path), metadata.pop("general.architecture"))
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_file_type(
         {"f32": gguf.LlamaFileType.ALL_F32, "f16": gguf.LlamaFileType.MOSTLY_F16,
          "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0}[precision]
     )  # fmt: skip
-    writer.add_block_count(config.n_layer)
-    writer.add_context_length(config.n_ctx)
-    writer.add_embedding_length(config.n_embd)
-    writer.add_feed_forward_length(config.n_inner)
-    writer.add_head_count(config.n_head)
-    writer.add_layer_norm_eps(config.norm_eps)
-    add_tokenizer(writer, gguf, model.tokenizer, config, model.settings)
+    types = {bool: gguf.GGUFValueType.BOOL, int: gguf.GGUFValueType.UINT32,
+             float: gguf.GGUFValueType.FLOAT32, str: gguf.GGUFValueType.STRING}  # fmt: skip
+    for key, value in metadata.items():
+        writer.add_key_value(key, value, types[type(value)])
+    name = Path(model.name).name
+    add_tokenizer(writer, gguf, model.tokenizer, config, model.settings, name)
+    if factors is not None:
+        writer.add_tensor(ROPE_FACTORS, factors)
     for name, spec in tensor_specs(config).items():
-        array = model.checkpoint.tensor(name)
-        if _is_linear(spec):
-            array = np.ascontiguousarray(array.T)
+        # An output matrix that is the embedding, where llama.cpp wants one of its own.
+        source = name if name in checkpoint.names else _embedding(checkpoint.config)
+        array = layout_of(spec, config).write(checkpoint.tensor(source))
         kind = _kind(gguf, spec, array.shape, precision)
-        data = gguf.quants.quantize(np.ascontiguousarray(array), kind)
-        writer.add_tensor(gguf_name(spec), data, raw_dtype=kind)
+        writer.add_tensor(gguf_name(spec), gguf.quants.quantize(array, kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
 
 
-def _is_linear(spec: TensorSpec) -> bool:
-    """Whether the checkpoint keeps the matrix as (inputs, outputs)."""
-    return spec.is_linear and spec.layout == "in_out"
+def _embedding(config: ModelConfig) -> str:
+    return next(name for name, spec in tensor_specs(config).items() if spec.role == "embed")
 
 
 def _kind(gguf: Any, spec: TensorSpec, shape: tuple[int, ...], precision: str) -> Any:

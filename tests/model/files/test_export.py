@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 
 import laplm
 from laplm.errors import InputError
+from laplm.model.config import ModelConfig
 from laplm.model.files import export as export_module
 from laplm.model.files import gguf_writer
 from laplm.model.files.export import _TOLERANCE, export
+from laplm.model.files.gguf_checkpoint import Layout
 from laplm.model.tensors import TensorSpec
 from laplm.run.language_model import LanguageModel
 
@@ -214,12 +217,13 @@ def test_a_directory_that_someone_else_fills_meanwhile_is_left_to_him(
 def test_what_was_written_wrongly_is_noticed_and_taken_away(
     model: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    is_linear = gguf_writer._is_linear
+    layout_of = gguf_writer.layout_of
 
-    def square_ones_lie_wrongly(spec: TensorSpec) -> bool:
-        return is_linear(spec) and spec.role != "attn_out"
+    def square_ones_lie_wrongly(spec: TensorSpec, config: ModelConfig) -> Layout:
+        layout = layout_of(spec, config)
+        return dataclasses.replace(layout, transposed=False) if spec.role == "attn_out" else layout
 
-    monkeypatch.setattr(gguf_writer, "_is_linear", square_ones_lie_wrongly)
+    monkeypatch.setattr(gguf_writer, "layout_of", square_ones_lie_wrongly)
     with pytest.raises(InputError, match="does not compute what the model computes"):
         export(model, tmp_path / "a.gguf", "gguf", "f32")
     monkeypatch.setitem(_TOLERANCE, "f16", 0.0)
@@ -252,13 +256,16 @@ def test_what_cannot_be_exported_is_said(
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"activation_function": "relu"}, "llama.cpp's GPT-2 has gelu_new"),
-        ({"scale_attn_by_inverse_layer_idx": True}, "no GPT-2 with scale_attn_by_inverse"),
+        ({"activation_function": "relu"}, "gpt2 has activation 'gelu_new', and this model 'relu'"),
+        (
+            {"scale_attn_by_inverse_layer_idx": True},
+            "gpt2 has scale_attn_by_inverse_layer_idx",
+        ),
     ],
 )
 def test_models_that_llama_cpp_would_run_wrongly_are_refused(
     tmp_path: Path, changes: dict[str, Any], words: str
 ) -> None:
     model = LanguageModel(make_model(tmp_path / "m", **changes), "fp32")
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(InputError, match=f"llama.cpp's {words}.*; use hf"):
         export(model, tmp_path / "a.gguf", "gguf", "f16")

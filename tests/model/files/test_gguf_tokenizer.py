@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import regex
-import sentencepiece
 from conftest import TEXT
 from gguf_files import byte_tokens, make_hf_model, write_gguf
+from gguf_files import sentencepiece_tokens as sentences
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from llama_cpp import LlamaServer
@@ -79,34 +79,6 @@ def bpe(pre: str, **more: Any) -> dict[str, Any]:
         "ggml.model": "gpt2", "ggml.pre": pre, "ggml.merges": merges, "ggml.token_type": kinds,
         "ggml.tokens": [*tokens, "<s>", "<|im_start|>", "<|im_end|>", "<think>"],
         "ggml.bos_token_id": first, "ggml.eos_token_id": first + 2, **more,
-    }  # fmt: skip
-
-
-def sentences(**more: Any) -> dict[str, Any]:
-    """A vocabulary of SentencePiece, trained on the spot."""
-    import io
-
-    trained = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter((TEXT + "\nIt's they'LL 12 345. naïve café").split("\n") * 3),
-        model_writer=trained, model_type="bpe", vocab_size=560, byte_fallback=True,
-        normalization_rule_name="identity", remove_extra_whitespaces=False, character_coverage=1.0,
-        split_digits=True, user_defined_symbols=["<think>"], minloglevel=2,
-        add_dummy_prefix=more.get("ggml.add_space_prefix", True),
-    )  # fmt: skip
-    model = sentencepiece.SentencePieceProcessor(model_proto=trained.getvalue())
-    count = model.vocab_size()
-    kinds = [
-        2 if model.is_unknown(i) else 3 if model.is_control(i) else 6 if model.is_byte(i)
-        else 4 if model.id_to_piece(i) == "<think>" else 1
-        for i in range(count)
-    ]  # fmt: skip
-    sentences.model = model  # type: ignore[attr-defined]
-    return {
-        "ggml.model": "llama", "ggml.tokens": [model.id_to_piece(i) for i in range(count)],
-        "ggml.scores": [float(model.get_score(i)) for i in range(count)],
-        "ggml.token_type": kinds, "ggml.bos_token_id": 1, "ggml.eos_token_id": 2,
-        "ggml.unknown_token_id": 0, **more,
     }  # fmt: skip
 
 

@@ -82,7 +82,7 @@ def test_named_templates_keep_their_names(base: Path, tmp_path: Path) -> None:
 
 GPT2 = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 DIGITS = {"type": "Digits", "individual_digits": False}
-NFC = {"type": "NFC"}
+LOWER = {"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Lowercase"}]}
 FLAGS = {"single_word": False, "lstrip": True, "rstrip": False, "normalized": False}
 
 
@@ -99,7 +99,7 @@ FLAGS = {"single_word": False, "lstrip": True, "rstrip": False, "normalized": Fa
             r"way that llama\.cpp has not \(Digits then ByteLevel\)",
         ),
         ({"pre_tokenizer": None}, "no pre-tokenizer"),
-        ({"normalizer": NFC}, r"changes texts before reading them \(NFC\)"),
+        ({"normalizer": LOWER}, r"changes texts before reading them \(Lowercase\)"),
         (
             {"added_tokens": [{"id": 0, "content": "<x>", "special": True, **FLAGS}]},
             "'<x>' has lstrip, which llama.cpp lacks",
