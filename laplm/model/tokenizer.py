@@ -17,11 +17,11 @@ import json
 import operator
 import re
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import tokenizers
-from tokenizers import pre_tokenizers
+from tokenizers import AddedToken, pre_tokenizers
 
 from laplm.errors import InputError, TokenizerError
 from laplm.model.config import ModelConfig
@@ -54,7 +54,6 @@ _CHARACTER_OF = {b: character for character, b in _BYTE_OF.items()}
 SPACE = "▁"
 """SentencePiece's letter for a space."""
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
-_NO_SPACE = {"prepend_scheme": "never"}
 # Bytes that are not UTF-8, as Python's "surrogateescape" carries them through a string.
 _ESCAPED = re.compile("[\udc80-\udcff]+")
 # GPT-2's rule never joins a space or newline to what stands before it, so a text may be cut
@@ -258,27 +257,33 @@ class Tokenizer:
     def _plain(self, text: str, within: bool) -> list[int]:
         within = within and self._space_in_front == "first"
         if within not in self._without_added_tokens:
-            stored = json.loads(self._backend.to_str())
-            kept = [
-                token
-                for token in stored["added_tokens"]
-                if not token["special"] and not token["content"].strip(f" \t\r\n{SPACE}")
-            ]
-            changed: dict[str, object] = {"added_tokens": kept, "post_processor": None}
-            if within:
-                changed["pre_tokenizer"] = stored["pre_tokenizer"] | _NO_SPACE
-            self._without_added_tokens[within] = self._copy(**changed)
+            copy = self._copy(
+                lambda token: not token.special and not token.content.strip(f" \t\r\n{SPACE}"),
+                within,
+            )
+            self._without_added_tokens[within] = copy
         backend = self._without_added_tokens[within]
         return self._encode_batch(backend, [text])[0].ids if text else []
 
-    def _copy(self, **changed: object) -> tokenizers.Tokenizer:
-        def copy() -> tokenizers.Tokenizer:
-            text = self._backend.to_str()
-            if changed:
-                text = json.dumps(json.loads(text) | changed)
-            return tokenizers.Tokenizer.from_str(text)
+    def _copy(
+        self, keep: Callable[[AddedToken], bool] = lambda token: True, within: bool = False
+    ) -> tokenizers.Tokenizer:
+        """The same tokenizer, with some of its added tokens.
 
-        return guarded(self._name, copy)
+        It shares the vocabulary and the merges, which are large: to make them again takes seconds.
+        """
+        own = self._backend
+        copy = tokenizers.Tokenizer(own.model)
+        for part in ("normalizer", "pre_tokenizer", "decoder"):
+            if getattr(own, part) is not None:
+                setattr(copy, part, getattr(own, part))
+        pre = own.pre_tokenizer
+        if within and isinstance(pre, pre_tokenizers.Metaspace):
+            copy.pre_tokenizer = pre_tokenizers.Metaspace(pre.replacement, "never", pre.split)
+        added = own.get_added_tokens_decoder()
+        tokens = [token for _, token in sorted(added.items()) if keep(token)]
+        guarded(self._name, lambda: copy.add_tokens(tokens))
+        return copy
 
     def encode_words(self, text: str | bytes) -> list[list[int]]:
         """The ids of ``encode``, grouped by the words that a text is cut into before merging.
@@ -415,8 +420,7 @@ class Tokenizer:
     def _continuing(self, allow_special: bool) -> tokenizers.Tokenizer:
         """One that puts no space before a text."""
         if self._within is None:
-            stored = json.loads(self._backend.to_str())["pre_tokenizer"]
-            self._within = self._copy(pre_tokenizer=stored | _NO_SPACE)
+            self._within = self._copy(within=True)
         self._within.encode_special_tokens = not allow_special
         return self._within
 
