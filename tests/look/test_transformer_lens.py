@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformer_lens import model_bridge as bridge
 from transformers import GPT2LMHeadModel
 
 from laplm.look.views.trace import Trace, trace
@@ -23,6 +22,8 @@ def found(pocket: LanguageModel) -> Trace:
 
 @pytest.fixture(scope="module")
 def cache(pocket: LanguageModel, found: Trace) -> dict[str, np.ndarray]:
+    from transformer_lens import model_bridge as bridge  # seconds, which others need not wait
+
     # Its own copy of the model: the bridge rebuilds what it is given.
     hf = GPT2LMHeadModel.from_pretrained(
         pocket.path, dtype=torch.float32, attn_implementation="eager"

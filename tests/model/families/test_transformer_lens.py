@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from test_families_against_transformers import CASES, IDS
-from transformer_lens import model_bridge as bridge
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import laplm
@@ -30,6 +29,8 @@ def test_every_name_of_ours_is_the_same_array_there(kind: str, tmp_path: Path) -
         for parameter in hf.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.15)
     hf.save_pretrained(tmp_path)
+    from transformer_lens import model_bridge as bridge  # seconds, which others need not wait
+
     # The bridge wants a tokenizer, whichever.
     pocket = Path(laplm.__file__).parent / "pocket"
     for file in pocket.glob("tokenizer*.json"):
