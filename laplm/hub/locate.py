@@ -236,7 +236,7 @@ def locate_base(adapter: Path, base: str) -> Path:
     """
     try:
         with contextlib.suppress(OSError, ValueError):  # too long, NUL
-            if (adapter / base).is_dir():
+            if (adapter / base).exists():  # a directory, or a GGUF file
                 return locate(str(adapter / base))
         return locate(base)
     except ModelNotFoundError as error:

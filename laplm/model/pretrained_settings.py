@@ -7,6 +7,7 @@ most of it, but whoever opens what laplm wrote must find what was in the model i
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -75,8 +76,8 @@ class PretrainedSettings:
 
         Args:
             path: the directory of a model, or of an adapter; or a GGUF file.
-            base: that of the adapter's base model, from which comes what the adapter does not have;
-                else ``path`` again.
+            base: that of the adapter's base model, or its GGUF file, from which comes what the
+                adapter does not have; else ``path`` again.
             tokenizer: the model's.
 
         Raises:
@@ -86,6 +87,9 @@ class PretrainedSettings:
         """
         if path.is_file():
             return cls.from_gguf(read_gguf(path).metadata, tokenizer)
+        if base.is_file():
+            own = cls.from_directories(path, path, tokenizer)
+            return own.over(cls.from_gguf(read_gguf(base).metadata, tokenizer))
         own = any((path / name).is_file() for name in _TOKENIZER_FILES)
         generation = (each / "generation_config.json" for each in (path, base))
         return cls(
@@ -105,6 +109,14 @@ class PretrainedSettings:
             generation_config=sampling or None,
             special_tokens=tokenizer.special_tokens,
             chat_templates=chat_templates(metadata),
+        )
+
+    def over(self, base: PretrainedSettings) -> PretrainedSettings:
+        """These of an adapter, and what they do not say as its base model's GGUF file has it."""
+        return dataclasses.replace(
+            self,
+            generation_config=self.generation_config or base.generation_config,
+            chat_templates=self.chat_templates or base.chat_templates,
         )
 
     @property

@@ -293,10 +293,10 @@ class LanguageModel:
 
 
 def _open(path: Path) -> tuple[Checkpoint, Tokenizer, Path, PretrainedSettings | None]:
-    """The weights and the tokenizer of a model directory, or of an adapter and its base model.
+    """The weights and the tokenizer of a model, or of an adapter and its base model.
 
-    The directory of the base model comes next; of a model that is none, its own. Last come the
-    settings of a GGUF file, whose tables take a while to read and so are read once.
+    The directory or file of the base model comes next; of a model that is none, its own. Last come
+    the settings of a GGUF file, whose tables take a while to read and so are read once.
     """
     if path.is_file():
         file = read_gguf(path)
@@ -312,9 +312,15 @@ def _open(path: Path) -> tuple[Checkpoint, Tokenizer, Path, PretrainedSettings |
             f"{path}: its base model {base} is an adapter too, and laplm adds one at a time; merge "
             "that one into its own model first, with peft's merge_and_unload()"
         )
-    checkpoint = open_adapter(path, open_checkpoint(base))
-    own = path if locate.has_tokenizer(path) else base
-    return checkpoint, Tokenizer.from_directory(own), base, None
+    has_own = locate.has_tokenizer(path)
+    if not base.is_file():
+        checkpoint = open_adapter(path, open_checkpoint(base))
+        return checkpoint, Tokenizer.from_directory(path if has_own else base), base, None
+    checkpoint, tokenizer, _, settings = _open(base)
+    assert settings is not None
+    tokenizer = Tokenizer.from_directory(path) if has_own else tokenizer
+    own = PretrainedSettings.from_directories(path, path, tokenizer)
+    return open_adapter(path, checkpoint), tokenizer, base, own.over(settings)
 
 
 def _check_memory(checkpoint: Checkpoint, precision: Precision) -> None:

@@ -117,7 +117,9 @@ def matrices(checkpoint: Checkpoint, precision: Precision) -> Iterator[Matrix]:
             forms = [form_of(checkpoint, spec, precision) for spec in parts]
             if place == k.MATRIX_UP and config.gated:
                 pair = _halves(parts[0]) if len(parts) == 1 else tuple(map(whole, parts))
-                form = forms[0] if forms[0] == forms[-1] else FORMATS[_WIDENED]
+                form = forms[0]
+                if form != forms[-1]:  # what both can be in
+                    form = FORMATS["fp32" if any(f.is_float for f in forms) else _WIDENED]
                 yield Matrix(f"{layer}.gate_up", form, pair, True, layer, place)
             else:
                 yield from _side_by_side([*map(whole, parts)], forms, place)

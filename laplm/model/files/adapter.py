@@ -271,6 +271,9 @@ class _Changed:
 def open_adapter(directory: Path, base: Checkpoint) -> Checkpoint:
     """A model's checkpoint with a LoRA adapter added to it; its own weights are not read yet.
 
+    A matrix that changes is no longer one of its file's blocks of few bits, nor one of halves: the
+    sum is taken to be stored in eight bits where the base's is quantised, else in fp32.
+
     What is trained beside B A is taken as well: DoRA's magnitudes, biases, and modules that are
     saved whole. The numbers are those of the running PEFT model. There, the output matrix that
     the base ties to the embedding stays as it was when the embedding is adapted, so the two part.
@@ -317,18 +320,23 @@ def open_adapter(directory: Path, base: Checkpoint) -> Checkpoint:
         _check_parts(path, config, module, name, parts, specs.get(name))
         scale, outputs_first = config.scale(module), _outputs_first(specs[name])
         make = functools.partial(_merge, tensors[name], parts, scale, outputs_first)
-        tensors[name] = _Changed(path, tensors[name].dtype, specs[name].shape, make)
+        tensors[name] = _Changed(path, _dtype_of_sum(tensors[name]), specs[name].shape, make)
         if "bias" in parts:
             name = f"{module.removeprefix(prefix)}.bias"
             _check_shape(path, name, parts["bias"].shape, specs.get(name))
             make = functools.partial(_shift, tensors[name], parts["bias"], scale)
-            tensors[name] = _Changed(path, tensors[name].dtype, specs[name].shape, make)
+            tensors[name] = _Changed(path, _dtype_of_sum(tensors[name]), specs[name].shape, make)
 
     checkpoint = Checkpoint(directory, sizes, tensors, [directory / CONFIG, path])
     key = f"{base.fingerprint} {checkpoint.fingerprint}"
     checkpoint.fingerprint = hashlib.sha256(key.encode()).hexdigest()[:32]
     checkpoint.size_bytes = base.size_bytes + path.stat().st_size
     return checkpoint
+
+
+def _dtype_of_sum(base: Tensor) -> str:
+    """What a changed tensor counts as: rounded as its base was, small changes would vanish."""
+    return "F32" if base.dtype in _DTYPES else "Q8_0"
 
 
 def _enlarged(config: ModelConfig, whole: Mapping[str, StoredTensor]) -> ModelConfig:

@@ -56,7 +56,10 @@ def test_what_is_stored_differently_is_multiplied_apart_and_goes_to_its_own_colu
     found = [m for m in matrices(checkpoint, "stored") if m.layer == 0]
     qkv = [(m.form.name, [s.spec.role for s in m.sources], m.place, m.column) for m in found[:3]]
     assert qkv == [("fp16", ["q"], 0, 0), ("fp32", ["k"], 1, 48), ("q8_0", ["v"], 2, 64)]
-    assert (found[4].alternate, found[4].form.name) == (True, "q8_0")  # one of two: widened
+    assert (found[4].alternate, found[4].form.name) == (True, "fp32")  # the other is: widened
+    checkpoint.tensors["layers.0.mlp.gate_proj.weight"] = _Stored("Q4_0")
+    found = [m for m in matrices(checkpoint, "stored") if m.layer == 0]
+    assert (found[4].alternate, found[4].form.name) == (True, "q8_0")
 
 
 class _Stored:
