@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from laplm.run.language_model import LanguageModel
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+# pytest's workers may set it, and views in a pipe are as wide as it says.
+os.environ.pop("COLUMNS", None)
 # torch's threads wait for each other asleep. Awake they take the cores from the other worker's, and
 # from each other: half of all CPU time was spent so. Read when torch is loaded, here or in a child.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -476,7 +476,7 @@ class _Loop:
             "first layer that would say so, settled at: the layer from which on each would. "
             "laplm look lens shows what every layer would say.",
         )  # fmt: skip
-        print_parts([table])
+        print_parts([table], rows=0)
 
     def _help(self, rest: str) -> None:
         for name, command in COMMANDS.items():

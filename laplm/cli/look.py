@@ -59,8 +59,11 @@ def _add_command(views: Any, entries: Sequence[ViewEntry]) -> None:
         help="also write a picture, a page or data; may be given several times",
     )  # fmt: skip
     g.add_argument(
-        "--rows", type=int, metavar="N", help="rows of a table at most; 0: all (default: 40)"
-    )
+        "--rows", type=int, metavar="N",
+        help="rows of each table at most; 0: all (default: 24 of all tables together)",
+    )  # fmt: skip
+    if _shows_all(entries) == "--all":
+        g.add_argument("--all", action="store_true", dest="every_row", help="every row and table")
     add_json(g)
     several = bool(main.other_models)
     add_model(p.add_argument_group("the model"), model=not several, precision="fp32")
@@ -81,6 +84,12 @@ def _add_command(views: Any, entries: Sequence[ViewEntry]) -> None:
                     groups[group] = p.add_argument_group(*group)
                 place = groups[group]
             _add_parameter(place, parameter)
+
+
+def _shows_all(entries: Sequence[ViewEntry]) -> str:
+    """The option that shows every row: --all, where that does not choose a view."""
+    taken = {entry.flag[0] for entry in entries if entry.flag is not None}
+    return "--rows 0" if "--all" in taken else "--all"
 
 
 def _add_parameter(p: Any, parameter: Parameter) -> None:
@@ -124,8 +133,8 @@ def _show(args: argparse.Namespace) -> int:
     from laplm.look.view import EXTENSIONS, check_extension
 
     entry = _chosen(args)
-    rows = terminal.ROWS if args.rows is None else args.rows
-    if rows < 0:
+    rows = 0 if getattr(args, "every_row", False) else args.rows
+    if rows is not None and rows < 0:
         raise InputError(f"--rows is {rows}, but it must be 0 (all) or more")
     for path in args.out:
         # Before anything is computed.
@@ -144,7 +153,7 @@ def _show(args: argparse.Namespace) -> int:
     if args.json:
         write_json(view.to_dict())
     else:
-        terminal.print_parts(view.parts(), rows)
+        terminal.print_parts(view.parts(), rows, view.sentence(), _shows_all(args.entries))
     return 0
 
 

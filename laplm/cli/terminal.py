@@ -6,10 +6,13 @@ a dark one. Where there are none (a pipe, ``NO_COLOR``), numbers and shades stan
 
 from __future__ import annotations
 
+import functools
 import io
+import itertools
 import math
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from laplm.cli.output import is_terminal, printable, write
@@ -21,8 +24,8 @@ if TYPE_CHECKING:
 
     from laplm.look.view import Array, Column, Grid, Maps, Part, Passage, Table
 
-ROWS = 40
-"""How many rows of a table are shown when nothing else is asked for."""
+ROWS = 24
+"""How many rows of tables and matrices are shown, together, when nothing else is asked for."""
 
 _BAR = 10  # cells of a bar that is full
 _BAR_COLOUR = "#0072b2"  # Okabe and Ito's blue: readable on black and on white
@@ -34,6 +37,8 @@ _LABEL = 18
 _WRAPPED = 24  # longer text may go on in further lines
 _PIXELS = 16  # of a small map, across and down
 _MAPS_WIDTH = 200  # also in a file
+_TOKEN = 14  # a token's label beside a map
+_GAP = 3  # cells between two columns
 _FEW = 6  # columns of a table that has one key; others have two
 # viridis and PuOr at even steps (matplotlib's, as in the pictures), to be blended between.
 _VIRIDIS = (
@@ -47,37 +52,96 @@ _PURPLE_ORANGE = (
 _UNLIKELY, _LIKELY = "fdb863", "8cbeeb"
 
 
-def print_parts(parts: Sequence[Part], rows: int = ROWS) -> None:
-    """Print parts to standard output, one below the other.
+def print_parts(
+    parts: Sequence[Part],
+    rows: int | None = None,
+    sentence: str = "",
+    everything: str = "--all",
+) -> None:
+    """Print a sentence and parts to standard output, one below the other.
+
+    By default the first table is cut after ``ROWS`` rows, and a table or matrix that comes after
+    it is shown if its rows still have room. A line tells what is left out.
 
     Args:
         parts: as ``View.parts`` gives them.
-        rows: rows of a table that are shown at most; 0 shows all.
+        rows: rows of each table that are shown at most; 0 shows all.
+        sentence: what comes first.
+        everything: the option that shows all.
     """
+    console = _console()
+    if sentence:
+        _write_drawn(console, lambda: _draw_sentence(console, sentence))
+    left, hidden = ROWS, 0
+    for i, part in enumerate(parts):
+        count = _rows_of(part)
+        if rows is None and count > left < ROWS:
+            hidden += 1
+            continue
+        most = left if rows is None else rows
+        draw = functools.partial(_draw, console, part, most, everything, apart=i > 0)
+        _write_drawn(console, draw)
+        left -= min(count, left)
+    if hidden:
+        more = f"… {hidden} more table{'s' if hidden > 1 else ''}: {everything} shows all"
+        _write_drawn(console, lambda: console.print(_line(more, "dim")))
+
+
+def _rows_of(part: Part) -> int:
+    """How many rows tables and matrices have; text and labelled maps are not counted."""
+    from laplm.look.view import Grid, Maps, Table
+
+    if isinstance(part, Table):
+        return len(part.rows)
+    if isinstance(part, Maps) and not part.tokens:
+        return len(part.values) * min(_PIXELS, part.values.shape[-1])
+    return len(part.values) if isinstance(part, Grid) else 0
+
+
+def _console() -> Console:
+    """What draws for standard output: as wide as the terminal, or as COLUMNS says in a pipe."""
     from rich.console import Console
 
+    console = Console(file=_LikeStdout(), highlight=False, soft_wrap=False)
+    if console.is_terminal:
+        return console
+    columns = os.environ.get("COLUMNS", "")
+    width = int(columns) if columns.isdecimal() and int(columns) else _PIPE_WIDTH
+    return Console(file=_LikeStdout(), highlight=False, width=width, no_color=True)
+
+
+def _write_drawn(console: Console, draw: Callable[[], None]) -> None:
+    """Write what is drawn, without the spaces at the ends of its lines."""
+    with console.capture() as captured:
+        draw()
+    write("\n".join(line.rstrip(" ") for line in captured.get().split("\n")))
+
+
+def _draw_sentence(console: Console, sentence: str) -> None:
+    console.print(_line(sentence), width=min(_NOTE_WIDTH, console.width))
+    console.print()
+
+
+def _draw(console: Console, part: Part, most: int, everything: str, *, apart: bool) -> None:
+    """One part with its title and note, its table cut after ``most`` rows (0: not at all)."""
     from laplm.look.view import Grid, Maps, Passage, Table
 
-    console = Console(file=_LikeStdout(), highlight=False, soft_wrap=False)
-    if not console.is_terminal:
-        console = Console(file=_LikeStdout(), highlight=False, width=_PIPE_WIDTH, no_color=True)
-    for i, part in enumerate(parts):
-        with console.capture() as captured:
-            if i:
-                console.print()
-            console.print(_line(part.title, "bold"))
-            if isinstance(part, Table):
-                _draw_table(console, part, rows)
-            elif isinstance(part, Grid):
-                _draw_grid(console, part)
-            elif isinstance(part, Maps):
-                _draw_maps(console, part)
-            elif isinstance(part, Passage):
-                _draw_passage(console, part)
-            if part.note:
-                console.print(_line(part.note, "dim"), width=min(_NOTE_WIDTH, console.width))
-        lines = captured.get().split("\n")
-        write("\n".join(line.rstrip(" ") for line in lines))
+    if apart:
+        console.print()
+    console.print(_line(part.title, "bold"))
+    if isinstance(part, Table):
+        _draw_table(console, part, most)
+        if most and (cut := len(part.rows) - most) > 0:
+            more = f"… {cut:,} more row{'s' if cut > 1 else ''}: {everything} shows all"
+            console.print(_line(more, "dim"))
+    elif isinstance(part, Grid):
+        _draw_grid(console, part)
+    elif isinstance(part, Maps):
+        _draw_maps(console, part)
+    elif isinstance(part, Passage):
+        _draw_passage(console, part)
+    if part.note:
+        console.print(_line(part.note, "dim"), width=min(_NOTE_WIDTH, console.width))
 
 
 class _LikeStdout(io.StringIO):
@@ -116,26 +180,39 @@ def _draw_table(console: Console, part: Table, most: int) -> None:
         max((len(column.text(row[i])) for row in shown), default=0)
         for i, column in enumerate(part.columns)
     ]
-    for sheet, chosen in enumerate(_sheets(part.columns, widths, console.width)):
+    names = [column.name for column in part.columns]
+    # Bars make way where without them all columns have room beside each other.
+    bars = [
+        max((1 + len(_bar(row[i], console)) for row in shown), default=0) if column.bar else 0
+        for i, column in enumerate(part.columns)
+    ]
+    needs = [_need(name, width) for name, width in zip(names, widths, strict=True)]
+    wide = [_need(name, width, bar) for name, width, bar in zip(names, widths, bars, strict=True)]
+    with_bars = _total(wide) <= console.width or _total(needs) > console.width
+    if with_bars:
+        needs = wide
+    for sheet, chosen in enumerate(_sheets(part.columns, needs, console.width)):
         if sheet:
             console.print()
         table = _new_table()
+        room = console.width - _total([needs[i] for i in chosen])
         for i in chosen:
             column, text_goes_on = part.columns[i], widths[i] > _WRAPPED
+            # A heading goes on in further lines where the columns have no room beside each other.
+            width = min(max(len(column.name), needs[i]), needs[i] + max(0, room))
+            room -= width - needs[i]
             table.add_column(
-                _line(column.name),
+                _heading(column.name),
                 justify="right" if numeric[i] and not column.bar else "left",
                 no_wrap=not text_goes_on,
                 overflow="fold" if text_goes_on else "ellipsis",
+                width=None if text_goes_on else width,
             )
         for row in shown:
-            table.add_row(*(_cell(console, part.columns[i], row[i], widths[i]) for i in chosen))
+            table.add_row(
+                *(_cell(console, part.columns[i], row[i], widths[i], with_bars) for i in chosen)
+            )
         console.print(table)
-    if len(shown) < len(part.rows):
-        left = len(part.rows) - len(shown)
-        console.print(
-            _line(f"… {left:,} more row{'s' if left > 1 else ''}: --rows 0 shows all", "dim")
-        )
 
 
 def _new_table() -> RichTable:
@@ -145,40 +222,47 @@ def _new_table() -> RichTable:
     return RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
 
 
-def _sheets(columns: Sequence[Column], widths: Sequence[int], room: int) -> list[list[int]]:
+def _heading(name: str) -> Text:
+    text = _line(name)
+    text.no_wrap = False
+    return text
+
+
+def _need(name: str, width: int, bar: int = 0) -> int:
+    """How wide a column must be: for its cells, and for the longest word of its heading."""
+    return max(max(map(len, name.split()), default=0), min(width, _WRAPPED) + bar)
+
+
+def _total(widths: Sequence[int]) -> int:
+    """How wide columns are side by side."""
+    return sum(widths) + _GAP * (len(widths) - 1)
+
+
+def _sheets(columns: Sequence[Column], needs: Sequence[int], room: int) -> list[list[int]]:
     """Columns (by index) that fit side by side; the first ones come again on every sheet."""
-    gap = 3
-    needs = [
-        gap
-        + max(
-            max(map(len, column.name.split()), default=0),
-            min(width, _WRAPPED) + (_BAR + 1 if column.bar else 0),
-        )
-        for column, width in zip(columns, widths, strict=True)
-    ]
     keys = list(range(2 if len(columns) > _FEW else 1))
     sheets = [list(keys)]
     for i in range(len(keys), len(columns)):
-        if sum(needs[j] for j in (*sheets[-1], i)) - gap > room and len(sheets[-1]) > len(keys):
+        if _total([needs[j] for j in (*sheets[-1], i)]) > room and len(sheets[-1]) > len(keys):
             sheets.append(list(keys))
         sheets[-1].append(i)
     return sheets
 
 
-def _cell(console: Console, column: Column, value: Any, width: int) -> Text:
+def _cell(console: Console, column: Column, value: Any, width: int, with_bar: bool) -> Text:
     from rich.text import Text
 
     text = column.text(value)
-    if not column.bar or value is None:
+    if not (column.bar and with_bar) or value is None:
         return Text(printable(text))
     cell = Text(f"{text:>{width}} ")
     cell.append(_bar(float(value), console), style=_BAR_COLOUR)
     return cell
 
 
-def _bar(share: float, console: Console) -> str:
+def _bar(share: float | None, console: Console) -> str:
     """A bar of eighths of cells, or of # where the terminal has no such characters."""
-    if not 0 <= share <= 1:
+    if share is None or not 0 <= share <= 1:
         return ""
     if not (console.encoding or "").lower().startswith("utf"):
         return "#" * round(share * _BAR)
@@ -233,6 +317,9 @@ def _draw_maps(console: Console, part: Maps) -> None:
     """Small maps side by side, two of their rows in a line where there are colours."""
     from rich.text import Text
 
+    if part.tokens:
+        _draw_labelled_maps(console, part)
+        return
     in_a_row = part.values.shape[1]
     margin = max(map(len, part.row_labels), default=0) + 1
     most = min(_PIXELS, (min(console.width, _MAPS_WIDTH) - margin) // in_a_row - 1)
@@ -256,6 +343,65 @@ def _draw_maps(console: Console, part: Maps) -> None:
                     line.append_text(_pixel(pair, colour))
                 line.append(" " * (width - values.shape[1] + 1))
             console.print(line, no_wrap=True, overflow="crop")
+
+
+def _draw_labelled_maps(console: Console, part: Maps) -> None:
+    """Maps side by side whose rows are tokens, in percent where there is room for numbers.
+
+    Of a long text the last rows are shown, and columns stand for several tokens.
+    """
+    from rich.text import Text
+
+    names = [_short(f"{i} {token}", _TOKEN) for i, token in enumerate(part.tokens)]
+    margin, count = max(map(len, names)) + 1, len(names)
+    in_a_row, first = part.values.shape[1], max(0, count - _PIXELS)
+    room = (min(console.width, _MAPS_WIDTH) - margin) // in_a_row - 2
+    if room < 1:
+        console.print(_line("these maps are too wide for this terminal; --out x.png", "dim"))
+        return
+    cell = max(1, min(4, room // count))
+    for row in part.values:
+        maps = [_columns(values[first:], min(count, room)) for values in row]
+        width = cell * maps[0].shape[1]
+        heading = "".join(f"{_short(name, width):<{width + 2}}" for name in part.column_labels)
+        console.print(Text(" " * margin + heading, style="dim"), no_wrap=True, overflow="crop")
+        if cell > 1:
+            step = 1 if cell > len(f"{count - 1}") else 2  # numbers must not touch
+            numbers = "".join(" " * cell if i % step else f"{i:>{cell}}" for i in range(count))
+            numbers += "  "
+            line = Text(" " * margin + numbers * in_a_row, style="dim")
+            console.print(line, no_wrap=True, overflow="crop")
+        for i, name in enumerate(names[first:]):
+            line = Text(f"{printable(name):>{margin - 1}} ")
+            for values in maps:
+                for share in map(float, values[i]):
+                    line.append_text(_share_cell(console, share, cell))
+                line.append("  ")
+            console.print(line, no_wrap=True, overflow="crop")
+
+
+def _share_cell(console: Console, share: float, width: int) -> Text:
+    """A share of 1 as a cell: in percent on its colour, or as a shade."""
+    from rich.text import Text
+
+    if not math.isfinite(share):
+        return Text(" " * width)
+    text = f"{100 * share:>{width}.0f}" if width > 2 else ""
+    if _has_colour(console):
+        colour = _blend(_VIRIDIS, share)
+        return Text(f"{text:>{width}}", style=f"{_ink(colour)} on #{colour}")
+    return Text(text or _SHADES[min(4, int(share * 5))] * width)
+
+
+def _columns(values: Array, most: int) -> Array:
+    """A matrix of at most so many columns: each the greatest of those that it stands for."""
+    import numpy as np
+
+    size = min(most, values.shape[1])
+    edges = np.linspace(0, values.shape[1], size + 1).astype(int)
+    filled = np.where(np.isfinite(values), values, -1)
+    out = np.stack([filled[:, a:b].max(axis=1) for a, b in itertools.pairwise(edges)], 1)
+    return np.where(out < 0, np.nan, out).astype(np.float32)
 
 
 def _smaller(values: Array, most: int) -> Array:

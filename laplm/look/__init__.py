@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from laplm.look.views.steering import steer, steering_tap
     from laplm.look.views.tokens import tokens
     from laplm.look.views.trace import trace
+    from laplm.look.views.why import why
 
 _SEED = (0, 2**63 - 1)
 _PARTS = (
@@ -123,6 +124,22 @@ _OFF = {"temperature": None, "top_k": None, "top_p": None, "min_p": None}
 # --- the views --------------------------------------------------------------------------------
 
 VIEWS: tuple[ViewEntry, ...] = (
+    ViewEntry(
+        name="why", function="why.why", title="Why this token",
+        summary="How a prompt comes to its next token: when, by which parts, what falls without.",
+        parameters=(
+            _prompt(),
+            _TARGET,
+            Parameter(
+                "contrast", "string",
+                "sort by the lead over this token (default: by what is added to the target itself)",
+                None, typed=("--against", "--contrast"), metavar="TOKEN",
+            ),
+            _count("of the strongest heads and feed-forwards are switched off", 8),
+        ),
+        continues="text",
+        example="laplm look why 'The capital of Spain is'",
+    ),
     ViewEntry(
         name="stats", function="stats.stats", title="Sizes",
         summary="Sizes, parameters, memory and operations of a model.",
@@ -411,7 +428,7 @@ __all__ = [
     "block", "compare", "embeddings", "generation", "head_kinds", "inside", "learning",
     "logit_attribution", "logit_lens", "model_scale", "nearest_tokens", "next_token", "patch",
     "patched_generation", "patching_tap", "positions", "residual_stream", "stats", "steer",
-    "steering_tap", "tokens", "trace", "word_order",
+    "steering_tap", "tokens", "trace", "why", "word_order",
 ]  # fmt: skip
 
 

@@ -422,6 +422,95 @@ def bar_panels(
     return figure
 
 
+def story(
+    *,
+    stages: Sequence[str],
+    leading: Sequence[str],
+    rising: Sequence[float],
+    parts: Sequence[str],
+    adds: Sequence[float],
+    alone: Sequence[float],
+    together: Sequence[float],
+    whole: float,
+    token: str,
+    added: str,
+    title: str,
+    subtitle: str = "",
+) -> Figure:
+    """How a token comes up by layer, which parts add most to it, and what is left without them.
+
+    Args:
+        stages: the layers, from below.
+        leading: the likeliest token after each.
+        rising: the token's probability after each.
+        parts: the strongest parts, strongest first.
+        adds: what each adds.
+        alone: the token's probability without it.
+        together: its probability without it and all parts before it.
+        whole: its probability with all parts.
+        token: the token.
+        added: what the parts add to.
+        title: what the picture shows.
+        subtitle: a smaller line under the title.
+    """
+    most = max(len(stages), 2 * len(parts))
+    figure = new_figure(13.0, max(4.2, 2.4 + 0.26 * most))
+    with style():
+        _title(figure, title, subtitle)
+        first, second, third = figure.subplots(1, 3, width_ratios=(1.0, 1.15, 1.0))
+        heights = np.arange(len(stages))
+        ahead = [OKABE_ITO[2 if name == token else 5] for name in leading]
+        first.barh(heights, rising, color=ahead, height=0.7)
+        for height, name in zip(heights, leading, strict=True):
+            first.annotate(
+                shorten(name), (1.04, height), va="center", fontsize=8, annotation_clip=False
+            )
+        first.set_yticks(heights, list(stages))
+        first.set_xlim(0, 1)
+        first.set(xlabel=f"probability of “{token}”", ylabel="after layer")
+        _panel_title(first, "How it comes up (right: the likeliest)")
+        places = np.arange(len(parts))
+        colours = [OKABE_ITO[0 if value >= 0 else 1] for value in adds]
+        second.barh(places, adds, color=colours, height=0.7)
+        for place, value in zip(places, adds, strict=True):
+            second.annotate(
+                f"{value:+.2f}", (max(value, 0.0), place), xytext=(4, 0),
+                textcoords="offset points", va="center", fontsize=8,
+            )  # fmt: skip
+        second.set_yticks(places, list(parts))
+        second.margins(x=0.2)
+        second.set_xlabel(textwrap.fill(added, 44))
+        _panel_title(second, "What brings it (→ where the head looks)")
+        third.barh(places - 0.2, alone, height=0.36, color=OKABE_ITO[0], label="without this part")
+        third.barh(
+            places + 0.2, together, height=0.36, color=OKABE_ITO[1], label="without all down to it"
+        )
+        third.axvline(whole, color="#444444", linewidth=1.0, linestyle="--")
+        third.set_yticks(places, [label.split(" →")[0] for label in parts])
+        for place, one, all_ in zip(places, alone, together, strict=True):
+            for height, share in ((-0.2, one), (0.2, all_)):
+                third.annotate(
+                    f"{share:.1%}", (1.04, place + height), va="center", fontsize=8,
+                    annotation_clip=False,
+                )  # fmt: skip
+        third.set_xlim(0, 1)
+        third.set_xlabel(f"probability of “{token}” (dashed: {whole:.1%})")
+        third.legend(
+            frameon=False, loc="upper center", fontsize=8, bbox_to_anchor=(0.5, -0.12), ncols=2
+        )
+        _panel_title(third, "What is left without them")
+        for axes in (second, third):
+            axes.invert_yaxis()
+        for axes in (first, second, third):
+            axes.tick_params(axis="y", length=0)
+            axes.locator_params(axis="x", nbins=5)
+    return figure
+
+
+def _panel_title(axes: Axes, text: str) -> None:
+    axes.set_title(textwrap.fill(text, 46), fontsize=10, fontweight="normal")
+
+
 def token_columns(
     labels: Sequence[str],
     series: Mapping[str, Sequence[float]],

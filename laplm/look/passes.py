@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from laplm.errors import ContextLengthError, InputError, ModelFormatError
 from laplm.look.view import Model, visible
 from laplm.model import activations, reference
-from laplm.model.activations import ActivationCache
+from laplm.model.activations import ActivationCache, Key
 from laplm.model.config import ModelConfig
 from laplm.model.engine.kv_cache import KVCache
 from laplm.model.families import has
@@ -177,6 +177,36 @@ def run_with_cache(
     return activations.run_with_cache(
         lambda record: forward(model, array, record), model.config, array.tolist(), names, tap
     )
+
+
+def last_position(
+    model: Model, ids: ArrayLike, names: Iterable[str], tap: Tap | None = None
+) -> dict[Key, Array]:
+    """The activations called ``names`` at the last position alone: (C), (H, D), (H, T), (V).
+
+    What the other positions have is not kept, so that a long text takes little memory.
+
+    Args:
+        model: the model.
+        ids: the token ids (T,).
+        names: of ``laplm.model.activations.HOOKS``.
+        tap: sees every activation whole.
+
+    Raises:
+        InputError: as ``forward``, or there is no such name.
+    """
+    wanted = set(activations.every_key(model.config, names))
+    found: dict[Key, Array] = {}
+
+    def record(name: str, layer: int | None, x: Array) -> None:
+        if tap is not None:
+            tap(name, layer, x)
+        if (name, layer) in wanted:
+            axis = activations.HOOKS[name][1].index("T")
+            found[name, layer] = np.array(np.take(x, -1, axis=axis), np.float32)
+
+    forward(model, ids, record, last_only=True)
+    return found
 
 
 def dense_weights(model: Model) -> reference.DenseWeights:

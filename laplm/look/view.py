@@ -122,12 +122,14 @@ class Maps:
         values: (rows of maps, maps in a row, rows, columns). NaN is left empty.
         row_labels: one for each row of maps.
         column_labels: one for each map in a row.
+        tokens: what the rows and columns of every map are, where they are labelled.
     """
 
     title: str
     values: Array
     row_labels: Sequence[str]
     column_labels: Sequence[str]
+    tokens: Sequence[str] = ()
     note: str = ""
 
 
@@ -167,6 +169,13 @@ class View(ABC):
     @abstractmethod
     def parts(self) -> list[Part]:
         """What the terminal and the HTML page show, in order; the first table is the main one."""
+
+    def sentence(self) -> str:
+        """What is seen, in one sentence with its numbers; the terminal and the page begin with it.
+
+        A view that has nothing to say in one sentence gives "".
+        """
+        return ""
 
     @abstractmethod
     def plot(self) -> Figure:
@@ -211,7 +220,9 @@ class View(ABC):
             picture, shown = "", [part for part in parts if not isinstance(part, Maps)]
         title = parts[0].title  # and not once more over the part that it belongs to
         body = (part_html(part, heading=part.title != title) for part in shown)
-        return html_page.page(title, picture + "\n".join(body))
+        return html_page.page(
+            title, html_page.paragraph(self.sentence()) + picture + "\n".join(body)
+        )
 
     def save(self, path: str | Path) -> Path:
         """Write a picture (``.png``, ``.svg``), a page (``.html``) or data (``.csv``, ``.json``).

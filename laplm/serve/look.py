@@ -211,6 +211,7 @@ def _add(api: APIRouter, entry: ViewEntry, registry: ModelRegistry, worker: Work
                 answer = {
                     "view": entry.name,
                     "model": served.name,
+                    "sentence": made.sentence(),
                     "result": made.to_dict(),
                     "parts": [part_json(part) for part in made.parts()],
                 }

@@ -13,18 +13,21 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from calling import refused
 
 from laplm import home
+from laplm.cli import terminal
 from laplm.cli.main import make_parser
 from laplm.look import attention, next_token, trace
 from laplm.run.language_model import LanguageModel
 
 TEXT = "The capital of Spain is"
 VIEWS = [
+    f"why '{TEXT}'", f"why '{TEXT}' --target ' Paris' --against ' Rome' -k 3",
     "stats", "stats --scale", f"tokens '{TEXT}'", f"tokens '{TEXT}' --merges", "embeddings",
     "embeddings --set cities", "embeddings king queen", "embeddings --nearest 'king - man + woman'",
     "positions", "positions --order", "positions --order 'a dog saw a cat' --ending '. A'",
@@ -62,7 +65,17 @@ def look(laplm_, pocket: LanguageModel) -> Look:
 
 
 @pytest.mark.parametrize("line", VIEWS)
-def test_every_view_prints_tables_without_colours_into_a_pipe(look: Look, line: str) -> None:
+def test_every_view_prints_tables_without_colours_into_a_pipe(
+    look: Look, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn: list[tuple[Any, ...]] = []
+    draw = terminal.print_parts
+
+    def note(*arguments: Any) -> None:
+        drawn.append(arguments)
+        draw(*arguments)
+
+    monkeypatch.setattr(terminal, "print_parts", note)
     result = look(line)
     assert result.code == 0
     # How much memory a trace takes is told before it is made.
@@ -71,6 +84,22 @@ def test_every_view_prints_tables_without_colours_into_a_pipe(look: Look, line: 
     assert re.search(r"^─{8,}$", result.out, re.MULTILINE), "a table has a line under its heading"
     assert "\x1b" not in result.out
     assert "pocket" in result.out
+    for width in (60, 80, 120):
+        monkeypatch.setenv("COLUMNS", str(width))
+        draw(*drawn[0])
+        shown = capsys.readouterr().out.splitlines()
+        assert max(map(len, shown)) <= width, max(shown, key=len)
+
+
+@pytest.mark.parametrize("command", ["next", "attention", "lens", "attribution", "ablate", "why"])
+def test_the_answer_comes_first_and_all_shows_the_rest(look: Look, command: str) -> None:
+    first, _, rest = look(f"{command} '{TEXT}'").out.partition("\n\n")
+    assert first.endswith(".") and re.search(r"“.+”.*\d", first)
+    every = look(f"{command} '{TEXT}' --all").out
+    if command != "lens":  # a short text through six layers fits
+        assert re.search(r"^… .+: --all shows all$", rest, re.MULTILINE)
+        assert len(every.splitlines()) > len(rest.splitlines()) + 2
+    assert "… " not in every and every.startswith(first)
 
 
 def test_every_view_is_tried_here() -> None:
@@ -129,8 +158,9 @@ def test_the_text_may_come_from_a_pipe(look: Look) -> None:
 def test_rows_are_bounded_and_the_rest_is_told(look: Look) -> None:
     result = look("attention --kinds --rows 5")
     body = result.out.split("─\n")[1]
-    assert body.splitlines()[5] == "… 43 more rows: --rows 0 shows all"
+    assert body.splitlines()[5] == "… 43 more rows: --all shows all"
     every = look("attention --kinds --rows 0").out
+    assert every == look("attention --kinds --all").out
     assert "more rows" not in every
     assert len(every.splitlines()) > 48
 

@@ -23,7 +23,7 @@ def draw(monkeypatch: pytest.MonkeyPatch) -> Draw:
     """What a terminal of some width and colours is sent."""
 
     def call(
-        *parts: Part, width: int = 80, colours: str | None = "truecolor", rows: int = 40,
+        *parts: Part, width: int = 80, colours: str | None = "truecolor", rows: int | None = 40,
         encoding: str = "utf-8", is_terminal: bool = True,
     ) -> str:  # fmt: skip
         out = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="replace")
@@ -83,6 +83,38 @@ def test_a_wide_table_is_cut_into_sheets_that_fit_and_repeat_the_first_columns(
     sheets = text.count("position")
     assert sheets > 1
     assert len(re.findall(r"^ +1 ", text, re.MULTILINE)) == sheets
+
+
+def test_by_default_24_rows_are_shown_and_what_is_left_out_is_told(draw: Draw) -> None:
+    text = plain(draw(table(n_rows=20), table(n_rows=3), grid(5), maps(4), rows=None))
+    assert text.count("a table") == 2 and "a matrix" not in text and "maps" not in text
+    assert text.splitlines()[-1] == "… 2 more tables: --all shows all"
+    text = plain(draw(table(n_rows=30), table(n_rows=1), rows=None))
+    assert "word 23.1" in text and "word 24.1" not in text
+    lines = text.splitlines()
+    assert lines[-3:] == [
+        "… 6 more rows: --all shows all", "a note", "… 1 more table: --all shows all",
+    ]  # fmt: skip
+    text = plain(draw(table(n_rows=30), grid(30), rows=0))
+    assert "word 29.1" in text and "a matrix" in text and "…" not in text
+
+
+def test_headings_go_on_in_further_lines_where_columns_would_have_no_room(draw: Draw) -> None:
+    columns = [Column("part"), *(Column(f"a long heading {i}", 2) for i in range(4))]
+    part = Table(title="t", columns=columns, rows=[["head 4.6", 0.25, 0.5, 0.75, 1.0]])
+    lines = plain(draw(part, width=50)).splitlines()
+    assert max(map(len, lines)) <= 50
+    assert " ".join(" ".join(lines[1:-2]).split()).count("heading") == 4
+    assert lines[-1].split() == ["head", "4.6", "0.25", "0.50", "0.75", "1.00"]
+    assert len(plain(draw(part, width=90)).splitlines()) == 4, "in one line where there is room"
+
+
+def test_bars_make_way_where_columns_would_have_no_room_beside_each_other(draw: Draw) -> None:
+    columns = [Column("token"), *(Column(f"p{i}", 2, bar=True) for i in range(3))]
+    part = Table(title="t", columns=columns, rows=[["·is", 1.0, 0.5, 0.25]])
+    assert "█" in plain(draw(part, width=60))
+    narrow = plain(draw(part, width=40))
+    assert "█" not in narrow and narrow.splitlines()[-1].split()[1:] == ["1.00", "0.50", "0.25"]
 
 
 def test_long_text_goes_on_in_further_lines_and_nothing_of_it_is_lost(draw: Draw) -> None:
@@ -204,6 +236,33 @@ def test_large_maps_are_made_smaller_and_keep_their_strongest_points(
     assert len(diagonal) == 2 * min(16, (width - 8) // 3 - 1)
 
 
+def labelled(size: int) -> Maps:
+    values = maps(size, rows=1).values * 0.25
+    tokens = [f"word{i}" for i in range(size)]
+    return Maps(
+        title="heads", values=values, row_labels=[""], column_labels=["4.6", "3.7", "4.2"],
+        tokens=tokens,
+    )  # fmt: skip
+
+
+def test_labelled_maps_have_tokens_beside_them_and_shares_in_percent(draw: Draw) -> None:
+    lines = plain(draw(labelled(5), colours=None)).splitlines()
+    assert lines[1].split() == ["4.6", "3.7", "4.2"]
+    assert lines[2].split() == ["0", "1", "2", "3", "4"] * 3
+    assert [line[:8].strip() for line in lines[3:]] == [f"{i} word{i}" for i in range(5)]
+    assert lines[7].split()[2:] == ["0", "0", "0", "0", "25"] * 3
+    end = lines[2].index("4") + 1
+    assert lines[7][:end].endswith("25"), "numbers stand under their position"
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 200])
+def test_labelled_maps_of_a_long_text_show_its_end_and_fit(draw: Draw, width: int) -> None:
+    lines = plain(draw(labelled(50), width=width, colours=None)).splitlines()
+    assert max(map(len, lines)) <= width
+    names = [line.split()[0] for line in lines if "word" in line]
+    assert names == [str(i) for i in range(34, 50)]
+
+
 def test_text_is_coloured_by_its_strength(draw: Draw) -> None:
     part = Passage(title="t", spans=[Span("As it "), Span("was", 0.0), Span(" is", 1.0)])
     text = draw(part)
@@ -212,7 +271,7 @@ def test_text_is_coloured_by_its_strength(draw: Draw) -> None:
 
 
 def test_into_a_pipe_nothing_is_cut_and_nothing_is_coloured(draw: Draw) -> None:
-    text = draw(table(n_columns=30), grid(60), is_terminal=False)
+    text = draw(table(n_columns=30), grid(60), is_terminal=False, rows=0)
     assert "\x1b" not in text and "…" not in text
     assert "word 1.29" in text and "1.00" in text
 

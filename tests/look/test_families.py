@@ -35,7 +35,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "attention": ("attention", TEXT), "kinds": ("attention", "--kinds"), "next": ("next", TEXT),
     "lens": ("lens", TEXT), "trace": ("trace", TEXT), "ablate": ("ablate", TEXT),
     "generation": ("generation", TEXT, "-n", "4"), "attribution": ("attribution", TEXT),
-    "inside": ("inside", TEXT), "positions": ("positions",),
+    "inside": ("inside", TEXT), "positions": ("positions",), "why": ("why", TEXT, "-k", "3"),
 }  # fmt: skip
 REFUSED = {"inside": "rotary positions", "positions": "rotary positions"}
 PARALLEL = ("block", "stream", "ablate", "patch")  # go from attention to the feed-forward
@@ -67,7 +67,7 @@ def test_every_view_works_or_says_what_it_needs(
 ) -> None:
     result = laplm_("look", *COMMANDS[name], "-m", directory)
     cause = REFUSED.get(name)
-    if name == "attribution" and directory.name == "gemma3_text":
+    if name in ("attribution", "why") and directory.name == "gemma3_text":
         cause = "norms after attention"
     if name in PARALLEL and directory.name == "gpt_neox":
         cause = "read the same input"

@@ -22,6 +22,7 @@ from laplm.look import target as targets
 from laplm.look.sweep import Branch, sweep
 from laplm.look.view import Column, Grid, Model, Part, Table, View
 from laplm.look.views.continuations import Continuations, continuations
+from laplm.look.words import fell, quoted
 from laplm.model.activations import ActivationCache
 from laplm.model.weights import Tap
 from laplm.progress import Progress
@@ -120,6 +121,28 @@ class Ablation(View):
             diverging=True,
         )
         return [table, grid]
+
+    def sentence(self) -> str:
+        """See ``View``: what changes most without which part, and how often another token wins."""
+        i, j = (int(n) for n in np.unravel_index(np.abs(self.effect).argmax(), self.effect.shape))
+        without = "Without" if self.how == "zero" else "With the mean of"
+        others = sum(answer != self.answer for row in self.answers for answer in row)
+        count = f"{self.effect.size:,} {self.components}"
+        wins = {0: f"none of the {count} changes", 1: f"1 of the {count} changes"}.get(
+            others, f"{others:,} of the {count} change"
+        )
+        return (
+            f"{without} {self._name(i, j)} the {self._logit_diff_name} changes most, "
+            f"{self.effect[i, j]:+.1f}, and {quoted(self.target)} "
+            f"{fell(self.probability, float(self.probabilities[i, j]))}; {wins} the likeliest "
+            "token."
+        )
+
+    def _name(self, row: int, column: int) -> str:
+        layer, name = self.layers[row], self.names[column]
+        if self.components == "layers":
+            return f"{'attention and feed-forward' if name == 'both' else name} {layer}"
+        return f"{self.components[:-1]} {layer}.{name}"
 
     def plot(self) -> Figure:
         """See ``View``: layers × heads or sublayers as a map, the strongest neurons as bars."""

@@ -31,7 +31,10 @@ from numpy.typing import NDArray
 
 from laplm.errors import InputError
 from laplm.look import figures, passes
+from laplm.look import target as targets
 from laplm.look.view import Column, Grid, Maps, Model, Part, Table, View
+from laplm.look.views.logit_attribution import activations_read, attribution_of, splits_logits
+from laplm.look.words import percent, quoted
 from laplm.model.tokenizer import begin_of_text
 
 if TYPE_CHECKING:
@@ -39,6 +42,9 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float32]
 Places = NDArray[np.bool_]
+
+TELLING = 3
+"""How many heads are shown first, of all."""
 
 KINDS = ("previous token", "first token", "duplicate token", "induction")
 _STRONGEST = 3
@@ -132,6 +138,12 @@ class Attention(View):
         heads: the heads shown of each layer.
         pattern: (L, K, T, T); rows look at columns, 0 where the causal mask hides the column.
         kinds: scores of all heads of the model, on random tokens.
+        answer: the likeliest next token, white space made visible; None where heads were named.
+        adds: what each head adds to its logit (direct logit attribution), (layers, heads); None
+            where heads were named, or the model is of a kind whose logits are not split.
+        telling: the most telling heads as (layer, head): those that add most, or else those whose
+            attention goes most to one token that is neither the first nor the last. None where
+            heads were named.
     """
 
     model: str
@@ -140,6 +152,9 @@ class Attention(View):
     heads: list[int]
     pattern: Array
     kinds: HeadKinds
+    answer: str | None = None
+    adds: Array | None = None
+    telling: list[tuple[int, int]] | None = None
 
     def parts(self) -> list[Part]:
         """See ``View``: where each position looks most, or each head; one head also as a map."""
@@ -164,7 +179,7 @@ class Attention(View):
                 column_labels=[f"head {head}" for head in self.heads],
                 note="Rows look at columns. What is empty is hidden by the causal mask.",
             )
-            return [maps, scores]
+            return [maps, scores] if self.telling is None else [*self._most_telling(), maps, scores]
         pattern = self.pattern[0, 0]
         rows = []
         for at, row in enumerate(pattern):
@@ -189,6 +204,79 @@ class Attention(View):
             note="What is empty is hidden by the causal mask.",
         )
         return [looks, grid, scores]
+
+    def sentence(self) -> str:
+        """See ``View``: where the most telling heads look, or the one that is shown."""
+        end = quoted(self.tokens[-1])
+        if self.telling is not None:
+            layer, head = self.telling[0]
+            told = [f"{a}.{b} at {self._look(self.pattern[a, b, -1])}" for a, b in self.telling[1:]]
+            first = self._look(self.pattern[layer, head, -1])
+            said = f"From {end} head {layer}.{head} looks at {first}"
+            if self.adds is not None and self.answer is not None:
+                said += (
+                    f" and adds most of the heads to the logit of {quoted(self.answer)}, "
+                    f"{self.adds[layer, head]:+.1f}"
+                )
+            return f"{said}{', then ' * bool(told)}{' and '.join(told)}."
+        if self._many:
+            ends = self.pattern[:, :, -1]
+            i, j = (int(n) for n in np.unravel_index(ends.max(axis=-1).argmax(), ends.shape[:2]))
+            return (
+                f"From {end} head {self.layers[i]}.{self.heads[j]} looks most at one place, "
+                f"{self._look(ends[i, j])}."
+            )
+        looks = self._look(self.pattern[0, 0, -1])
+        return f"From {end} head {self.layers[0]}.{self.heads[0]} looks most at {looks}."
+
+    def _main(self) -> Table:
+        """The kinds of heads, for data; of one head where it looks."""
+        tables = [part for part in self.parts() if isinstance(part, Table)]
+        return tables[-1 if self.telling is not None else 0]
+
+    def _look(self, row: Array) -> str:
+        at = int(row.argmax())
+        return f"{quoted(self.tokens[at])} with {percent(float(row[at]), 0)}"
+
+    def _most_telling(self) -> list[Part]:
+        """The most telling heads as labelled maps, and every head by how telling it is."""
+        assert self.telling is not None
+        if self.adds is not None and self.answer is not None:
+            by = f"what they add to the logit of {quoted(self.answer)}, the next token"
+            strength = self.adds
+        else:
+            by = "how much they look at one token that is neither the first nor the last"
+            strength = _elsewhere(self.pattern[:, :, -1])
+        shown = np.stack([self.pattern[place] for place in self.telling])
+        maps = Maps(
+            title=f"{self.model}: the {len(shown)} most telling heads, in percent",
+            values=_masked(shown)[None],
+            row_labels=[""],
+            column_labels=[f"{layer}.{head}" for layer, head in self.telling],
+            tokens=self.tokens,
+            note=f"Chosen by {by}. Rows look at columns.",
+        )
+        order = np.argsort(-strength, axis=None, kind="stable")
+        places = [(int(i), int(j)) for i, j in zip(*np.unravel_index(order, strength.shape),
+                                                   strict=True)]  # fmt: skip
+        rows: list[list[object]] = []
+        for layer, head in places:
+            row = self.pattern[layer, head, -1]
+            best = np.argsort(-row, kind="stable")[:2]
+            pairs = [x for i in best for x in (self.tokens[i], float(row[i]))]
+            score = [float(strength[layer, head])]
+            rows.append([f"{layer}.{head}", *score, *pairs, *[None] * (4 - len(pairs))])
+        column = "adds" if self.adds is not None else "strength"
+        every = Table(
+            title=f"where heads look from {quoted(self.tokens[-1])}, by {by}",
+            columns=[
+                Column("head"), Column(column, 2, signed=self.adds is not None),
+                Column("looks at"), Column("share", 2, bar=True), Column("then"),
+                Column("share of it", 2),
+            ],
+            rows=rows,
+        )  # fmt: skip
+        return [maps, every]
 
     def plot(self) -> Figure:
         """See ``View``: one head as a labelled map, or all heads as small multiples."""
@@ -248,15 +336,47 @@ def attention(
     layers = list(range(config.n_layer)) if layer is None else [passes.check_layer(model, layer)]
     heads = list(range(config.n_head)) if head is None else [passes.check_head(model, head)]
     ids = passes.encode(model, text)
-    run = passes.run_with_cache(model, ids, ["pattern"])
+    patterns: dict[int, Array] = {}
+
+    def keep(name: str, at: int | None, x: Array) -> None:
+        if name == "pattern" and at in layers:
+            patterns[at] = np.array(x[heads], np.float32)
+
+    tokens = passes.token_labels(model, ids)
+    every = layer is None and head is None
+    splits = every and splits_logits(config)
+    here = passes.last_position(model, ids, activations_read(model) if splits else [], keep)
+    pattern = np.stack([patterns[each] for each in layers])
+    answer = adds = telling = None
+    if splits:
+        chosen = targets.choose(model, here["logits", None])
+        answer = chosen.token
+        adds = attribution_of(model, tokens, len(ids) - 1, here, chosen).heads
+    if every:
+        strength = _elsewhere(pattern[:, :, -1]) if adds is None else adds
+        order = np.argsort(-strength, axis=None, kind="stable")[:TELLING]
+        telling = [(int(i) // config.n_head, int(i) % config.n_head) for i in order]
     return Attention(
         model=model.name,
-        tokens=passes.token_labels(model, ids),
+        tokens=tokens,
         layers=layers,
         heads=heads,
-        pattern=np.stack([run["pattern", each][heads] for each in layers]),
+        pattern=pattern,
         kinds=head_kinds(model),
+        answer=answer,
+        adds=adds,
+        telling=telling,
     )
+
+
+def _elsewhere(ends: Array) -> Array:
+    """The largest share that goes from the last position to neither the first nor itself.
+
+    (L, H, T) to (L, H); in a text of two tokens or fewer the largest share of all.
+    """
+    inner = ends[..., 1:-1] if ends.shape[-1] > 2 else ends
+    out: Array = inner.max(axis=-1)
+    return out
 
 
 def head_kinds(model: Model, *, length: int = 25, repeats: int = 4, seed: int = 0) -> HeadKinds:

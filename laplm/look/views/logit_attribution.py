@@ -8,6 +8,7 @@ Framework for Transformer Circuits"; Wang et al. 2022, "Interpretability in the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,9 +18,11 @@ from numpy.typing import NDArray
 from laplm.errors import InputError
 from laplm.look import figures, passes
 from laplm.look import target as targets
-from laplm.look.target import logit_diff_name
+from laplm.look.target import Target, logit_diff_name
 from laplm.look.unembedding import output_matrix
 from laplm.look.view import Column, Grid, Model, Part, Table, View
+from laplm.model.activations import Key
+from laplm.model.config import ModelConfig
 from laplm.model.families import has
 
 if TYPE_CHECKING:
@@ -89,7 +92,7 @@ class Attribution(View):
         """Sums by kind; the strongest parts; the heads and feed-forwards by layer."""
         what = logit_diff_name(self.target, self.contrast)
         kinds = Table(
-            title=f"{self.model}: the {what} after “{self.tokens[self.position]}”",
+            title="by kind",
             columns=[Column("from"), Column("adds", 3, signed=True)],
             rows=[[name, value] for name, value in self._kinds()] + [["in all", self.total]],
             note="With the last norm's scale held. What a part does through later layers is not "
@@ -97,9 +100,10 @@ class Attribution(View):
         )
         ordered = sorted(self.components(), key=lambda part: -abs(part[3]))
         strongest = Table(
-            title="the strongest parts",
+            title=f"{self.model}: what adds most to the {what} after "
+            f"“{self.tokens[self.position]}”",
             columns=[Column("part"), Column("adds", 3, signed=True)],
-            rows=[[_name(*part[:3]), part[3]] for part in ordered[:_SHOWN]],
+            rows=[[part_name(*part[:3]), part[3]] for part in ordered[:_SHOWN]],
         )
         layers = [str(i) for i in range(len(self.heads))]
         heads = Grid(
@@ -116,7 +120,22 @@ class Attribution(View):
             column_labels=layers,
             diverging=True,
         )
-        return [kinds, strongest, heads, feed_forward]
+        return [strongest, kinds, heads, feed_forward]
+
+    def sentence(self) -> str:
+        """See ``View``: which head and which feed-forward add most, and what speaks against."""
+        head = int(self.heads.argmax())
+        layer, which = divmod(head, self.heads.shape[1])
+        block = int(self.feed_forward.argmax())
+        least = min(self.components(), key=lambda part: part[3])
+        what = logit_diff_name(self.target, self.contrast)
+        said = (
+            f"To the {what} ({self.total:+.1f} in all) head {layer}.{which} adds most of the "
+            f"heads, {self.heads[layer, which]:+.1f}, and feed-forward {block} of the "
+            f"feed-forwards, {self.feed_forward[block]:+.1f}"
+        )
+        against = f"; {part_name(*least[:3])} takes most away, {least[3]:+.1f}"
+        return f"{said}{against if least[3] <= -0.05 else ''}."
 
     def plot(self) -> Figure:
         """Layers × heads, and beside them the feed-forward of each layer."""
@@ -189,17 +208,45 @@ def logit_attribution(
     """
     ids = passes.encode(model, text)
     at = passes.check_position(ids, position)
-    config, weights = model.config, passes.dense_weights(model)
-    if config.post_norms:
+    cache = passes.run_with_cache(model, ids, activations_read(model))
+    here = {key: array[at] for key, array in cache.items()}
+    chosen = targets.choose(model, here["logits", None], target, contrast)
+    return attribution_of(model, passes.token_labels(model, ids), at, here, chosen)
+
+
+def splits_logits(config: ModelConfig) -> bool:
+    """Whether logits of such a model are split: not where norms follow its sublayers."""
+    return not config.post_norms
+
+
+def activations_read(model: Model) -> list[str]:
+    """The activations that ``attribution_of`` reads.
+
+    Raises:
+        InputError: the model is of a kind whose logits are not split.
+    """
+    if not splits_logits(model.config):
         raise InputError(
             f"{model.name} has norms after attention and feed-forward, whose shares a logit is not "
             "split into yet; `laplm look lens` shows where it comes up"
         )
-    embeddings = [name for name in ("embed", "pos_embed") if has(config, name)]
-    names = [*embeddings, "z", "mlp_out", "ln_final_scale", "logits"]
-    cache = passes.run_with_cache(model, ids, names)
-    logits = cache["logits"][at]
-    chosen = targets.choose(model, logits, target, contrast)
+    embeddings = [name for name in ("embed", "pos_embed") if has(model.config, name)]
+    return [*embeddings, "z", "mlp_out", "ln_final_scale", "logits"]
+
+
+def attribution_of(
+    model: Model, tokens: list[str], at: int, here: Mapping[Key, Array], chosen: Target
+) -> Attribution:
+    """The same from activations that are there already.
+
+    Args:
+        model: the model.
+        tokens: the text's tokens.
+        at: the position.
+        here: what ``activations_read`` names, at that position alone.
+        chosen: the token whose logit is split, or the two whose difference is.
+    """
+    config, weights = model.config, passes.dense_weights(model)
     unembed = output_matrix(model)
     wanted = unembed[chosen.token_id].astype(np.float64)
     if chosen.contrast_id is not None:
@@ -208,28 +255,28 @@ def logit_attribution(
     if config.norm == "layer":
         # It centres a vector before it weighs it; centring the weights comes to the same.
         direction -= direction.mean()
-    direction /= cache["ln_final_scale"][at, 0]
+    direction /= here["ln_final_scale", None][0]
     heads = np.zeros((config.n_layer, config.n_head), np.float64)
     bias, feed_forward = np.zeros((2, config.n_layer), np.float64)
     for layer in range(config.n_layer):
         project = direction @ weights.matrix("attn_out", layer)  # (C): what z is worth
-        z = cache["z", layer][at]  # (H, D)
+        z = here["z", layer]  # (H, D)
         heads[layer] = (z * project.reshape(z.shape)).sum(axis=-1)
         if has(config, "attn_out", layer, "bias"):
             bias[layer] = weights.vector("attn_out", layer, "bias") @ direction
-        feed_forward[layer] = cache["mlp_out", layer][at] @ direction
+        feed_forward[layer] = here["mlp_out", layer] @ direction
     embed, pos_embed = (
-        float(cache[name][at] @ direction) if name in embeddings else 0.0
+        float(here[name, None] @ direction) if has(config, name) else 0.0
         for name in ("embed", "pos_embed")
     )
     shift = 0.0
     if has(config, "final_norm", None, "bias"):
         shift = float(weights.vector("final_norm", part="bias") @ wanted)
-    total = float(chosen.logit_diff(logits))
+    total = float(chosen.logit_diff(here["logits", None]))
     explained = embed + pos_embed + heads.sum() + feed_forward.sum() + bias.sum() + shift
     return Attribution(
         model=model.name,
-        tokens=passes.token_labels(model, ids),
+        tokens=tokens,
         position=at,
         target=chosen.token,
         target_id=chosen.token_id,
@@ -246,7 +293,8 @@ def logit_attribution(
     )
 
 
-def _name(kind: str, layer: int | None, head: int | None) -> str:
+def part_name(kind: str, layer: int | None, head: int | None) -> str:
+    """What a part is called: "head 4.6", "feed-forward 5", "token embedding"."""
     if head is not None:
         return f"head {layer}.{head}"
     return kind if layer is None else f"{kind} {layer}"

@@ -6,7 +6,7 @@ nostalgebraist 2020, "interpreting GPT: the logit lens".
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from laplm.look import figures, passes
 from laplm.look.view import Column, Grid, Model, Part, Table, View
+from laplm.look.words import leads_from, percent, quoted
+from laplm.model.activations import Key
 from laplm.model.families import family_of
 from laplm.model.families.ops import softmax
 from laplm.progress import Progress
@@ -62,7 +64,7 @@ class Lens(View):
     def parts(self) -> list[Part]:
         """What each layer would predict at each position; the last position closely."""
         every = Table(
-            title=f"{self.model}: the likeliest next token after every layer",
+            title="the likeliest next token after every layer",
             columns=[
                 Column("position"), Column("token"),
                 *map(Column, self.stages),
@@ -80,9 +82,8 @@ class Lens(View):
             "the first layer that has the answer in first place. Settled at: the layer from which "
             "on it stays there.",
         )  # fmt: skip
-        answer = self.top_tokens[-1][-1]
         last = Table(
-            title=f"what follows “{self.tokens[-1]}”, layer by layer; the answer is “{answer}”",
+            title=f"{self.model}: what follows “{self.tokens[-1]}”, from the last layer down",
             columns=[
                 Column("after"), Column("likeliest"), Column("probability", 4, bar=True),
                 Column("answer's probability", 4, bar=True), Column("answer's rank"),
@@ -92,7 +93,7 @@ class Lens(View):
                     stage, self.top_tokens[i][-1], self.top_probabilities[i, -1],
                     self.answer_probabilities[i, -1], self.answer_ranks[i, -1],
                 ]
-                for i, stage in enumerate(self.stages)
+                for i, stage in reversed(list(enumerate(self.stages)))
             ],
         )  # fmt: skip
         chances = Grid(
@@ -101,7 +102,26 @@ class Lens(View):
             row_labels=self.stages,
             column_labels=self.tokens,
         )
-        return [every, last, chances]
+        return [last, every, chances]
+
+    def sentence(self) -> str:
+        """See ``View``: from which layer on the answer leads, and what led before."""
+        stage, n_layer = int(self.settled[-1]), len(self.stages) - 1
+        answer = quoted(self.top_tokens[-1][-1])
+        said = f"After {quoted(self.tokens[-1])}, {answer} {leads_from(stage, n_layer)}"
+        said += f", with {percent(self.top_probabilities[-1, -1])} at the end"
+        if stage:
+            before = quoted(self.top_tokens[stage - 1][-1])
+            led = percent(self.top_probabilities[stage - 1, -1])
+            said += (
+                f"; before that, {before} leads with {led} and {answer} has "
+                f"{percent(self.answer_probabilities[stage - 1, -1])}"
+            )
+        return f"{said}."
+
+    def _main(self) -> Table:
+        """Every position, for data."""
+        return next(p for p in self.parts()[1:] if isinstance(p, Table))
 
     def plot(self) -> Figure:
         """Layers from below to above, positions from left to right, the likeliest token in each."""
@@ -152,9 +172,35 @@ def lens_from(
         ContextLengthError: the text has more tokens than the model has positions.
     """
     cache = passes.run_with_cache(model, ids, ["resid_pre", "resid_post"])
-    n_layer, count = model.config.n_layer, len(ids) - first
-    every = [cache["resid_pre", 0], *(cache["resid_post", i] for i in range(n_layer))]
-    streams = [stream[first:] for stream in every]
+    streams = [stream[first:] for stream in streams_of(model, cache)]
+    return lens_of(model, passes.token_labels(model, ids[first:]), streams, progress=progress)
+
+
+def streams_of(model: Model, cache: Mapping[Key, Array]) -> list[Array]:
+    """The residual stream before the first layer and after each, from ``resid_pre, resid_post``."""
+    after = (cache["resid_post", layer] for layer in range(model.config.n_layer))
+    return [cache["resid_pre", 0], *after]
+
+
+def lens_of(
+    model: Model,
+    tokens: list[str],
+    streams: Sequence[Array],
+    *,
+    followed: int | None = None,
+    progress: Progress | None = None,
+) -> Lens:
+    """The same from residual streams that are there already.
+
+    Args:
+        model: the model.
+        tokens: the tokens at the positions that are read, (T).
+        streams: their residual streams, (T, C) for each stage.
+        followed: the token whose probability and rank are told; None: the model's own answer, at
+            each position.
+        progress: as ``logit_lens``.
+    """
+    n_layer, count = model.config.n_layer, len(tokens)
     top = np.zeros((n_layer + 1, count), np.int64)
     top_probabilities = np.zeros(top.shape, np.float32)
     answer_probabilities = np.zeros(top.shape, np.float32)
@@ -169,7 +215,10 @@ def lens_from(
             # A vocabulary may be padded with tokens that the tokenizer does not know.
             known = chances[:, : model.tokenizer.vocab_size]
             top[stage, some] = known.argmax(axis=-1)
-            answer = np.take_along_axis(known, top[-1, some, None], axis=-1)
+            wanted = top[-1, some, None]
+            if followed is not None:
+                wanted = np.full_like(wanted, followed)
+            answer = np.take_along_axis(known, wanted, axis=-1)
             answer_probabilities[stage, some] = answer[:, 0]
             top_probabilities[stage, some] = known.max(axis=-1)
             ranks[stage, some] = 1 + (known > answer).sum(axis=-1)
@@ -178,7 +227,7 @@ def lens_from(
     right = top == top[-1]
     return Lens(
         model=model.name,
-        tokens=passes.token_labels(model, ids[first:]),
+        tokens=tokens,
         stages=["embedding", *map(str, range(n_layer))],
         top_ids=top,
         top_tokens=[passes.token_labels(model, row.tolist()) for row in top],

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from laplm.look import figures, passes
 from laplm.look.view import Column, Model, Part, Table, View, check_count
+from laplm.look.words import percent, quoted
 from laplm.run.sampler import SamplingParams, probabilities
 
 if TYPE_CHECKING:
@@ -121,6 +122,22 @@ class NextToken(View):
             rows=[[e.name, e.kept, e.entropy, e.perplexity, e.likeliest] for e in every],
         )  # fmt: skip
         return [likeliest, effects, uncertainty] if self.effects else [likeliest]
+
+    def sentence(self) -> str:
+        """See ``View``: the likeliest token, the next one, and what the settings make of it."""
+        first, *others = zip(self.labels, self.before.probabilities, strict=True)
+        said = f"{quoted(first[0])} comes next with {percent(first[1])}"
+        if others:
+            said += f", before {quoted(others[0][0])} with {percent(others[0][1])}"
+        said += f"; as uncertain as a choice among {self.before.perplexity:,.1f} tokens"
+        # One setting alone, or all together: what somebody asked for.
+        if len(self.effects) == 1 or (self.effects and self.effects[-1].name == _ALL):
+            after = self.effects[-1]
+            said += (
+                f"; with {after.name} {quoted(first[0])} has {percent(after.probabilities[0])}, "
+                f"as among {after.perplexity:,.1f}"
+            )
+        return f"{said}."
 
     def plot(self) -> Figure:
         """Probabilities as bars, before and after each setting."""

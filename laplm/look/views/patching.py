@@ -23,6 +23,7 @@ from laplm.look import target as targets
 from laplm.look.sweep import Branch, sweep
 from laplm.look.view import Column, Grid, Model, Part, Table, View
 from laplm.look.views.continuations import Continuations, continuations
+from laplm.look.words import percent, quoted
 from laplm.model.activations import ActivationCache
 from laplm.model.weights import Tap
 from laplm.progress import Progress
@@ -107,6 +108,43 @@ class Patching(View):
             for stage, values in zip(self.stages, self.recovered, strict=True)
         ]
         return [table, *grids]
+
+    def sentence(self) -> str:
+        """See ``View``: where the answer sits in the residual stream, and what moves it."""
+        said = []
+        if "resid_pre" in self.stages:
+            best = self.recovered[self.stages.index("resid_pre")].argmax(axis=-1)
+            where = [self._where(int(best[0]))]
+            if best[-1] != best[0]:
+                stays, moved = (int(np.argmax(best != best[0])), int(np.argmax(best == best[-1])))
+                where = [
+                    f"{where[0]} up to layer {stays - 1}",
+                    f"{self._where(int(best[-1]))} from layer {moved} on",
+                ]
+            said.append(f"the residual stream brings most back at {' and at '.join(where)}")
+        found = [
+            (float(self.recovered[i, layer, at]), stage, layer, at)
+            for i, stage in enumerate(self.stages)
+            if stage != "resid_pre"
+            for layer, at in np.ndindex(self.recovered.shape[1:])
+        ]
+        if found:
+            share, stage, layer, at = max(found)
+            among = "of the sublayers, " if said else ""
+            said.append(
+                f"{among}{stage} of layer {layer} does at {self._where(at)}, {percent(share, 0)}"
+            )
+        name = targets.logit_diff_name(self.target, self.contrast)
+        text = "; ".join(said)
+        return (
+            f"{text[0].upper()}{text[1:]}, where 100% is the {name} of the clean prompt "
+            f"({self.clean_logit_diff:+.1f}; corrupted {self.corrupted_logit_diff:+.1f})."
+        )
+
+    def _where(self, at: int) -> str:
+        clean, corrupted = self.clean[at], self.corrupted[at]
+        token = quoted(clean) if clean == corrupted else f"{quoted(clean)} for {quoted(corrupted)}"
+        return f"position {at} ({token})"
 
     def plot(self) -> Figure:
         """See ``View``: a map of layers × positions for each stage."""

@@ -299,3 +299,21 @@ def test_means_of_two_heads_of_one_layer_are_each_their_own(
     # Both heads of the layer matter here: with one of them the logits are others.
     one = ablation_tap(pocket, heads=heads[1:], how="mean", mean_of=OTHERS)
     assert np.abs(passes.forward(pocket, ids, one, last_only=True)[0] - want).max() > 1e-2
+
+
+@pytest.mark.parametrize("components", ["heads", "layers"])
+def test_the_sentence_names_the_part_that_changes_most(
+    pocket: LanguageModel, components: Any
+) -> None:
+    found = ablate(pocket, "The capital of Spain is", components=components, target=" Madrid")
+    i, j = np.unravel_index(np.abs(found.effect).argmax(), found.effect.shape)
+    said = found.sentence()
+    name = {
+        "heads": f"head {i}.{j}", "layers": f"{found.names[j]} {i}".replace("both", "attention and "
+                                                                             "feed-forward"),
+    }[components]  # fmt: skip
+    assert said.startswith(f"Without {name} the logit of “·Madrid” changes most, ")
+    assert f"changes most, {found.effect[i, j]:+.1f}, and “·Madrid” falls from " in said
+    changed = sum(a != found.answer for row in found.answers for a in row)
+    count = f"{found.effect.size} {components}"
+    assert (f"; {changed} of the {count} change" if changed else f"none of the {count}") in said

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from laplm.errors import InputError
 from laplm.look import passes
-from laplm.look.view import Grid
+from laplm.look.view import Grid, Maps, Table
 from laplm.look.views.attention import KINDS, attention, head_kinds, places, repeated_tokens, score
+from laplm.look.views.logit_attribution import logit_attribution
 from laplm.run.language_model import LanguageModel
 
 TEXT = "Once upon a time, there was a little dog. The little dog"
@@ -183,3 +184,37 @@ def test_pictures_and_pages_are_written(
     assert look.save(tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     assert "induction" in look.save(tmp_path / "a.html").read_text()
     assert look.kinds.save(tmp_path / "kinds.svg").read_text().startswith("<svg")
+
+
+def test_the_most_telling_heads_are_those_that_add_most_to_the_next_token(
+    pocket: LanguageModel,
+) -> None:
+    text = "The capital of Spain is"
+    found, adds = attention(pocket, text), logit_attribution(pocket, text).heads
+    assert found.adds is not None and found.telling is not None
+    np.testing.assert_allclose(found.adds, adds, atol=1e-5)
+    best = np.argsort(-adds, axis=None)[:3]
+    assert found.telling == [divmod(int(i), adds.shape[1]) for i in best]
+    assert found.telling[0] == (4, 6)
+    maps, every, *_ = found.parts()
+    assert isinstance(maps, Maps) and isinstance(every, Table)
+    assert list(maps.tokens) == found.tokens and maps.column_labels[0] == "4.6"
+    np.testing.assert_allclose(np.nan_to_num(maps.values[0, 0]), found.pattern[4, 6])
+    assert [row[1] for row in every.rows] == sorted(adds.ravel().tolist(), reverse=True)
+    share = 100 * found.pattern[4, 6, -1].max()
+    assert found.sentence().startswith(
+        f"From “·is” head 4.6 looks at “·Spain” with {share:.0f}% and adds most of the heads to "
+        f"the logit of “·Madrid”, {adds[4, 6]:+.1f}, then "
+    )
+    assert attention(pocket, text, layer=4).telling is None
+
+
+def test_heads_of_models_whose_logits_are_not_split_are_told_by_where_they_look(
+    pocket: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("laplm.look.views.attention.splits_logits", lambda config: False)
+    found = attention(pocket, "The capital of Spain is")
+    inner = found.pattern[:, :, -1, 1:-1].max(axis=-1)
+    assert found.adds is None and found.telling is not None
+    assert [inner[place] for place in found.telling] == sorted(inner.ravel(), reverse=True)[:3]
+    assert "neither the first nor the last" in found.parts()[0].note

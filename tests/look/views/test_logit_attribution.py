@@ -134,7 +134,10 @@ def test_the_models_own_answer_is_taken_when_none_is_asked_for(
 
 def test_tables_and_data_add_up(pocket: LanguageModel, tmp_path: Path) -> None:
     found = logit_attribution(pocket, TEXT, target=" girl", contrast=" boy")
-    kinds = found.parts()[0].records()  # type: ignore[union-attr]
+    strongest, by_kind, *_ = found.parts()
+    adds = [abs(row["adds"]) for row in strongest.records()]  # type: ignore[union-attr]
+    assert adds == sorted(adds, reverse=True)
+    kinds = by_kind.records()  # type: ignore[union-attr]
     assert sum(row["adds"] for row in kinds[:-1]) == pytest.approx(kinds[-1]["adds"], abs=1e-3)
     rows = list(csv.DictReader(io.StringIO(found.save(tmp_path / "a.csv").read_text())))
     assert sum(float(row["adds"]) for row in rows) == pytest.approx(found.total, abs=1e-4)
@@ -143,6 +146,20 @@ def test_tables_and_data_add_up(pocket: LanguageModel, tmp_path: Path) -> None:
     for row in heads:
         want = found.heads[int(row["layer"]), int(row["head"])]
         assert float(row["adds"]) == pytest.approx(float(want))
+
+
+def test_the_sentence_names_what_adds_most_and_what_takes_away(pocket: LanguageModel) -> None:
+    found = logit_attribution(pocket, TEXT, target=" girl", contrast=" boy")
+    layer, head = np.unravel_index(found.heads.argmax(), found.heads.shape)
+    block = int(found.feed_forward.argmax())
+    name, *where, least = min(found.components(), key=lambda part: part[3])
+    part = f"head {where[0]}.{where[1]}" if name == "head" else f"{name} {where[0]}"
+    assert found.sentence() == (
+        f"To the logit of “·girl” less that of “·boy” ({found.total:+.1f} in all) head "
+        f"{layer}.{head} adds most of the heads, {found.heads[layer, head]:+.1f}, and "
+        f"feed-forward {block} of the feed-forwards, {found.feed_forward[block]:+.1f}; {part} "
+        f"takes most away, {least:+.1f}."
+    )
 
 
 def test_the_picture_has_a_cell_for_each_head_and_feed_forward(pocket: LanguageModel) -> None:

@@ -134,3 +134,20 @@ def test_texts_that_cannot_be_read_are_refused(pocket: LanguageModel) -> None:
         logit_lens(pocket, "")
     with pytest.raises(ContextLengthError):
         logit_lens(pocket, [1] * (pocket.config.n_ctx + 1))
+
+
+def test_the_sentence_and_the_first_table_follow_the_last_position(pocket: LanguageModel) -> None:
+    for text in ("The capital of Spain is", "Once upon a time, there was a little"):
+        found = logit_lens(pocket, text)
+        settled, answer = int(found.settled[-1]), found.top_tokens[-1][-1]
+        said = found.sentence()
+        assert said.startswith(f"After “{found.tokens[-1]}”, “{answer}” leads from ")
+        assert f"with {100 * found.top_probabilities[-1, -1]:.1f}% at the end" in said
+        assert (f"layer {settled - 1} (" in said) == (settled > 0)
+        if settled:
+            led = found.top_tokens[settled - 1][-1]
+            share = 100 * found.top_probabilities[settled - 1, -1]
+            assert f"before that, “{led}” leads with {share:.1f}%" in said
+        rows = found.parts()[0].rows  # type: ignore[union-attr]
+        assert [row[0] for row in rows] == found.stages[::-1]
+        assert [row[1] for row in rows] == [row[-1] for row in found.top_tokens[::-1]]

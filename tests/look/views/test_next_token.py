@@ -179,3 +179,18 @@ def test_int8_shows_the_engines_own_logits(pocket: LanguageModel) -> None:
     view = next_token(small, TEXT)
     want = small.gpt.forward(small.tokenizer.encode(TEXT), last_only=True)[-1]
     np.testing.assert_array_equal(view.logits, want[view.ids])
+
+
+def test_the_sentence_says_the_likeliest_and_what_a_setting_makes_of_it(
+    pocket: LanguageModel,
+) -> None:
+    seen = next_token(pocket, TEXT, temperature=2.0)
+    first, second = (100 * float(p) for p in seen.before.probabilities[:2])
+    after = seen.effects[0]
+    assert seen.sentence() == (
+        f"“{seen.labels[0]}” comes next with {first:.1f}%, before “{seen.labels[1]}” with "
+        f"{second:.1f}%; as uncertain as a choice among {seen.before.perplexity:,.1f} tokens; with "
+        f"temperature 2 “{seen.labels[0]}” has {100 * float(after.probabilities[0]):.1f}%, as "
+        f"among {after.perplexity:,.1f}."
+    )
+    assert "temperature" not in next_token(pocket, TEXT).sentence(), "examples nobody asked for"

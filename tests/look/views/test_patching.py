@@ -195,3 +195,18 @@ def test_pictures_and_pages_are_written(pocket: LanguageModel, tmp_path: Path) -
     look = patch(pocket, CLEAN, CORRUPTED)
     assert look.save(tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     assert "recovered" in look.save(tmp_path / "a.html").read_text()
+
+
+def test_the_sentence_says_where_the_answer_sits_and_what_moves_it(pocket: LanguageModel) -> None:
+    found = patch(pocket, "The capital of Spain is", "The capital of France is")
+    stream = found.recovered[found.stages.index("resid_pre")].argmax(axis=-1)
+    moved = int(np.argmax(stream == stream[-1]))
+    said = found.sentence()
+    assert "at position 3 (“·Spain” for “·France”) up to layer " in said
+    assert f"at position 4 (“·is”) from layer {moved} on" in said
+    rest = found.recovered[1:]
+    assert f", {100 * rest.max():.0f}%, where 100% is the logit of “·Madrid” less that of" in said
+    only = patch(
+        pocket, "The capital of Spain is", "The capital of France is", stages=["attn_out"]
+    ).sentence()
+    assert only.startswith("Attn_out of layer ") and "residual" not in only
