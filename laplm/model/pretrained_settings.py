@@ -88,8 +88,8 @@ class PretrainedSettings:
         if path.is_file():
             return cls.from_gguf(read_gguf(path).metadata, tokenizer)
         if base.is_file():
-            own = cls.from_directories(path, path, tokenizer)
-            return own.over(cls.from_gguf(read_gguf(base).metadata, tokenizer))
+            adapters = cls.from_directories(path, path, tokenizer)
+            return adapters.over(cls.from_gguf(read_gguf(base).metadata, tokenizer))
         own = any((path / name).is_file() for name in _TOKENIZER_FILES)
         generation = (each / "generation_config.json" for each in (path, base))
         return cls(
