@@ -94,7 +94,7 @@ def _rows_of(part: Part) -> int:
     if isinstance(part, Table):
         return len(part.rows)
     if isinstance(part, Maps) and not part.tokens:
-        return len(part.values) * min(_PIXELS, part.values.shape[-1])
+        return len(part.values) * min(_PIXELS, int(part.values.shape[-1]))
     return len(part.values) if isinstance(part, Grid) else 0
 
 

@@ -488,9 +488,9 @@ def story(
         third.axvline(whole, color="#444444", linewidth=1.0, linestyle="--")
         third.set_yticks(places, [label.split(" →")[0] for label in parts])
         for place, one, all_ in zip(places, alone, together, strict=True):
-            for height, share in ((-0.2, one), (0.2, all_)):
+            for beside, share in ((-0.2, one), (0.2, all_)):
                 third.annotate(
-                    f"{share:.1%}", (1.04, place + height), va="center", fontsize=8,
+                    f"{share:.1%}", (1.04, place + beside), va="center", fontsize=8,
                     annotation_clip=False,
                 )  # fmt: skip
         third.set_xlim(0, 1)

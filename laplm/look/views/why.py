@@ -247,7 +247,7 @@ class Why(View):
         for layer, head in _places(found.heads):
             ours, theirs = _adds(found, layer, head), _adds(against, layer, head)
             parts.append((layer, head, ours, theirs))
-        parts.sort(key=lambda part: -abs(part[3 if self.by_contrast else 2]))
+        parts.sort(key=lambda part: -abs(part[3] if self.by_contrast else part[2]))
         return Table(
             title="every head and feed-forward, by how much it adds or takes away",
             columns=[
