@@ -133,6 +133,7 @@ def test_a_stream_that_breaks_says_so_and_the_log_says_why(
     assert start["status"] == 200
     assert first["body"] == b'data: {"n":1}\n\n'
     assert json.loads(last["body"].removeprefix(b"data: "))["error"]["code"] == "internal"
+    assert first["more_body"] and last["more_body"]
     assert end == {"type": "http.response.body", "body": b"", "more_body": False}
     assert "why" in str([record.exc_info for record in caplog.records])
 

@@ -168,6 +168,18 @@ def test_who_watches_is_told_of_everything_until_the_end(tmp_path: Path) -> None
     assert len(ended) == 1
 
 
+def test_a_tuning_that_cannot_be_started_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep(tmp_path, "1", state="planned")
+    tunings = Tunings(tmp_path)
+    monkeypatch.setattr(tuning.sys, "executable", str(tmp_path / "python"))
+    code, said = asyncio.run(tunings._call(tunings.get("1"), []))
+    assert code == 1
+    assert said.startswith("the tuning could not be started (No such file")
+    assert tunings.get("1").process is None
+
+
 @pytest.fixture
 def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
