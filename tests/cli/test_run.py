@@ -20,6 +20,7 @@ from laplm.model.engine.model import GPT
 from laplm.native import jit
 from laplm.run.language_model import LanguageModel
 from laplm.run.sampler import SamplingParams
+from laplm.serve import logs
 
 pytest_plugins = ("tiny_run",)  # its fixtures; a second conftest would hide the first one
 
@@ -229,8 +230,9 @@ def test_a_context_that_memory_does_not_hold_whole_is_told(run, lm, monkeypatch)
     ],
 )
 def test_what_is_no_context_is_refused_in_one_line(
-    laplm_, tiny_model_dir, verb, typed, said
+    laplm_, tiny_model_dir, monkeypatch, verb, typed, said
 ) -> None:
+    monkeypatch.setattr(logs, "set_up", lambda **_: None)  # it would outlive this test
     words = [tiny_model_dir, "--port", 0] if verb == "serve" else ["The", "-m", tiny_model_dir]
     refused(laplm_(verb, *words, f"--context={typed}"), "--context is ", said)
 

@@ -154,7 +154,7 @@ class InNumPy:
     precision, threads = "fp32", 1
 
     def __init__(self, config: ModelConfig, weights: DenseWeights) -> None:
-        self.config, self._weights = config, weights
+        self.config, self._weights, self.context = config, weights, config.n_ctx
 
     def new_cache(self) -> KVCache:
         return KVCache(self.config, "fp32")
