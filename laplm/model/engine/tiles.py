@@ -101,7 +101,8 @@ class _Tile:
         self.n_tiles, self.n_tokens = n_tiles, n_tokens
         self.cells = list(product(range(n_tiles), range(n_tokens)))
         self.group_bytes = form.group_bytes
-        self.in_memory = isa.dot == "avx2" and not form.is_float  # see ``loop_in_memory``
+        self.by_group = isa.dot == "avx2" and not form.is_float  # see ``avx2_group``
+        self.in_memory = self.by_group and n_tokens > 2  # see ``loop_in_memory``
         # Cache lines prefetched with every group; the parts lie one after the other.
         self.lines = 0
         if prefetch_parts:
@@ -145,8 +146,8 @@ class _Tile:
     def loop_in_memory(self, b: Builder, a: Args, acc: list[Value], group: Step) -> list[Value]:
         """``loop`` over the groups with the accumulators in memory.
 
-        The products of a group fill all of AVX2's registers. Held in registers, accumulators would
-        be copied to memory and back around each group, and the sums beside them.
+        The products of three tokens and more fill all of AVX2's registers. Held in registers,
+        accumulators would be copied to memory and back around each group, the sums beside them.
         """
         with b.goto_entry_block():
             buffer = b.alloca(ir.ArrayType(F32V, len(acc)))
@@ -195,11 +196,13 @@ class _Tile:
 
         ``acc`` are the accumulators, or where they are (``in_memory``).
         """
-        if self.in_memory:  # nothing else is read before the products have left the registers
+        if self.by_group:  # nothing else is read before the products have left the registers
             w, x = place(b, a.w, (g, self.group_bytes)), place(b, a.x, (g, GROUP))
-            products = avx2_group(b, self.form.bits, w, x, a.x_stride, self.n_tokens, self.acc_at)
+            read = self.acc_at if self.in_memory else w
+            products = avx2_group(b, self.form.bits, w, x, a.x_stride, self.n_tokens, read)
             totals = [b.add(total, self.start(b, g, a, t)) for t, total in enumerate(products)]
-            acc = [simd.read(b, at, F32V, 4) for at in acc]
+            if self.in_memory:
+                acc = [simd.read(b, at, F32V, 4) for at in acc]
         else:
             starts = [self.start(b, g, a, t) for t in range(self.n_tokens)]
             totals = self.exact_sums(b, g, a, [starts[t] for _, t in self.cells])
@@ -302,13 +305,13 @@ class _Tile:
 
 
 def avx2_group(
-    b: Builder, bits: int, w: Value, x: Value, x_stride: Value, n: int, acc: Value
+    b: Builder, bits: int, w: Value, x: Value, x_stride: Value, n: int, read: Value
 ) -> list[Value]:
     """A group's products of bytes for one tile and ``n`` tokens, up to four: their sums (i32x16).
 
     In machine instructions, since LLVM puts the unrolled steps in an order that keeps more than the
-    16 registers hold. ``w`` and ``x`` are addresses. ``acc``, where the accumulators are, is there
-    to keep them in memory: LLVM has to suppose that the instructions read them.
+    16 registers hold. ``w`` and ``x`` are addresses. LLVM has to suppose that what lies at ``read``
+    is read too: so accumulators are kept in memory.
     """
     halves = (0, 1)
     lines: list[str] = []
@@ -361,7 +364,7 @@ def avx2_group(
         ir.Constant(i32x8, [(0x80808080 - 2**32) if bits == 8 else 0x0F0F0F0F] * 8),
     ]
     constraints = [*["=&x"] * (2 * n + 6), *["r"] * 4, "x", "x", "r", "~{memory}"]
-    arguments = [w, x, x_stride, b.mul(x_stride, ir.Constant(I64, 3)), *constants, acc]
+    arguments = [w, x, x_stride, b.mul(x_stride, ir.Constant(I64, 3)), *constants, read]
     signature = ir.FunctionType(kind, [value.type for value in arguments])
     found = b.asm(signature, "\n".join(lines), ",".join(constraints), arguments, True)
     out = []
