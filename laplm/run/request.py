@@ -144,6 +144,7 @@ def make_request(
     unknown = options.keys() - GenerationOptions.__annotations__.keys()
     if unknown:
         raise TypeError(f"unknown option {min(unknown)!r}")
+    context = context or config.n_ctx
     values: dict[str, Any] = dict(options)
     params = SamplingParams(**{name: values.pop(name) for name in SAMPLING & values.keys()})
     if max_new_tokens is not None:
@@ -151,7 +152,7 @@ def make_request(
     slide = options.get("slide", False)
     ids = encode_prompt(prompt, tokenizer, config, context=context, slide=slide)
     if max_new_tokens is None:
-        room = DEFAULT_MAX_NEW_TOKENS if slide else (context or config.n_ctx) - len(ids)
+        room = DEFAULT_MAX_NEW_TOKENS if slide else context - len(ids)
         max_new_tokens = min(DEFAULT_MAX_NEW_TOKENS, room)
     request = GenerationRequest(
         prompt_ids=tuple(ids),
@@ -184,12 +185,12 @@ def encode_prompt(
         InputError: the prompt is empty and the model has no token to begin a text with, or an id
             is not in the vocabulary.
     """
-    most = context or config.n_ctx
+    context = context or config.n_ctx
     if isinstance(prompt, str | bytes):
         if len(prompt) > _MAX_EXACT_COUNT and not slide:
             per_byte = len(tokenizer.encode(prompt[:_ESTIMATE_FROM])) / _ESTIMATE_FROM
-            if per_byte * len(prompt) > 2 * most:
-                raise _too_long(f"about {per_byte * len(prompt):,.0f}", config, most)
+            if per_byte * len(prompt) > 2 * context:
+                raise _too_long(f"about {per_byte * len(prompt):,.0f}", config, context)
         ids = tokenizer.build_inputs_with_special_tokens(tokenizer.encode(prompt))
     else:
         ids = [int(i) for i in prompt]
@@ -203,8 +204,8 @@ def encode_prompt(
             raise InputError(
                 f"token id {i} is not in the model's vocabulary (0 to {config.vocab_size - 1})"
             )
-    if not slide and len(ids) >= most:
-        raise _too_long(f"{len(ids):,}", config, most)
+    if not slide and len(ids) >= context:
+        raise _too_long(f"{len(ids):,}", config, context)
     return ids
 
 
@@ -232,14 +233,13 @@ def check_count(name: str, value: Any, minimum: int = 1) -> int:
 
 
 def _check_fits_context(
-    prompt_tokens: int, max_new_tokens: int, config: ModelConfig, context: int | None
+    prompt_tokens: int, max_new_tokens: int, config: ModelConfig, context: int
 ) -> None:
-    most = context or config.n_ctx
-    room = most - prompt_tokens
+    room = context - prompt_tokens
     if room < 1:
-        raise _too_long(f"{prompt_tokens:,}", config, most)
+        raise _too_long(f"{prompt_tokens:,}", config, context)
     if max_new_tokens > room:
-        holds, larger = _context(config, most)
+        holds, larger = _context(config, context)
         raise ContextLengthError(
             f"the prompt has {prompt_tokens:,} tokens and max_new_tokens asks for "
             f"{max_new_tokens:,} more, but the model {holds}: ask for at most {room:,}, shorten "
