@@ -264,7 +264,7 @@ def open_model(
     return LanguageModel(name, precision, threads, progress, context=context)
 
 
-def open_to_write(args: argparse.Namespace, progress: ProgressBars) -> LanguageModel:
+def open_for_generation(args: argparse.Namespace, progress: ProgressBars) -> LanguageModel:
     """The model that the options of ``add_model`` and ``add_context`` name.
 
     What its context takes of memory is noted where it was set, or is not the whole of the model's.

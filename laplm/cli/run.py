@@ -16,7 +16,7 @@ from laplm.cli.arguments import (
     add_model,
     add_sampling,
     note_trailing_space,
-    open_to_write,
+    open_for_generation,
     read_prompt,
 )
 from laplm.cli.output import (
@@ -107,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
     typed = {name: getattr(args, name) for name in GenerationOptions.__annotations__}
     options: Any = {name: value for name, value in typed.items() if value is not None}
     with progress_bars() as progress:
-        lm = open_to_write(args, progress)
+        lm = open_for_generation(args, progress)
         stream = lm.stream(
             prompt,
             args.max_new_tokens,

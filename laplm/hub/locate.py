@@ -165,7 +165,7 @@ def locate(name_or_path: str) -> Path:
 def split_name(name: str) -> tuple[str, str | None]:
     """``owner/name:FILE.gguf`` as the model's name and its file; of any other name, it and None.
 
-    In place of the file there may be how it is quantised: ``those_of`` has the files.
+    In place of the file there may be how it is quantised: ``matching_files`` has the files.
     """
     found = _GGUF_NAME.fullmatch(name)
     if found is None or not HUB_ID.fullmatch(found["repo"]):
@@ -173,7 +173,7 @@ def split_name(name: str) -> tuple[str, str | None]:
     return found["repo"], found["file"]
 
 
-def those_of(file: str, names: Iterable[str]) -> list[str]:
+def matching_files(file: str, names: Iterable[str]) -> list[str]:
     """Of the GGUF files of a repository those that a name's second half means.
 
     Args:
@@ -206,7 +206,7 @@ def _locate_file(repo: str, file: str) -> Path:
     there: list[str] = []
     for folder in folders_of(repo):
         files = gguf_names(folder)
-        found = those_of(file, files)
+        found = matching_files(file, files)
         if len(found) > 1:
             raise ModelNotFoundError(
                 f"{repo}:{file} may be {one_of(found)} on disk; name one of them, as in "

@@ -39,11 +39,11 @@ from laplm.hub.locate import (
     WEIGHT_FILES,
     hub_cache_dir,
     locate,
+    matching_files,
     repo_folder,
     shard_names,
     split_name,
     suggestion,
-    those_of,
 )
 from laplm.progress import Progress
 
@@ -250,7 +250,7 @@ def _sees(file: str) -> bool:
 def _choose_file(file: str, source: _Source) -> list[str]:
     """The one GGUF file that was asked for, or that there is; it needs nothing beside it."""
     there = sorted(name for name in source.sizes if _is_gguf(name) and not _sees(name))
-    files = those_of(file, there if not _is_gguf(file) else source.sizes)
+    files = matching_files(file, there if not _is_gguf(file) else source.sizes)
     if not files:
         close = did_you_mean(file, there) if _is_gguf(file) else ""
         listed = close or f". It has {', '.join(map(shown_name, there)) or 'no GGUF file'}"

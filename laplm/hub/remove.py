@@ -14,9 +14,9 @@ from laplm.hub.locate import (
     folders_of,
     gguf_names,
     locate,
+    matching_files,
     out_of_package,
     split_name,
-    those_of,
 )
 
 
@@ -46,7 +46,7 @@ def remove(name: str) -> int:
         for folder in folders_of(repo):
             if file is None and folder.is_dir():
                 return _remove_folder(folder)
-            if file is not None and (found := those_of(file, gguf_names(folder))):
+            if file is not None and (found := matching_files(file, gguf_names(folder))):
                 if len(found) > 1:
                     locate(name)  # which says that one of them must be named
                 return _remove_file(folder, found[0])

@@ -11,7 +11,7 @@ def percent(share: float, digits: int = 1) -> str:
     return f"{100 * share:.{digits}f}%"
 
 
-def fell(before: float, after: float) -> str:
+def describe_change(before: float, after: float) -> str:
     """From one share of 1 to another: "falls from 98.9 to 94.1%", "stays at 98.9%"."""
     texts = [percent(share) for share in (before, after)]
     if texts[0] == texts[1]:
@@ -26,7 +26,7 @@ def quoted(token: str) -> str:
     return f"“{token}”"
 
 
-def leads_from(stage: int, n_layer: int) -> str:
+def describe_lead(stage: int, n_layer: int) -> str:
     """From which stage of the logit lens (0: the embedding) on a token leads, in words."""
     if stage == 0:
         return "leads from the embedding on"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from laplm.look.words import fell, leads_from, percent, quoted
+from laplm.look.words import describe_change, describe_lead, percent, quoted
 
 
 @pytest.mark.parametrize(
@@ -27,12 +27,12 @@ def test_a_share_that_is_there_is_never_told_as_none(share: float, digits: int, 
     ],
 )  # fmt: skip
 def test_what_falls_rises_or_stays(before: float, after: float, text: str) -> None:
-    assert fell(before, after) == text
+    assert describe_change(before, after) == text
 
 
 def test_layers_are_counted_from_0_and_the_last_is_named() -> None:
-    assert leads_from(0, 6) == "leads from the embedding on"
-    assert leads_from(5, 6) == "leads from layer 4 (of 0 to 5) on"
-    assert leads_from(6, 6) == "leads from layer 5 (the last) on"
-    assert leads_from(1, 1) == "leads after the only layer"
+    assert describe_lead(0, 6) == "leads from the embedding on"
+    assert describe_lead(5, 6) == "leads from layer 4 (of 0 to 5) on"
+    assert describe_lead(6, 6) == "leads from layer 5 (the last) on"
+    assert describe_lead(1, 1) == "leads after the only layer"
     assert quoted("·Madrid") == "“·Madrid”"

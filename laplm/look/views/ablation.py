@@ -22,7 +22,7 @@ from laplm.look import target as targets
 from laplm.look.sweep import Branch, sweep
 from laplm.look.view import Column, Grid, Model, Part, Table, View
 from laplm.look.views.continuations import Continuations, continuations
-from laplm.look.words import fell, quoted
+from laplm.look.words import describe_change, quoted
 from laplm.model.activations import ActivationCache
 from laplm.model.weights import Tap
 from laplm.progress import Progress
@@ -131,10 +131,10 @@ class Ablation(View):
         wins = {0: f"none of the {count} changes", 1: f"1 of the {count} changes"}.get(
             others, f"{others:,} of the {count} change"
         )
+        change = describe_change(self.probability, float(self.probabilities[i, j]))
         return (
             f"{without} {self._name(i, j)} the {self._logit_diff_name} changes most, "
-            f"{self.effect[i, j]:+.1f}, and {quoted(self.target)} "
-            f"{fell(self.probability, float(self.probabilities[i, j]))}; {wins} the likeliest "
+            f"{self.effect[i, j]:+.1f}, and {quoted(self.target)} {change}; {wins} the likeliest "
             "token."
         )
 

@@ -33,7 +33,11 @@ from laplm.errors import InputError
 from laplm.look import figures, passes
 from laplm.look import target as targets
 from laplm.look.view import Column, Grid, Maps, Model, Part, Table, View
-from laplm.look.views.logit_attribution import activations_read, attribution_of, splits_logits
+from laplm.look.views.logit_attribution import (
+    attribution_of,
+    required_activations,
+    supports_attribution,
+)
 from laplm.look.words import percent, quoted
 from laplm.model.tokenizer import begin_of_text
 
@@ -344,8 +348,8 @@ def attention(
 
     tokens = passes.token_labels(model, ids)
     every = layer is None and head is None
-    splits = every and splits_logits(config)
-    here = passes.last_position(model, ids, activations_read(model) if splits else [], keep)
+    splits = every and supports_attribution(config)
+    here = passes.last_position(model, ids, required_activations(model) if splits else [], keep)
     pattern = np.stack([patterns[each] for each in layers])
     answer = adds = telling = None
     if splits:

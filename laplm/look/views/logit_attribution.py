@@ -208,24 +208,24 @@ def logit_attribution(
     """
     ids = passes.encode(model, text)
     at = passes.check_position(ids, position)
-    cache = passes.run_with_cache(model, ids, activations_read(model))
+    cache = passes.run_with_cache(model, ids, required_activations(model))
     here = {key: array[at] for key, array in cache.items()}
     chosen = targets.choose(model, here["logits", None], target, contrast)
     return attribution_of(model, passes.token_labels(model, ids), at, here, chosen)
 
 
-def splits_logits(config: ModelConfig) -> bool:
+def supports_attribution(config: ModelConfig) -> bool:
     """Whether logits of such a model are split: not where norms follow its sublayers."""
     return not config.post_norms
 
 
-def activations_read(model: Model) -> list[str]:
+def required_activations(model: Model) -> list[str]:
     """The activations that ``attribution_of`` reads.
 
     Raises:
         InputError: the model is of a kind whose logits are not split.
     """
-    if not splits_logits(model.config):
+    if not supports_attribution(model.config):
         raise InputError(
             f"{model.name} has norms after attention and feed-forward, whose shares a logit is not "
             "split into yet; `laplm look lens` shows where it comes up"
@@ -243,7 +243,7 @@ def attribution_of(
         model: the model.
         tokens: the text's tokens.
         at: the position.
-        here: what ``activations_read`` names, at that position alone.
+        here: what ``required_activations`` names, at that position alone.
         chosen: the token whose logit is split, or the two whose difference is.
     """
     config, weights = model.config, passes.dense_weights(model)

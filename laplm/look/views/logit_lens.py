@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from laplm.look import figures, passes
 from laplm.look.view import Column, Grid, Model, Part, Table, View
-from laplm.look.words import leads_from, percent, quoted
+from laplm.look.words import describe_lead, percent, quoted
 from laplm.model.activations import Key
 from laplm.model.families import family_of
 from laplm.model.families.ops import softmax
@@ -108,7 +108,7 @@ class Lens(View):
         """See ``View``: from which layer on the answer leads, and what led before."""
         stage, n_layer = int(self.settled[-1]), len(self.stages) - 1
         answer = quoted(self.top_tokens[-1][-1])
-        said = f"After {quoted(self.tokens[-1])}, {answer} {leads_from(stage, n_layer)}"
+        said = f"After {quoted(self.tokens[-1])}, {answer} {describe_lead(stage, n_layer)}"
         said += f", with {percent(self.top_probabilities[-1, -1])} at the end"
         if stage:
             before = quoted(self.top_tokens[stage - 1][-1])

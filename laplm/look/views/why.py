@@ -27,12 +27,12 @@ from laplm.look.view import Column, Model, Part, Table, View, check_count
 from laplm.look.views.ablation import ablation_tap
 from laplm.look.views.logit_attribution import (
     Attribution,
-    activations_read,
     attribution_of,
     part_name,
+    required_activations,
 )
 from laplm.look.views.logit_lens import Lens, lens_of, streams_of
-from laplm.look.words import fell, leads_from, percent, quoted
+from laplm.look.words import describe_change, describe_lead, percent, quoted
 from laplm.progress import Progress
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ class Why(View):
                 f"{token} comes {_ordinal(rank)} with {percent(self.probability)}, behind "
                 f"{quoted(self.answer)} with {percent(self.answer_probability)}"
             )
-        return f"{token} {leads_from(self.leads_from, n_layer)}"
+        return f"{token} {describe_lead(self.leads_from, n_layer)}"
 
     def _which(self) -> list[str]:
         over = f" over {quoted(self.contrast)}" if self.by_contrast else ""
@@ -191,7 +191,8 @@ class Why(View):
             bring = f", {looks}, {bring}"
         else:
             bring = f" {bring}"
-        off = f"switched off, {quoted(self.target)} {fell(self.probability, lead.probability)}"
+        change = describe_change(self.probability, lead.probability)
+        off = f"switched off, {quoted(self.target)} {change}"
         if (count := len(self.strongest)) > 1:
             left = percent(self.strongest[-1].together)
             off += f", and without the {count} strongest parts together it has {left}"
@@ -289,7 +290,7 @@ def why(
     config = model.config
     k = check_count("k", k, config.n_layer * (config.n_head + 1))
     ids = passes.encode(model, text)
-    names = [*activations_read(model), "pattern", "resid_pre", "resid_post"]
+    names = [*required_activations(model), "pattern", "resid_pre", "resid_post"]
     here = passes.last_position(model, ids, names)
     logits = here["logits", None]
     chosen = targets.choose(model, logits, target, contrast)

@@ -101,8 +101,8 @@ class _Tile:
         self.n_tiles, self.n_tokens = n_tiles, n_tokens
         self.cells = list(product(range(n_tiles), range(n_tokens)))
         self.group_bytes = form.group_bytes
-        self.by_group = isa.dot == "avx2" and not form.is_float  # see ``avx2_group``
-        self.in_memory = self.by_group and n_tokens > 2  # see ``loop_in_memory``
+        self.uses_avx2_group = isa.dot == "avx2" and not form.is_float  # see ``avx2_group``
+        self.in_memory = self.uses_avx2_group and n_tokens > 2  # see ``loop_in_memory``
         # Cache lines prefetched with every group; the parts lie one after the other.
         self.lines = 0
         if prefetch_parts:
@@ -196,10 +196,10 @@ class _Tile:
 
         ``acc`` are the accumulators, or where they are (``in_memory``).
         """
-        if self.by_group:  # nothing else is read before the products have left the registers
+        if self.uses_avx2_group:  # nothing else is read before the products have left the registers
             w, x = place(b, a.w, (g, self.group_bytes)), place(b, a.x, (g, GROUP))
-            read = self.acc_at if self.in_memory else w
-            products = avx2_group(b, self.form.bits, w, x, a.x_stride, self.n_tokens, read)
+            memory = self.acc_at if self.in_memory else w
+            products = avx2_group(b, self.form.bits, w, x, a.x_stride, self.n_tokens, memory)
             totals = [b.add(total, self.start(b, g, a, t)) for t, total in enumerate(products)]
             if self.in_memory:
                 acc = [simd.read(b, at, F32V, 4) for at in acc]
@@ -305,13 +305,13 @@ class _Tile:
 
 
 def avx2_group(
-    b: Builder, bits: int, w: Value, x: Value, x_stride: Value, n: int, read: Value
+    b: Builder, bits: int, w: Value, x: Value, x_stride: Value, n: int, memory: Value
 ) -> list[Value]:
     """A group's products of bytes for one tile and ``n`` tokens, up to four: their sums (i32x16).
 
     In machine instructions, since LLVM puts the unrolled steps in an order that keeps more than the
-    16 registers hold. ``w`` and ``x`` are addresses. LLVM has to suppose that what lies at ``read``
-    is read too: so accumulators are kept in memory.
+    16 registers hold. ``w`` and ``x`` are addresses. LLVM has to suppose that what lies at
+    ``memory`` is read: accumulators that lie there are kept there.
     """
     halves = (0, 1)
     lines: list[str] = []
@@ -364,7 +364,7 @@ def avx2_group(
         ir.Constant(i32x8, [(0x80808080 - 2**32) if bits == 8 else 0x0F0F0F0F] * 8),
     ]
     constraints = [*["=&x"] * (2 * n + 6), *["r"] * 4, "x", "x", "r", "~{memory}"]
-    arguments = [w, x, x_stride, b.mul(x_stride, ir.Constant(I64, 3)), *constants, read]
+    arguments = [w, x, x_stride, b.mul(x_stride, ir.Constant(I64, 3)), *constants, memory]
     signature = ir.FunctionType(kind, [value.type for value in arguments])
     found = b.asm(signature, "\n".join(lines), ",".join(constraints), arguments, True)
     out = []

@@ -169,7 +169,7 @@ def _in_files_words(message: str, keys: Mapping[str, str]) -> str:
 # --- writing ----------------------------------------------------------------------------------
 
 
-def as_in_gguf(config: ModelConfig) -> ModelConfig:
+def to_gguf_config(config: ModelConfig) -> ModelConfig:
     """A model as a GGUF file has it: the same, under what llama.cpp calls it.
 
     llama.cpp has windows in Gemma 3 alone; a model that has some elsewhere is one without, whose
@@ -198,7 +198,7 @@ def config_to_gguf(
     """The settings that ``config_from_gguf`` reads a model from, but for its tokens.
 
     Args:
-        config: as ``as_in_gguf`` gives it.
+        config: as ``to_gguf_config`` gives it.
         shapes: of its tensors, by llama.cpp's names.
 
     Returns:

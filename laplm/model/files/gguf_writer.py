@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from laplm.errors import MissingExtraError, warn
 from laplm.model.config import ModelConfig
 from laplm.model.families import tensor_specs
-from laplm.model.families.gguf import ROPE_FACTORS, as_in_gguf, config_to_gguf, gguf_name
+from laplm.model.families.gguf import ROPE_FACTORS, config_to_gguf, gguf_name, to_gguf_config
 from laplm.model.files.gguf_checkpoint import layout_of
 from laplm.model.files.gguf_tokenizer_writer import add_tokenizer
 from laplm.model.pretrained_settings import PretrainedModel
@@ -39,7 +39,7 @@ def check_llama_cpp(config: ModelConfig) -> None:
         InputError: llama.cpp has no such model.
     """
     settings(config)
-    written = as_in_gguf(config)
+    written = to_gguf_config(config)
     if written.n_ctx < config.n_ctx:
         warn(
             f"llama.cpp has no windows in {config.family}, so the file holds {written.n_ctx:,} of "
@@ -53,7 +53,7 @@ def settings(config: ModelConfig) -> tuple[dict[str, Any], NDArray[np.float32] |
     Raises:
         InputError: llama.cpp has no such model.
     """
-    written = as_in_gguf(config)
+    written = to_gguf_config(config)
     shapes = {gguf_name(spec): spec.shape for spec in tensor_specs(written).values()}
     return config_to_gguf(written, shapes)
 
@@ -69,7 +69,7 @@ def write_gguf(model: PretrainedModel, path: Path, precision: str) -> None:
     """
     gguf = _gguf()
     checkpoint = model.checkpoint
-    config = as_in_gguf(checkpoint.config)
+    config = to_gguf_config(checkpoint.config)
     metadata, factors = settings(checkpoint.config)
     writer = gguf.GGUFWriter(str(path), metadata.pop("general.architecture"))
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)

@@ -212,7 +212,7 @@ def test_the_most_telling_heads_are_those_that_add_most_to_the_next_token(
 def test_heads_of_models_whose_logits_are_not_split_are_told_by_where_they_look(
     pocket: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("laplm.look.views.attention.splits_logits", lambda config: False)
+    monkeypatch.setattr("laplm.look.views.attention.supports_attribution", lambda config: False)
     found = attention(pocket, "The capital of Spain is")
     inner = found.pattern[:, :, -1, 1:-1].max(axis=-1)
     assert found.adds is None and found.telling is not None

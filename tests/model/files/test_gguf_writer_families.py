@@ -34,7 +34,7 @@ from transformers import AutoModelForCausalLM
 from laplm.errors import InputError
 from laplm.model import reference
 from laplm.model.config import ModelConfig
-from laplm.model.families.gguf import as_in_gguf
+from laplm.model.families.gguf import to_gguf_config
 from laplm.model.files.adapter import open_adapter
 from laplm.model.files.checkpoint import Checkpoint, open_checkpoint
 from laplm.model.files.export import Model, export
@@ -133,7 +133,7 @@ def test_laplm_opens_the_same_model_again(make: Any, name: str) -> None:
     made = make(name)
     again = open_checkpoint(made.path)
     np.testing.assert_allclose(logits(again), logits(made.model.checkpoint), rtol=0, atol=2e-6)
-    expected = without_tokens(as_in_gguf(made.model.checkpoint.config))
+    expected = without_tokens(to_gguf_config(made.model.checkpoint.config))
     found = without_tokens(again.config)
     if name == "llama_yarn":  # of which a file holds another number, in fp32
         assert found.rope_scaling is not None and expected.rope_scaling is not None
