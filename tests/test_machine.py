@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import psutil
@@ -67,6 +68,10 @@ def test_a_process_is_ended_only_when_it_is_the_one_that_is_meant() -> None:
     code = "import time; time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", code, "--out=/runs/abc/model"]) as child:
         try:
+            # Linux starts a program before its command line can be read.
+            until = time.monotonic() + 20
+            while not psutil.Process(child.pid).cmdline() and time.monotonic() < until:
+                time.sleep(0.01)
             assert not machine.terminate_process(child.pid, naming="/runs/other/model")
             assert child.poll() is None
             assert machine.terminate_process(child.pid, naming="/runs/abc/model")
