@@ -16,7 +16,6 @@ from typing import Any
 
 from laplm import built_in
 from laplm.errors import LaplmError, ModelNotFoundError, did_you_mean, one_of
-from laplm.hub import stores
 from laplm.hub.known import KNOWN
 
 POCKET = "pocket"
@@ -123,8 +122,11 @@ def locate(name_or_path: str) -> Path:
     if name_or_path == POCKET:
         built_in.check()
         return built_in.DIRECTORY
-    if stores.is_name(name_or_path):
-        return stores.find(name_or_path)
+    if ":" in name_or_path:
+        from laplm.hub import stores
+
+        if stores.is_name(name_or_path):
+            return stores.find(name_or_path)
     repo, file = split_name(name_or_path)
     if file is not None:
         return _locate_file(repo, file)
@@ -290,6 +292,8 @@ def installed() -> list[InstalledModel]:
     Models of kinds that are not run and adapters that share the cache are left out; broken and
     unfinished ones are listed with the reason.
     """
+    from laplm.hub import stores
+
     models = [_describe_built_in()]
     try:
         folders = sorted(hub_cache_dir().glob("models--*"))

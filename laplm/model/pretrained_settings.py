@@ -18,8 +18,6 @@ from laplm.model.chat import DEFAULT, ChatTemplate, read_chat_templates
 from laplm.model.config import ModelConfig
 from laplm.model.families import config_to_hf
 from laplm.model.files.checkpoint import Checkpoint, read_json
-from laplm.model.files.gguf_reader import read_gguf
-from laplm.model.files.gguf_tokenizer import chat_templates
 from laplm.model.tokenizer import Tokenizer
 from laplm.model.tokenizer_file import END_OF_TEXT, read_settings
 
@@ -86,10 +84,12 @@ class PretrainedSettings:
             TokenizerError: the same, of the tokenizer's.
         """
         if path.is_file():
+            from laplm.model.files.gguf_reader import read_gguf
+
             return cls.from_gguf(read_gguf(path).metadata, tokenizer)
         if base.is_file():
             adapters = cls.from_directories(path, path, tokenizer)
-            return adapters.over(cls.from_gguf(read_gguf(base).metadata, tokenizer))
+            return adapters.over(cls.from_directories(base, base, tokenizer))
         own = any((path / name).is_file() for name in _TOKENIZER_FILES)
         generation = (each / "generation_config.json" for each in (path, base))
         return cls(
@@ -103,6 +103,8 @@ class PretrainedSettings:
     @classmethod
     def from_gguf(cls, metadata: Mapping[str, Any], tokenizer: Tokenizer) -> PretrainedSettings:
         """Those of a GGUF file, from its settings by their keys."""
+        from laplm.model.files.gguf_tokenizer import chat_templates
+
         found = {name: metadata.get(key) for name, key in _GGUF_SAMPLING.items()}
         sampling = {name: value for name, value in found.items() if isinstance(value, int | float)}
         return cls(

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import importlib.metadata
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import llvmlite
 import llvmlite.binding as llvm
 
 from laplm import home
@@ -53,7 +53,7 @@ def _key(isa: Isa, spec: object, sources: Path | None) -> str:
     for folder in filter(None, (Path(__file__).parent, sources)):
         for file in sorted(folder.rglob("*.py")):
             digest.update(file.read_bytes())
-    digest.update(importlib.metadata.version("llvmlite").encode())
+    digest.update(llvmlite.__version__.encode())
     digest.update(f"{isa} {spec} {llvm.get_default_triple()} {llvm.get_host_cpu_name()}".encode())
     digest.update(_features(isa).encode())
     return digest.hexdigest()[:32]

@@ -26,10 +26,7 @@ from laplm.model.engine.matrices import default_precision
 from laplm.model.engine.model import GPT, cache_bytes
 from laplm.model.engine.prepared import packed_bytes
 from laplm.model.engine.quantize import PRECISIONS, Precision
-from laplm.model.files.adapter import is_adapter, open_adapter, read_adapter_config
 from laplm.model.files.checkpoint import Checkpoint, open_checkpoint, open_gguf_checkpoint
-from laplm.model.files.gguf_reader import read_gguf
-from laplm.model.files.gguf_tokenizer import read_gguf_tokenizer
 from laplm.model.pretrained_settings import PretrainedSettings
 from laplm.model.tokenizer import Tokenizer
 from laplm.model.weights import Tap
@@ -299,15 +296,20 @@ def _open(path: Path) -> tuple[Checkpoint, Tokenizer, Path, PretrainedSettings |
     the settings of a GGUF file, whose tables take a while to read and so are read once.
     """
     if path.is_file():
+        from laplm.model.files.gguf_reader import read_gguf
+        from laplm.model.files.gguf_tokenizer import read_gguf_tokenizer
+
         file = read_gguf(path)
         checkpoint = open_gguf_checkpoint(file)
         found = read_gguf_tokenizer(file.metadata, str(path))
         tokenizer = Tokenizer(found.backend, found.special_tokens, str(path))
         return checkpoint, tokenizer, path, PretrainedSettings.from_gguf(file.metadata, tokenizer)
-    if not is_adapter(path):
+    if not locate.is_adapter(path):
         return open_checkpoint(path), Tokenizer.from_directory(path), path, None
+    from laplm.model.files.adapter import open_adapter, read_adapter_config
+
     base = locate.locate_base(path, read_adapter_config(path).base_model_name_or_path)
-    if is_adapter(base):
+    if locate.is_adapter(base):
         raise ModelFormatError(
             f"{path}: its base model {base} is an adapter too, and laplm adds one at a time; merge "
             "that one into its own model first, with peft's merge_and_unload()"

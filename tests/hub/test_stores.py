@@ -73,11 +73,11 @@ def test_models_of_ollama_are_listed_and_opened_by_name(ollama: Path, gguf: Path
 def test_a_file_is_read_once_until_it_changes(
     ollama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from laplm.model.files import checkpoint
+    from laplm.model.files import gguf_reader
 
     (model,) = (m for m in installed() if m.name == "ollama:small:1b")
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "read_gguf", None)
+        patch.setattr(gguf_reader, "read_gguf", None)
         assert model in installed()
     data = model.path.read_bytes()
     model.path.write_bytes(data[:-1000])

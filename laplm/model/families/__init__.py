@@ -6,23 +6,13 @@ A family is a module with what ``Family`` lists; nothing else of laplm has to kn
 from __future__ import annotations
 
 import functools
+import importlib
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn, Protocol, cast
 
 from laplm.errors import ModelFormatError, shown
 from laplm.model.config import ModelConfig
-from laplm.model.families import (
-    gemma3,
-    gpt2,
-    gpt_neox,
-    llama,
-    mistral,
-    phi3,
-    qwen2,
-    qwen3,
-    smollm3,
-)
 from laplm.model.families.ops import Array, Hook
 from laplm.model.tensors import Part, TensorSpec
 from laplm.model.weights import Ids, PastKV, Weights
@@ -79,25 +69,34 @@ class Family(Protocol):
         ...
 
 
-FAMILIES: dict[str, Family] = {
-    "gpt2": cast(Family, gpt2),
-    "llama": cast(Family, llama),
-    "mistral": cast(Family, mistral),
-    "qwen2": cast(Family, qwen2),
-    "qwen3": cast(Family, qwen3),
-    "gemma3_text": cast(Family, gemma3),
-    "gpt_neox": cast(Family, gpt_neox),
-    "smollm3": cast(Family, smollm3),
-    "phi3": cast(Family, phi3),
+FAMILIES = {
+    "gpt2": "laplm.model.families.gpt2",
+    "llama": "laplm.model.families.llama",
+    "mistral": "laplm.model.families.mistral",
+    "qwen2": "laplm.model.families.qwen2",
+    "qwen3": "laplm.model.families.qwen3",
+    "gemma3_text": "laplm.model.families.gemma3",
+    "gpt_neox": "laplm.model.families.gpt_neox",
+    "smollm3": "laplm.model.families.smollm3",
+    "phi3": "laplm.model.families.phi3",
 }
-"""By ``model_type`` of config.json."""
+"""The modules by ``model_type`` of config.json; imported when a model of the family is opened."""
 # By which a mixture of experts is known.
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
 
+def family_named(model_type: str) -> Family:
+    """The module of a ``model_type``.
+
+    Raises:
+        KeyError: there is none.
+    """
+    return cast(Family, importlib.import_module(FAMILIES[model_type]))
+
+
 def family_of(config: ModelConfig) -> Family:
     """The module that a model's config belongs to."""
-    return FAMILIES[config.family]
+    return family_named(config.family)
 
 
 def config_from_hf(
@@ -120,7 +119,7 @@ def config_from_hf(
         _refuse_quantized(shown(how.get("quant_method")))
     if values.get("quantization"):
         _refuse_quantized("MLX")
-    return FAMILIES[model_type].config_from_hf(values, generation)
+    return family_named(model_type).config_from_hf(values, generation)
 
 
 def _refuse_kind(model_type: object, values: Mapping[str, Any]) -> NoReturn:

@@ -29,9 +29,6 @@ from laplm.model.families import (
     tensor_spec,
     tensor_specs,
 )
-from laplm.model.files.gguf_checkpoint import find_tensors, gguf_files, read_gguf_config
-from laplm.model.files.gguf_reader import GGUFFile, is_gguf, read_gguf
-from laplm.model.files.openai_release import is_openai_release, read_hparams, read_release
 from laplm.model.files.safetensors_file import (
     Array,
     Entry,
@@ -43,9 +40,11 @@ from laplm.model.files.safetensors_file import (
     refuse,
     write_safetensors,
 )
-from laplm.model.files.torch_file import read_torch_file
 
+# The readers of GGUF, OpenAI's and torch's files are imported where such a file is opened: a start
+# with safetensors does without them.
 if TYPE_CHECKING:
+    from laplm.model.files.gguf_reader import GGUFFile
     from laplm.model.pretrained_settings import PretrainedSettings
 
 __all__ = [
@@ -179,7 +178,11 @@ def open_checkpoint(path: Path) -> Checkpoint:
     path = Path(path)
     try:
         file = _gguf_file(path)
-        return _open(path) if file is None else open_gguf_checkpoint(read_gguf(file))
+        if file is None:
+            return _open(path)
+        from laplm.model.files.gguf_reader import read_gguf
+
+        return open_gguf_checkpoint(read_gguf(file))
     except OSError as error:
         refuse(Path(error.filename or path), f"cannot be read ({error.strerror}); {_READERS}")
 
@@ -191,6 +194,8 @@ def open_gguf_checkpoint(file: GGUFFile) -> Checkpoint:
         ModelFormatError: it is a kind of model that is not run, or its tensors are not those of
             one.
     """
+    from laplm.model.files.gguf_checkpoint import find_tensors, read_gguf_config
+
     config = read_gguf_config(file)
     return Checkpoint(file.path, config, find_tensors(file, config), [file.path])
 
@@ -198,9 +203,13 @@ def open_gguf_checkpoint(file: GGUFFile) -> Checkpoint:
 def _gguf_file(path: Path) -> Path | None:
     """The GGUF file that a path stands for; None for a directory with other weights, or nothing."""
     if path.is_file():
+        from laplm.model.files.gguf_reader import is_gguf
+
         return path if is_gguf(path) else None
     if not path.is_dir() or _has_layout(path):
         return None
+    from laplm.model.files.gguf_checkpoint import gguf_files
+
     files = gguf_files(path)
     if len(files) > 1:
         listed = _some([each.name for each in files])
@@ -212,7 +221,11 @@ def _has_layout(directory: Path) -> bool:
     """Whether a directory has weights of another kind, which then count."""
     weights = ("model.safetensors", "pytorch_model.bin")
     names = [*weights, *(f"{name}.index.json" for name in weights)]
-    return any((directory / name).is_file() for name in names) or is_openai_release(directory)
+    return any((directory / name).is_file() for name in names) or _is_openai_release(directory)
+
+
+def _is_openai_release(directory: Path) -> bool:
+    return all((directory / name).is_file() for name in ("hparams.json", "model.ckpt.index"))
 
 
 def _open(directory: Path) -> Checkpoint:
@@ -227,7 +240,9 @@ def _open(directory: Path) -> Checkpoint:
         config = read_config(directory)
         tensors = _find_tensors(directory, family_of(config))
         config = _settle_tying(tensors, config)
-    elif is_openai_release(directory):
+    elif _is_openai_release(directory):
+        from laplm.model.files.openai_release import read_release
+
         files = [directory / "hparams.json", directory / "model.ckpt.index"]
         config = read_config(directory)
         tensors = {**read_release(directory)}
@@ -249,14 +264,19 @@ def read_config(directory: Path) -> ModelConfig:
     try:
         file = _gguf_file(directory)
         if file is not None:
+            from laplm.model.files.gguf_checkpoint import read_gguf_config
+            from laplm.model.files.gguf_reader import read_gguf
+
             return read_gguf_config(read_gguf(file))
-        openai = not (directory / "config.json").is_file() and is_openai_release(directory)
+        openai = not (directory / "config.json").is_file() and _is_openai_release(directory)
     except OSError as error:
         refuse(directory, f"cannot be read ({error.strerror}); {_READERS}")
     values = read_json(directory / ("hparams.json" if openai else "config.json"))
     generation = directory / "generation_config.json"
     try:
         if openai:
+            from laplm.model.files.openai_release import read_hparams
+
             return read_hparams(values)
         return config_from_hf(values, read_json(generation) if generation.is_file() else None)
     except ModelFormatError as error:
@@ -282,7 +302,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _find_tensors(directory: Path, family: Family) -> dict[str, Tensor]:
     """All tensors by their family's names; where there are several files, transformers' choice."""
-    for name, read in (("model.safetensors", _safetensors), ("pytorch_model.bin", read_torch_file)):
+    for name, read in (("model.safetensors", _safetensors), ("pytorch_model.bin", _torch_file)):
         if (directory / name).is_file():
             return _merge([(directory / name, read(directory / name))], None, family)
         index = directory / f"{name}.index.json"
@@ -294,6 +314,12 @@ def _find_tensors(directory: Path, family: Family) -> dict[str, Tensor]:
 
 def _safetensors(path: Path) -> Mapping[str, Tensor]:
     return read_table(path)[0]
+
+
+def _torch_file(path: Path) -> Mapping[str, Tensor]:
+    from laplm.model.files.torch_file import read_torch_file
+
+    return read_torch_file(path)
 
 
 def _read_index(path: Path) -> tuple[list[Path], dict[str, str]]:

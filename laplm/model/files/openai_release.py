@@ -26,11 +26,6 @@ _FLOAT = 1  # TensorFlow's number for fp32
 _LAYER = re.compile(r"h(\d+)/(.+)")
 
 
-def is_openai_release(directory: Path) -> bool:
-    """Whether a directory holds the release's files."""
-    return all((directory / name).is_file() for name in ("hparams.json", "model.ckpt.index"))
-
-
 def read_hparams(values: Mapping[str, Any]) -> ModelConfig:
     """The sizes in ``hparams.json``.
 
