@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import make_tokenizer_json
@@ -12,6 +13,7 @@ from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from laplm import look
+from laplm.model.families.ops import softmax
 from laplm.run.language_model import LanguageModel
 
 SIZES: dict[str, Any] = {
@@ -37,7 +39,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "generation": ("generation", TEXT, "-n", "4"), "attribution": ("attribution", TEXT),
     "inside": ("inside", TEXT), "positions": ("positions",), "why": ("why", TEXT, "-k", "3"),
 }  # fmt: skip
-REFUSED = {"inside": "rotary positions", "positions": "rotary positions"}
+REFUSED = {"positions": "rotary positions"}
 PARALLEL = ("block", "stream", "ablate", "patch")  # go from attention to the feed-forward
 
 
@@ -97,3 +99,20 @@ def test_operations_count_the_matrices_that_there_are(directory: Path) -> None:
     config = model.config
     assert linear == 2 * (config.n_multiplied + config.n_embd * config.vocab_size)
     assert sum(size.parameters for size in stats.sizes) == config.n_parameters
+
+
+def test_an_open_head_compares_the_queries_and_keys_that_are_scored(directory: Path) -> None:
+    model = LanguageModel(str(directory), "fp32")
+    config, head = model.config, model.config.n_head - 1
+    block = look.inside(model, TEXT, layer=1, head=head).block
+    assert block is not None and block.opened is not None
+    found, seen = block.opened, np.array([s is not None for s in block.opened.scores])
+    assert found.key_head == config.n_kv_head - 1
+    # A window of 4 masks the first ones where the model has one.
+    window = config.layer_window(1)
+    assert sum(seen) == min(len(seen), window or len(seen)) and seen[-1]
+    want = found.keys @ found.query * found.scale
+    got = [score for score in found.scores if score is not None]
+    np.testing.assert_allclose(got, want[seen], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.pattern[seen], softmax(want[seen]), rtol=1e-4, atol=1e-6)
+    assert not found.pattern[~seen].any()

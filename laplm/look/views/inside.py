@@ -6,7 +6,7 @@ and after the settings of sampling. Only the last positions and one block are gi
 a model of 48 blocks and 1,200 heads stays as quick to draw as a small one.
 
 Shapes: T positions, W of them shown in full (the last ones), L = n_layer, H heads, C = n_embd, K
-next tokens, V vocabulary.
+next tokens, V vocabulary, D = head_dim.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from laplm.look.views.ablation import ablation_tap, parts_named
 from laplm.look.views.block import ACTIVATIONS, STEPS, Neuron, most_active
 from laplm.look.views.next_token import OFF, Effect, effect_of, plot_effects
 from laplm.model.activations import Key
-from laplm.model.families import family_of
+from laplm.model.families import family_of, has
 from laplm.model.families.ops import softmax
 from laplm.model.weights import Tap
 from laplm.run.sampler import SamplingParams
@@ -46,6 +46,8 @@ _THROUGH = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
 _OPENED = (
     "ln1_normalized", "ln1", "pattern", "z", "ln2_normalized", "ln2", "mlp_pre", "mlp_post",
 )  # fmt: skip
+_SCORED = {"q": ("q", "q_norm", "rot_q"), "k": ("k", "k_norm", "rot_k")}  # the last one there is
+_OF_HEAD = (*_SCORED["q"], *_SCORED["k"], "v", "attn_scores")
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,31 @@ class Vector:
 
 
 @dataclass(frozen=True)
+class OpenHead:
+    """One head of the open block: how the position that is followed comes to its pattern.
+
+    Attributes:
+        head: which.
+        key_head: whose keys and values it reads; with grouped heads several share one.
+        scale: factor on the products of queries and keys.
+        query: at the position, as it is scored: after norms and rotations, (D,).
+        keys: of the W positions shown, as they are scored, (W, D).
+        values: of the W positions shown, (W, D).
+        scores: scaled products of the query with each key; None where a key is masked, (W,).
+        pattern: their softmax, over the positions before the W shown too, (W,).
+    """
+
+    head: int
+    key_head: int
+    scale: float
+    query: Array
+    keys: Array
+    values: Array
+    scores: list[float | None]
+    pattern: Array
+
+
+@dataclass(frozen=True)
 class OpenBlock:
     """One block in detail.
 
@@ -83,6 +110,7 @@ class OpenBlock:
         active: share of the neurons that give more than 0.
         neurons: the most active ones at the position.
         activation: name of the activation function.
+        opened: the head that was asked for, or None.
     """
 
     layer: int
@@ -95,18 +123,21 @@ class OpenBlock:
     active: float
     neurons: list[Neuron]
     activation: str
+    opened: OpenHead | None
 
 
 @dataclass(frozen=True)
 class LensTable:
-    """What each layer would say comes next, at the W positions shown.
+    """What each layer would say comes next, at N positions: all W shown, or some.
 
     Attributes:
+        first: the first of the N positions.
         stages: "embedding", then the layers' numbers, (L + 1,).
-        tokens: the likeliest next token, (L + 1, W).
-        probabilities: its probability, (L + 1, W).
+        tokens: the likeliest next token, (L + 1, N).
+        probabilities: its probability, (L + 1, N).
     """
 
+    first: int
     stages: list[str]
     tokens: list[list[str]]
     probabilities: Array
@@ -125,8 +156,9 @@ class Inside(View):
         without: the parts that are switched off.
         sizes: n_layer, n_head, n_embd, n_inner, vocab_size and n_ctx.
         embedding_norms: length of each token's embedding, (T,).
-        position_norms: length of each position's vector, (T,).
-        embedding: the token's vector, the position's and their sum, at the position.
+        position_norms: length of each position's vector, (T,); None with rotary positions.
+        embedding: the token's vector, the position's and their sum, at the position; with rotary
+            positions the token's alone.
         point_labels: the different tokens shown, then the chosen words, (N,).
         point_ids: the tokens' ids; None for a chosen word.
         points: their embeddings along two principal components, (N, 2); None below three points.
@@ -139,7 +171,8 @@ class Inside(View):
         block: the block that is open, or None.
         lens: the logit lens, or None.
         next_ids: the likeliest next tokens, (K,), with nothing switched off and with it.
-        next_tokens: their text.
+        next_tokens: their text, white space made visible.
+        next_texts: their text as it is; None for a piece of a character.
         logits: their logits, (K,).
         plain: their probabilities as the model gives them.
         drawn: the same after temperature, top-k and top-p.
@@ -155,7 +188,7 @@ class Inside(View):
     without: list[str]
     sizes: dict[str, int]
     embedding_norms: Array
-    position_norms: Array
+    position_norms: Array | None
     embedding: tuple[Vector, ...]
     point_labels: list[str]
     point_ids: list[int | None]
@@ -168,6 +201,7 @@ class Inside(View):
     lens: LensTable | None
     next_ids: Ids
     next_tokens: list[str]
+    next_texts: list[str | None]
     logits: Array
     plain: Effect
     drawn: Effect
@@ -199,7 +233,7 @@ class Inside(View):
         )  # fmt: skip
         at = self.position
         likeliest = (
-            None if self.lens is None else [row[at - self.first] for row in self.lens.tokens]
+            None if self.lens is None else [row[at - self.lens.first] for row in self.lens.tokens]
         )
         tower = Table(
             title="layer by layer",
@@ -225,7 +259,7 @@ class Inside(View):
                 title="probability of the likeliest token after each layer",
                 values=self.lens.probabilities,
                 row_labels=self.lens.stages,
-                column_labels=self.tokens[self.first :],
+                column_labels=self.tokens[self.lens.first :][: len(self.lens.tokens[0])],
             )
             parts.append(shown)
         return parts
@@ -277,9 +311,11 @@ def inside(
     without: Sequence[str] = (),
     position: int = -1,
     layer: int | None = None,
+    head: int | None = None,
     words: Sequence[str] = (),
     window: int = 24,
     lens: bool = True,
+    lens_positions: int | None = None,
     k: int = 15,
     temperature: float = 1.0,
     top_k: int = 0,
@@ -295,9 +331,12 @@ def inside(
         position: the token to follow, and after which the next one is asked for; negative ones
             count from the end. What comes after it is shown, but changes nothing before it.
         layer: the block that is open; None opens none.
+        head: of the open block, the head whose query, keys and values are shown; None shows none.
         words: up to 12 words that are shown among the tokens' embeddings.
         window: how many of the last positions are shown in full.
         lens: read every layer as a prediction.
+        lens_positions: at how many of the positions shown, those up to the one that is followed;
+            None is all. Each takes as long as the model's own output, once a layer.
         k: how many next tokens.
         temperature: logits are divided by it.
         top_k: only the k likeliest tokens; 0 is off.
@@ -305,28 +344,26 @@ def inside(
 
     Raises:
         ContextLengthError: the text has more tokens than the model has positions.
-        InputError: the text or a word is empty, a part, layer or position is not there, or a
-            setting is out of its range.
+        InputError: the text or a word is empty, a part, layer, head or position is not there, or
+            a setting is out of its range.
     """
     config = model.config
-    passes.check_position_embedding(model)
     known = min(model.tokenizer.vocab_size, config.vocab_size)
     k = check_count("k", k, known)
     window = check_count("window", window, config.n_ctx)
     params = SamplingParams(**OFF | {"temperature": temperature, "top_k": top_k, "top_p": top_p})  # type: ignore[arg-type]
     names = [without] if isinstance(without, str) else list(dict.fromkeys(without))
     change = ablation_tap(model, **parts_named(names), how="zero") if names else None
-    if layer is not None:
-        passes.check_layer(model, layer)
+    _check_opened(model, layer, head, lens_positions)
     ids = passes.encode(model, text)
     at = passes.check_position(ids, position)
     # The position that is followed is always one of those shown.
     first = min(at, max(0, len(ids) - window))
     shown = slice(first, first + window)
-    run = _record(model, ids, layer, change)
-    stream = np.stack([run["resid_pre", i] for i in range(config.n_layer)])
+    run = _record(model, ids, layer, change, of_head=head is not None)
     end = run["resid_post", config.n_layer - 1]
-    final, logits = _unembed(model, end[at], known)
+    stream = np.stack([*(run["resid_pre", i] for i in range(config.n_layer)), end])
+    final, logits = _unembed(model, stream[-1, at], known)
     whole = None
     if change is not None:
         unchanged = _record(model, ids, None, None)["resid_post", config.n_layer - 1]
@@ -338,6 +375,7 @@ def inside(
     )
     labels = passes.token_labels(model, ids)
     point_labels, point_ids, points = _points(model, ids[shown], words)
+    read = shown if lens_positions is None else slice(max(first, at + 1 - lens_positions), at + 1)
     return Inside(
         model=model.name,
         tokens=labels,
@@ -350,29 +388,39 @@ def inside(
             "n_inner": config.n_inner, "vocab_size": config.vocab_size, "n_ctx": config.n_ctx,
         },
         embedding_norms=np.linalg.norm(run["embed", None], axis=-1),
-        position_norms=np.linalg.norm(run["pos_embed", None], axis=-1),
-        embedding=(
-            _vector("embed", run["embed", None][at]),
-            _vector("pos_embed", run["pos_embed", None][at]),
-            _vector("resid_pre", stream[0, at]),
+        position_norms=(
+            np.linalg.norm(run["pos_embed", None], axis=-1) if has(config, "pos_embed") else None
         ),
+        embedding=_embedding(run, at),
         point_labels=point_labels,
         point_ids=point_ids,
         points=points,
-        stream_norms=np.linalg.norm(np.concatenate([stream, end[None]]), axis=-1),
+        stream_norms=np.linalg.norm(stream, axis=-1),
         attention_norms=_norms(run, "attn_out", config.n_layer),
         feed_forward_norms=_norms(run, "mlp_out", config.n_layer),
         final=tuple(_vector(name, x) for name, x in final.items() if x.size > 1),
-        block=None if layer is None else _block(model, run, layer, at, shown),
-        lens=_lens(model, np.concatenate([stream, end[None]])[:, shown]) if lens else None,
+        block=None if layer is None else _block(model, run, layer, at, shown, head),
+        lens=_lens(model, stream[:, read], read.start) if lens else None,
         next_ids=best,
         next_tokens=passes.token_labels(model, best.tolist()),
+        next_texts=[_whole_text(model, i) for i in best.tolist()],
         logits=logits[best],
         plain=plain,
         drawn=drawn,
         whole_plain=whole_plain,
         whole_drawn=whole_drawn,
     )  # fmt: skip
+
+
+def _check_opened(
+    model: Model, layer: int | None, head: int | None, lens_positions: int | None
+) -> None:
+    if layer is not None:
+        passes.check_layer(model, layer)
+    if head is not None:
+        passes.check_head(model, head)
+    if lens_positions is not None:
+        check_count("lens_positions", lens_positions, model.config.n_ctx)
 
 
 def _unembed(model: Model, x: Array, known: int) -> tuple[dict[str, Array], Array]:
@@ -398,15 +446,28 @@ def _effects(
     return plain, effect_of(model, logits, best, _settings(params), params)
 
 
+def _whole_text(model: Model, token_id: int) -> str | None:
+    """A token's text as it is, or None for a piece of a character."""
+    try:
+        return model.tokenizer.token_bytes(token_id).decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+
+
 def _record(
-    model: Model, ids: Sequence[int], layer: int | None, change: Tap | None
+    model: Model,
+    ids: Sequence[int],
+    layer: int | None,
+    change: Tap | None,
+    of_head: bool = False,
 ) -> dict[Key, Array]:
-    """One pass; what goes through all blocks, and the inside of one."""
+    """One pass; what goes through all blocks, the inside of one, and what its heads compare."""
     kept: dict[Key, Array] = {}
+    inner = {*_OPENED, *(_OF_HEAD if of_head else ())}
 
     def tap(name: str, at: int | None, x: Array) -> Array | None:
         changed = change(name, at, x) if change is not None else None
-        opened = name in _OPENED and at == layer and at is not None
+        opened = name in inner and at == layer and at is not None
         if opened or name in _THROUGH or name in ("embed", "pos_embed"):
             kept[name, at] = np.array(x if changed is None else changed, np.float32)
         return changed
@@ -424,6 +485,15 @@ def _best(every: Sequence[Array], k: int) -> Ids:
     """The k ids of greatest probability in any of several logits (V,), greatest first."""
     highest = np.stack([softmax(logits) for logits in every]).max(axis=0)
     return greatest(highest, k)
+
+
+def _embedding(run: dict[Key, Array], at: int) -> tuple[Vector, ...]:
+    """A token's vector, its position's and their sum; the first alone with rotary positions."""
+    token = _vector("embed", run["embed", None][at])
+    if ("pos_embed", None) not in run:
+        return (token,)
+    position = _vector("pos_embed", run["pos_embed", None][at])
+    return token, position, _vector("resid_pre", run["resid_pre", 0][at])
 
 
 def _settings(params: SamplingParams) -> str:
@@ -473,8 +543,8 @@ def _points(
 
 
 def _block(
-    model: Model, run: dict[Key, Array], layer: int, at: int, shown: slice
-) -> OpenBlock:  # fmt: skip
+    model: Model, run: dict[Key, Array], layer: int, at: int, shown: slice, head: int | None
+) -> OpenBlock:
     config = model.config
     patterns = run["pattern", layer]  # (H, T, T)
     weights = passes.dense_weights(model)
@@ -490,10 +560,32 @@ def _block(
         earlier=patterns[:, shown, : shown.start].sum(axis=-1),
         head_norms=np.linalg.norm(added, axis=-1),
         attention_cosine=_cosine(x["resid_pre"], x["attn_out"]),
-        feed_forward_cosine=_cosine(x["resid_mid"], x["mlp_out"]),
+        # Where both read the layer's input, both are added to it.
+        feed_forward_cosine=_cosine(x.get("resid_mid", x["resid_pre"]), x["mlp_out"]),
         active=float((after > 0).mean()),
         neurons=most_active(model, layer, run["mlp_pre", layer][at], after, _NEURONS, _RAISED),
         activation=ACTIVATIONS[config.activation],
+        opened=None if head is None else _head(model, run, layer, head, at, shown),
+    )
+
+
+def _head(
+    model: Model, run: dict[Key, Array], layer: int, head: int, at: int, shown: slice
+) -> OpenHead:
+    """One head at one position: its query, the keys it is compared with, and their values."""
+    config = model.config
+    key_head = head // (config.n_head // config.n_kv_head)
+    q, k = (next(run[n, layer] for n in reversed(_SCORED[x]) if (n, layer) in run) for x in "qk")
+    scores = run["attn_scores", layer][head, at, shown]
+    return OpenHead(
+        head=head,
+        key_head=key_head,
+        scale=config.attention_scale(layer),
+        query=q[at, head],
+        keys=k[shown, key_head],
+        values=run["v", layer][shown, key_head],
+        scores=[float(score) if np.isfinite(score) else None for score in scores],
+        pattern=run["pattern", layer][head, at, shown],
     )
 
 
@@ -502,8 +594,8 @@ def _cosine(a: Array, b: Array) -> float:
     return float(a @ b) / lengths if lengths > 0 else 0.0
 
 
-def _lens(model: Model, streams: Array) -> LensTable:
-    """Residual streams (L + 1, W, C), each read as if it were the last."""
+def _lens(model: Model, streams: Array, first: int) -> LensTable:
+    """Residual streams (L + 1, N, C), each read as if it were the last."""
     known = min(model.tokenizer.vocab_size, model.config.vocab_size)
     rows = streams.reshape(-1, streams.shape[-1])
     best: list[int] = []
@@ -517,4 +609,4 @@ def _lens(model: Model, streams: Array) -> LensTable:
     labels = np.array(passes.token_labels(model, best), object).reshape(streams.shape[:-1])
     stages = ["embedding", *map(str, range(len(streams) - 1))]
     probabilities = np.array(chances, np.float32).reshape(streams.shape[:-1])
-    return LensTable(stages, labels.tolist(), probabilities)
+    return LensTable(first, stages, labels.tolist(), probabilities)

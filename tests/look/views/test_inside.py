@@ -157,6 +157,44 @@ def test_tokens_and_words_are_points_of_the_embedding(pocket: LanguageModel) -> 
     assert inside(pocket, " dog dog").points is None
 
 
+def test_an_open_head_shows_how_its_query_and_keys_become_its_pattern(
+    pocket: LanguageModel, hf_pocket: Any, hf: dict[Any, np.ndarray]
+) -> None:
+    block = inside(pocket, TEXT, layer=4, head=6, position=5).block
+    assert block is not None and block.opened is not None
+    found, size = block.opened, pocket.config.head_dim
+    with torch.no_grad():
+        normed = torch.tensor(hf["ln1", 4])
+        qkv = hf_pocket.transformer.h[4].attn.c_attn(normed).numpy()
+    q, k, v = (x[:, 6 * size : 7 * size] for x in np.split(qkv, 3, axis=-1))
+    np.testing.assert_allclose(found.query, q[5], rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(found.keys, k, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(found.values, v, rtol=1e-3, atol=1e-3)
+    scores = q[5] @ k.T / np.sqrt(size)
+    np.testing.assert_allclose(found.scores[:6], scores[:6], atol=1e-3)
+    assert found.scores[6:] == [None] * (len(k) - 6)  # later positions are masked
+    np.testing.assert_allclose(found.pattern, hf["pattern", 4][6, 5], atol=1e-4)
+    assert found.scale == pytest.approx(size**-0.5)
+
+
+def test_the_lens_reads_as_many_positions_as_are_asked_for(pocket: LanguageModel) -> None:
+    every, one = (
+        inside(pocket, TEXT, position=5),
+        inside(pocket, TEXT, position=5, lens_positions=1),
+    )
+    assert every.lens is not None and one.lens is not None
+    assert (one.lens.first, len(one.lens.tokens[0])) == (5, 1)
+    assert [row[0] for row in one.lens.tokens] == [row[5] for row in every.lens.tokens]
+    np.testing.assert_allclose(
+        one.lens.probabilities[:, 0], every.lens.probabilities[:, 5], rtol=1e-4
+    )
+
+
+def test_next_tokens_are_given_as_they_are_too(pocket: LanguageModel) -> None:
+    found = inside(pocket, "The capital of Spain is", k=5)
+    assert (found.next_tokens[0], found.next_texts[0]) == ("·Madrid", " Madrid")
+
+
 def test_what_is_not_asked_for_is_left_out(pocket: LanguageModel) -> None:
     found = inside(pocket, TEXT, lens=False)
     assert found.block is None and found.lens is None
@@ -185,6 +223,8 @@ def test_int8_shows_the_engines_own_logits() -> None:
         ({"without": ["head:9.0"]}, "layer 9 is not there"),
         ({"without": ["eye:1"]}, "names no part"),
         ({"layer": 6}, "layer 6 is not there"),
+        ({"layer": 4, "head": 8}, "head 8 is not there"),
+        ({"lens_positions": 0}, "lens_positions is 0"),
         ({"position": 99}, "position 99 is not there"),
         ({"words": ["a"] + [f"w{i}" for i in range(12)]}, "there are 13 words"),
         ({"words": [" "]}, "a word is empty"),
