@@ -5,6 +5,8 @@ What is passed on as text is escaped here; what is called ``body`` is HTML alrea
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
 from collections.abc import Sequence
 
@@ -23,14 +25,29 @@ td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 """
 
 
-def page(title: str, body: str) -> str:
-    """A whole document: its title as the heading, then ``body``."""
+def page(title: str, body: str, *, style: str = "", script: str = "") -> str:
+    """A whole document: its title as the heading, then ``body``.
+
+    Args:
+        title: plain text.
+        body: HTML.
+        style: more CSS.
+        script: JavaScript that is run at the end. Its content policy lets the browser run this one
+            alone, whatever ``body`` holds, and load nothing.
+    """
     shown = html.escape(title)
+    policy = ["default-src 'none'", "img-src data:", "style-src 'unsafe-inline'"]
+    run = ""
+    if script:
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        policy.append(f"script-src 'sha256-{digest}'")
+        run = f"<script>{script}</script>\n"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{"; ".join(policy)}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{shown}</title><style>{_STYLE}</style></head>\n"
-        f"<body>\n<h1>{shown}</h1>\n{body}\n</body></html>\n"
+        f"<title>{shown}</title><style>{_STYLE}{style}</style></head>\n"
+        f"<body>\n<h1>{shown}</h1>\n{body}\n{run}</body></html>\n"
     )
 
 
@@ -39,9 +56,10 @@ def heading(text: str) -> str:
     return f"<h2>{html.escape(text)}</h2>"
 
 
-def paragraph(text: str) -> str:
-    """A paragraph; nothing for an empty text."""
-    return f"<p>{html.escape(text)}</p>" if text else ""
+def paragraph(text: str, kind: str = "") -> str:
+    """A paragraph, of some class; nothing for an empty text."""
+    of = f' class="{kind}"' if kind else ""
+    return f"<p{of}>{html.escape(text)}</p>" if text else ""
 
 
 def bullets(items: Sequence[str]) -> str:
@@ -59,8 +77,45 @@ def image(description: str, address: str) -> str:
     return f'<img alt="{html.escape(description, quote=True)}" src="{address}">'
 
 
+def section(kind: str, body: str, data: str = "") -> str:
+    """A part of the page that its script draws.
+
+    Args:
+        kind: what the script knows it by.
+        body: HTML: what stands there without the script.
+        data: JSON that the script draws from.
+    """
+    safe = {
+        "<": "\\u003c",
+        ">": "\\u003e",
+        "&": "\\u0026",
+        "\u2028": "\\u2028",
+        "\u2029": "\\u2029",
+    }
+    data = data.translate(str.maketrans(safe))
+    held = f'<script type="application/json">{data}</script>' if data else ""
+    return f'<section data-kind="{kind}">{held}{body}</section>'
+
+
+def without_script(body: str) -> str:
+    """What stands there only where no script is run."""
+    return f"<noscript>{body}</noscript>"
+
+
+def frame(page: str, title: str, height: int) -> str:
+    """A page within another one, which neither disturbs the other: so many pixels high."""
+    return (
+        f'<iframe sandbox="allow-scripts" title="{html.escape(title, quote=True)}" '
+        f'style="width: 100%; height: {height}px; border: 0; resize: vertical; overflow: auto" '
+        f'srcdoc="{html.escape(page, quote=True)}"></iframe>'
+    )
+
+
 def table(
-    header: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[bool] = ()
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    numeric: Sequence[bool] = (),
+    bars: Sequence[Sequence[float | None]] = (),
 ) -> str:
     """Rows of cells under a header.
 
@@ -69,10 +124,18 @@ def table(
         rows: cells of each row, in the order of the header.
         numeric: for each column whether it holds numbers, which stand at the right; none do when
             it is left out.
+        bars: for each cell the share (0 to 1) that a bar behind it takes, or None; none have one
+            when it is left out.
     """
     kinds = [' class="number"' if number else "" for number in numeric or [False] * len(header)]
     head = _cells("th", header, kinds)
-    body = "".join(f"<tr>{_cells('td', row, kinds)}</tr>\n" for row in rows)
+    body = ""
+    for row, shares in zip(rows, bars or [()] * len(rows), strict=True):
+        of = [
+            kind if share is None else f' class="bar" style="--share: {share:.4g}"'
+            for kind, share in zip(kinds, shares or [None] * len(row), strict=True)
+        ]
+        body += f"<tr>{_cells('td', row, of)}</tr>\n"
     return f'<div class="scroll"><table><tr>{head}</tr>\n{body}</table></div>'
 
 

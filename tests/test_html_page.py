@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from html.parser import HTMLParser
 
@@ -51,6 +53,30 @@ def test_texts_of_all_parts_come_back_as_they_were_and_are_never_markup() -> Non
 def test_a_page_loads_nothing() -> None:
     page = html_page.page("A view", html_page.table(["a"], [["b"]]))
     assert not re.search(r"https?:|url\(|@import|<link|<script|src=", page)
+
+
+def test_the_one_script_of_a_page_is_allowed_by_its_hash_and_data_cannot_end_it() -> None:
+    held = html_page.section("grid", html_page.paragraph("x", "note"), f'["{EVIL}"]')
+    page = html_page.page("A", held, style="p { color: red }", script="let a = 1;")
+    digest = base64.b64encode(hashlib.sha256(b"let a = 1;").digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in page and "default-src 'none'" in page
+    tags = Tags(page)
+    assert tags.seen.count("script") == 2 and "let a = 1;" in tags.texts
+    (data,) = [text for text in tags.texts if text.startswith("[")]
+    assert not re.search("[<>&]", data) and "\\u003cscript\\u003e" in data
+
+
+def test_a_page_in_a_frame_comes_back_as_it_was() -> None:
+    page = html_page.page(EVIL, html_page.paragraph(EVIL))
+    tags = Tags(html_page.frame(page, EVIL, 300))
+    assert ("srcdoc", page) in tags.attributes and ("sandbox", "allow-scripts") in tags.attributes
+    assert tags.seen == ["iframe"]
+
+
+def test_cells_have_bars_of_their_share() -> None:
+    table = html_page.table(["p"], [["0.25"], [""]], [True], [[0.25], [None]])
+    assert '<td class="bar" style="--share: 0.25">0.25</td>' in table
+    assert '<td class="number"></td>' in table
 
 
 def test_columns_of_numbers_stand_at_the_right() -> None:

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from laplm import html_page
-from laplm.errors import InputError, MissingExtraError, WriteError
+from laplm.errors import InputError, WriteError
 from laplm.files import json_text, reason_of, write_file
 from laplm.model.config import ModelConfig
 from laplm.model.engine.model import GPT
@@ -103,6 +102,8 @@ class Grid:
     Attributes:
         diverging: values have two directions from 0, such as effects; else they start at 0.
         digits: digits after the point where numbers are printed.
+        texts: what stands in the cells on a page, instead of their numbers.
+        tips: what a page says of each cell, instead of its number.
     """
 
     title: str
@@ -112,6 +113,8 @@ class Grid:
     diverging: bool = False
     digits: int = 2
     note: str = ""
+    texts: Sequence[Sequence[str]] = ()
+    tips: Sequence[Sequence[str]] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +126,8 @@ class Maps:
         row_labels: one for each row of maps.
         column_labels: one for each map in a row.
         tokens: what the rows and columns of every map are, where they are labelled.
+        marked: (row, column) of the maps that a page shows first.
+        marked_by: why these, in a few words.
     """
 
     title: str
@@ -131,6 +136,8 @@ class Maps:
     column_labels: Sequence[str]
     tokens: Sequence[str] = ()
     note: str = ""
+    marked: Sequence[tuple[int, int]] = ()
+    marked_by: str = ""
 
 
 @dataclass(frozen=True)
@@ -151,7 +158,83 @@ class Passage:
     note: str = ""
 
 
+@dataclass(frozen=True)
+class Node:
+    """A part of a network, and where it stands: ``x`` to the right and ``y`` up, in steps.
+
+    Attributes:
+        kind: "head", "feed-forward", "embedding" or "logits".
+        label: what stands in it.
+        name: what it is called in a sentence.
+        tip: what a page says of it.
+    """
+
+    kind: str
+    label: str
+    name: str
+    tip: str
+    x: float
+    y: float
+
+
+@dataclass(frozen=True)
+class Edge:
+    """A line between two nodes (by index), its signed strength, and what a page says of it."""
+
+    from_: int
+    to: int
+    weight: float
+    tip: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """Nodes and edges; only pages and pictures have them. ``levels`` are labels by their height."""
+
+    title: str
+    nodes: Sequence[Node]
+    edges: Sequence[Edge]
+    levels: Sequence[tuple[float, str]]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Word:
+    """A piece of a conversation.
+
+    Attributes:
+        text: the piece.
+        kind: "word" (said by a person or the model), "control" (a control token), or "template"
+            (what the chat template writes around messages).
+        column: of the weights of a ``Reading``, or None where nothing is told of it.
+        last: it is of the last question.
+    """
+
+    text: str
+    kind: str
+    column: int | None = None
+    last: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """An answer, and how much each of its tokens looked at pieces before it; only pages have it.
+
+    Attributes:
+        words: what was there before the answer, in pieces.
+        answer: the answer's tokens; strength is their probability.
+        weights: (answer's tokens, columns): shares of attention.
+    """
+
+    title: str
+    words: Sequence[Word]
+    answer: Sequence[Span]
+    weights: Array
+    note: str = ""
+
+
 Part = Table | Grid | Maps | Passage
+PagePart = Part | Network | Reading
 
 
 EXTENSIONS = (".png", ".svg", ".html", ".csv", ".json")
@@ -208,21 +291,32 @@ class View(ABC):
         writer.writerows([plain(value) for value in row] for row in main.rows)
         return out.getvalue()
 
+    def page_parts(self) -> list[PagePart]:
+        """What a page shows in place of ``parts``: also what only a page can show."""
+        return list(self.parts())
+
     def to_html(self) -> str:
-        """One page with everything in it: the picture, when matplotlib is there, and the tables."""
-        parts = self.parts()
-        shown: list[Table | Grid | Passage]
-        try:
-            picture = html_page.figure(_svg(self.plot())) + "\n"
-            shown = [part for part in parts if not isinstance(part, Grid | Maps)]
-        except MissingExtraError:
-            # Then matrices are tables, as far as they can be.
-            picture, shown = "", [part for part in parts if not isinstance(part, Maps)]
-        title = parts[0].title  # and not once more over the part that it belongs to
-        body = (part_html(part, heading=part.title != title) for part in shown)
-        return html_page.page(
-            title, html_page.paragraph(self.sentence()) + picture + "\n".join(body)
-        )
+        """One page with everything in it, to point at and to click; it loads nothing.
+
+        The picture is in it where nothing else on the page shows what it does.
+        """
+        from laplm.look import page
+
+        return page.page_of(self)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the page, in a frame of its own."""
+        from laplm.look import page
+
+        return page.frame_of(self)
+
+    def to_svg(self) -> str:
+        """The picture as an SVG element.
+
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+        """
+        return _svg(self.plot())
 
     def save(self, path: str | Path) -> Path:
         """Write a picture (``.png``, ``.svg``), a page (``.html``) or data (``.csv``, ``.json``).
@@ -237,7 +331,7 @@ class View(ABC):
         check_extension(path, self.extensions)
         make = {
             ".png": lambda: _png(self.plot()),
-            ".svg": lambda: _svg(self.plot()).encode(),
+            ".svg": lambda: self.to_svg().encode(),
             ".html": lambda: self.to_html().encode(),
             ".csv": lambda: self.to_csv().encode(),
             ".json": lambda: (
@@ -335,39 +429,3 @@ def _svg(figure: Figure) -> str:
     figure.savefig(out, format="svg", metadata={"Date": None})
     text = out.getvalue()
     return text[text.index("<svg") :]
-
-
-def part_html(part: Table | Grid | Passage, *, heading: bool = True) -> str:
-    """One part as HTML, with or without its title over it."""
-    title = html_page.heading(part.title) if heading else ""
-    note = html_page.paragraph(part.note)
-    if isinstance(part, Passage):
-        return f"{title}{html_page.passage([_span_html(span) for span in part.spans])}{note}"
-    if isinstance(part, Grid):
-        columns = [Column(""), *(Column(label, part.digits) for label in part.column_labels)]
-        rows = [
-            [label, *(None if math.isnan(v) else float(v) for v in row)]
-            for label, row in zip(part.row_labels, part.values, strict=True)
-        ]
-        part = Table(title=part.title, columns=columns, rows=rows, note=part.note)
-    table = html_page.table(
-        [column.name for column in part.columns],
-        [
-            [column.text(value) for column, value in zip(part.columns, row, strict=True)]
-            for row in part.rows
-        ],
-        [
-            any(isinstance(row[i], int | float | np.number) for row in part.rows)
-            for i in range(len(part.columns))
-        ],
-    )
-    return f"{title}{table}{note}"
-
-
-def _span_html(span: Span) -> str:
-    if span.strength is None:
-        return html_page.span(span.text, tip=span.tip)
-    # From a warm tint (unlikely) to a cool one (likely), both light enough for black text.
-    from_, to = (253, 184, 99), (140, 190, 235)
-    rgb = [round(a + (b - a) * span.strength) for a, b in zip(from_, to, strict=True)]
-    return html_page.span(span.text, f"rgb({rgb[0]},{rgb[1]},{rgb[2]})", span.tip)

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from laplm.errors import InputError
 from laplm.look import figures, passes
 from laplm.look import target as targets
-from laplm.look.view import Column, Grid, Maps, Model, Part, Table, View
+from laplm.look.view import Column, Grid, Maps, Model, PagePart, Part, Table, View
 from laplm.look.views.logit_attribution import (
     attribution_of,
     required_activations,
@@ -209,6 +209,27 @@ class Attention(View):
         )
         return [looks, grid, scores]
 
+    def page_parts(self) -> list[PagePart]:
+        """See ``View``: all heads in one part, the most telling ones first, then the tables."""
+        rows = [f"layer {layer}" for layer in self.layers]
+        telling = self.telling or []
+        heads = Maps(
+            title=f"{self.model}: where heads look",
+            values=_masked(self.pattern),
+            row_labels=rows,
+            column_labels=[f"head {head}" for head in self.heads],
+            tokens=self.tokens,
+            marked=[(self.layers.index(a), self.heads.index(b)) for a, b in telling],
+            marked_by=f"the most telling, by {self._telling_by()}",
+            note="Rows look at columns. What is empty is hidden by the causal mask.",
+        )
+        return [heads, *(part for part in self.parts() if isinstance(part, Table))]
+
+    def _telling_by(self) -> str:
+        if self.adds is not None and self.answer is not None:
+            return f"what they add to the logit of {quoted(self.answer)}, the next token"
+        return "how much they look at one token that is neither the first nor the last"
+
     def sentence(self) -> str:
         """See ``View``: where the most telling heads look, or the one that is shown."""
         end = quoted(self.tokens[-1])
@@ -245,12 +266,8 @@ class Attention(View):
     def _most_telling(self) -> list[Part]:
         """The most telling heads as labelled maps, and every head by how telling it is."""
         assert self.telling is not None
-        if self.adds is not None and self.answer is not None:
-            by = f"what they add to the logit of {quoted(self.answer)}, the next token"
-            strength = self.adds
-        else:
-            by = "how much they look at one token that is neither the first nor the last"
-            strength = _elsewhere(self.pattern[:, :, -1])
+        by = self._telling_by()
+        strength = _elsewhere(self.pattern[:, :, -1]) if self.adds is None else self.adds
         shown = np.stack([self.pattern[place] for place in self.telling])
         maps = Maps(
             title=f"{self.model}: the {len(shown)} most telling heads, in percent",

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laplm.look import figures, passes
-from laplm.look.view import Column, Grid, Model, Part, Table, View
+from laplm.look.view import Column, Grid, Model, PagePart, Part, Table, View
 from laplm.look.words import describe_lead, percent, quoted
 from laplm.model.activations import Key
 from laplm.model.families import family_of
@@ -103,6 +103,30 @@ class Lens(View):
             column_labels=self.tokens,
         )
         return [last, every, chances]
+
+    def page_parts(self) -> list[PagePart]:
+        """See ``View``: a map of what each layer would say, and the tables."""
+        told = (self.top_tokens, self.top_probabilities, self.answer_probabilities)
+        tips = [
+            [
+                f"{quoted(token)} {percent(float(p))}"
+                + f", the model's answer {quoted(answer)} {percent(float(own))}" * (token != answer)
+                for token, p, own, answer in zip(*row, self.top_tokens[-1], strict=True)
+            ]
+            for row in zip(*told, strict=True)
+        ]
+        likeliest = Grid(
+            title=f"{self.model}: what each layer would say comes next",
+            values=self.top_probabilities[::-1],
+            row_labels=[f"after layer {stage}" if i else stage
+                        for i, stage in reversed(list(enumerate(self.stages)))],
+            column_labels=self.tokens,
+            texts=self.top_tokens[::-1],
+            tips=tips[::-1],
+            note="The colour is the probability of the token in the cell. Top row: the model's "
+            "answer.",
+        )  # fmt: skip
+        return [likeliest, *(part for part in self.parts() if isinstance(part, Table))]
 
     def sentence(self) -> str:
         """See ``View``: from which layer on the answer leads, and what led before."""
