@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 
@@ -37,6 +38,8 @@ class KnownModel:
         licence: Its licence, as the hub calls it.
         gated: Whether the hub gives it only to those who have accepted its licence.
         wheel: Where it is on the package index, rounded to few bits; None when it is not there.
+        sampling: How its makers have it sampled, where only the page of the model says so and none
+            of its files does.
     """
 
     name: str
@@ -45,6 +48,7 @@ class KnownModel:
     licence: str
     gated: bool
     wheel: Wheel | None = None
+    sampling: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 def _read() -> dict[str, KnownModel]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from laplm import built_in
 from laplm.errors import LaplmError, ModelNotFoundError, did_you_mean, one_of
-from laplm.hub.known import KNOWN
+from laplm.hub.known import KNOWN, KnownModel
 
 POCKET = "pocket"
 PACKAGED = "models"
@@ -202,6 +202,14 @@ def out_of_package(name: str) -> Path | None:
     from laplm import home
 
     return home.place(PACKAGED) / wheel.file.rpartition("/")[2]
+
+
+def known_model(path: Path) -> KnownModel | None:
+    """Which of the known models ``locate`` found at a path; None for any other."""
+    for model in KNOWN.values():
+        if path == out_of_package(model.name) or repo_folder(model.hub_id) in path.parents:
+            return model
+    return None
 
 
 def _locate_file(repo: str, file: str) -> Path:

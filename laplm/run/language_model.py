@@ -52,7 +52,7 @@ _STEP = 1024  # positions
 
 
 class LanguageModel:
-    """A GPT-2-architecture model, ready to continue text.
+    """A language model, ready to continue text.
 
     Attributes:
         name: what it was asked for by.
@@ -122,10 +122,12 @@ class LanguageModel:
     def sampling(self) -> dict[str, Any]:
         """How its makers have it sampled, as far as they say: fields of ``SamplingParams``.
 
-        What their files say and no sampler could do is left out, with a warning.
+        What their files say and no sampler could do is left out, with a warning. Where the files
+        say nothing, the model's page may (``KnownModel.sampling``).
         """
         found = {}
-        for name, value in self.settings.sampling.items():
+        known = locate.known_model(self._base_path)
+        for name, value in (self.settings.sampling or (known.sampling if known else {})).items():
             try:
                 found[name] = getattr(SamplingParams(**{name: value}), name)
             except InputError:

@@ -13,11 +13,15 @@ import pytest
 from gguf_files import make_hf_model, matrices_as, write_gguf
 from hub_cache import put
 
+from laplm import load
 from laplm.errors import ModelNotFoundError
-from laplm.hub.locate import hub_cache_dir, installed, locate
+from laplm.hub.known import KNOWN
+from laplm.hub.locate import hub_cache_dir, installed, known_model, locate, out_of_package
 from laplm.model.files.checkpoint import open_checkpoint, save_checkpoint
 
 pytest_plugins = ("hub_cache",)  # its fixture; a second conftest would hide the first one
+
+SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 # --- where things are -------------------------------------------------------------------------
 
@@ -324,3 +328,28 @@ def test_saved_models_are_found_by_path(tiny_model_dir: Path, tmp_path: Path) ->
     save_checkpoint(tmp_path / "saved", checkpoint.config, tensors)
     assert locate(str(tmp_path / "saved")) == tmp_path / "saved"
     assert hub_cache_dir() != tmp_path
+
+
+def test_a_known_model_is_known_by_where_it_lies(
+    cache: Path, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    put(cache, SMOLLM2, tiny_model_dir)
+    packaged = out_of_package("smollm2")
+    assert packaged is not None
+    assert known_model(locate(SMOLLM2)) == known_model(packaged) == KNOWN["smollm2"]
+    put(cache, "someone/SmolLM2-135M-Instruct", tiny_model_dir)
+    for path in (locate("someone/SmolLM2-135M-Instruct"), tiny_model_dir, locate("pocket")):
+        assert known_model(path) is None
+
+
+def test_a_model_is_sampled_as_its_page_says_where_its_files_say_nothing(
+    cache: Path, tiny_model_dir: Path
+) -> None:
+    directory = put(cache, SMOLLM2, tiny_model_dir)
+    assert load("smollm2").sampling == {"temperature": 0.2, "top_p": 0.9}
+    assert load(str(tiny_model_dir)).sampling == {}
+    said = directory / "generation_config.json"
+    said.unlink(missing_ok=True)
+    said.write_text('{"do_sample": true, "temperature": 0.7}', encoding="utf-8")
+    sampling = load("smollm2").sampling
+    assert sampling["temperature"] == 0.7 and sampling.get("top_p", 1) == 1
