@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Unpack, cast
@@ -127,7 +127,8 @@ class LanguageModel:
         """
         found = {}
         known = locate.known_model(self._base_path)
-        for name, value in (self.settings.sampling or (known.sampling if known else {})).items():
+        said: Mapping[str, Any] = self.settings.sampling or (known.sampling if known else {})
+        for name, value in said.items():
             try:
                 found[name] = getattr(SamplingParams(**{name: value}), name)
             except InputError:

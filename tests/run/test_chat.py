@@ -293,6 +293,19 @@ def test_a_model_without_a_template_goes_on_with_a_text(tiny_model_dir: Path) ->
     assert told(text.say("")) == second
 
 
+def test_a_text_whose_continuation_is_stopped_at_once_stays_as_it_was(tiny_model_dir: Path) -> None:
+    lm = LanguageModel(tiny_model_dir, "fp32", threads=1)
+    text = Continuation(lm, settings={"seed": 1, "max_new_tokens": 6})
+    text.say("Once upon").close()
+    assert text.text == ""
+    answer = text.say("Once upon")
+    begun = ""
+    while not begun:
+        begun += next(answer)
+    assert answer.close().finish_reason == "interrupted"
+    assert text.text.startswith("Once upon" + begun)
+
+
 def test_a_text_goes_on_beyond_the_context(tiny_model_dir: Path) -> None:
     lm = LanguageModel(tiny_model_dir, "fp32", threads=1)
     text = Continuation(lm, settings={"seed": 1})

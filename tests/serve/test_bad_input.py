@@ -145,5 +145,5 @@ def test_a_wrong_type_is_named_without_our_own_types(
     answered = httpx.post(f"{server.address}/v1/completions", json={"prompt": prompt})
     error = answered.json()["error"]
     assert (answered.status_code, error["param"]) == (400, param)
-    assert said in error["message"]
+    assert error["message"].startswith(f"{param}: ") and said in error["message"]
     assert "list[" not in error["message"]

@@ -284,6 +284,14 @@ def test_parts_of_characters_are_told_apart_and_have_the_characters_place(
         assert token in top
 
 
+def test_a_prompt_that_fills_the_context_can_be_scored(
+    client: TestClient, tokenizer: Tokenizer
+) -> None:
+    ids = (tokenizer.encode("Once upon a time") * 128)[:128]
+    scored = complete(client, prompt=ids, max_tokens=0, echo=True, logprobs=1)
+    assert len(scored["choices"][0]["logprobs"]["tokens"]) == len(ids)
+
+
 # --- conversations ------------------------------------------------------------------------------
 
 

@@ -129,7 +129,9 @@ def test_a_message_of_which_a_part_would_be_lost_is_refused() -> None:
     said = {"role": "assistant", "content": "a"}
     for more in ({"tool_calls": [{}]}, {"images": ["x"]}, {"audio": {"id": "x"}}):
         assert refused(chat(messages=[said | more])).param == "messages"
-    chat(messages=[said | {"tool_calls": None, "refusal": None, "name": "Sue"}]).check()
+    named = chat(messages=[said | {"tool_calls": None, "refusal": None, "name": "Sue"}])
+    named.check()
+    assert named.turns()[0]["name"] == "Sue"  # a template may know what to do with it
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     body = chat(messages=[{"role": "user", "content": parts}, {"role": "user"}])
     assert [message.text() for message in body.messages] == ["ab", ""]
