@@ -89,14 +89,16 @@ def _close_what_says_nothing(server: Running) -> None:
     assert httpx.get(f"{server.address}/healthz").status_code == 200
 
 
-def test_what_is_no_http_is_answered_on_a_connection_that_was_used_before(server: Running) -> None:
+@pytest.mark.parametrize("used", [False, True], ids=["new", "used"])
+def test_what_is_no_http_is_answered_in_words(server: Running, used: bool) -> None:
     port = int(server.address.rpartition(":")[2])
     with socket.create_connection(("127.0.0.1", port), timeout=60) as s:
-        s.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        first = s.recv(4096)
-        while not first.endswith(b"}"):
-            first += s.recv(4096)
-        assert first.startswith(b"HTTP/1.1 200")
+        if used:
+            s.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            first = s.recv(4096)
+            while not first.endswith(b"}"):
+                first += s.recv(4096)
+            assert first.startswith(b"HTTP/1.1 200")
         s.sendall(b"\x16\x03\x01 what a TLS client says\r\n\r\n")
         answer = b"".join(iter(lambda: s.recv(4096), b""))
     assert answer.startswith(b"HTTP/1.1 400") and b"not to https://" in answer
