@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -28,7 +27,6 @@ ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs/images"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 COLOURS = 128
-TEXT = "The dog saw the cat. The dog saw the"
 NOTEBOOK, TITLE = "3_core_concepts.ipynb", "Attention"
 
 
@@ -56,16 +54,11 @@ def save(picture: bytes, name: str) -> None:
 
 
 def the_page(browser: Any) -> None:
-    """The Look inside tab, with a prompt typed and one layer open."""
+    """The Look inside tab, as it opens."""
     with served() as address:
         page = browser.new_page(viewport={"width": 1280, "height": 860}, color_scheme="light")
         page.goto(f"{address}#/look")
-        page.get_by_label("Text", exact=True).fill(TEXT)
-        page.get_by_role("button", name=re.compile("^Layer 4")).click()
-        page.locator("#look .tower li.open .floor-name").filter(has_text="Layer 4").wait_for()
-        page.locator("#look .tower li.open").evaluate(
-            "e => scrollTo(0, e.getBoundingClientRect().top + scrollY - 70)"
-        )
+        page.locator("#look .head[aria-pressed=true] b").filter(has_text="4.6").wait_for()
         page.wait_for_timeout(500)
         save(page.screenshot(), "page.png")
 

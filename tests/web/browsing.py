@@ -7,44 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import chromium
+from pages import Watched
 
-from tests.serve.serving import started
+from tests.serve.serving import started, with_chat_template
 
 
-@pytest.fixture(scope="module")
-def address(
-    tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path, browser: Any
-) -> Iterator[str]:
-    """Where a real ``laplm serve`` listens, of the built-in model and a tiny one."""
-    runs = str(tmp_path_factory.mktemp("serve") / "runs")
-    words = ("pocket", f"tiny={tiny_model_dir}", "--runs", runs, "--threads", "1", "--no-open")
+@pytest.fixture(scope="session")
+def address(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> Iterator[str]:
+    """Where a real ``laplm serve`` listens: the built-in model, a tiny one, one that chats."""
+    chromium()
+    path = tmp_path_factory.mktemp("serve")
+    chat = with_chat_template(tiny_model_dir, path / "chat")
+    models = ("pocket", f"tiny={tiny_model_dir}", f"talker={chat}")
+    words = (*models, "--runs", str(path / "runs"), "--threads", "1", "--no-open")
     with started(*words, OMP_NUM_THREADS="1") as server:
         yield f"{server.address}/"
-
-
-class Watched:
-    """A page with what it complained of and whom it asked."""
-
-    def __init__(self, browser: Any, address: str, **options: Any) -> None:
-        self.complaints: list[str] = []
-        self.requests: list[str] = []
-        self.address = address
-        options = {"viewport": {"width": 1280, "height": 900}, **options}
-        self.context = browser.new_context(reduced_motion="reduce", **options)
-        self.page = self.context.new_page()
-        self.page.set_default_timeout(30_000)
-        self.page.on(
-            "console",
-            lambda m: self.complaints.append(m.text) if m.type in ("error", "warning") else None,
-        )
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("request", lambda request: self.requests.append(request.url))
-
-    def open(self, tab: str) -> Any:
-        """Go to a tab."""
-        self.page.goto(f"{self.address}#/{tab}")
-        self.page.locator("#model option").first.wait_for(state="attached")
-        return self.page
 
 
 @pytest.fixture

@@ -154,7 +154,7 @@ class Inside(View):
         position: the token that is followed; the next token is the one after it.
         first: the first of the W positions that are shown in full.
         without: the parts that are switched off.
-        sizes: n_layer, n_head, n_embd, n_inner, vocab_size and n_ctx.
+        sizes: n_layer, n_head, n_kv_head, n_embd, n_inner, vocab_size and n_ctx.
         embedding_norms: length of each token's embedding, (T,).
         position_norms: length of each position's vector, (T,); None with rotary positions.
         embedding: the token's vector, the position's and their sum, at the position; with rotary
@@ -384,8 +384,9 @@ def inside(
         first=first,
         without=names,
         sizes={
-            "n_layer": config.n_layer, "n_head": config.n_head, "n_embd": config.n_embd,
-            "n_inner": config.n_inner, "vocab_size": config.vocab_size, "n_ctx": config.n_ctx,
+            "n_layer": config.n_layer, "n_head": config.n_head, "n_kv_head": config.n_kv_head,
+            "n_embd": config.n_embd, "n_inner": config.n_inner,
+            "vocab_size": config.vocab_size, "n_ctx": config.n_ctx,
         },
         embedding_norms=np.linalg.norm(run["embed", None], axis=-1),
         position_norms=(

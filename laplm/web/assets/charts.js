@@ -139,14 +139,8 @@ export function scatter(points, title) {
   return picture;
 }
 
-/** Mix the ground of the theme with a colour. */
-function mix(share, tone) {
-  return (
-    `color-mix(in oklab, ${tone} ` +
-    `${Math.round(100 * Math.sqrt(Math.max(0, Math.min(1, share))))}%, ` +
-    "transparent)"
-  );
-}
+/** How much of a colour stands for a share of 0 to 1: small ones shall be seen too. */
+const strength = (share) => Math.sqrt(Math.max(0, Math.min(1, share)));
 
 /**
  * Paint where a head looks: rows look at columns.
@@ -158,16 +152,17 @@ export function paintPattern(canvas, pattern, marked) {
   const cell = Math.max(2, Math.floor(144 / n));
   canvas.width = canvas.height = n * cell;
   const context = canvas.getContext("2d");
-  context.clearRect(0, 0, n * cell, n * cell);
-  const [accent, ground] = [colour("accent"), colour("cell")];
+  context.fillStyle = colour("cell");
+  for (let row = 0; row < n; row += 1) context.fillRect(0, row * cell, (row + 1) * cell, cell);
+  // One colour, more or less of it: a colour for each cell would have to be read each time.
+  context.fillStyle = colour("accent");
   for (let row = 0; row < n; row += 1) {
     for (let column = 0; column <= row; column += 1) {
-      context.fillStyle = ground;
-      context.fillRect(column * cell, row * cell, cell, cell);
-      context.fillStyle = mix(pattern[row][column], accent);
+      context.globalAlpha = strength(pattern[row][column]);
       context.fillRect(column * cell, row * cell, cell, cell);
     }
   }
+  context.globalAlpha = 1;
   if (marked >= 0) {
     context.strokeStyle = colour("text");
     context.lineWidth = 1.5;
@@ -175,17 +170,21 @@ export function paintPattern(canvas, pattern, marked) {
   }
 }
 
-/** A vector's first numbers as a strip: one direction of colour for each sign. */
-export function strip(numbers, title) {
+/**
+ * A vector's first numbers as a strip: one direction of colour for each sign.
+ * @param {number[]} numbers @param {string} title @param {number} most what has the full colour
+ */
+export function strip(numbers, title, most) {
   const canvas = h("canvas", { class: "strip", role: "img", "aria-label": title, title });
   canvas.width = numbers.length * 6;
   canvas.height = 18;
   const context = canvas.getContext("2d");
-  const most = Math.max(...numbers.map(Math.abs)) || 1;
+  const [ground, plus, minus] = [colour("cell"), colour("accent"), colour("minus")];
+  context.fillStyle = ground;
+  context.fillRect(0, 0, canvas.width, 18);
   for (const [i, value] of numbers.entries()) {
-    context.fillStyle = colour("cell");
-    context.fillRect(i * 6, 0, 6, 18);
-    context.fillStyle = mix(Math.abs(value) / most, colour(value < 0 ? "minus" : "accent"));
+    context.fillStyle = value < 0 ? minus : plus;
+    context.globalAlpha = strength(Math.abs(value) / most);
     context.fillRect(i * 6, 0, 6, 18);
   }
   return canvas;

@@ -2,6 +2,7 @@
 
 import { get } from "./api.js";
 import { h, replace } from "./dom.js";
+import { session } from "./storage.js";
 
 /** @type {{default: string, models: any[]}} */
 let known = { default: "", models: [] };
@@ -33,7 +34,10 @@ export function startModelChoice(element, problemElement) {
   select.addEventListener("change", tell);
 }
 
-const tell = () => listeners.forEach((run) => run());
+function tell() {
+  session.write("model", select.value);
+  listeners.forEach((run) => run());
+}
 
 /** Ask the server for the list again. */
 export async function refreshModels() {
@@ -50,6 +54,7 @@ export async function refreshModels() {
     select,
     known.models.map((model) => h("option", { value: model.name, text: model.name })),
   );
-  select.value = known.models.some((m) => m.name === before) ? before : known.default;
+  const there = (name) => known.models.some((model) => model.name === name);
+  select.value = [before, session.read("model")].find(there) ?? known.default;
   tell();
 }

@@ -6,11 +6,10 @@ const SHOWN = 10; // columns that can still be read
 
 /** @param {HTMLElement} root @param {any} seen the result of /api/look/inside */
 export function drawLens(root, seen) {
-  if (!seen.lens) return;
-  const { stages, tokens, probabilities } = seen.lens;
+  const { first, stages, tokens, probabilities } = seen.lens;
   const count = tokens[0].length;
   // The columns up to the one that is followed.
-  const end = Math.min(count, Math.max(seen.position - seen.first + 1, Math.min(count, SHOWN)));
+  const end = Math.min(count, Math.max(seen.position - first + 1, Math.min(count, SHOWN)));
   const columns = Array.from(
     { length: Math.min(SHOWN, end) },
     (_, i) => end - Math.min(SHOWN, end) + i,
@@ -39,8 +38,8 @@ export function drawLens(root, seen) {
     h("p", {
       class: "note",
       text:
-        "The likeliest next token read from the residual stream after each " +
-        "layer. Darker: more probable; bold: already the final answer.",
+        "The likeliest next token read from the residual stream after each layer. Darker: more " +
+        "probable; bold: already the final answer.",
     }),
     h(
       "div",
@@ -55,7 +54,7 @@ export function drawLens(root, seen) {
             "tr",
             {},
             h("th", { scope: "col", text: "after" }),
-            columns.map((c) => h("th", { scope: "col", text: seen.tokens[seen.first + c] })),
+            columns.map((c) => h("th", { scope: "col", text: seen.tokens[first + c] })),
           ),
         ),
         h("tbody", {}, rows),

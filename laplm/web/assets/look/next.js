@@ -1,62 +1,127 @@
-// The next token's bars: with all parts, with some switched off, after the settings.
+// The next token: its bars, drawing one, and taking the one that is clicked.
 
-import { h, percent, replace } from "../dom.js";
+import { makeBars } from "../bars.js";
+import { h, percent, replace, slider } from "../dom.js";
 
-/**
- * @param {HTMLElement} root @param {any} seen the result of /api/look/inside
- */
-export function drawNext(root, seen) {
-  const before = seen.whole_drawn?.probabilities;
-  const now = seen.drawn.probabilities;
-  const most = Math.max(...now, ...(before ?? []), 0.01);
-  const rows = seen.next_tokens.map((token, i) => {
-    const gone = now[i] === 0;
-    const said =
-      `${token}: ` + `${percent(now[i])}${before ? `, with all parts ${percent(before[i])}` : ""}`;
-    return h(
-      "li",
-      {
-        class: gone ? "gone" : "",
-        title: `${said}; as the model gives it ${percent(seen.plain.probabilities[i])}`,
-      },
-      h("span", { class: "word", text: token }),
-      h(
-        "span",
-        { class: "bar", "aria-hidden": "true" },
-        before
-          ? h("span", { class: "ghost", style: { width: `${(100 * before[i]) / most}%` } })
-          : null,
-        h("span", { class: "fill", style: { width: `${(100 * now[i]) / most}%` } }),
-      ),
-      h("span", { class: "number", text: gone ? "out" : percent(now[i]) }),
-    );
-  });
-  replace(
-    root,
+/** Temperature, top-k and top-p, folded. */
+function makeSampling(change) {
+  const fields = {
+    temperature: slider({
+      label: "Temperature",
+      min: 0,
+      max: 2,
+      step: 0.05,
+      value: 1,
+      say: (v) => (v === 0 ? "0, greedy" : v.toFixed(2)),
+      change,
+    }),
+    top_k: slider({
+      label: "Top-k",
+      min: 0,
+      max: 50,
+      step: 1,
+      value: 0,
+      say: (v) => (v ? String(v) : "off"),
+      change,
+    }),
+    top_p: slider({
+      label: "Top-p",
+      min: 0.05,
+      max: 1,
+      step: 0.01,
+      value: 1,
+      say: (v) => (v === 1 ? "off" : v.toFixed(2)),
+      change,
+    }),
+  };
+  const element = h(
+    "details",
+    { class: "settings" },
+    h("summary", { text: "Temperature, top-k, top-p" }),
     h(
-      "p",
-      { class: "note" },
-      "After ",
-      h("b", { class: "mono", text: seen.tokens[seen.position] }),
-      `: ${seen.drawn.kept.toLocaleString("en")} of ` +
-        `${seen.plain.kept.toLocaleString("en")} tokens can be drawn; entropy ` +
-        `${seen.drawn.entropy.toFixed(2)} bits.`,
+      "div",
+      { class: "controls narrow" },
+      Object.values(fields).map((field) => field.element),
     ),
-    h("ul", { class: "bars", "aria-label": "Probabilities of the next token" }, rows),
-    before
-      ? h(
-          "p",
-          { class: "note" },
-          h("span", { class: "swatch ghost" }),
-          " with all parts  ",
-          h("span", { class: "swatch fill" }),
-          ` with ${seen.without.length} switched off`,
-        )
-      : null,
   );
+  return {
+    element,
+    values: () => Object.fromEntries(Object.entries(fields).map(([k, f]) => [k, f.value()])),
+  };
 }
 
-/** The likeliest tokens in one line, for screens on which the bars are far below. */
+/**
+ * @param {{settings: () => void, draw: () => void, take: (text: string) => void}} act
+ * @returns {{element: HTMLElement, values: () => any, update: (seen: any) => void}}
+ */
+export function makeNext(act) {
+  const sampling = makeSampling(act.settings);
+  const bars = makeBars("Probabilities of the next token", (item) => act.take(item.text));
+  const after = h("p", { class: "note" });
+  const legend = h("p", { class: "note", hidden: true });
+  const draw = h("button", { type: "button", class: "main", text: "Draw", onclick: act.draw });
+  const element = h(
+    "aside",
+    { class: "card next", "aria-label": "The next token" },
+    h("div", { class: "row between" }, h("h3", { text: "Next token" }), draw),
+    after,
+    bars.element,
+    legend,
+    sampling.element,
+  );
+
+  function update(seen) {
+    const before = seen.whole_drawn?.probabilities;
+    const now = seen.drawn.probabilities;
+    bars.update(
+      seen.next_tokens.map((label, i) => ({
+        label,
+        p: now[i],
+        before: before?.[i],
+        out: now[i] === 0,
+        takes: seen.next_texts[i] !== null,
+        text: seen.next_texts[i],
+      })),
+    );
+    replace(
+      after,
+      "After ",
+      h("b", { class: "mono", text: seen.tokens[seen.position] }),
+      `: entropy ${seen.drawn.entropy.toFixed(2)} bits${canBeDrawn(seen)}. A full bar is 100 %; ` +
+        "a click takes the token.",
+    );
+    legend.hidden = !before;
+    if (before)
+      replace(
+        legend,
+        h("span", { class: "swatch ghost" }),
+        " with all parts  ",
+        h("span", { class: "swatch fill" }),
+        ` with ${seen.without.length} switched off`,
+      );
+  }
+  return { element, values: sampling.values, update };
+}
+
+/** How many tokens the settings have left, if not all. */
+const canBeDrawn = ({ drawn, plain }) =>
+  drawn.kept < plain.kept ? `, ${drawn.kept.toLocaleString("en")} tokens can be drawn` : "";
+
+/**
+ * A token drawn from what was seen: by its place among those shown, or null where the lot falls on
+ * one that is not among them.
+ * @param {any} seen @param {number} lot from 0 to 1
+ */
+export function drawnOf(seen, lot) {
+  let sum = 0;
+  const at = seen.drawn.probabilities.findIndex((p) => {
+    sum += p;
+    return lot < sum;
+  });
+  return at < 0 ? null : at;
+}
+
+/** The likeliest tokens in one line, for screens on which the bars are out of sight. */
 export function drawGlance(root, seen) {
   const before = seen.whole_drawn?.probabilities;
   const best = seen.next_tokens
@@ -73,34 +138,6 @@ export function drawGlance(root, seen) {
         h("span", { class: "mono", text: token }),
         ` ${percent(p)}`,
         before ? h("small", { text: ` was ${percent(before[i])}` }) : null,
-      ),
-    ),
-  );
-}
-
-/** Logits as the model gives them, before the softmax. */
-export function drawLogits(root, seen) {
-  const [low, high] = [Math.min(...seen.logits), Math.max(...seen.logits)];
-  replace(
-    root,
-    h(
-      "ul",
-      { class: "bars short", "aria-label": "Logits of the next token" },
-      seen.next_tokens.slice(0, 6).map((token, i) =>
-        h(
-          "li",
-          {},
-          h("span", { class: "word", text: token }),
-          h(
-            "span",
-            { class: "bar", "aria-hidden": "true" },
-            h("span", {
-              class: "fill soft",
-              style: { width: `${10 + (90 * (seen.logits[i] - low)) / (high - low || 1)}%` },
-            }),
-          ),
-          h("span", { class: "number", text: seen.logits[i].toFixed(2) }),
-        ),
       ),
     ),
   );

@@ -1,17 +1,18 @@
-// Goes through the stages one by one, for a talk: Next and Back, or the arrow keys.
+// Goes through the steps one by one, for a talk: Next and Back, or the arrow keys. Each points at
+// numbers of this prompt.
 
 import { h } from "../dom.js";
-import { STAGES } from "./stages.js";
+import { STEPS } from "./steps.js";
 
 /**
- * @param {(name: string) => HTMLElement | null} find the element of a stage
- * @param {(name: string) => void} prepare called for a stage that is not drawn; `drawn` is called
- *   when it is, and whenever stages were drawn anew
+ * @param {HTMLElement} root in which the steps' places are
+ * @param {{facts: () => [any, any, number] | null, prepare: (part: string) => void}} act what the
+ *   steps speak of, or null while it is not there; how to open what is folded
  * @returns {{button: HTMLButtonElement, bar: HTMLElement, drawn: () => void}}
  */
-export function makeWalk(find, prepare) {
+export function makeWalk(root, act) {
   let at = -1;
-  const button = h("button", { type: "button", class: "main", text: "Walk through" });
+  const button = h("button", { type: "button", text: "Walk through" });
   const place = h("span", { class: "note" });
   const title = h("strong");
   const sentence = h("p", { "aria-live": "polite" });
@@ -20,48 +21,53 @@ export function makeWalk(find, prepare) {
   const end = h("button", { type: "button", class: "quiet", text: "End" });
   const bar = h(
     "div",
-    { class: "walk", role: "group", "aria-label": "Walk through the stages", hidden: true },
+    { class: "walk", role: "group", "aria-label": "Walk through the pass", hidden: true },
     h("div", { class: "walk-words" }, h("div", { class: "row" }, title, place), sentence),
     h("div", { class: "row" }, back, next, end),
   );
 
   const clear = () =>
-    document.querySelectorAll(".stage.here").forEach((e) => e.classList.remove("here"));
+    root.querySelectorAll(".pointed").forEach((each) => each.classList.remove("pointed"));
 
-  function go(to) {
+  /** Say what is to be said, and point at where it is seen. */
+  function show(scroll) {
     clear();
-    at = to;
-    bar.hidden = at < 0;
-    document.body.classList.toggle("walking", at >= 0);
-    if (at < 0) {
-      button.focus();
-      return;
-    }
-    const stage = STAGES[at];
-    title.textContent = stage.title;
-    place.textContent = `${at + 1} of ${STAGES.length}`;
-    sentence.textContent = stage.sentence;
-    back.disabled = at === 0;
-    next.textContent = at === STAGES.length - 1 ? "Finish" : "Next";
-    if (!show()) prepare(stage.name);
-  }
-
-  /** Mark the stage and bring it to where it is seen; false when it is not drawn (yet). */
-  function show() {
-    const element = at < 0 ? null : find(STAGES[at].name);
-    if (!element) return false;
-    if (element.classList.contains("here")) return true;
-    element.classList.add("here");
+    const facts = act.facts();
+    if (at < 0 || !facts) return;
+    const step = STEPS[at];
+    sentence.textContent = step.say(...facts);
+    const element = root.querySelector(step.points);
+    if (!element) return;
+    element.classList.add("pointed");
+    if (!scroll) return;
     const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
     const tall = element.getBoundingClientRect().height > innerHeight * 0.6;
     element.scrollIntoView({
       block: tall ? "start" : "center",
       behavior: calm ? "auto" : "smooth",
     });
-    return true;
   }
 
-  const forward = () => go(at === STAGES.length - 1 ? -1 : at + 1);
+  function go(to) {
+    at = to;
+    bar.hidden = at < 0;
+    document.body.classList.toggle("walking", at >= 0);
+    if (at < 0) {
+      clear();
+      button.focus();
+      return;
+    }
+    const step = STEPS[at];
+    title.textContent = step.title;
+    place.textContent = `${at + 1} of ${STEPS.length}`;
+    bar.dataset.step = step.name;
+    back.disabled = at === 0;
+    next.textContent = at === STEPS.length - 1 ? "Finish" : "Next";
+    if (step.needs) act.prepare(step.needs);
+    show(true);
+  }
+
+  const forward = () => go(at === STEPS.length - 1 ? -1 : at + 1);
   const backward = () => at > 0 && go(at - 1);
   button.addEventListener("click", () => {
     go(0);
@@ -79,5 +85,5 @@ export function makeWalk(find, prepare) {
     event.preventDefault();
     run();
   });
-  return { button, bar, drawn: show };
+  return { button, bar, drawn: () => show(false) };
 }

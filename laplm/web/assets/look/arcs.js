@@ -1,0 +1,110 @@
+// Arcs over the words: where the chosen head looks from the word that is followed. A tap on a word
+// follows it; a tap on a percentage chooses it as the other word of the pair.
+
+import { arrowKeys, h, percent, replace, svg } from "../dom.js";
+
+const HEIGHT = 92; // px, over the words
+const THIN = 0.02; // shares below are no arc
+const NAMED = 0.1; // shares from here have their number at the arc
+
+/** A share as a short number: 98 %. */
+export const share = (p) => (p >= 0.995 ? "100 %" : p < 0.005 ? "" : `${Math.round(100 * p)} %`);
+
+/** @param {HTMLElement} list the row of words, laid out already */
+function drawArcs(list, picture, row, from) {
+  const middles = [...list.children].map((each) => each.offsetLeft + each.offsetWidth / 2);
+  const width = list.scrollWidth;
+  picture.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
+  picture.style.setProperty("width", `${width}px`);
+  const far = Math.max(...middles.map((x) => Math.abs(x - middles[from])), 1);
+  const arcs = row.flatMap((p, to) => {
+    if (to > from || p < THIN) return [];
+    const [a, b] = [middles[from], middles[to]];
+    const reach = Math.abs(a - b) / far;
+    const top = to === from ? HEIGHT - 26 : HEIGHT - 26 - 0.7 * HEIGHT * Math.sqrt(reach);
+    const path =
+      to === from
+        ? `M${a - 9} ${HEIGHT} C${a - 22} ${top},${a + 22} ${top},${a + 9} ${HEIGHT}`
+        : `M${a} ${HEIGHT} C${a} ${top},${b} ${top},${b} ${HEIGHT}`;
+    const arc = svg("path", { class: "arc", d: path });
+    arc.style.setProperty("stroke-width", `${1 + 9 * p}px`);
+    arc.style.setProperty("opacity", String(0.35 + 0.65 * p));
+    if (p < NAMED) return [arc];
+    const y = HEIGHT - 0.75 * (HEIGHT - top) - 8;
+    const text = share(p);
+    return [arc, svg("text", { class: "arc-name", x: (a + b) / 2, y: Math.max(13, y), text })];
+  });
+  picture.replaceChildren(...arcs);
+}
+
+/**
+ * @param {HTMLElement} root @param {any} seen the result of /api/look/inside
+ * @param {{head: number | null, key: number | null, follow: (at: number) => void,
+ *   pair: (at: number) => void}} act
+ */
+export function drawWords(root, seen, act) {
+  const { first, position, block } = seen;
+  const from = position - first;
+  const row = block && act.head !== null ? block.patterns[act.head][from] : null;
+  const words = seen.tokens.slice(first);
+  const columns = words.map((label, i) => {
+    const at = first + i;
+    const seenNow = row && i <= from;
+    return h(
+      "div",
+      { class: "word-column" },
+      h("button", {
+        type: "button",
+        class: `chip${at === position ? " here" : ""}`,
+        text: label,
+        "aria-pressed": String(at === position),
+        "aria-label": `follow ${label}`,
+        title: `token ${seen.ids[at]}, position ${at}`,
+        "data-key": `token:${at}`,
+        onclick: () => act.follow(at),
+      }),
+      h("button", {
+        type: "button",
+        class: "share",
+        disabled: !seenNow,
+        text: seenNow ? share(row[i]) || "·" : " ",
+        "aria-pressed": String(at === act.key),
+        "aria-label": seenNow
+          ? `compare with ${label}, ${percent(row[i])}`
+          : `${label} comes later: it cannot be seen`,
+        "data-key": `pair:${at}`,
+        onclick: () => act.pair(at),
+      }),
+    );
+  });
+  const picture = svg("svg", { class: "arcs", height: HEIGHT, "aria-hidden": "true" });
+  const list = h(
+    "div",
+    { class: "word-row", role: "group", "aria-label": "Words of the prompt" },
+    columns,
+  );
+  const earlier = first ? h("p", { class: "note", text: `… ${first} tokens before` }) : null;
+  const scroll = h("div", { class: "scroll words" }, h("div", { class: "fit" }, picture, list));
+  replace(root, earlier, scroll, says(seen, act, row, words, from));
+  arrowKeys(list, ".chip")(columns[from].firstChild);
+  scroll.scrollLeft = columns[from].offsetLeft - scroll.clientWidth / 2;
+  if (row) drawArcs(list, picture, row, from);
+}
+
+/** The same in words, which is read out too. */
+function says(seen, act, row, words, from) {
+  if (!row) return h("p", { class: "note looks", text: "Choose a head to see where it looks." });
+  const best = row
+    .map((p, i) => [p, i])
+    .slice(0, from + 1)
+    .sort((a, b) => b[0] - a[0])
+    .slice(0, 3)
+    .filter(([p], i) => !i || p > 0.005);
+  const before = seen.block.earlier[act.head][from];
+  const rest = before > 0.0005 ? `; to tokens further back ${percent(before)}` : "";
+  const most = best.map(([p, i]) => `“${words[i]}” ${percent(p)}`).join(", ");
+  return h("p", {
+    class: "note looks",
+    text: `Head ${seen.block.layer}.${act.head}: “${words[from]}” attends to ${most}${rest}.`,
+  });
+}
