@@ -35,8 +35,8 @@ def f(x): return x**2 + 3*x - 1  # don't, we'll, I'm, they've, 1234 567
 # Files of tests, those first that take longest: whoever runs them side by side (a file is one
 # worker's) shall not wait for one of these alone at the end.
 LONGEST = (
-    "test_readme.py", "web/test_page.py", "web/test_look_tab.py", "talk/test_slides.py", "tune/test_processes.py",
-    "serve/test_tune_routes.py", "model/engine/test_model.py", "tune/test_trainer.py",
+    "test_readme.py", "web/test_page.py", "web/test_look_tab.py", "talk/test_slides.py",
+    "tune/test_processes.py", "serve/test_tune_routes.py", "model/engine/test_model.py", "tune/test_trainer.py",
     "serve/test_server.py", "tune/test_tuning.py", "examples/test_examples.py",
     "model/engine/test_families.py", "tune/test_memory.py", "cli/test_look.py",
     "model/files/test_adapter.py",
