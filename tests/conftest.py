@@ -36,10 +36,10 @@ def f(x): return x**2 + 3*x - 1  # don't, we'll, I'm, they've, 1234 567
 # worker's) shall not wait for one of these alone at the end.
 LONGEST = (
     "test_readme.py", "web/test_page.py", "web/test_look_tab.py", "talk/test_slides.py",
-    "tune/test_processes.py", "serve/test_tune_routes.py", "model/engine/test_model.py", "tune/test_trainer.py",
-    "serve/test_server.py", "tune/test_tuning.py", "examples/test_examples.py",
-    "model/engine/test_families.py", "tune/test_memory.py", "cli/test_look.py",
-    "model/files/test_adapter.py",
+    "tune/test_processes.py", "serve/test_tune_routes.py", "model/engine/test_model.py",
+    "tune/test_trainer.py", "serve/test_server.py", "tune/test_tuning.py",
+    "examples/test_examples.py", "model/engine/test_families.py", "tune/test_memory.py",
+    "cli/test_look.py", "model/files/test_adapter.py",
 )  # fmt: skip
 LEFT_OUT = ("torch", "transformers", "peft", "schemathesis", "gguf")
 WITHOUT_TORCH = "LAPLM_TINY_MODEL" in os.environ  # on purpose: scripts/lowest

@@ -373,12 +373,11 @@ def inside(
     whole_plain, whole_drawn = (
         (None, None) if whole is None else _effects(model, whole, best, params)
     )
-    labels = passes.token_labels(model, ids)
     point_labels, point_ids, points = _points(model, ids[shown], words)
     read = shown if lens_positions is None else slice(max(first, at + 1 - lens_positions), at + 1)
     return Inside(
         model=model.name,
-        tokens=labels,
+        tokens=passes.token_labels(model, ids),
         ids=ids,
         position=at,
         first=first,
