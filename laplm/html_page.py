@@ -130,10 +130,11 @@ def table(
     kinds = [' class="number"' if number else "" for number in numeric or [False] * len(header)]
     head = _cells("th", header, kinds)
     body = ""
-    for row, shares in zip(rows, bars or [()] * len(rows), strict=True):
+    given: Sequence[Sequence[float | None]] = bars or [[None] * len(row) for row in rows]
+    for row, shares in zip(rows, given, strict=True):
         of = [
             kind if share is None else f' class="bar" style="--share: {share:.4g}"'
-            for kind, share in zip(kinds, shares or [None] * len(row), strict=True)
+            for kind, share in zip(kinds, shares, strict=True)
         ]
         body += f"<tr>{_cells('td', row, of)}</tr>\n"
     return f'<div class="scroll"><table><tr>{head}</tr>\n{body}</table></div>'

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,12 +21,14 @@ from laplm.cli.arguments import (
     open_model,
     read_prompt,
 )
-from laplm.cli.output import note, write, write_json
+from laplm.cli.line_reader import LineReader, read_message
+from laplm.cli.output import is_terminal, note, write, write_json
 from laplm.cli.progress import ProgressBars, progress_bars
-from laplm.errors import InputError
+from laplm.errors import InputError, LaplmError
 
 if TYPE_CHECKING:
     from laplm.look.registry import Group, Parameter, ViewEntry
+    from laplm.look.view import View
 
 _FILES = "FILE.png|svg|html|csv|json"
 
@@ -129,7 +132,6 @@ def _add_parameter(p: Any, parameter: Parameter) -> None:
 
 
 def _show(args: argparse.Namespace) -> int:
-    from laplm.cli import terminal
     from laplm.look.view import EXTENSIONS, check_extension
 
     entry = _chosen(args)
@@ -139,6 +141,8 @@ def _show(args: argparse.Namespace) -> int:
     for path in args.out:
         # Before anything is computed.
         check_extension(path, (*EXTENSIONS, *entry.saves))
+    if entry.converses and _asked_for(args, entry):
+        return _converse(args, entry, rows)
     for parameter in entry.parameters:
         if parameter.piped:
             setattr(args, parameter.name, read_prompt(getattr(args, parameter.name)))
@@ -147,6 +151,14 @@ def _show(args: argparse.Namespace) -> int:
         view = entry.load()(lm, **_arguments(entry, args, progress))
     if entry.continues:
         note_trailing_space(getattr(args, entry.continues), lm)
+    _give(args, view, rows)
+    return 0
+
+
+def _give(args: argparse.Namespace, view: View, rows: int | None) -> None:
+    """Save and print a view."""
+    from laplm.cli import terminal
+
     for path in args.out:
         view.save(path)
         note(f"{path} written")
@@ -154,7 +166,43 @@ def _show(args: argparse.Namespace) -> int:
         write_json(view.to_dict())
     else:
         terminal.print_parts(view.parts(), rows, view.sentence(), _shows_all(args.entries))
-    return 0
+
+
+def _asked_for(args: argparse.Namespace, entry: ViewEntry) -> bool:
+    """Whether a person is asked again and again what to say, as nothing was typed."""
+    typed = getattr(args, entry.parameters[0].name)
+    return typed is None and sys.stdin is not None and is_terminal(sys.stdin)
+
+
+def _converse(args: argparse.Namespace, entry: ViewEntry, rows: int | None) -> int:
+    """A view of each answer of a conversation, until the person leaves."""
+    message = entry.parameters[0].name
+    with progress_bars() as progress:
+        lm = open_model(args.model, args.precision, args.threads, progress)
+        arguments = _arguments(entry, args, progress)
+        _ = lm.gpt
+    said = list(arguments.pop(entry.converses, ()))
+    reader = LineReader(["/exit"])
+    note('each answer is shown from inside; """ begins and ends several lines, Ctrl-D leaves',
+         dim=True)  # fmt: skip
+    while True:
+        try:
+            text, _ = read_message(reader, ">>> ", "... ")
+            if text.strip() in ("/exit", "/bye"):
+                return 0
+            if not text.strip():
+                continue
+            view = entry.load()(lm, **arguments, **{message: text, entry.converses: said})
+            _give(args, view, rows)
+            said += [text, view.answer]
+        except EOFError:
+            write("\n")
+            return 0
+        except KeyboardInterrupt:
+            write("\n")
+            note("Ctrl-D or /exit leaves", dim=True)
+        except LaplmError as error:
+            note(f"{error}")
 
 
 def _chosen(args: argparse.Namespace) -> ViewEntry:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from laplm.look.views.architecture import architecture
     from laplm.look.views.attention import attention, head_kinds
     from laplm.look.views.block import block, residual_stream
+    from laplm.look.views.chat import chat
+    from laplm.look.views.circuit import circuit
     from laplm.look.views.compare import compare
     from laplm.look.views.embeddings import embeddings, nearest_tokens
     from laplm.look.views.generation import generation
@@ -139,6 +141,32 @@ VIEWS: tuple[ViewEntry, ...] = (
         ),
         continues="text",
         example="laplm look why 'The capital of Spain is'",
+    ),
+    ViewEntry(
+        name="circuit", function="circuit.circuit", title="Circuit",
+        summary="Which heads and feed-forwards bring a token, and how they reach each other.",
+        parameters=(
+            _prompt(),
+            Parameter(
+                "corrupted", "prompt",
+                "a prompt of as many tokens with another answer, whose numbers take the place of "
+                "those of edges that are patched (default: none)",
+                None, typed=("--corrupted",), metavar="TEXT",
+            ),
+            _TARGET, _CONTRAST,
+            Parameter(
+                "how", "string", "what patched edges carry without a corrupted prompt: the mean "
+                "over the prompt, or zero", "mean", typed=("--how",), metavar="HOW",
+                choices=("zero", "mean"),
+            ),
+            Parameter(
+                "keep", "float", "the share of the logit difference that is to be kept", 0.9,
+                typed=("--keep",), metavar="SHARE",
+            ),
+        ),
+        continues="text",
+        example="laplm look circuit 'The capital of Spain is' "
+        "--corrupted 'The capital of France is' --out circuit.html",
     ),
     ViewEntry(
         name="stats", function="stats.stats", title="Sizes",
@@ -417,6 +445,34 @@ VIEWS: tuple[ViewEntry, ...] = (
         ),
         continues="prompt",
     ),
+    ViewEntry(
+        name="chat", function="chat.chat", title="A conversation",
+        summary="An answer of a chat model: how sure each token is, and what it looked at.",
+        parameters=(
+            Parameter(
+                "message", "string",
+                "what is asked; - or nothing reads it from a pipe, nothing on a terminal begins a "
+                "conversation",
+                typed=("MESSAGE",), piped=True,
+            ),
+            Parameter("system", "string", "tell the model how to answer", None,
+                      typed=("--system",), metavar="TEXT"),
+            Parameter(
+                "earlier", "string",
+                "what was said before, by turns yours and the model's; may be given several times",
+                (), typed=("--earlier",), metavar="TEXT", many=True,
+            ),
+            _new_tokens(64),
+            *_sampling(
+                Group("settings of sampling", "as for laplm chat, and with its defaults"),
+                greedy=True, **dict[str, Any](_OFF), repetition_penalty=None,
+            ),
+            Parameter("seed", "int", "the same seed gives the same answer", None,
+                      typed=("--seed",), metavar="N", bounds=_SEED),
+        ),
+        converses="earlier",
+        example="laplm look chat 'What is the capital of Spain?' -n 20 --out chat.html",
+    ),
 )  # fmt: skip
 """Every view, in the order of a pass."""
 
@@ -427,7 +483,8 @@ _FUNCTIONS = {entry.python_name: entry.function.split(".")[0] for entry in VIEWS
 
 __all__ = [
     "VIEWS", "ablate", "ablated_generation", "ablation_tap", "architecture", "attention",
-    "block", "compare", "embeddings", "generation", "head_kinds", "inside", "learning",
+    "block", "chat", "circuit", "compare", "embeddings", "generation", "head_kinds", "inside",
+    "learning",
     "logit_attribution", "logit_lens", "model_scale", "nearest_tokens", "next_token", "patch",
     "patched_generation", "patching_tap", "positions", "residual_stream", "stats", "steer",
     "steering_tap", "tokens", "trace", "why", "word_order",

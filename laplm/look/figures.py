@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from laplm.look.view import Network
+
 Array = NDArray[Any]
 
 OKABE_ITO = (
@@ -731,6 +733,64 @@ def tower(
         axes.axis("off")
         if subtitle:
             _subtitle(axes, subtitle)
+    return figure
+
+
+def network(drawn: Network, title: str, *, value_label: str, subtitle: str = "") -> Figure:
+    """Parts over the words that they stand at, and lines between them, wide by their strength.
+
+    Args:
+        drawn: what to draw.
+        title: what the picture shows.
+        value_label: what the width of a line is.
+        subtitle: a smaller text under the title.
+    """
+    right, top = (max((n[i] for n in ((m.x, m.y) for m in drawn.nodes)), default=0) for i in (0, 1))
+    figure = new_figure(
+        min(24.0, max(7.0, 2.2 + 0.62 * (right + 1))), min(24.0, max(4.2, 1.9 + 0.62 * (top + 1)))
+    )
+    with style():
+        from matplotlib.patches import FancyBboxPatch, PathPatch
+        from matplotlib.path import Path as Outline
+
+        _title(figure, title, subtitle)
+        axes = figure.add_subplot()
+        strongest = max((abs(edge.weight) for edge in drawn.edges), default=1.0) or 1.0
+        for edge in sorted(drawn.edges, key=lambda edge: abs(edge.weight)):
+            start, end = drawn.nodes[edge.from_], drawn.nodes[edge.to]
+            bend = max(0.3, (end.y - start.y) / 2)
+            # Around what stands between two parts of one column.
+            between = any(n.x == start.x == end.x and start.y < n.y < end.y for n in drawn.nodes)
+            aside = -0.75 if between else 0.0
+            curve = [(start.x, start.y), (start.x + aside, start.y + bend),
+                     (end.x + aside, end.y - bend), (end.x, end.y)]  # fmt: skip
+            share = abs(edge.weight) / strongest
+            axes.add_patch(PathPatch(
+                Outline(curve, [Outline.MOVETO, *[Outline.CURVE4] * 3]), facecolor="none",
+                edgecolor=OKABE_ITO[0 if edge.weight >= 0 else 1],
+                linestyle="-" if edge.weight >= 0 else (0, (4, 2)),
+                linewidth=0.6 + 4.4 * math.sqrt(share), alpha=0.3 + 0.6 * math.sqrt(share),
+                zorder=1,
+            ))  # fmt: skip
+        fills = {"head": "#dcebf7", "feed-forward": "#fbe6d3"}
+        for node in drawn.nodes:
+            half = max(0.3, 0.075 * _magnified * _cells(node.label) + 0.08)
+            axes.add_patch(FancyBboxPatch(
+                (node.x - half, node.y - 0.2), 2 * half, 0.4, zorder=2, linewidth=0.8,
+                boxstyle=f"round,pad=0,rounding_size={0.2 if node.kind == 'head' else 0.05}",
+                facecolor=fills.get(node.kind, "#eceff3"), edgecolor="#555555",
+            ))  # fmt: skip
+            axes.text(
+                node.x, node.y, node.label, ha="center", va="center_baseline", fontsize=8, zorder=3
+            )
+        axes.set_yticks([y for y, _ in drawn.levels], [label for _, label in drawn.levels])
+        axes.set_xticks([])
+        axes.tick_params(length=0)
+        axes.set_xlim(-1.0, right + 0.8)
+        axes.set_ylim(-0.5, top + 0.5)
+        axes.set_xlabel(textwrap.fill(f"width of a line: {value_label}", 100), fontsize=9)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
     return figure
 
 

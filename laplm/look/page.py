@@ -48,7 +48,8 @@ def page_of(view: View) -> str:
     # What is seen at a glance comes before what is read.
     parts.sort(key=lambda part: isinstance(part, Table))
     picture = ""
-    if not any(isinstance(part, Grid | Maps | Network | Reading) for part in parts):
+    drawn = any(isinstance(part, Grid | Maps | Network | Reading) for part in parts)
+    if view.picture_on_page or not drawn:
         try:
             picture = html_page.figure(view.to_svg()) + "\n"
         except MissingExtraError:
@@ -184,7 +185,7 @@ def _maps(part: Maps) -> tuple[dict[str, Any], str]:
         "shape": [down, across, kept, columns],
         "values": _base64(steps.astype("<u2")),
         "tokens": list(part.tokens) or [str(i) for i in range(columns)],
-        "first": rows - kept,
+        "first": columns - kept,
         "marked": marked,
         "marked_by": part.marked_by,
         "selected": marked[0] if marked else 0,

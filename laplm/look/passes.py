@@ -53,7 +53,8 @@ def cancellable(check: Callable[[], None]) -> Iterator[None]:
         _cancel_check.reset(token)
 
 
-def _check_cancelled() -> None:
+def check_cancelled() -> None:
+    """End the view here, if it was cancelled: see ``cancellable``."""
     check = _cancel_check.get()
     if check is not None:
         check()
@@ -63,7 +64,7 @@ def cancellable_tap(tap: Tap) -> Tap:
     """A tap that can be stopped at every activation: see ``cancellable``."""
 
     def see(name: str, layer: int | None, x: Array) -> Array | None:
-        _check_cancelled()
+        check_cancelled()
         return tap(name, layer, x)
 
     return see
@@ -73,7 +74,7 @@ def generate(gpt: CausalLM, model: Model, request: GenerationRequest) -> Generat
     """The text of a request, generated to its end."""
     stream = GenerationStream(gpt, model.tokenizer, request)
     for _ in stream:
-        _check_cancelled()
+        check_cancelled()
     return stream
 
 
@@ -114,7 +115,7 @@ def _forward(
     model: Model, ids: ArrayLike, tap: Tap | None, past: Past | None, last_only: bool
 ) -> Array:
     array = _checked(ids, model.config, 0 if past is None else past.length)
-    _check_cancelled()
+    check_cancelled()
     if tap is not None:
         tap = cancellable_tap(tap)
     if model.precision == "fp32":
@@ -215,7 +216,7 @@ def dense_weights(model: Model) -> reference.DenseWeights:
     Raises:
         ModelFormatError: a weight is NaN or infinite.
     """
-    _check_cancelled()
+    check_cancelled()
     weights = _dense.get(model.checkpoint)
     if weights is None:
         tensors = {name: model.checkpoint.tensor(name) for name in model.checkpoint.names}
@@ -233,7 +234,7 @@ def weights(model: Model) -> Weights:
     """
     if model.precision == "fp32":
         return dense_weights(model)
-    _check_cancelled()
+    check_cancelled()
     return model.gpt.weights
 
 
@@ -253,6 +254,25 @@ def encode(model: Model, text: Text) -> list[int]:
         ids = model.tokenizer.build_inputs_with_special_tokens(ids)
     _checked(ids, model.config)
     return ids
+
+
+def encode_pair(model: Model, clean: Text, corrupted: Text) -> tuple[list[int], list[int]]:
+    """Token ids of a clean prompt and of a corrupted one of as many tokens.
+
+    Raises:
+        ContextLengthError: a prompt has more tokens than the model has positions.
+        InputError: the prompts differ in length or not at all, or one is empty.
+    """
+    clean_ids, ids = encode(model, clean), encode(model, corrupted)
+    if len(clean_ids) != len(ids):
+        shown = [" ".join(token_labels(model, each)) for each in (clean_ids, ids)]
+        raise InputError(
+            f"the clean prompt has {len(clean_ids)} tokens ({shown[0]}) and the corrupted one "
+            f"{len(ids)} ({shown[1]}); they must have as many"
+        )
+    if clean_ids == ids:
+        raise InputError("the two prompts are the same; change a word in one of them")
+    return clean_ids, ids
 
 
 def one_token(model: Model, text: str) -> int:

@@ -101,6 +101,8 @@ class ViewEntry:
         flag: the option without a value that chooses it there, and its help; or None.
         chosen_by: its parameters that choose it there.
         needs: what it does, in words, if it needs all of ``chosen_by``.
+        converses: its parameter that takes the turns before; its first one is what a person says,
+            which is asked for again and again on a terminal where nothing is typed.
         alone: the refusal when parameters of the command's other views are given too.
     """
 
@@ -118,6 +120,7 @@ class ViewEntry:
     flag: tuple[str, str] | None = None
     chosen_by: tuple[str, ...] = ()
     needs: str = ""
+    converses: str = ""
     alone: str = ""
 
     @property

@@ -245,9 +245,11 @@ class View(ABC):
 
     Attributes:
         extensions: what the names of files may end in that it can be saved to.
+        picture_on_page: its page has the picture too, though other parts are drawn there.
     """
 
     extensions: ClassVar[tuple[str, ...]] = EXTENSIONS
+    picture_on_page: ClassVar[bool] = False
 
     @abstractmethod
     def parts(self) -> list[Part]:

@@ -28,6 +28,7 @@ from laplm.run.language_model import LanguageModel
 TEXT = "The capital of Spain is"
 VIEWS = [
     f"why '{TEXT}'", f"why '{TEXT}' --target ' Paris' --against ' Rome' -k 3",
+    f"circuit '{TEXT}' --corrupted 'The capital of France is' --keep 0.5",
     "stats", "stats --scale", f"tokens '{TEXT}'", f"tokens '{TEXT}' --merges", "embeddings",
     "embeddings --set cities", "embeddings king queen", "embeddings --nearest 'king - man + woman'",
     "positions", "positions --order", "positions --order 'a dog saw a cat' --ending '. A'",
@@ -106,7 +107,8 @@ def test_every_view_is_tried_here() -> None:
     parser = make_parser()
     views = parser._subparsers._group_actions[0].choices["look"]
     names = views._subparsers._group_actions[0].choices.keys()
-    assert {line.split()[0] for line in VIEWS} == set(names)
+    elsewhere = {"chat"}  # needs a chat model: test_look_chat
+    assert {line.split()[0] for line in VIEWS} | elsewhere == set(names)
 
 
 def test_a_view_is_saved_in_every_form_that_is_asked_for(look: Look, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from laplm import look
+from laplm.look.path_patching import Node, PathPatching
 from laplm.model.families.ops import softmax
 from laplm.run.language_model import LanguageModel
 
@@ -38,6 +39,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "lens": ("lens", TEXT), "trace": ("trace", TEXT), "ablate": ("ablate", TEXT),
     "generation": ("generation", TEXT, "-n", "4"), "attribution": ("attribution", TEXT),
     "inside": ("inside", TEXT), "positions": ("positions",), "why": ("why", TEXT, "-k", "3"),
+    "circuit": ("circuit", TEXT, "--corrupted", OTHER), "means": ("circuit", TEXT),
 }  # fmt: skip
 REFUSED = {"positions": "rotary positions"}
 PARALLEL = ("block", "stream", "ablate", "patch")  # go from attention to the feed-forward
@@ -90,6 +92,21 @@ def test_attributed_parts_sum_to_the_logit_difference(directory: Path) -> None:
     parts += found.attention_bias.sum() + found.norm_shift
     assert parts == pytest.approx(found.total, abs=1e-3)
     assert abs(found.rounding) < 1e-3 and found.pos_embed == 0
+
+
+def test_all_edges_together_are_the_model(directory: Path) -> None:
+    model = LanguageModel(str(directory), "fp32")
+    ids, other = (model.tokenizer.encode(text) for text in (TEXT, OTHER))
+    patching = PathPatching(model, ids, other)
+    every = [edge for sender in range(1, patching.n_senders + 1) for position in range(len(ids))
+             if sender < patching.n_senders or position == len(ids) - 1
+             for edge in patching.edges_into(Node(sender, position))]  # fmt: skip
+    logits = patching.run(every)
+    np.testing.assert_allclose(logits, model.gpt.forward(ids)[-1], atol=2e-3)
+    nothing = patching.run([])
+    np.testing.assert_allclose(nothing, model.gpt.forward(other)[-1], atol=2e-3)
+    assert np.abs(logits - nothing).max() > 0.1
+    assert patching.grouped == (directory.name == "gemma3_text")
 
 
 def test_operations_count_the_matrices_that_there_are(directory: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,13 +38,26 @@ MORE: dict[str, dict[str, Any]] = {
     },
     "steer": {"towards": " happy", "away_from": " sad", "max_new_tokens": 4},
     "compare": {"other": "twin"},
+    "chat": {"message": TEXT, "max_new_tokens": 4, "seed": 3},
     "generation": {"prompt": TEXT, "max_new_tokens": 4, "seed": 3},
 }  # fmt: skip
 
 
+TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
+
+
 @pytest.fixture(scope="module")
-def client(tiny_model_dir: Path) -> Iterator[TestClient]:
-    given = {"tiny": str(tiny_model_dir), "twin": str(tiny_model_dir)}
+def talking(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with a chat template."""
+    path = tmp_path_factory.mktemp("models") / "tiny"
+    shutil.copytree(tiny_model_dir, path)
+    (path / "chat_template.jinja").write_text(TEMPLATE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def client(talking: Path) -> Iterator[TestClient]:
+    given = {"tiny": str(talking), "twin": str(talking)}
     app, _ = make_app(ServerOptions(given, "tiny"))
     with TestClient(app, base_url="http://localhost") as client:
         yield client
@@ -143,21 +157,21 @@ def test_what_cannot_be_shown_says_why(
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_every_view_can_be_stopped_on_its_way(
-    client: TestClient, tiny_model_dir: Path, name: str, precision: Precision
+    client: TestClient, talking: Path, name: str, precision: Precision
 ) -> None:
     class StoppedError(Exception):
         pass
 
     (entry,) = [entry for entry in VIEWS if entry.name == name]
     make = entry.load()
-    lm = LanguageModel(tiny_model_dir, precision)
+    lm = LanguageModel(talking, precision)
     given = body_for(client, name)
     body = request_of(entry).model_validate(
         given | ({"other": "twin"} if name == "compare" else {})
     )
     arguments = {key: getattr(body, key) for key in body.model_fields_set}
     if name == "compare":
-        arguments["other"] = LanguageModel(tiny_model_dir, precision)
+        arguments["other"] = LanguageModel(talking, precision)
     calls = 0
 
     def check() -> None:

@@ -563,8 +563,8 @@
   function drawNetwork(section, data) {
     const line = readout(section, data.rest);
     const [unit, level] = [58, 62];
-    const [width, height] = [data.width * unit + 90, data.height * level + 30];
-    const place = (node) => [70 + node.x * unit, height - 34 - node.y * level];
+    const [width, height] = [data.width * unit + 140, data.height * level + 30];
+    const place = (node) => [120 + node.x * unit, height - 34 - node.y * level];
     const svg = draw("svg", { width, height, role: "group", "aria-label": data.title });
     for (const row of data.levels)
       svg.append(draw("text", { x: 4, y: height - 30 - row.y * level, class: "level" }, row.label));
@@ -572,10 +572,15 @@
     const lines = data.edges.map((edge) => {
       const [[x1, y1], [x2, y2]] = [place(data.nodes[edge.from]), place(data.nodes[edge.to])];
       const bend = Math.max(18, (y1 - y2) / 2);
-      const path = `M${x1} ${y1} C${x1} ${y1 - bend} ${x2} ${y2 + bend} ${x2} ${y2}`;
-      const strength = Math.abs(edge.weight) / strongest;
+      // Around what stands between two parts of one column.
+      const [low, high] = [data.nodes[edge.from], data.nodes[edge.to]];
+      const between = data.nodes.some((node) =>
+        node.x === low.x && node.x === high.x && node.y > low.y && node.y < high.y);
+      const aside = between ? -42 : 0;
+      const path = `M${x1} ${y1} C${x1 + aside} ${y1 - bend} ${x2 + aside} ${y2 + bend} ${x2} ${y2}`;
+      const strength = Math.sqrt(Math.abs(edge.weight) / strongest);
       const visible = draw("path", { d: path, class: edge.weight < 0 ? "edge against" : "edge",
-        "stroke-width": 1 + 7 * Math.sqrt(strength), "stroke-opacity": 0.3 + 0.6 * strength });
+        "stroke-width": 1 + 7 * strength, "stroke-opacity": 0.3 + 0.6 * strength });
       const wide = draw("path", { d: path, class: "reach" });
       svg.append(visible, wide);
       wide.addEventListener("pointerenter", () => line.say(edge.tip));

@@ -177,7 +177,7 @@ def generation(
     (result,) = stream.results()
     ids = list(result.token_ids)
     own, drawn, ranks, bits, others, chances = [], [], [], [], [], []
-    for i, logits in enumerate(_logits(model.gpt, prompt_ids, ids)):
+    for i, logits in enumerate(logits_drawn_from(model.gpt, prompt_ids, ids)):
         p = softmax(logits[:known])
         after = probabilities(logits[:known], stream.params, [*prompt_ids, *ids[:i]])
         order = np.argsort(-p, kind="stable")
@@ -196,7 +196,7 @@ def generation(
         finish_reason=result.finish_reason,
         ids=np.array(ids, np.int64),
         labels=tuple(passes.token_labels(model, ids)),
-        pieces=_pieces(model, ids),
+        pieces=pieces_of(model, ids),
         probabilities=np.array(own, np.float32),
         drawn_probabilities=np.array(drawn, np.float32),
         ranks=np.array(ranks, np.int64),
@@ -209,7 +209,7 @@ def generation(
     )  # fmt: skip
 
 
-def _logits(gpt: GPT, prompt_ids: Sequence[int], ids: Sequence[int]) -> Iterator[Array]:
+def logits_drawn_from(gpt: GPT, prompt_ids: Sequence[int], ids: Sequence[int]) -> Iterator[Array]:
     """The logits (V,) that each of ``ids`` was drawn from.
 
     They are worked out once more: the engine's numbers are the same however its tokens come, and
@@ -223,7 +223,7 @@ def _logits(gpt: GPT, prompt_ids: Sequence[int], ids: Sequence[int]) -> Iterator
         yield from gpt.forward(inputs[start : start + _BLOCK], cache)
 
 
-def _pieces(model: Model, ids: Sequence[int]) -> tuple[str, ...]:
+def pieces_of(model: Model, ids: Sequence[int]) -> tuple[str, ...]:
     """The text that each token completes: none where it ends within a character."""
     decoder = StreamDecoder(model.tokenizer)
     pieces = [decoder.feed(i) for i in ids]

@@ -214,7 +214,7 @@ def patch(
     if not order:
         raise InputError(f"stages is empty; name some of {', '.join(STAGES)}")
     passes.check_sublayers_in_turn(model)
-    clean_ids, ids = _encode(model, clean, corrupted)
+    clean_ids, ids = passes.encode_pair(model, clean, corrupted)
     kept = [*STAGES, "resid_mid", "resid_post", "logits"]
     donor, run = (
         passes.run_with_cache(model, clean_ids, kept),
@@ -319,7 +319,7 @@ def patching_tap(
     if stage not in STAGES:
         raise InputError(f"stage is {stage!r}, but it must be one of {', '.join(STAGES)}")
     passes.check_layer(model, layer)
-    clean_ids, ids = _encode(model, clean, corrupted)
+    clean_ids, ids = passes.encode_pair(model, clean, corrupted)
     if len(ids) == 1:
         raise InputError("a prompt of one token cannot be told from the tokens that follow it")
     where = [passes.check_position(ids, position) for position in positions]
@@ -381,18 +381,3 @@ def patched_generation(
         top_k=top_k,
         seed=seed,
     )
-
-
-def _encode(
-    model: Model, clean: passes.Text, corrupted: passes.Text
-) -> tuple[list[int], list[int]]:
-    clean_ids, ids = passes.encode(model, clean), passes.encode(model, corrupted)
-    if len(clean_ids) != len(ids):
-        shown = [" ".join(passes.token_labels(model, each)) for each in (clean_ids, ids)]
-        raise InputError(
-            f"the clean prompt has {len(clean_ids)} tokens ({shown[0]}) and the corrupted one "
-            f"{len(ids)} ({shown[1]}); they must have as many"
-        )
-    if clean_ids == ids:
-        raise InputError("the two prompts are the same; change a word in one of them")
-    return clean_ids, ids

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from laplm.look import figures, passes
 from laplm.look import target as targets
 from laplm.look.target import Target
-from laplm.look.view import Column, Model, Part, Table, View, check_count
+from laplm.look.view import Column, Maps, Model, PagePart, Part, Table, View, check_count
 from laplm.look.views.ablation import ablation_tap
 from laplm.look.views.logit_attribution import (
     Attribution,
@@ -110,6 +110,8 @@ class Why(View):
     looks: Array
     strongest: list[SwitchedOff]
 
+    picture_on_page: ClassVar[bool] = True
+
     def sentence(self) -> str:
         """See ``View``: when the token leads, which head brings it, what falls without it."""
         return "; ".join([self._when(), *self._which()]) + "."
@@ -133,6 +135,21 @@ class Why(View):
             "above: with all parts down to it.",
         )  # fmt: skip
         return [strongest, self._stages(), self._every()]
+
+    def page_parts(self) -> list[PagePart]:
+        """See ``View``: where heads look from the last position stands with the tables."""
+        layers, heads, _ = self.looks.shape
+        looks = Maps(
+            title=f"where heads look from {quoted(self.tokens[-1])}",
+            values=self.looks[:, :, None],
+            row_labels=[f"layer {layer}" for layer in range(layers)],
+            column_labels=[f"head {head}" for head in range(heads)],
+            tokens=self.tokens,
+            marked=[(p.layer, p.head) for p in self.strongest if p.head is not None],
+            marked_by="those that bring it, strongest first",
+        )
+        first, *rest = self.parts()
+        return [first, looks, *rest]
 
     def plot(self) -> Figure:
         """See ``View``: the target's probability by layer; what brings it; what falls without."""

@@ -15,7 +15,7 @@ import torch
 from laplm import look
 from laplm.errors import InputError
 from laplm.look import passes
-from laplm.look.view import Table
+from laplm.look.view import Maps, Table
 from laplm.look.views.why import SwitchedOff, Why
 from laplm.run.language_model import LanguageModel
 
@@ -192,9 +192,14 @@ def test_the_picture_has_the_same_numbers(spain: Why) -> None:
     assert "head 4.6" in " ".join(spain.plot().get_suptitle().split())
 
 
-def test_the_page_begins_with_the_sentence(spain: Why) -> None:
+def test_the_page_begins_with_the_sentence_and_has_the_picture_and_the_heads(spain: Why) -> None:
     page = spain.to_html()
-    assert page.index(spain.sentence()) < page.index("<svg") < page.index("<table")
+    sentence = page.index(spain.sentence())
+    assert sentence < page.index("<svg") < page.index('data-kind="maps"') < page.index("<table")
+    (looks,) = [part for part in spain.page_parts() if isinstance(part, Maps)]
+    np.testing.assert_array_equal(looks.values[:, :, 0], spain.looks)
+    heads = [(p.layer, p.head) for p in spain.strongest if p.head is not None]
+    assert list(looks.marked) == heads and heads[0] == (4, 6)
 
 
 @pytest.mark.parametrize(
