@@ -35,7 +35,9 @@ How = Literal["zero", "mean"]
 KEPT = 0.9
 """The share of the logit difference that a circuit keeps, when nothing else is asked for."""
 
-_OPENED = 48  # nodes whose edges are looked at
+_OPENED = 48  # nodes whose edges are looked at, before it is seen whether more are needed
+_ROUNDS = 4  # how often that is done, at most
+_NEARLY = 0.95  # of what all edges that were tried keep, where that is less than was asked for
 _WEAK = 0.005  # of the whole difference: a node that no edge from makes so much is not opened
 _OPERATIONS = 6e9  # of the runs for one node: so many edges into it are patched by themselves
 _RANKED = 20e9  # operations to rank the edges into one node
@@ -146,7 +148,7 @@ class Circuit(View):
             title=f"{self.model}: the circuit of the {self._measure}, edge by edge",
             columns=[
                 Column("from"), Column("at"), Column("to"), Column("at "),
-                Column("effect", 3, signed=True), Column("of the whole", 3),
+                Column("effect", 2, signed=True), Column("of the whole", 2),
             ],
             rows=[
                 [
@@ -464,38 +466,53 @@ class _Search:
         self._patching, self._target = patching, target
         self._whole, self._least, self._keep = whole, least, keep
         self._progress = progress
-        self.n_patched = self.n_opened = 0
+        self._found: dict[Edge, float] = {}
+        self._opened: set[Node] = set()
+        self._importance = {patching.end: float("inf")}
+        self._waiting = [(-float("inf"), patching.end)]
+
+    @property
+    def n_patched(self) -> int:
+        """How many edges were patched by themselves."""
+        return len(self._found)
+
+    @property
+    def n_opened(self) -> int:
+        """Into how many nodes these lead."""
+        return len(self._opened)
 
     def effects(self) -> dict[Edge, float]:
         """The effect of each edge that was patched, the nodes that matter most opened first."""
-        found: dict[Edge, float] = {}
+        for most in range(_OPENED, _ROUNDS * _OPENED + 1, _OPENED):
+            self._open(most)
+            if not self._waiting or self._keeps(list(self._found)):
+                break
+        return self._found
+
+    def _open(self, most: int) -> None:
+        """Patch edges into the nodes that matter most, until so many nodes are opened."""
         weak = _WEAK * abs(self._whole - self._least)
-        importance = {self._patching.end: float("inf")}
-        waiting = [(-float("inf"), self._patching.end)]
-        opened: set[Node] = set()
-        while waiting and len(opened) < _OPENED:
-            strength, reader = heapq.heappop(waiting)
-            if reader in opened or -strength < importance[reader]:
+        while self._waiting and len(self._opened) < most:
+            strength, reader = heapq.heappop(self._waiting)
+            if reader in self._opened or -strength < self._importance[reader]:
                 continue  # it came again, with a stronger edge
-            if self._progress is not None:
-                self._progress("parts of the circuit", len(opened), _OPENED)
-            opened.add(reader)
+            self._tell("parts of the circuit", len(self._opened), most)
+            self._opened.add(reader)
             edges = self._moving(reader)
             if not edges:
                 continue
             values = self._patching.effects(edges, self._target).tolist()
-            found |= dict(zip(edges, values, strict=True))
             for edge, value in zip(edges, values, strict=True):
-                sender = edge.sender
-                if sender.sender == 0 or abs(value) < weak:
-                    continue
-                if abs(value) > importance.get(sender, 0.0):
-                    importance[sender] = abs(value)
-                    heapq.heappush(waiting, (-abs(value), sender))
+                self._found[edge] = value
+                sender, effect = edge.sender, abs(value)
+                if sender.sender and effect >= max(weak, self._importance.get(sender, 0.0)):
+                    self._importance[sender] = effect
+                    heapq.heappush(self._waiting, (-effect, sender))
+        self._tell("parts of the circuit", most, most)
+
+    def _tell(self, what: str, done: int, total: int) -> None:
         if self._progress is not None:
-            self._progress("parts of the circuit", _OPENED, _OPENED)
-        self.n_patched, self.n_opened = len(found), len(opened)
-        return found
+            self._progress(what, done, total)
 
     def _moving(self, reader: Node) -> list[Edge]:
         """The edges into a node that move what it adds most, along the way all of them move it."""
@@ -520,22 +537,21 @@ class _Search:
             middle = (low + high) // 2
             low, high = (low, middle) if self._keeps(order[:middle]) else (middle, high)
         kept = self._connected(order[:high])
-        if self._share(kept) < self._keep:
-            return kept
+        # Where all that were tried keep less, nearly as much as they do.
+        share = self._share(kept)
+        enough = self._keep if share >= self._keep else _NEARLY * share
         total, done = len(_SPARED) * len(kept), 0
         for step, size in enumerate(_SPARED):
             at = len(kept)
             while at > 0:
                 done = max(done, step * total // len(_SPARED) + len(kept) - at)
-                if self._progress is not None:
-                    self._progress("edges that can be spared", done, total)
+                self._tell("edges that can be spared", done, total)
                 some = set(kept[max(0, at - size) : at])
                 at -= size
                 without = self._connected([edge for edge in kept if edge not in some])
-                if self._share(without) >= self._keep:
+                if self._share(without) >= enough:
                     kept, at = without, min(at, len(without))
-        if self._progress is not None:
-            self._progress("edges that can be spared", total, total)
+        self._tell("edges that can be spared", total, total)
         return kept
 
     def _keeps(self, edges: Sequence[Edge]) -> bool:

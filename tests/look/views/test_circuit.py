@@ -106,6 +106,7 @@ def test_what_is_not_kept_is_said(tiny_model_dir: Path, monkeypatch: pytest.Monk
     from laplm.look.views import circuit
 
     monkeypatch.setattr(circuit, "_OPENED", 1)
+    monkeypatch.setattr(circuit, "_ROUNDS", 1)
     monkeypatch.setattr(circuit, "_FEWEST", 2)
     monkeypatch.setattr(circuit, "_MOST", 2)
     model = LanguageModel(str(tiny_model_dir), "fp32")
@@ -113,6 +114,20 @@ def test_what_is_not_kept_is_said(tiny_model_dir: Path, monkeypatch: pytest.Monk
     assert found.kept < 1 and "less than the 100% that were asked for" in found.sentence()
     assert found.n_opened == 1 and found.n_patched == 2
     assert "2 edges were patched by themselves" in found.parts()[0].note
+
+
+def test_more_parts_are_opened_until_enough_is_kept(
+    tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from laplm.look.views import circuit
+
+    monkeypatch.setattr(circuit, "_OPENED", 2)
+    model = LanguageModel(str(tiny_model_dir), "fp32")
+    options: dict[str, Any] = {"corrupted": "Once upon a girl", "keep": 1.0}
+    few = look.circuit(model, "Once upon a time", **options | {"keep": 0.01})
+    assert few.n_opened == 2 and few.kept >= 0.01
+    found = look.circuit(model, "Once upon a time", **options)
+    assert found.n_opened > 2 and found.n_opened % 2 == 0
 
 
 def test_tables_and_the_network_hold_every_edge(spain: Circuit) -> None:
