@@ -784,6 +784,9 @@ def network(drawn: Network, title: str, *, value_label: str, subtitle: str = "")
                 node.x, node.y, node.label, ha="center", va="center_baseline", fontsize=8, zorder=3
             )
         axes.set_yticks([y for y, _ in drawn.levels], [label for _, label in drawn.levels])
+        for x, word in drawn.columns:
+            axes.text(x, 0, shorten(word), ha="center", va="center_baseline", color="#666666",
+                      fontsize=8)  # fmt: skip
         axes.set_xticks([])
         axes.tick_params(length=0)
         axes.set_xlim(-1.0, right + 0.8)

@@ -214,6 +214,7 @@ def _network(part: Network) -> dict[str, Any]:
         "nodes": nodes,
         "edges": edges,
         "levels": [{"y": y, "label": label} for y, label in part.levels],
+        "columns": [{"x": x, "label": label} for x, label in part.columns],
         "width": 1 + max((node.x for node in part.nodes), default=0),
         "height": 1 + max((node.y for node in part.nodes), default=0),
         "rest": "Point at a part to see what it reads and who reads it; a click pins it.",

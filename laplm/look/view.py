@@ -189,12 +189,18 @@ class Edge:
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """Nodes and edges; only pages and pictures have them. ``levels`` are labels by their height."""
+    """Nodes and edges; only pages and pictures have them.
+
+    Attributes:
+        levels: labels by their height.
+        columns: words of columns that have no embedding, by their place.
+    """
 
     title: str
     nodes: Sequence[Node]
     edges: Sequence[Edge]
     levels: Sequence[tuple[float, str]]
+    columns: Sequence[tuple[float, str]] = ()
     note: str = ""
 
 

@@ -568,6 +568,9 @@
     const svg = draw("svg", { width, height, role: "group", "aria-label": data.title });
     for (const row of data.levels)
       svg.append(draw("text", { x: 4, y: height - 30 - row.y * level, class: "level" }, row.label));
+    for (const column of data.columns)
+      svg.append(draw("text", { x: 120 + column.x * unit, y: height - 30, class: "level",
+        "text-anchor": "middle" }, column.label));
     const strongest = Math.max(1e-9, ...data.edges.map((edge) => Math.abs(edge.weight)));
     const lines = data.edges.map((edge) => {
       const [[x1, y1], [x2, y2]] = [place(data.nodes[edge.from]), place(data.nodes[edge.to])];

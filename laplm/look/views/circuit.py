@@ -308,6 +308,7 @@ class Circuit(View):
             for k, i in enumerate(found):
                 x = lane[position] + (0 if self._in_lane(i) else k + 1)
                 nodes[i] = self._drawn(i, x, height[row])
+        embedded = {node.position for node in self.nodes if node.kind == "embedding"}
         levels = [(height[row], self._level(row)) for row in rows]
         edges = [
             shown.Edge(e.sender, e.reader, e.effect,
@@ -319,6 +320,7 @@ class Circuit(View):
             nodes=[node for node in nodes if node is not None],
             edges=edges,
             levels=levels,
+            columns=[(lane[p], self.tokens[p]) for p in used if p not in embedded],
             note=f"Numbers are what the {self._measure} loses when the edge alone is patched. "
             f"{self._cut()}",
         )

@@ -141,6 +141,10 @@ def test_tables_and_the_network_hold_every_edge(spain: Circuit) -> None:
     assert len(set(places)) == len(places), "nothing stands on anything else"
     for edge in network.edges:
         assert network.nodes[edge.from_].y < network.nodes[edge.to].y
+    # Every column has its word: of an embedding, or by itself.
+    used = {spain.tokens[node.position] for node in spain.nodes}
+    words = {n.label for n in network.nodes if n.kind == "embedding"}
+    assert words | {word for _, word in network.columns} == used == {"·Spain", "·is"}
     madrid = network.nodes[-1]
     assert madrid.label == "·Madrid" and madrid.y == max(y for _, y in places)
 
@@ -149,7 +153,7 @@ def test_the_picture_draws_every_edge_and_names_every_part(spain: Circuit) -> No
     figure = spain.plot()
     (axes,) = figure.axes
     texts = {text.get_text() for text in axes.texts}
-    assert {"4.6", "ff 0", "·Spain", "·Madrid"} <= texts
+    assert {"4.6", "ff 0", "·Spain", "·Madrid", "·is"} <= texts
     assert len(axes.patches) == len(spain.edges) + len(spain.nodes)
 
 
