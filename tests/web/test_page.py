@@ -62,7 +62,11 @@ def test_a_tuning_is_planned_watched_stopped_gone_on_with_and_compared(watched: 
     assert texts.first.inner_text() != texts.last.inner_text()
     expect(page.locator("#tune iframe.report")).to_be_visible()
     assert page.locator("#tune iframe.report").get_attribute("sandbox") == ""
-    assert any(n.startswith("run:") for n in page.locator("#model option").all_text_contents())
+    page.get_by_role("button", name="Chat or write with it").click()
+    assert page.locator("#model").input_value().startswith("run:")
+    expect(page.get_by_role("tab", name="Write")).to_have_attribute("aria-selected", "true")
+    expect(page.locator("#about")).to_contain_text("run:")
+    expect(page.locator("#write .token").first).to_be_attached()
 
 
 def test_the_address_of_the_tab_before_leads_to_it(watched: Any) -> None:

@@ -3,7 +3,8 @@
 import { aborted, events, get, getText, post, remove } from "./api.js";
 import { curves } from "./charts.js";
 import { bytes, duration, freshId, h, numberField, replace } from "./dom.js";
-import { chosenModel, onModels, refreshModels } from "./models-list.js";
+import { chooseModel, chosenModel, entryOf, onModels, refreshModels } from "./models-list.js";
+import { showTab } from "./tabs.js";
 
 const MOST_BYTES = 50_000_000;
 const ENDED = ["planned", "stopped", "done", "failed"];
@@ -307,6 +308,22 @@ export function startTune(root) {
   return { shown: list };
 }
 
+/** Go to another tab with what a run has made. */
+function useButton(entry, text, writes) {
+  const name = `run:${entry.id}`;
+  return h("button", {
+    type: "button",
+    class: writes ? "main" : "",
+    text,
+    onclick: async () => {
+      await refreshModels();
+      chooseModel(name);
+      if (!writes) showTab("look");
+      else showTab(entryOf(name)?.chat ? "chat" : "write");
+    },
+  });
+}
+
 /** Add a point to a curve; after a run was stopped, steps may come again. */
 function put(curve, step, value) {
   while (curve.length && curve.at(-1)[0] >= step) curve.pop();
@@ -378,6 +395,10 @@ class RunCard {
           stopped: [button("start", "Resume", true)],
           // What was planned can be tried again; what could not be planned needs other data.
           failed: entry.plan ? [button("start", "Try again", true)] : [],
+          done: [
+            useButton(entry, "Chat or write with it", true),
+            useButton(entry, "Look inside", false),
+          ],
         }[entry.state] ?? [],
       );
     }

@@ -75,8 +75,11 @@ export function drawRiver(root, seen, act) {
         "data-key": `layer:${layer}`,
         "aria-label":
           `Layer ${layer}: attention adds ${adds.toFixed(1)}, feed-forward ${feeds.toFixed(1)}; ` +
-          `then the likeliest next token is ${word}, ${percent(p)}`,
-        text: offs ? `${layer} (${offs} off)` : String(layer),
+          `then the likeliest next token is ${word}, ${percent(p)}${
+            offs ? `; ${offs} switched off` : ""
+          }`,
+        text: offs ? `${layer} −${offs}` : String(layer),
+        title: offs ? `${offs} switched off` : null,
         onclick: () => act.open(layer),
       }),
       piece(streams[layer], streams[layer + 1], adds, feeds, unit, height),

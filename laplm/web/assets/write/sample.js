@@ -60,7 +60,7 @@ export function makeSample(data, actions, ask) {
     const button = h("button", {
       type: "button",
       class: `token${tint ? ` surprise${tint}` : ""}${token.ends ? " end" : ""}`,
-      text: token.ends ? "end of text" : token.text.replace(/^ /, "").replaceAll("\n", "↵"),
+      text: token.ends ? "end of text" : token.text.replace(/^ (?=\S)/, "").replaceAll("\n", "↵"),
       title: said,
       "aria-label": `token ${said}`,
       "aria-pressed": "false",
@@ -73,7 +73,7 @@ export function makeSample(data, actions, ask) {
     // A line may end between two words and after a line break, but not inside a word: its tokens
     // stand in one span, and the space before it outside. What is too long for a line is no word.
     const begins = token.ends || /^\s/.test(token.text);
-    if (/^ ./.test(token.text) && !(data.title && !at)) passage.append(" ");
+    if (/^ \S/.test(token.text) && !(data.title && !at)) passage.append(" ");
     if (!word || begins || word.textContent.length + token.text.length > LONGEST_WORD) {
       word = h("span", { class: "whole" });
       passage.append(word);
