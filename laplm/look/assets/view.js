@@ -638,7 +638,9 @@
     roving(shapes, 1, pin);
     const scroll = make("div", { class: "scroll network" }, svg);
     section.insertBefore(scroll, section.lastChild);
-    scroll.scrollLeft = scroll.scrollWidth;
+    // The logits, last of the nodes, are in sight first.
+    const end = data.nodes.length ? place(data.nodes[data.nodes.length - 1])[0] : 0;
+    scroll.scrollLeft = end - 0.6 * scroll.clientWidth;
   }
 
   // --- tables -----------------------------------------------------------------------------------
