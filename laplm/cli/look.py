@@ -107,9 +107,18 @@ def _add_parameter(p: Any, parameter: Parameter) -> None:
     options: dict[str, Any] = {"help": help_text, "type": kind}
     if parameter.positional:
         (options["metavar"],) = parameter.typed
-        if parameter.many or parameter.piped:
+        if parameter.required and parameter.files:
+            options["nargs"] = "?"
+        elif parameter.many or parameter.piped:
             options["nargs"] = "*" if parameter.many else "?"
         p.add_argument(parameter.name, **options)
+        if parameter.files:
+            what = "each of its lines one" if parameter.lines else "read as one"
+            p.add_argument(
+                parameter.files, action="append", default=[], type=Path, metavar="FILE",
+                dest=f"{parameter.name}_files",
+                help=f"the same from a file of text, {what}; may be given several times",
+            )  # fmt: skip
         return
     options["dest"] = parameter.name
     if parameter.kind == "bool":
@@ -126,6 +135,22 @@ def _add_parameter(p: Any, parameter: Parameter) -> None:
         p.add_argument(flag, action="store_const", dest=parameter.name, const=value)
     for name in parameter.former:
         p.add_argument(f"--{name}", dest=parameter.name, type=kind, help=argparse.SUPPRESS)
+
+
+def _read_texts(p: Parameter, args: argparse.Namespace) -> list[str]:
+    """The texts of the files that were given for a parameter.
+
+    Raises:
+        InputError: a file cannot be read, or is not text.
+    """
+    from laplm.run.evaluate import read_documents
+
+    texts: list[str] = []
+    for path in getattr(args, f"{p.name}_files"):
+        for document in read_documents(path):
+            lines = document.text.splitlines() if p.lines else [document.text]
+            texts += [line for line in lines if line.strip()]
+    return texts
 
 
 # --- from what was typed to a view ------------------------------------------------------------
@@ -252,6 +277,14 @@ def _arguments(
 ) -> dict[str, Any]:
     """The arguments of a view's function: those that were typed, models opened."""
     found = {p.name: getattr(args, p.name) for p in entry.parameters if _given(args, p.name)}
+    for p in entry.parameters:
+        if p.files:
+            typed = found.pop(p.name, [])
+            texts = [*([typed] if isinstance(typed, str) else typed), *_read_texts(p, args)]
+            if texts:
+                found[p.name] = texts
+            elif p.required:
+                raise InputError(f"give {p.typed[0]}, or {p.files} FILE")
     for name in entry.other_models:
         found[name] = open_model(found[name], args.precision, args.threads, progress)
 

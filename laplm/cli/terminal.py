@@ -88,13 +88,15 @@ def print_parts(
 
 
 def _rows_of(part: Part) -> int:
-    """How many rows tables and matrices have; text and labelled maps are not counted."""
-    from laplm.look.view import Grid, Maps, Table
+    """How many rows tables, matrices and text have; labelled maps are not counted."""
+    from laplm.look.view import Grid, Maps, Passage, Table
 
     if isinstance(part, Table):
         return len(part.rows)
     if isinstance(part, Maps) and not part.tokens:
         return len(part.values) * min(_PIXELS, int(part.values.shape[-1]))
+    if isinstance(part, Passage):
+        return sum(span.text.count("\n") for span in part.spans)
     return len(part.values) if isinstance(part, Grid) else 0
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from laplm.look.views.learning import learning
     from laplm.look.views.logit_attribution import logit_attribution
     from laplm.look.views.logit_lens import logit_lens
+    from laplm.look.views.neuron import neuron
     from laplm.look.views.next_token import next_token
     from laplm.look.views.patching import patch, patched_generation, patching_tap
     from laplm.look.views.positions import positions, word_order
@@ -346,6 +347,25 @@ VIEWS: tuple[ViewEntry, ...] = (
         continues="text", command="ablate", chosen_by=("without",),
     ),
     ViewEntry(
+        name="neuron", function="neuron.neuron", title="One neuron",
+        summary="What a neuron of a feed-forward does: what excites it, what it promotes.",
+        parameters=(
+            Parameter("unit", "string", "which neuron: 4.17 is number 17 of layer 4",
+                      typed=("LAYER.NEURON",)),
+            Parameter(
+                "texts", "string",
+                "texts to find what excites it (default: twelve short ones)", (), typed=("TEXT",),
+                many="or one", files="--data",
+            ),
+            _count("of the tokens that excite it most"),
+            Parameter("words", "int", "how many tokens that it promotes and suppresses", 8,
+                      typed=("--words",), metavar="N"),
+            Parameter("max_tokens", "int", "how many tokens of the texts are read at most", 20_000,
+                      typed=("--max-tokens",), metavar="N"),
+        ),
+        example="laplm look neuron 5.458 --data notes.txt",
+    ),
+    ViewEntry(
         name="patch", function="patching.patch", title="Patching",
         summary="What brings a clean prompt's answer back into a corrupted one.",
         parameters=(
@@ -387,8 +407,10 @@ VIEWS: tuple[ViewEntry, ...] = (
         summary="Text written with more or less of a direction.",
         parameters=(
             _prompt(kind="string"),
-            Parameter("towards", "string", "the prompt to lead to", typed=("TOWARDS",)),
-            Parameter("away_from", "string", "the prompt to lead away from", typed=("AWAY",)),
+            Parameter("towards", "string", "the prompt to lead to", typed=("TOWARDS",),
+                      many="or one", files="--towards", lines=True),
+            Parameter("away_from", "string", "the prompt to lead away from", typed=("AWAY",),
+                      many="or one", files="--away", lines=True),
             _layer("where (default: the one in the middle)"),
             Parameter(
                 "coefficients", "float",
@@ -484,9 +506,9 @@ _FUNCTIONS = {entry.python_name: entry.function.split(".")[0] for entry in VIEWS
 __all__ = [
     "VIEWS", "ablate", "ablated_generation", "ablation_tap", "architecture", "attention",
     "block", "chat", "circuit", "compare", "embeddings", "generation", "head_kinds", "inside",
-    "learning",
-    "logit_attribution", "logit_lens", "model_scale", "nearest_tokens", "next_token", "patch",
-    "patched_generation", "patching_tap", "positions", "residual_stream", "stats", "steer",
+    "learning", "logit_attribution", "logit_lens", "model_scale", "nearest_tokens", "neuron",
+    "next_token", "patch", "patched_generation", "patching_tap", "positions", "residual_stream",
+    "stats", "steer",
     "steering_tap", "tokens", "trace", "why", "word_order",
 ]  # fmt: skip
 

@@ -498,7 +498,11 @@ def story(
         third.set_xlim(0, 1)
         third.set_xlabel(f"probability of “{token}” (dashed: {whole:.1%})")
         third.legend(
-            frameon=False, loc="upper center", fontsize=8, bbox_to_anchor=(0.5, -0.12), ncols=2
+            frameon=False,
+            loc="upper center",
+            fontsize=8,
+            ncols=2,
+            bbox_to_anchor=(0.5, -0.55 / figure.get_figheight()),
         )
         _panel_title(third, "What is left without them")
         for axes in (second, third):
@@ -506,6 +510,63 @@ def story(
         for axes in (first, second, third):
             axes.tick_params(axis="y", length=0)
             axes.locator_params(axis="x", nbins=5)
+    return figure
+
+
+def neuron_panels(
+    places: Sequence[str],
+    activations: Sequence[float],
+    tokens: Sequence[str],
+    logits: Sequence[float],
+    counts: Sequence[int],
+    edges: Sequence[float],
+    *,
+    title: str,
+    subtitle: str = "",
+) -> Figure:
+    """What excites a neuron, what it adds to logits, and how its activations are spread.
+
+    Args:
+        places: the tokens that excite it most, in their texts.
+        activations: at each of them.
+        tokens: those that it promotes, then those that it suppresses.
+        logits: what an activation of 1 adds to each.
+        counts: tokens by activation.
+        edges: of their bins, one more.
+        title: what the picture shows.
+        subtitle: a smaller line under the title.
+    """
+    figure = new_figure(13.0, max(4.4, 2.4 + 0.28 * max(len(places), len(tokens))))
+    with style():
+        _title(figure, title, subtitle)
+        every = figure.subplots(1, 3, width_ratios=(1.0, 0.9, 0.9))
+        for axes, labels, values, what in zip(
+            every, (places, tokens), (activations, logits),
+            ("activation", "added to the logit by an activation of 1"), strict=False,
+        ):  # fmt: skip
+            rows = np.arange(len(labels))
+            colours = [OKABE_ITO[0 if value >= 0 else 1] for value in values]
+            axes.barh(rows, values, color=colours, height=0.7)
+            for row, value in zip(rows, values, strict=True):
+                axes.annotate(
+                    f"{value:+.2f}", (max(value, 0.0), row), xytext=(4, 0),
+                    textcoords="offset points", va="center", fontsize=8,
+                )  # fmt: skip
+            axes.set_yticks(rows, [label if axes is every[0] else shorten(label)
+                                   for label in labels])  # fmt: skip
+            axes.margins(x=0.2)
+            axes.axvline(0, color="#444444", linewidth=0.8)
+            axes.set_xlabel(what)
+            axes.invert_yaxis()
+            axes.tick_params(axis="y", length=0)
+            axes.locator_params(axis="x", nbins=5)
+        every[2].stairs(counts, edges, fill=True, color=OKABE_ITO[5])
+        _numbered(every[2], "y", log=True)
+        every[2].set_ylim(bottom=0.7)
+        every[2].set(xlabel="activation", ylabel="tokens")
+        _panel_title(every[0], "What excites it most (the token in brackets)")
+        _panel_title(every[1], "What it promotes and suppresses")
+        _panel_title(every[2], "All of its activations")
     return figure
 
 

@@ -21,7 +21,6 @@ from laplm.model import activations, reference
 from laplm.model.activations import ActivationCache, Key
 from laplm.model.config import ModelConfig
 from laplm.model.engine.kv_cache import KVCache
-from laplm.model.families import has
 from laplm.model.files.checkpoint import Checkpoint, check_finite
 from laplm.model.weights import DensePast, Tap, Weights
 from laplm.run.generate import CausalLM, GenerationStream
@@ -124,32 +123,6 @@ def _forward(
         return reference.forward(array, dense_weights(model), model.config, past, see, last_only)
     assert past is None or isinstance(past, KVCache)
     return model.gpt.forward(array, past, tap, last_only=last_only)
-
-
-def check_position_embedding(model: Model) -> None:
-    """Refuse a model without a table of positions, for views that show it.
-
-    Raises:
-        InputError: its positions are rotary.
-    """
-    if not has(model.config, "pos_embed"):
-        raise InputError(
-            f"{model.name} has rotary positions, and this view shows a table of positions as GPT-2 "
-            "has one; `laplm look attention` shows what positions do in it"
-        )
-
-
-def check_sublayers_in_turn(model: Model) -> None:
-    """Refuse a model whose sublayers read the same input, for views that go from one to the next.
-
-    Raises:
-        InputError: its residual is parallel.
-    """
-    if model.config.parallel_residual:
-        raise InputError(
-            f"attention and feed-forward of {model.name} read the same input, and this view "
-            "follows one after the other; `laplm look trace` shows what both add"
-        )
 
 
 def new_past(model: Model) -> Past:

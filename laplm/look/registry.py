@@ -46,6 +46,9 @@ class Parameter:
         shorthands: options without a value that set it: ``{"--greedy": 0.0}``.
         group: under which heading of the page of help.
         former: names that it had before, which stay valid.
+        files: an option that takes it from a file: "--data". Of the command line alone: over HTTP
+            no files are read.
+        lines: each line of such a file is a text; else the whole file is one.
     """
 
     name: str
@@ -62,6 +65,8 @@ class Parameter:
     shorthands: Mapping[str, Any] = field(default_factory=dict)
     group: Group | None = None
     former: tuple[str, ...] = ()
+    files: str = ""
+    lines: bool = False
 
     @property
     def required(self) -> bool:

@@ -70,6 +70,18 @@ def best(model: Model, logits: Array) -> int:
     return int(logits[: model.tokenizer.vocab_size].argmax())
 
 
+def likeliest(every: Array, k: int) -> NDArray[np.int64]:
+    """The k tokens of greatest probability in any of several distributions (N, V), greatest first.
+
+    The likeliest of each distribution is among them, also where all k of another are likelier.
+    """
+    highest = every.max(axis=0)
+    order = np.argsort(-highest, kind="stable")
+    leading = list(dict.fromkeys(every.argmax(axis=-1).tolist()))
+    others = order[~np.isin(order, leading)][: max(0, k - len(leading))]
+    return order[np.isin(order, [*leading, *others])]
+
+
 def probabilities(logits: Array) -> Array:
     """Softmax over the vocabulary: (..., V) -> (..., V)."""
     e = np.exp(logits - logits.max(axis=-1, keepdims=True))

@@ -24,9 +24,11 @@ def output_matrix(model: Model) -> Array:
 
 
 def through_last_norm(model: Model, vectors: Array) -> Array:
-    """Vectors (..., C) centred and times the last norm's gain; its scale and shift left out."""
-    gain = passes.dense_weights(model).vector("final_norm")
-    out: Array = (vectors - vectors.mean(axis=-1, keepdims=True)) * gain
+    """Vectors (..., C) times the last norm's gain, centred where it centres: no scale, no shift."""
+    gain = passes.dense_weights(model).vector("final_norm") + np.float32(model.config.norm_offset)
+    if model.config.norm == "layer":
+        vectors = vectors - vectors.mean(axis=-1, keepdims=True)
+    out: Array = vectors * gain
     return out
 
 
@@ -34,6 +36,19 @@ def direct_logits(model: Model, vectors: Array) -> Array:
     """What vectors (..., C) add to the logits (..., V), times the last norm's scale."""
     out: Array = through_last_norm(model, vectors) @ output_matrix(model).T
     return out
+
+
+def neuron_directions(model: Model, layer: int, neurons: NDArray[np.int64]) -> Array:
+    """What neurons (N,) of a feed-forward write when they give 1: (N, C).
+
+    Where a norm follows the feed-forward, its gain is in it, and its scale left out.
+    """
+    weights, config = passes.dense_weights(model), model.config
+    directions = weights.matrix("down", layer).T[neurons]
+    if config.post_norms:
+        gain = weights.vector("post_norm2", layer) + np.float32(config.norm_offset)
+        directions = directions * gain
+    return directions
 
 
 def strongest(model: Model, vectors: Array, count: int) -> tuple[list[list[str]], list[list[str]]]:

@@ -9,7 +9,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
@@ -261,12 +261,9 @@ class View(ABC):
     def parts(self) -> list[Part]:
         """What the terminal and the HTML page show, in order; the first table is the main one."""
 
+    @abstractmethod
     def sentence(self) -> str:
-        """What is seen, in one sentence with its numbers; the terminal and the page begin with it.
-
-        A view that has nothing to say in one sentence gives "".
-        """
-        return ""
+        """What is seen, in one sentence with its numbers: the terminal and the page begin so."""
 
     @abstractmethod
     def plot(self) -> Figure:
@@ -415,6 +412,11 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return value
+
+
+def model_label(model: Model) -> str:
+    """A model's name as sentences, tables and pictures have it: of a path the last part."""
+    return PurePath(model.name).name or model.name
 
 
 def visible(text: str) -> str:

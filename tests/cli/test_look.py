@@ -44,7 +44,7 @@ VIEWS = [
     f"patch '{TEXT}' 'The capital of France is'",
     f"patch '{TEXT}' 'The capital of France is' --layer 1 --position 3 -n 5",
     "steer 'The girl was' ' happy' ' sad' --layer 2 --coefficient 2 -n 5",
-    "trace 'The girl was'", "trace 'The girl was' --name pattern",
+    f"neuron 5.458 '{TEXT}' -k 3", "trace 'The girl was'", "trace 'The girl was' --name pattern",
     f"compare pocket pocket '{TEXT}'", f"generation '{TEXT}' -n 5 --seed 1 --alternatives 2",
 ]  # fmt: skip
 
@@ -157,6 +157,23 @@ def test_the_text_may_come_from_a_pipe(look: Look) -> None:
     assert "·dog" in piped.out
 
 
+def test_texts_may_come_from_files(look: Look, tmp_path: Path) -> None:
+    book, lines = tmp_path / "book.txt", tmp_path / "lines.txt"
+    book.write_text("The capital of Spain is\nMadrid. The dog saw the cat.\n")
+    read = json.loads(look(f"neuron 5.458 --json --data {book}").out)
+    assert read["n_texts"] == 1 and any("↵" in each["before"] for each in read["highest"])
+    more = json.loads(look(f"neuron 5.458 'A dog.' --json --data {book} --data {book}").out)
+    assert more["n_texts"] == 3 and more["n_tokens"] > 2 * read["n_tokens"]
+    lines.write_text(" happy\n\n glad\n")
+    steered = json.loads(
+        look(f"steer 'The girl was' --towards {lines} --away {book} --json -n 1").out
+    )
+    assert steered["towards"] == [" happy", " glad"]
+    assert steered["away_from"] == ["The capital of Spain is", "Madrid. The dog saw the cat."]
+    both = json.loads(look(f"steer 'The girl was' ' joy' ' sad' --towards {lines} --json -n 1").out)
+    assert both["towards"] == [" joy", " happy", " glad"] and both["away_from"] == [" sad"]
+
+
 def test_rows_are_bounded_and_the_rest_is_told(look: Look) -> None:
     result = look("attention --kinds --rows 5")
     body = result.out.split("─\n")[1]
@@ -205,6 +222,9 @@ def test_without_a_view_the_views_are_listed(laplm_) -> None:
         (f"patch '{TEXT}' 'The capital'", ["5 tokens", "2"]),
         (f"patch '{TEXT}' 'The capital of France is' --layer 1", ["both --layer and --position"]),
         ("steer 'The' ' a' ' a'", ["no direction"]),
+        ("steer 'The' ' a'", ["give AWAY, or --away FILE"]),
+        ("neuron 5", ["'5' names no neuron", "4.17"]),
+        ("neuron 5.458 --data nowhere.txt", ["nowhere.txt cannot be read"]),
         ("tokens ''", ["empty"]),
         ("next ''", ["empty"]),
         (f"next '{'word ' * 600}'", ["the model holds 512", "shorten"]),

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from laplm.look.words import describe_change, describe_lead, percent, quoted
+from laplm.look.words import (
+    counted,
+    describe_change,
+    describe_key_heads,
+    describe_lead,
+    percent,
+    quoted,
+    ranges,
+)
 
 
 @pytest.mark.parametrize(
@@ -36,3 +44,20 @@ def test_layers_are_counted_from_0_and_the_last_is_named() -> None:
     assert describe_lead(6, 6) == "leads from layer 5 (the last) on"
     assert describe_lead(1, 1) == "leads after the only layer"
     assert quoted("·Madrid") == "“·Madrid”"
+
+
+def test_counts_and_ranges() -> None:
+    assert (counted(1, "token"), counted(2048, "token")) == ("1 token", "2,048 tokens")
+    assert ranges([0, 1, 2, 3, 4, 6, 8, 9]) == "0 to 4, 6, 8, 9"
+    assert (ranges([7]), ranges([])) == ("7", "")
+
+
+def test_which_query_heads_share_a_key_head() -> None:
+    assert describe_key_heads(8, 8) == ""
+    assert describe_key_heads(8, 1) == "All 8 query heads share one key head."
+    assert describe_key_heads(9, 3) == (
+        "Query heads 0 to 2 share key head 0, 3 to 5 key head 1 and 6 to 8 key head 2."
+    )
+    assert describe_key_heads(32, 8) == (
+        "Query heads 0 to 3 share key head 0, 4 to 7 key head 1, and so on to 28 to 31 key head 7."
+    )

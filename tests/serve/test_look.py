@@ -39,6 +39,7 @@ MORE: dict[str, dict[str, Any]] = {
     "steer": {"towards": " happy", "away_from": " sad", "max_new_tokens": 4},
     "compare": {"other": "twin"},
     "chat": {"message": TEXT, "max_new_tokens": 4, "seed": 3},
+    "neuron": {"unit": "1.7", "texts": TEXT},
     "generation": {"prompt": TEXT, "max_new_tokens": 4, "seed": 3},
 }  # fmt: skip
 

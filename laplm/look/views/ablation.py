@@ -20,10 +20,11 @@ from laplm.errors import InputError
 from laplm.look import figures, passes
 from laplm.look import target as targets
 from laplm.look.sweep import Branch, sweep
-from laplm.look.view import Column, Grid, Model, Part, Table, View
+from laplm.look.view import Column, Grid, Model, Part, Table, View, model_label
 from laplm.look.views.continuations import Continuations, continuations
-from laplm.look.words import describe_change, quoted
+from laplm.look.words import describe_change, describe_key_heads, quoted
 from laplm.model.activations import ActivationCache
+from laplm.model.families import sublayer_output
 from laplm.model.weights import Tap
 from laplm.progress import Progress
 
@@ -65,6 +66,8 @@ class Ablation(View):
         probabilities: of the target without the part, (layers, names).
         answers: the likeliest token without the part, by row and column.
         answer: the likeliest token with nothing taken out.
+        n_kv_head: key heads of each layer; neighbouring query heads share one, which stays when
+            one of them is taken out.
     """
 
     model: str
@@ -81,6 +84,7 @@ class Ablation(View):
     probabilities: Array
     answers: list[list[str]]
     answer: str
+    n_kv_head: int
 
     def parts(self) -> list[Part]:
         """See ``View``: the parts in order of their effect; heads and layers also as a map."""
@@ -113,12 +117,16 @@ class Ablation(View):
         )
         if self.components == "neurons":
             return [table]
+        shared = ""
+        if self.components == "heads":
+            shared = describe_key_heads(len(self.names), self.n_kv_head)
         grid = Grid(
             title=f"Change of the {self._logit_diff_name}",
             values=self.effect,
             row_labels=[f"layer {layer}" for layer in self.layers],
             column_labels=self.names,
             diverging=True,
+            note=shared,
         )
         return [table, grid]
 
@@ -222,11 +230,10 @@ def ablate(
     elif components == "neurons":
         last = model.config.n_layer - 1
         raise InputError(f"say which layer's neurons to take out: one of 0 to {last}")
-    passes.check_sublayers_in_turn(model)
     ids = passes.encode(model, text)
     layers = list(range(model.config.n_layer)) if layer is None else [layer]
-    names = [*_STAGES[components], "resid_pre", "resid_mid", "resid_post", "logits"]
-    run = passes.run_with_cache(model, ids, [*names, "attn_out", "mlp_out"])
+    names = [*_STAGES[components], "resid_pre", "attn_out", "mlp_out", "logits"]
+    run = passes.run_with_cache(model, ids, names)
     means = {} if how == "zero" else _means(model, components, run, mean_of)
     last_logits = run["logits"][-1]
     chosen = targets.choose(model, last_logits, target, contrast)
@@ -245,7 +252,7 @@ def ablate(
         answers += passes.token_labels(model, best)
     shape = (len(layers), columns)
     return Ablation(
-        model=model.name,
+        model=model_label(model),
         tokens=passes.token_labels(model, ids),
         components=components,
         how=how,
@@ -259,6 +266,7 @@ def ablate(
         probabilities=probabilities.reshape(shape),
         answers=[answers[i * columns : (i + 1) * columns] for i in range(len(layers))],
         answer=passes.token_labels(model, [targets.best(model, last_logits)])[0],
+        n_kv_head=model.config.n_kv_head,
     )
 
 
@@ -274,21 +282,31 @@ def _branches(
     # Past the last attention only the last position matters.
     kept = slice(-1, None) if layer == config.n_layer - 1 else slice(None)
 
+    before, attention, feed_forward = (
+        run[name, layer] for name in ("resid_pre", "attn_out", "mlp_out")
+    )
+    # Where both read the layer's input, what the other adds is the same without a part of one.
+    together = config.parallel_residual
+
     def without(name: str) -> Branch:
         """Each head or neuron of an activation taken out, then the matrix that follows."""
         whole = run[name, layer][kept]
         instead = means.get((name, layer), np.zeros_like(whole[0]))
-        role, before = {"z": ("attn_out", "resid_pre"), "mlp_post": ("down", "resid_mid")}[name]
+        of_attention = name == "z"
+        role = "attn_out" if of_attention else "down"
+        stream = before if of_attention else before + attention
+        if of_attention and together:
+            stream = before + feed_forward
 
         def streams(some: slice) -> Array:
             picked = np.arange(whole.shape[1])[some]
             changed = np.repeat(whole[None], len(picked), axis=0)  # (runs, T, H, D) or (runs, T, I)
             changed[np.arange(len(picked)), :, picked] = instead[picked][:, None]
             flat = changed.reshape(*changed.shape[:2], -1)
-            added: Array = weights.linear(role, layer, flat)
-            return run[before, layer][kept] + added
+            return stream[kept] + sublayer_output(role, flat, layer, weights, config)
 
-        return Branch(2 * layer + 1 + (name == "mlp_post"), whole.shape[1], streams)
+        step = 2 * layer + (1 if of_attention and not together else 2)
+        return Branch(step, whole.shape[1], streams)
 
     def alone(step: int, stream: Array) -> Branch:
         return Branch(step, 1, lambda some: stream[kept][None][some])
@@ -299,11 +317,14 @@ def _branches(
         yield without("mlp_post")
     else:
         zero = np.zeros(config.n_embd, np.float32)
-        attention = means.get(("attn_out", layer), zero)
-        feed_forward = means.get(("mlp_out", layer), zero)
-        yield alone(2 * layer + 1, run["resid_pre", layer] + attention)
-        yield alone(2 * layer + 2, run["resid_mid", layer] + feed_forward)
-        yield alone(2 * layer + 2, run["resid_pre", layer] + attention + feed_forward)
+        no_attention = means.get(("attn_out", layer), zero)
+        no_feed_forward = means.get(("mlp_out", layer), zero)
+        if together:
+            yield alone(2 * layer + 2, before + no_attention + feed_forward)
+        else:
+            yield alone(2 * layer + 1, before + no_attention)
+        yield alone(2 * layer + 2, before + attention + no_feed_forward)
+        yield alone(2 * layer + 2, before + no_attention + no_feed_forward)
 
 
 def ablation_tap(

@@ -6,17 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from laplm.look import figures
-from laplm.look.view import Column, Model, Part, Table, View
+from laplm.look.view import Column, Model, Part, Table, View, model_label
 from laplm.look.views.block import ACTIVATIONS
-from laplm.look.views.stats import stats
+from laplm.look.views.stats import ATTENTION, FEED_FORWARD, stats
+from laplm.look.words import counted, percent
 from laplm.model.config import ModelConfig
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-_ATTENTION = ("norm1", "q", "k", "v", "qkv", "q_norm", "k_norm", "attn_out", "post_norm1")
-_FEED_FORWARD = ("norm2", "gate", "up", "gate_up", "down", "post_norm2")
 
 
 @dataclass(frozen=True)
@@ -64,6 +61,19 @@ class Architecture(View):
             )
         ]  # fmt: skip
 
+    def sentence(self) -> str:
+        """See ``View``: what a token becomes on its way, and how many parameters do it."""
+        config = self.config
+        total = sum(stage.parameters for stage in self.stages)
+        most = max(self.stages, key=lambda stage: stage.parameters)
+        return (
+            f"Each token becomes {config.n_embd:,} numbers, passes "
+            f"{counted(config.n_layer, 'block')} of {counted(config.n_head, 'head')} and a "
+            f"feed-forward {config.n_inner:,} wide, and comes out as {config.vocab_size:,} logits; "
+            f"of the {total:,} parameters the {most.name.partition(',')[0]} has most, "
+            f"{percent(most.parameters / total)}."
+        )
+
     def plot(self) -> Figure:
         """The stages as a tower, one block opened beside it."""
         config = self.config
@@ -108,15 +118,15 @@ def architecture(model: Model) -> Architecture:
             f"attention, in {config.n_layer} blocks",
             f"norm, then {config.n_head} heads look back{turning}; adds what they found",
             width,
-            sum(size.get(role, 0) for role in _ATTENTION),
+            sum(size.get(role, 0) for role in ATTENTION),
         ),
         Stage(
             f"feed-forward, in {config.n_layer} blocks",
             f"norm, to {config.n_inner:,} numbers, {activation}{gate}, and back; adds the result",
             width,
-            sum(size.get(role, 0) for role in _FEED_FORWARD),
+            sum(size.get(role, 0) for role in FEED_FORWARD),
         ),
         Stage("final norm", "brings every row to one size", width, size["final_norm"]),
         Stage("output layer", "a logit for each token", vocabulary, size.get("unembed", 0)),
     )
-    return Architecture(model.name, config, stages)
+    return Architecture(model_label(model), config, stages)

@@ -32,13 +32,9 @@ from numpy.typing import NDArray
 from laplm.errors import InputError
 from laplm.look import figures, passes
 from laplm.look import target as targets
-from laplm.look.view import Column, Grid, Maps, Model, PagePart, Part, Table, View
-from laplm.look.views.logit_attribution import (
-    attribution_of,
-    required_activations,
-    supports_attribution,
-)
-from laplm.look.words import percent, quoted
+from laplm.look.view import Column, Grid, Maps, Model, PagePart, Part, Table, View, model_label
+from laplm.look.views.logit_attribution import attribution_of, required_activations
+from laplm.look.words import counted, describe_key_heads, percent, quoted
 from laplm.model.tokenizer import begin_of_text
 
 if TYPE_CHECKING:
@@ -52,6 +48,7 @@ TELLING = 3
 
 KINDS = ("previous token", "first token", "duplicate token", "induction")
 _STRONGEST = 3
+_SQUARES = 160  # heads that are drawn one by one in a picture
 
 
 @dataclass(frozen=True)
@@ -67,6 +64,7 @@ class HeadKinds(View):
         first: to the first position, (layers, heads).
         duplicate: to earlier occurrences of the same token, (layers, heads).
         induction: to what came after those, (layers, heads).
+        n_kv_head: key heads of each layer; neighbouring query heads share one.
     """
 
     model: str
@@ -77,12 +75,28 @@ class HeadKinds(View):
     first: Array
     duplicate: Array
     induction: Array
+    n_kv_head: int
 
     @property
     def scores(self) -> dict[str, Array]:
         """The four by the names of ``KINDS``."""
         four = (self.previous, self.first, self.duplicate, self.induction)
         return dict(zip(KINDS, four, strict=True))
+
+    @property
+    def shared(self) -> str:
+        """Which query heads share a key head, as a sentence; "" where each has its own."""
+        return describe_key_heads(self.first.shape[1], self.n_kv_head)
+
+    @property
+    def definition(self) -> str:
+        """What the scores are, and which query heads share a key head."""
+        return (
+            f"Shares of attention on {self.length} random tokens that come {self.repeats} times: "
+            "to the token before; to the first position (Vig and Belinkov 2019); to earlier "
+            "occurrences of the same token (Wang et al. 2023); to what came after those (Olsson et "
+            f"al. 2022). {self.shared}"
+        ).rstrip()
 
     def parts(self) -> list[Part]:
         """See ``View``: every head with its scores, those most of a kind first."""
@@ -101,9 +115,24 @@ class HeadKinds(View):
                     [int(layer), int(head), *(float(s) for s in stacked[:, layer, head])]
                     for layer, head in places
                 ],
-                note=_definition(self.length, self.repeats),
+                note=self.definition,
             )
         ]
+
+    def sentence(self) -> str:
+        """See ``View``: the head that is most of each kind, and how many rest on the first."""
+        before, same, after = (
+            (f"head {i // values.shape[1]}.{i % values.shape[1]}", percent(float(values.max()), 0))
+            for values in (self.previous, self.duplicate, self.induction)
+            for i in [int(values.argmax())]
+        )
+        rest = int((self.first > 0.5).sum())
+        return (
+            f"On random tokens that come {self.repeats} times {before[0]} gives {before[1]} of its "
+            f"attention to the token before, the most of all, {same[0]} {same[1]} to the same "
+            f"token earlier and {after[0]} {after[1]} to what followed that (induction); {rest} of "
+            f"{counted(self.first.size, 'head')} give more than half to the first token."
+        )
 
     def plot(self) -> Figure:
         """See ``View``: a map of layers × heads for each kind."""
@@ -144,10 +173,9 @@ class Attention(View):
         kinds: scores of all heads of the model, on random tokens.
         answer: the likeliest next token, white space made visible; None where heads were named.
         adds: what each head adds to its logit (direct logit attribution), (layers, heads); None
-            where heads were named, or the model is of a kind whose logits are not split.
-        telling: the most telling heads as (layer, head): those that add most, or else those whose
-            attention goes most to one token that is neither the first nor the last. None where
-            heads were named.
+            where heads were named.
+        telling: the most telling heads as (layer, head): those that add most. None where heads
+            were named.
     """
 
     model: str
@@ -173,7 +201,7 @@ class Attention(View):
                 for layer in self.layers
                 for head in self.heads
             ],
-            note=_definition(self.kinds.length, self.kinds.repeats),
+            note=self.kinds.definition,
         )  # fmt: skip
         if self._many:
             maps = Maps(
@@ -181,7 +209,8 @@ class Attention(View):
                 values=_masked(self.pattern),
                 row_labels=[f"layer {layer}" for layer in self.layers],
                 column_labels=[f"head {head}" for head in self.heads],
-                note="Rows look at columns. What is empty is hidden by the causal mask.",
+                note="Rows look at columns. What is empty is hidden by the causal mask. "
+                f"{self.kinds.shared}".rstrip(),
             )
             return [maps, scores] if self.telling is None else [*self._most_telling(), maps, scores]
         pattern = self.pattern[0, 0]
@@ -220,15 +249,15 @@ class Attention(View):
             column_labels=[f"head {head}" for head in self.heads],
             tokens=self.tokens,
             marked=[(self.layers.index(a), self.heads.index(b)) for a, b in telling],
-            marked_by=f"the most telling, by {self._telling_by()}",
-            note="Rows look at columns. What is empty is hidden by the causal mask.",
+            marked_by=f"the most telling, by {self._telling_by()}" if telling else "",
+            note="Rows look at columns. What is empty is hidden by the causal mask. "
+            f"{self.kinds.shared}".rstrip(),
         )
         return [heads, *(part for part in self.parts() if isinstance(part, Table))]
 
     def _telling_by(self) -> str:
-        if self.adds is not None and self.answer is not None:
-            return f"what they add to the logit of {quoted(self.answer)}, the next token"
-        return "how much they look at one token that is neither the first nor the last"
+        assert self.answer is not None
+        return f"what they add to the logit of {quoted(self.answer)}, the next token"
 
     def sentence(self) -> str:
         """See ``View``: where the most telling heads look, or the one that is shown."""
@@ -237,13 +266,12 @@ class Attention(View):
             layer, head = self.telling[0]
             told = [f"{a}.{b} at {self._look(self.pattern[a, b, -1])}" for a, b in self.telling[1:]]
             first = self._look(self.pattern[layer, head, -1])
-            said = f"From {end} head {layer}.{head} looks at {first}"
-            if self.adds is not None and self.answer is not None:
-                said += (
-                    f" and adds most of the heads to the logit of {quoted(self.answer)}, "
-                    f"{self.adds[layer, head]:+.1f}"
-                )
-            return f"{said}{', then ' * bool(told)}{' and '.join(told)}."
+            assert self.adds is not None and self.answer is not None
+            return (
+                f"From {end} head {layer}.{head} looks at {first} and adds most of the heads to "
+                f"the logit of {quoted(self.answer)}, {self.adds[layer, head]:+.1f}"
+                f"{', then ' * bool(told)}{' and '.join(told)}."
+            )
         if self._many:
             ends = self.pattern[:, :, -1]
             i, j = (int(n) for n in np.unravel_index(ends.max(axis=-1).argmax(), ends.shape[:2]))
@@ -265,9 +293,8 @@ class Attention(View):
 
     def _most_telling(self) -> list[Part]:
         """The most telling heads as labelled maps, and every head by how telling it is."""
-        assert self.telling is not None
+        assert self.telling is not None and self.adds is not None
         by = self._telling_by()
-        strength = _elsewhere(self.pattern[:, :, -1]) if self.adds is None else self.adds
         shown = np.stack([self.pattern[place] for place in self.telling])
         maps = Maps(
             title=f"{self.model}: the {len(shown)} most telling heads, in percent",
@@ -277,30 +304,34 @@ class Attention(View):
             tokens=self.tokens,
             note=f"Chosen by {by}. Rows look at columns.",
         )
-        order = np.argsort(-strength, axis=None, kind="stable")
-        places = [(int(i), int(j)) for i, j in zip(*np.unravel_index(order, strength.shape),
-                                                   strict=True)]  # fmt: skip
+        order = np.argsort(-self.adds, axis=None, kind="stable")
+        places = [divmod(int(i), self.adds.shape[1]) for i in order]
         rows: list[list[object]] = []
         for layer, head in places:
             row = self.pattern[layer, head, -1]
             best = np.argsort(-row, kind="stable")[:2]
             pairs = [x for i in best for x in (self.tokens[i], float(row[i]))]
-            score = [float(strength[layer, head])]
-            rows.append([f"{layer}.{head}", *score, *pairs, *[None] * (4 - len(pairs))])
-        column = "adds" if self.adds is not None else "strength"
+            adds = float(self.adds[layer, head])
+            rows.append([f"{layer}.{head}", adds, *pairs, *[None] * (4 - len(pairs))])
         every = Table(
             title=f"where heads look from {quoted(self.tokens[-1])}, by {by}",
             columns=[
-                Column("head"), Column(column, 2, signed=self.adds is not None),
+                Column("head"), Column("adds", 2, signed=True),
                 Column("looks at"), Column("share", 2, bar=True), Column("then"),
                 Column("share of it", 2),
             ],
             rows=rows,
+            note=self.kinds.shared,
         )  # fmt: skip
         return [maps, every]
 
     def plot(self) -> Figure:
-        """See ``View``: one head as a labelled map, or all heads as small multiples."""
+        """See ``View``: one head as a labelled map, or all heads as small multiples.
+
+        Of very many heads the most telling ones, and what each of all adds.
+        """
+        if self.adds is not None and self.adds.size > _SQUARES:
+            return self._plot_telling(self.adds)
         if self._many:
             return figures.small_multiples(
                 [_masked(pattern) for layer in self.pattern for pattern in layer],
@@ -324,6 +355,36 @@ class Attention(View):
             value_label="share of its attention",
             limit=1.0,
             subtitle=f"as a head of known kinds: {kinds}",
+        )
+
+    def _plot_telling(self, adds: Array) -> Figure:
+        """The most telling heads as labelled maps, and what every head adds."""
+        assert self.telling is not None
+        rows, columns = ([str(i) for i in range(size)] for size in adds.shape)
+        maps = [
+            figures.Panel(
+                values=_masked(self.pattern[place]),
+                title=f"head {place[0]}.{place[1]}: {adds[place]:+.2f}",
+                row_labels=self.tokens,
+                column_labels=self.tokens,
+            )
+            for place in self.telling
+        ]
+        every = figures.Panel(
+            values=adds,
+            title=f"what each head adds to the logit of {quoted(self.answer or '')}",
+            row_labels=rows,
+            column_labels=columns,
+            x_label="head",
+            y_label="layer",
+        )
+        return figures.panels(
+            [*maps, every],
+            f"{self.model}: the {len(maps)} heads that add most to {quoted(self.answer or '')}",
+            diverging=True,
+            one_scale=False,
+            across=2,
+            subtitle=self.kinds.shared or "rows look at columns",
         )
 
     @property
@@ -365,20 +426,17 @@ def attention(
 
     tokens = passes.token_labels(model, ids)
     every = layer is None and head is None
-    splits = every and supports_attribution(config)
-    here = passes.last_position(model, ids, required_activations(model) if splits else [], keep)
+    here = passes.last_position(model, ids, required_activations(model) if every else [], keep)
     pattern = np.stack([patterns[each] for each in layers])
     answer = adds = telling = None
-    if splits:
+    if every:
         chosen = targets.choose(model, here["logits", None])
         answer = chosen.token
         adds = attribution_of(model, tokens, len(ids) - 1, here, chosen).heads
-    if every:
-        strength = _elsewhere(pattern[:, :, -1]) if adds is None else adds
-        order = np.argsort(-strength, axis=None, kind="stable")[:TELLING]
-        telling = [(int(i) // config.n_head, int(i) % config.n_head) for i in order]
+        order = np.argsort(-adds, axis=None, kind="stable")[:TELLING]
+        telling = [divmod(int(i), config.n_head) for i in order]
     return Attention(
-        model=model.name,
+        model=model_label(model),
         tokens=tokens,
         layers=layers,
         heads=heads,
@@ -388,16 +446,6 @@ def attention(
         adds=adds,
         telling=telling,
     )
-
-
-def _elsewhere(ends: Array) -> Array:
-    """The largest share that goes from the last position to neither the first nor itself.
-
-    (L, H, T) to (L, H); in a text of two tokens or fewer the largest share of all.
-    """
-    inner = ends[..., 1:-1] if ends.shape[-1] > 2 else ends
-    out: Array = inner.max(axis=-1)
-    return out
 
 
 def head_kinds(model: Model, *, length: int = 25, repeats: int = 4, seed: int = 0) -> HeadKinds:
@@ -420,8 +468,9 @@ def head_kinds(model: Model, *, length: int = 25, repeats: int = 4, seed: int = 
         score(patterns, where) for where in places(ids).values()
     )
     return HeadKinds(
-        model.name, length, len(ids) // length, seed, previous, first, duplicate, induction
-    )
+        model_label(model), length, len(ids) // length, seed, previous, first, duplicate, induction,
+        model.config.n_kv_head,
+    )  # fmt: skip
 
 
 def repeated_tokens(
@@ -480,11 +529,3 @@ def _masked(pattern: Array) -> Array:
     """A pattern (..., T, T) with NaN where the causal mask hides the column."""
     visible = np.tri(pattern.shape[-1], dtype=bool)
     return np.where(visible, pattern, np.float32(math.nan))
-
-
-def _definition(length: int, repeats: int) -> str:
-    return (
-        f"Shares of attention on {length} random tokens that come {repeats} times: to the token "
-        "before; to the first position (Vig and Belinkov 2019); to earlier occurrences of the "
-        "same token (Wang et al. 2023); to what came after those (Olsson et al. 2022)."
-    )

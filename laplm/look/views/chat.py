@@ -22,7 +22,18 @@ from numpy.typing import NDArray
 
 from laplm.errors import InputError
 from laplm.look import figures, passes
-from laplm.look.view import Column, PagePart, Part, Passage, Reading, Span, Table, View, Word
+from laplm.look.view import (
+    Column,
+    PagePart,
+    Part,
+    Passage,
+    Reading,
+    Span,
+    Table,
+    View,
+    Word,
+    model_label,
+)
 from laplm.look.views.generation import logits_drawn_from, pieces_of
 from laplm.look.views.next_token import entropy
 from laplm.look.words import percent, quoted
@@ -312,7 +323,7 @@ def chat(
     special = _control_ids(model.tokenizer)
     texts = list(pieces_of(model, ids))
     return Chat(
-        model=model.name,
+        model=model_label(model),
         question=message,
         answer=result.text,
         finish_reason=result.finish_reason,

@@ -23,7 +23,7 @@ from laplm.look import target as targets
 from laplm.look import view as shown
 from laplm.look.path_patching import Corruption, Edge, Node, PathPatching
 from laplm.look.target import Target, logit_diff_name
-from laplm.look.view import Column, Model, Network, PagePart, Part, Table, View
+from laplm.look.view import Column, Model, Network, PagePart, Part, Table, View, model_label
 from laplm.look.words import percent, quoted
 from laplm.progress import Progress
 
@@ -418,7 +418,7 @@ def circuit(
     order = sorted(kept, key=lambda edge: (-abs(effects[edge]), edge))
     nodes = sorted({patching.end, *(node for edge in kept for node in edge)})
     return Circuit(
-        model=model.name,
+        model=model_label(model),
         tokens=passes.token_labels(model, ids),
         corrupted=None if other is None else passes.token_labels(model, other),
         how=how if other is None else "corrupted",

@@ -16,6 +16,7 @@ from laplm.errors import InputError
 from laplm.look import figures, passes
 from laplm.look import target as targets
 from laplm.look.view import Column, Grid, Model, Part, Table, View
+from laplm.look.words import percent, quoted
 from laplm.model.activations import ActivationCache
 
 if TYPE_CHECKING:
@@ -112,6 +113,25 @@ class Comparison(View):
             column_labels=self.tokens,
         )
         return [table, heads, grid]
+
+    def sentence(self) -> str:
+        """See ``View``: what either says, how far apart they are, and what moved most."""
+        first, second = self._names
+        ours, theirs = self.next.tokens[0], self.other_next.tokens[0]
+        p, q = (percent(n.probabilities[0]) for n in (self.next, self.other_next))
+        said = f"Both say {quoted(ours)} next, {first} with {p} and {second} with {q}"
+        if ours != theirs:
+            said = f"{first} says {quoted(ours)} next, with {p}, "
+            said += f"{second} {quoted(theirs)}, with {q}"
+        if self.divergence is not None:
+            said += f"; they diverge by {self.divergence:.4f} bits"
+        if self.attention is not None:
+            at = int(self.attention.argmax())
+            layer, head = divmod(at, self.attention.shape[1])
+            moved = float(self.attention[layer, head])
+            most = f"head {layer}.{head} moved {percent(moved)} of its attention, the most"
+            said += f"; {most if moved > 0 else 'no head looks elsewhere'}"
+        return f"{said}."
 
     def plot(self) -> Figure:
         """See ``View``: where attention and residual streams moved, or else what both say."""

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from laplm.errors import InputError
 from laplm.look import figures, passes
 from laplm.look import target as targets
-from laplm.look.view import Column, Model, Part, Table, View
+from laplm.look.view import Column, Model, Part, Table, View, model_label
+from laplm.look.words import describe_change, percent, quoted
 from laplm.model.weights import Tap
 from laplm.run.request import GenerationRequest, make_request
 from laplm.run.tapped import TappedGPT
@@ -73,6 +74,27 @@ class Continuations(View):
             note=f"Seed {self.seed} for each.",
         )
         return [texts, next_table(self.prompt, self.changes, self.candidates, self.probabilities)]
+
+    def sentence(self) -> str:
+        """See ``View``: which next token changes most, under which change."""
+        likeliest = [self.candidates[int(row.argmax())] for row in self.probabilities]
+        before = self.probabilities[0]
+        if len(self.changes) == 1:
+            chance = percent(float(before.max()))
+            return f"{quoted(likeliest[0])} is likeliest next, with {chance} ({self.changes[0]})."
+        differences = np.abs(self.probabilities[1:] - before)
+        i, most = (int(n) for n in np.unravel_index(differences.argmax(), differences.shape))
+        change = describe_change(float(before[most]), float(self.probabilities[i + 1, most]))
+        said = (
+            f"Changed: {self.changes[i + 1]}; as the next token {quoted(self.candidates[most])} "
+            f"{change}"
+        )
+        if likeliest[0] == likeliest[i + 1]:
+            return f"{said}, and {quoted(likeliest[0])} stays the likeliest."
+        return (
+            f"{said}, and {quoted(likeliest[i + 1])} is likeliest, no longer "
+            f"{quoted(likeliest[0])}."
+        )
 
     def plot(self) -> Figure:
         """See ``View``: probabilities of the next token under each change."""
@@ -134,7 +156,9 @@ def continuations(
     )  # fmt: skip
     written = write_under(model, request, list(changes.values()))
     prompt = model.tokenizer.decode(ids)
-    return Continuations(model.name, prompt, list(changes), written.texts, seed, *written[1:])
+    return Continuations(
+        model_label(model), prompt, list(changes), written.texts, seed, *written[1:]
+    )
 
 
 def write_under(model: Model, request: GenerationRequest, taps: Sequence[Tap | None]) -> Written:
@@ -146,5 +170,5 @@ def write_under(model: Model, request: GenerationRequest, taps: Sequence[Tap | N
         stream = passes.generate(engine, model, request)
         texts.append(stream.results()[0].text)
     known = targets.probabilities(np.stack(rows))[:, : model.tokenizer.vocab_size]
-    best = np.argsort(-known.max(axis=0), kind="stable")[:_SHOWN]
+    best = targets.likeliest(known, _SHOWN)
     return Written(texts, passes.token_labels(model, best.tolist()), known[:, best])

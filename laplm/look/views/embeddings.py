@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from laplm.errors import InputError
 from laplm.look import figures, passes
 from laplm.look.pca import PCA, pca
-from laplm.look.view import Column, Model, Part, Table, View, check_count
+from laplm.look.view import Column, Model, Part, Table, View, check_count, model_label
+from laplm.look.words import counted, percent, quoted
 from laplm.model.families import tensor_spec
 from laplm.model.files.checkpoint import check_finite
 
@@ -147,6 +148,22 @@ class Embeddings(View):
         )
         return [words, matrix]
 
+    def sentence(self) -> str:
+        """See ``View``: which two words are nearest, and how much of all the picture shows."""
+        count = counted(len(self.words), "word")
+        shown = percent(float(self.projection.explained.sum()))
+        picture = f"the picture holds {shown} of the variance among them"
+        if len(self.words) < 2:
+            return f"{count}: {quoted(self.words[0])}, a vector {self.norms[0]:.2f} long."
+        units = self.vectors / np.maximum(self.norms, np.float32(1e-30))[:, None]
+        cosines = units @ units.T
+        cosines[np.tri(len(units), dtype=bool)] = -np.inf  # each pair once
+        first, second = (int(n) for n in np.unravel_index(cosines.argmax(), cosines.shape))
+        return (
+            f"Of {count} {quoted(self.words[first])} and {quoted(self.words[second])} are nearest "
+            f"to each other, with a cosine of {cosines[first, second]:.2f}; {picture}."
+        )
+
     def plot(self) -> Figure:
         """The words along their two principal components."""
         split = [len(tokens) > 1 for tokens in self.tokens]
@@ -211,7 +228,7 @@ def embeddings(
         for vector, own in zip(vectors, ids.values(), strict=True)
     ]
     return Embeddings(
-        model=model.name,
+        model=model_label(model),
         stats=matrix_stats(table.rows, table.norms),
         words=tuple(kinds),
         groups=tuple(kinds.values()),
@@ -287,6 +304,18 @@ class Nearest(View):
             )
         ]  # fmt: skip
 
+    def sentence(self) -> str:
+        """See ``View``: the nearest token and the next."""
+        if not self.labels:
+            return f"The vocabulary has no token beside the words of {self.expression}."
+        others = ""
+        if len(self.labels) > 1:
+            others = f", before {quoted(self.labels[1])} with {self.cosines[1]:.2f}"
+        return (
+            f"{quoted(self.labels[0])} is nearest to {self.expression}, with a cosine of "
+            f"{self.cosines[0]:.2f}{others}."
+        )
+
     def plot(self) -> Figure:
         """Cosines as bars."""
         return figures.bars(
@@ -341,7 +370,7 @@ def nearest_tokens(model: Model, expression: str, *, k: int = 10) -> Nearest:
             found.append((token, passes.token_labels(model, [token])[0], cosine))
     found = found[:k]
     return Nearest(
-        model=model.name,
+        model=model_label(model),
         expression=" ".join(expression.split()),
         terms=tuple((s, w, tuple(passes.token_labels(model, ids[w]))) for s, w in terms),
         ids=np.array([token for token, _, _ in found], np.int64),

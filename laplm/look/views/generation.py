@@ -10,8 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laplm.look import figures, passes
-from laplm.look.view import Column, Model, Part, Passage, Span, Table, View, check_count
+from laplm.look.view import (
+    Column,
+    Model,
+    Part,
+    Passage,
+    Span,
+    Table,
+    View,
+    check_count,
+    model_label,
+)
 from laplm.look.views.next_token import entropy
+from laplm.look.words import percent, quoted
 from laplm.model.engine.model import GPT
 from laplm.model.families.ops import softmax
 from laplm.model.tokenizer import StreamDecoder
@@ -112,6 +123,23 @@ class Generation(View):
         )  # fmt: skip
         return [passage, table]
 
+    def sentence(self) -> str:
+        """See ``View``: how many tokens were the likeliest ones, and the least likely of all."""
+        count, first = len(self.ids), int((self.ranks == 1).sum())
+        least = int(self.probabilities.argmin())
+        rank = int(self.ranks[least])
+        token, chance = quoted(self.labels[least]), percent(float(self.probabilities[least]))
+        place = "" if rank == 1 else f", in place {rank:,}"
+        if count == 1:
+            place = place or ", the likeliest"
+            return f"1 token was drawn: {token} with {chance}{place}."
+        mean = float(self.entropies.mean())
+        return (
+            f"{first} of {count} tokens {'were' if first != 1 else 'was'} the model's likeliest; "
+            f"the least likely is {token} with {chance}{place}; the entropy is {mean:.2f} bits "
+            "in the mean."
+        )
+
     def plot(self) -> Figure:
         """Probability and entropy over the tokens."""
         others = self.alternative_probabilities
@@ -189,7 +217,7 @@ def generation(
         others.append(other)
         chances.append(p[other])
     return Generation(
-        model=model.name,
+        model=model_label(model),
         prompt=model.tokenizer.decode(prompt_ids),
         text=result.text,
         params=stream.params,

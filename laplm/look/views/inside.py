@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 
 from laplm.errors import InputError
 from laplm.look import passes
+from laplm.look import target as targets
 from laplm.look.pca import PCA, pca
-from laplm.look.unembedding import greatest
-from laplm.look.view import Column, Grid, Model, Part, Table, View, check_count
+from laplm.look.view import Column, Grid, Model, Part, Table, View, check_count, model_label
 from laplm.look.views.ablation import ablation_tap, parts_named
-from laplm.look.views.block import ACTIVATIONS, STEPS, Neuron, most_active
+from laplm.look.views.block import ACTIVATIONS, Neuron, most_active, steps_of
 from laplm.look.views.next_token import OFF, Effect, effect_of, plot_effects
+from laplm.look.words import describe_change, describe_key_heads, percent, quoted
 from laplm.model.activations import Key
 from laplm.model.families import family_of, has
 from laplm.model.families.ops import softmax
@@ -44,7 +45,8 @@ _NEURONS, _RAISED = 6, 5
 _LENS_ROWS = 256  # logits that are held at one time: 50 MB with GPT-2's vocabulary
 _THROUGH = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
 _OPENED = (
-    "ln1_normalized", "ln1", "pattern", "z", "ln2_normalized", "ln2", "mlp_pre", "mlp_post",
+    "ln1_normalized", "ln1", "pattern", "z", "ln1_post_scale", "ln2_normalized", "ln2", "mlp_pre",
+    "mlp_post", "ln2_post_scale",
 )  # fmt: skip
 _SCORED = {"q": ("q", "q_norm", "rot_q"), "k": ("k", "k_norm", "rot_k")}  # the last one there is
 _OF_HEAD = (*_SCORED["q"], *_SCORED["k"], "v", "attn_scores")
@@ -278,6 +280,7 @@ class Inside(View):
                 Column("share", 2, bar=True),
             ],
             rows=rows,
+            note=describe_key_heads(self.sizes["n_head"], self.sizes["n_kv_head"]),
         )  # fmt: skip
         neurons = Table(
             title=f"the most active neurons of layer {block.layer}, at {here}",
@@ -291,6 +294,26 @@ class Inside(View):
             ],
         )  # fmt: skip
         return [heads, neurons]
+
+    def sentence(self) -> str:
+        """See ``View``: the likeliest next token, and what becomes of it without the parts."""
+        first = int(self.plain.probabilities.argmax())
+        said = (
+            f"After {quoted(self.tokens[self.position])} comes {quoted(self.next_tokens[first])} "
+            f"with {percent(float(self.plain.probabilities[first]))}"
+        )
+        if self.drawn.params != self.plain.params:
+            said += f", {percent(float(self.drawn.probabilities[first]))} with {self.drawn.name}"
+        if self.whole_plain is not None:
+            whole = int(self.whole_plain.probabilities.argmax())
+            change = describe_change(
+                float(self.whole_plain.probabilities[whole]),
+                float(self.plain.probabilities[whole]),
+            )
+            said += (
+                f"; without {', '.join(self.without)} {quoted(self.next_tokens[whole])} {change}"
+            )
+        return f"{said}."
 
     def plot(self) -> Figure:
         """The next token's probabilities: with all parts, without some, after the settings."""
@@ -376,7 +399,7 @@ def inside(
     point_labels, point_ids, points = _points(model, ids[shown], words)
     read = shown if lens_positions is None else slice(max(first, at + 1 - lens_positions), at + 1)
     return Inside(
-        model=model.name,
+        model=model_label(model),
         tokens=passes.token_labels(model, ids),
         ids=ids,
         position=at,
@@ -483,8 +506,7 @@ def _logits(model: Model, stream: Array) -> Array:
 
 def _best(every: Sequence[Array], k: int) -> Ids:
     """The k ids of greatest probability in any of several logits (V,), greatest first."""
-    highest = np.stack([softmax(logits) for logits in every]).max(axis=0)
-    return greatest(highest, k)
+    return targets.likeliest(np.stack([softmax(logits) for logits in every]), k)
 
 
 def _embedding(run: dict[Key, Array], at: int) -> tuple[Vector, ...]:
@@ -550,7 +572,12 @@ def _block(
     weights = passes.dense_weights(model)
     out = weights.matrix("attn_out", layer).T.reshape(config.n_head, config.head_dim, -1)
     added = np.matmul(run["z", layer][at][:, None], out)[:, 0]  # (H, C)
-    steps = [step for step in STEPS if (step, layer) in run and not step.startswith("mlp_p")]
+    scale = 1.0
+    if config.post_norms:
+        gain = weights.vector("post_norm1", layer) + np.float32(config.norm_offset)
+        added = added * gain / run["ln1_post_scale", layer][at]
+        scale = float(run["ln2_post_scale", layer][at, 0])
+    steps = [step for step in steps_of(config) if not step.startswith("mlp_p")]
     x = {step: run[step, layer][at] for step in steps}
     after = run["mlp_post", layer][at]
     return OpenBlock(
@@ -563,7 +590,9 @@ def _block(
         # Where both read the layer's input, both are added to it.
         feed_forward_cosine=_cosine(x.get("resid_mid", x["resid_pre"]), x["mlp_out"]),
         active=float((after > 0).mean()),
-        neurons=most_active(model, layer, run["mlp_pre", layer][at], after, _NEURONS, _RAISED),
+        neurons=most_active(
+            model, layer, run["mlp_pre", layer][at], after, _NEURONS, _RAISED, scale
+        ),
         activation=ACTIVATIONS[config.activation],
         opened=None if head is None else _head(model, run, layer, head, at, shown),
     )

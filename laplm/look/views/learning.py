@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from laplm.errors import InputError
 from laplm.look import figures
 from laplm.look.view import Column, Part, Table, View
+from laplm.look.words import counted, quoted
 from laplm.metrics import METRICS, read_series
 
 if TYPE_CHECKING:
@@ -71,6 +72,24 @@ class Learning(View):
             ],
         )  # fmt: skip
         return [heldout, ends]
+
+    def sentence(self) -> str:
+        """See ``View``: which run came to the lowest held-out loss, and when."""
+        among = f"Of {len(self.runs)} runs " if len(self.runs) > 1 else ""
+        measured = [run for run in self.runs if run.heldout_loss]
+        if not measured:
+            run = min(self.runs, key=lambda run: run.train_loss[-1])
+            return (
+                f"{among}{quoted(run.name)} ends with the lowest training loss, "
+                f"{run.train_loss[-1]:.3f} after {counted(run.steps[-1], 'step')}, from "
+                f"{run.train_loss[0]:.3f}; no held-out text was measured."
+            )
+        run = min(measured, key=lambda run: min(run.heldout_loss))
+        loss, step = min(zip(run.heldout_loss, run.heldout_steps, strict=True))
+        return (
+            f"{among}{quoted(run.name)} comes to the lowest loss on held-out text, {loss:.3f} at "
+            f"step {step:,}; it began with {run.heldout_loss[0]:.3f}."
+        )
 
     def plot(self) -> Figure:
         """The losses over the steps, a colour for each run."""

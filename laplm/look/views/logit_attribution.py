@@ -1,8 +1,9 @@
 """Direct logit attribution: how much of a logit each part of the model writes itself.
 
 The logit of a token is a sum over everything that was added to the residual stream, once the last
-layer norm's scale is held at what it is in this pass. What a part does through later layers is
-not counted here: for that, take it out (``ablate``). Sources: Elhage et al. 2021, "A Mathematical
+norm's scale is held at what it is in this pass. A norm after attention is held the same way: what a
+head adds is its share of what comes out of that norm. What a part does through later layers is not
+counted here: for that, take it out (``ablate``). Sources: Elhage et al. 2021, "A Mathematical
 Framework for Transformer Circuits"; Wang et al. 2022, "Interpretability in the Wild", section 3.
 """
 
@@ -15,12 +16,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from laplm.errors import InputError
 from laplm.look import figures, passes
 from laplm.look import target as targets
 from laplm.look.target import Target, logit_diff_name
 from laplm.look.unembedding import output_matrix
-from laplm.look.view import Column, Grid, Model, Part, Table, View
+from laplm.look.view import Column, Grid, Model, Part, Table, View, model_label
+from laplm.look.words import describe_key_heads
 from laplm.model.activations import Key
 from laplm.model.config import ModelConfig
 from laplm.model.families import has
@@ -57,6 +58,7 @@ class Attribution(View):
         norm_shift: from the last norm's shift.
         rounding: what the parts do not explain, since int8 and int4 round what they multiply; in
             fp32 about a millionth.
+        n_kv_head: key heads of each layer; neighbouring query heads share one.
     """
 
     model: str
@@ -74,6 +76,7 @@ class Attribution(View):
     attention_bias: Array
     norm_shift: float
     rounding: float
+    n_kv_head: int
 
     def components(self) -> list[tuple[str, int | None, int | None, float]]:
         """Every part: its name, its layer and head where it has them, what it adds."""
@@ -112,6 +115,7 @@ class Attribution(View):
             row_labels=layers,
             column_labels=[str(i) for i in range(self.heads.shape[1])],
             diverging=True,
+            note=describe_key_heads(self.heads.shape[1], self.n_kv_head),
         )
         feed_forward = Grid(
             title="feed-forwards by layer",
@@ -214,24 +218,11 @@ def logit_attribution(
     return attribution_of(model, passes.token_labels(model, ids), at, here, chosen)
 
 
-def supports_attribution(config: ModelConfig) -> bool:
-    """Whether logits of such a model are split: not where norms follow its sublayers."""
-    return not config.post_norms
-
-
 def required_activations(model: Model) -> list[str]:
-    """The activations that ``attribution_of`` reads.
-
-    Raises:
-        InputError: the model is of a kind whose logits are not split.
-    """
-    if not supports_attribution(model.config):
-        raise InputError(
-            f"{model.name} has norms after attention and feed-forward, whose shares a logit is not "
-            "split into yet; `laplm look lens` shows where it comes up"
-        )
+    """The activations that ``attribution_of`` reads."""
     embeddings = [name for name in ("embed", "pos_embed") if has(model.config, name)]
-    return [*embeddings, "z", "mlp_out", "ln_final_scale", "logits"]
+    after = ["ln1_post_scale"] if model.config.post_norms else []
+    return [*embeddings, "z", *after, "mlp_out", "ln_final_scale", "logits"]
 
 
 def attribution_of(
@@ -251,19 +242,20 @@ def attribution_of(
     wanted = unembed[chosen.token_id].astype(np.float64)
     if chosen.contrast_id is not None:
         wanted -= unembed[chosen.contrast_id]
-    direction = wanted * (weights.vector("final_norm") + config.norm_offset)
-    if config.norm == "layer":
-        # It centres a vector before it weighs it; centring the weights comes to the same.
-        direction -= direction.mean()
-    direction /= here["ln_final_scale", None][0]
+    direction = _before_norm(wanted, weights.vector("final_norm"), here["ln_final_scale", None],
+                             config)  # fmt: skip
     heads = np.zeros((config.n_layer, config.n_head), np.float64)
     bias, feed_forward = np.zeros((2, config.n_layer), np.float64)
     for layer in range(config.n_layer):
-        project = direction @ weights.matrix("attn_out", layer)  # (C): what z is worth
+        out = direction  # what the output of attention is worth
+        if config.post_norms:
+            gain = weights.vector("post_norm1", layer)
+            out = _before_norm(out, gain, here["ln1_post_scale", layer], config)
+        project = out @ weights.matrix("attn_out", layer)  # (H D): what z is worth
         z = here["z", layer]  # (H, D)
         heads[layer] = (z * project.reshape(z.shape)).sum(axis=-1)
         if has(config, "attn_out", layer, "bias"):
-            bias[layer] = weights.vector("attn_out", layer, "bias") @ direction
+            bias[layer] = weights.vector("attn_out", layer, "bias") @ out
         feed_forward[layer] = here["mlp_out", layer] @ direction
     embed, pos_embed = (
         float(here[name, None] @ direction) if has(config, name) else 0.0
@@ -275,7 +267,7 @@ def attribution_of(
     total = float(chosen.logit_diff(here["logits", None]))
     explained = embed + pos_embed + heads.sum() + feed_forward.sum() + bias.sum() + shift
     return Attribution(
-        model=model.name,
+        model=model_label(model),
         tokens=tokens,
         position=at,
         target=chosen.token,
@@ -290,7 +282,27 @@ def attribution_of(
         attention_bias=bias.astype(np.float32),
         norm_shift=shift,
         rounding=float(total - explained),
+        n_kv_head=config.n_kv_head,
     )
+
+
+def _before_norm(
+    direction: NDArray[np.float64], gain: Array, scale: Array, config: ModelConfig
+) -> NDArray[np.float64]:
+    """What a vector is worth before a norm whose scale is held: (C,) to (C,).
+
+    Args:
+        direction: what it is worth after the norm.
+        gain: the norm's, as it is stored, (C,).
+        scale: what the norm divides by, (1,).
+        config: the sizes.
+    """
+    before = direction * (gain + config.norm_offset)
+    if config.norm == "layer":
+        # It centres a vector before it weighs it; centring the weights comes to the same.
+        before -= before.mean()
+    out: NDArray[np.float64] = before / scale[0]
+    return out
 
 
 def part_name(kind: str, layer: int | None, head: int | None) -> str:

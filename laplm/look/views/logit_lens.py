@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laplm.look import figures, passes
-from laplm.look.view import Column, Grid, Model, PagePart, Part, Table, View
+from laplm.look.view import Column, Grid, Model, PagePart, Part, Table, View, model_label
 from laplm.look.words import describe_lead, percent, quoted
 from laplm.model.activations import Key
 from laplm.model.families import family_of
@@ -250,7 +250,7 @@ def lens_of(
         progress("layers", n_layer + 1, n_layer + 1)
     right = top == top[-1]
     return Lens(
-        model=model.name,
+        model=model_label(model),
         tokens=tokens,
         stages=["embedding", *map(str, range(n_layer))],
         top_ids=top,

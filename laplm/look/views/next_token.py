@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laplm.look import figures, passes
-from laplm.look.view import Column, Model, Part, Table, View, check_count
+from laplm.look.view import Column, Model, Part, Table, View, check_count, model_label
 from laplm.look.words import percent, quoted
 from laplm.run.sampler import SamplingParams, probabilities
 
@@ -201,7 +201,7 @@ def next_token(
         for name, value in list(setting.items())[:1]
     ]
     return NextToken(
-        model=model.name,
+        model=model_label(model),
         text=model.tokenizer.decode(ids),
         tokens=tuple(passes.token_labels(model, ids)),
         ids=best,

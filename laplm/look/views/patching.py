@@ -21,10 +21,11 @@ from laplm.errors import InputError
 from laplm.look import figures, passes
 from laplm.look import target as targets
 from laplm.look.sweep import Branch, sweep
-from laplm.look.view import Column, Grid, Model, Part, Table, View
+from laplm.look.view import Column, Grid, Model, Part, Table, View, model_label
 from laplm.look.views.continuations import Continuations, continuations
 from laplm.look.words import percent, quoted
 from laplm.model.activations import ActivationCache
+from laplm.model.config import ModelConfig
 from laplm.model.weights import Tap
 from laplm.progress import Progress
 
@@ -213,9 +214,8 @@ def patch(
     order: list[str] = [stage for stage in STAGES if stage in stages]
     if not order:
         raise InputError(f"stages is empty; name some of {', '.join(STAGES)}")
-    passes.check_sublayers_in_turn(model)
     clean_ids, ids = passes.encode_pair(model, clean, corrupted)
-    kept = [*STAGES, "resid_mid", "resid_post", "logits"]
+    kept = [*STAGES, "logits"]
     donor, run = (
         passes.run_with_cache(model, clean_ids, kept),
         passes.run_with_cache(model, ids, kept),
@@ -238,7 +238,7 @@ def patch(
             "bring back; choose another target or another corrupted prompt"
         )
 
-    branches = list(_branches(model.config.n_layer, order, donor, run))
+    branches = list(_branches(model.config, order, donor, run))
     weights = passes.weights(model)
     in_order = [
         chosen.logit_diff(finished.logits)
@@ -248,7 +248,7 @@ def patch(
     by_layer = np.concatenate(in_order).reshape(model.config.n_layer, len(order), len(ids))
     logit_diffs = by_layer.swapaxes(0, 1)
     return Patching(
-        model=model.name,
+        model=model_label(model),
         clean=passes.token_labels(model, clean_ids),
         corrupted=passes.token_labels(model, ids),
         target=chosen.token,
@@ -262,16 +262,17 @@ def patch(
 
 
 def _branches(
-    n_layer: int, stages: Sequence[str], donor: ActivationCache, run: ActivationCache
+    config: ModelConfig, stages: Sequence[str], donor: ActivationCache, run: ActivationCache
 ) -> Iterator[Branch]:
     """For each layer and stage the runs with one position patched, in order of their steps."""
 
-    def patched(step: int, stage: str, before: str | None, after: str, layer: int) -> Branch:
+    def patched(step: int, stage: str, layer: int) -> Branch:
         # What is added to the residual stream is patched there; the stream itself, as a whole.
-        stream = run[after, layer]
-        instead = (
-            donor[stage, layer] if before is None else run[before, layer] + donor[stage, layer]
-        )
+        names = ("resid_pre", "attn_out", "mlp_out")[: step - 2 * layer + 1]
+        stream, instead = np.zeros((2, *run["resid_pre", layer].shape), np.float32)
+        for name in names:
+            stream += run[name, layer]
+            instead += (donor if name == stage else run)[name, layer]
 
         def streams(some: slice) -> Array:
             at = np.arange(len(stream))[some]
@@ -281,13 +282,12 @@ def _branches(
 
         return Branch(step, len(stream), streams)
 
-    for layer in range(n_layer):
-        if "resid_pre" in stages:
-            yield patched(2 * layer, "resid_pre", None, "resid_pre", layer)
-        if "attn_out" in stages:
-            yield patched(2 * layer + 1, "attn_out", "resid_pre", "resid_mid", layer)
-        if "mlp_out" in stages:
-            yield patched(2 * layer + 2, "mlp_out", "resid_mid", "resid_post", layer)
+    # Attention and feed-forward that read the same input are one step: nothing lies between.
+    after_attention = 2 if config.parallel_residual else 1
+    steps = {"resid_pre": 0, "attn_out": after_attention, "mlp_out": 2}
+    for layer in range(config.n_layer):
+        for stage in stages:
+            yield patched(2 * layer + steps[stage], stage, layer)
 
 
 def patching_tap(

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from laplm.look import figures
-from laplm.look.view import Column, Model, Part, Table, View
+from laplm.look.view import Column, Model, Part, Table, View, model_label
+from laplm.look.words import describe_key_heads, percent, ranges
 from laplm.model.config import ModelConfig
 from laplm.model.engine.kv_cache import bytes_per_position
 from laplm.model.engine.prepared import packed_bytes
@@ -48,6 +49,9 @@ _PARTS = {  # by role
     "final_norm": "last norm",
     "unembed": "output matrix",
 }
+
+ATTENTION = ("norm1", "q", "k", "v", "qkv", "q_norm", "k_norm", "attn_out", "post_norm1")
+FEED_FORWARD = ("norm2", "gate", "up", "gate_up", "down", "post_norm2")
 
 
 @dataclass(frozen=True)
@@ -131,7 +135,7 @@ class Stats(View):
     def parts(self) -> list[Part]:
         """The tensors, the model's sizes, its memory, its operations."""
         config = self.config
-        tied = config.tied
+        tied, shares = config.tied, config.n_kv_head != config.n_head
         tensors = Table(
             title=f"{self.model}: {self.n_parameters:,} parameters",
             columns=[
@@ -150,14 +154,20 @@ class Stats(View):
         )  # fmt: skip
         sizes = Table(
             title="sizes",
+            note=describe_key_heads(config.n_head, config.n_kv_head),
             columns=[Column("what"), Column("value")],
             rows=[
                 ["blocks", config.n_layer],
                 ["heads in each block", config.n_head],
+                *([["key and value heads in each block", config.n_kv_head]] * shares),
                 ["width of a head", config.head_dim],
                 ["embedding size", config.n_embd],
                 ["feed-forward size", config.n_inner],
                 ["context, in tokens", config.n_ctx],
+                *(
+                    [f"layer{'s' * (len(layers) > 1)} {ranges(layers)}: tokens seen back", size]
+                    for size, layers in _windows(config).items()
+                ),
                 ["vocabulary, in tokens", config.vocab_size],
             ],
         )
@@ -191,6 +201,24 @@ class Stats(View):
             "function are left out (one or two in a hundred).",
         )
         return [tensors, sizes, memory, operations]
+
+    def sentence(self) -> str:
+        """See ``View``: how many parameters there are and where, and what they take."""
+        shares = {
+            name: sum(size.parameters for size in self.sizes if size.role in roles)
+            for name, roles in (("feed-forwards", FEED_FORWARD), ("attention", ATTENTION))
+        }
+        most, least = sorted(shares, key=lambda name: -shares[name])
+        parts = [percent(shares[name] / self.n_parameters) for name in (most, least)]
+        int8 = next(row for row in self.memory if row.precision == "int8")
+        assert int8.packed_bytes is not None
+        first, last = self.flops
+        return (
+            f"{self.model} has {self.n_parameters:,} parameters, {parts[0]} of them in {most} and "
+            f"{parts[1]} in {least}; in int8 its weights take {int8.packed_bytes / 1e6:,.1f} MB, "
+            f"and a token takes {first:,} operations at the beginning of a text and {last:,} at "
+            "the end of a full context."
+        )
 
     def plot(self) -> Figure:
         """Parameters of each part as bars."""
@@ -227,7 +255,7 @@ def stats(model: Model) -> Stats:
         )
     operations = _operations(config)
     return Stats(
-        model=model.name,
+        model=model_label(model),
         config=config,
         n_parameters=config.n_parameters,
         sizes=sizes,
@@ -279,6 +307,15 @@ def _operations(config: ModelConfig) -> tuple[Operations, ...]:
         same("feed-forward", layers * (3 if config.gated else 2) * c * config.n_inner),
         same("output matrix", c * config.vocab_size),
     )
+
+
+def _windows(config: ModelConfig) -> dict[int, list[int]]:
+    """The layers that see a window, by how many positions."""
+    found: dict[int, list[int]] = {}
+    for layer in range(config.n_layer):
+        if (size := config.layer_window(layer)) is not None:
+            found.setdefault(size, []).append(layer)
+    return found
 
 
 def _times(shape: tuple[int, ...]) -> str:
@@ -349,6 +386,23 @@ class ModelScale(View):
             )
         ]  # fmt: skip
 
+    def sentence(self) -> str:
+        """See ``View``: how many times larger the nearest in size is, and the largest."""
+        published = [m for m in self.models if not m.estimate]
+        ours = self.n_parameters
+        nearest = min(published, key=lambda m: abs(math.log(m.parameters / ours)))
+        largest = max(published, key=lambda m: m.parameters)
+
+        def times(m: PublishedModel) -> str:
+            ratio = m.parameters / ours
+            return f"{ratio:,.0f} times" if ratio >= 10 else f"{ratio:,.2g} times"
+
+        return (
+            f"{self.model} has {ours:,} parameters; {nearest.name} ({nearest.year}), the nearest "
+            f"of these in size, has {times(nearest)} as many, and {largest.name} "
+            f"({largest.year}), the largest whose size is published, {times(largest)}."
+        )
+
     def plot(self) -> Figure:
         """Parameters over years on a logarithmic scale."""
         return figures.scatter(
@@ -381,4 +435,4 @@ def model_scale(model: Model) -> ModelScale:
         )
         for row in rows
     ]
-    return ModelScale(tuple(models), model.name, model.config.n_parameters)
+    return ModelScale(tuple(models), model_label(model), model.config.n_parameters)

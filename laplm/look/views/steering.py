@@ -1,9 +1,10 @@
 """Steering: a direction added to the residual stream, and the text that the model then writes.
 
-The direction is the difference between two prompts' residual streams at a layer, each after its
-last token; a multiple of it is added at every position. Sources: Turner et al. 2023, "Steering
-Language Models With Activation Engineering" (the difference of two prompts); Rimsky et al. 2024,
-"Steering Llama 2 via Contrastive Activation Addition", section 3 (last token, every position).
+The direction is the difference between the residual streams of two prompts at a layer, each after
+its last token, or between the means over two sets of prompts; a multiple of it is added at every
+position. Sources: Turner et al. 2023, "Steering Language Models With Activation Engineering" (the
+difference of two prompts); Rimsky et al. 2024, "Steering Llama 2 via Contrastive Activation
+Addition", section 3 (mean difference over a set, last token, every position).
 
 Shapes: C n_embd.
 """
@@ -20,8 +21,9 @@ from numpy.typing import NDArray
 
 from laplm.errors import InputError
 from laplm.look import figures, passes
-from laplm.look.view import Column, Model, Part, Table, View, visible
+from laplm.look.view import Column, Model, Part, Table, View, model_label, visible
 from laplm.look.views.continuations import next_table, write_under
+from laplm.look.words import describe_change, percent, quoted
 from laplm.model.weights import Tap
 from laplm.run.request import make_request
 
@@ -39,8 +41,8 @@ class Steering(View):
     Attributes:
         model: the model's name.
         prompt: the text that is continued.
-        towards: the prompt that the direction leads to.
-        away_from: the prompt that it leads away from.
+        towards: the prompts that the direction leads to.
+        away_from: the prompts that it leads away from.
         layer: where it is added, before the layer's attention.
         coefficients: how much of it was added; 0 is the model as it is.
         texts: what the model wrote for each coefficient.
@@ -54,8 +56,8 @@ class Steering(View):
 
     model: str
     prompt: str
-    towards: str
-    away_from: str
+    towards: list[str]
+    away_from: list[str]
     layer: int
     coefficients: list[float]
     texts: list[str]
@@ -69,8 +71,8 @@ class Steering(View):
     def parts(self) -> list[Part]:
         """See ``View``: the texts, then the next token's probabilities side by side."""
         texts = Table(
-            title=f"{self.model}: text steered from “{visible(self.away_from)}” to "
-            f"“{visible(self.towards)}”",
+            title=f"{self.model}: text steered from {_named(self.away_from)} to "
+            f"{_named(self.towards)}",
             columns=[Column("coefficient"), Column("text")],
             rows=[
                 [_format_coefficient(c), text]
@@ -82,6 +84,33 @@ class Steering(View):
         amounts = [_format_coefficient(c) for c in self.coefficients]
         return [texts, next_table(self.prompt, amounts, self.candidates, self.probabilities)]
 
+    def sentence(self) -> str:
+        """See ``View``: which next token changes most from the least to the largest coefficient."""
+        order = np.argsort(self.coefficients, kind="stable")
+        low, high = int(order[0]), int(order[-1])
+        likeliest = [self.candidates[int(row.argmax())] for row in self.probabilities]
+        where = f"before layer {self.layer}"
+        if self.coefficients[low] == self.coefficients[high]:
+            chance = percent(float(self.probabilities[high].max()))
+            return (
+                f"With {_format_coefficient(self.coefficients[high])} of the direction {where} "
+                f"{quoted(likeliest[high])} is likeliest next, with {chance}."
+            )
+        before, after = self.probabilities[low], self.probabilities[high]
+        most = int(np.abs(after - before).argmax())
+        amounts = [_format_coefficient(self.coefficients[i]) for i in (low, high)]
+        change = describe_change(float(before[most]), float(after[most]))
+        said = (
+            f"From {amounts[0]} to {amounts[1]} of the direction {where} "
+            f"{quoted(self.candidates[most])} {change} as the next token, and changes most"
+        )
+        if likeliest[low] == likeliest[high]:
+            return f"{said}; {quoted(likeliest[low])} is likeliest at both."
+        return (
+            f"{said}; {quoted(likeliest[low])} is likeliest at {amounts[0]}, "
+            f"{quoted(likeliest[high])} at {amounts[1]}."
+        )
+
     def plot(self) -> Figure:
         """See ``View``: probabilities of the next token for each coefficient."""
         return figures.grouped_bars(
@@ -90,8 +119,8 @@ class Steering(View):
                 _format_coefficient(c): row.tolist()
                 for c, row in zip(self.coefficients, self.probabilities, strict=True)
             },
-            f"{self.model}: next after “{self.prompt}”, steered from “{visible(self.away_from)}” "
-            f"to “{visible(self.towards)}” at layer {self.layer}",
+            f"{self.model}: next after “{self.prompt}”, steered from {_named(self.away_from)} "
+            f"to {_named(self.towards)} at layer {self.layer}",
             value_label="probability",
         )
 
@@ -100,27 +129,53 @@ def _format_coefficient(coefficient: float) -> str:
     return f"{coefficient:+g}" if coefficient else "0"
 
 
-def direction(model: Model, towards: passes.Text, away_from: passes.Text, *, layer: int) -> Array:
-    """The difference of two prompts' residual streams before a layer, after their last tokens.
+def _named(prompts: Sequence[str]) -> str:
+    """A prompt, or the first of several and how many there are."""
+    first = f"“{figures.ending(visible(prompts[0]))}”"
+    return first if len(prompts) == 1 else f"{len(prompts):,} texts ({first}, …)"
+
+
+def direction(
+    model: Model, towards: str | Sequence[str], away_from: str | Sequence[str], *, layer: int
+) -> Array:
+    """The difference of prompts' residual streams before a layer, after their last tokens.
+
+    Args:
+        model: the model.
+        towards: a prompt, or several, of which the mean is taken.
+        away_from: the same.
+        layer: where.
 
     Returns:
         (C,).
 
     Raises:
         ContextLengthError: a prompt has more tokens than the model has positions.
-        InputError: the layer is not there, a prompt is empty, or both end in the same stream.
+        InputError: the layer is not there, a prompt is empty or there is none, or both sides end
+            in the same stream.
     """
     passes.check_layer(model, layer)
-    ends = [
-        passes.run_with_cache(model, passes.encode(model, text), ["resid_pre"])["resid_pre", layer][
-            -1
-        ]
-        for text in (towards, away_from)
-    ]
-    difference: Array = ends[0] - ends[1]
+    difference: Array = _mean_end(model, towards, layer) - _mean_end(model, away_from, layer)
     if not difference.any():
         raise InputError("the two prompts give no direction: they are the same to the model there")
     return difference
+
+
+def _mean_end(model: Model, prompts: str | Sequence[str], layer: int) -> Array:
+    """The residual stream before a layer after a prompt's last token, or the mean of several."""
+    texts = _listed(prompts)
+    if not texts:
+        raise InputError("there is no prompt to steer by; give at least one on each side")
+    ends = [
+        passes.last_position(model, passes.encode(model, text), ["resid_pre"])["resid_pre", layer]
+        for text in texts
+    ]
+    out: Array = np.mean(ends, axis=0, dtype=np.float64).astype(np.float32)
+    return out
+
+
+def _listed(prompts: str | Sequence[str]) -> list[str]:
+    return [prompts] if isinstance(prompts, str) else list(prompts)
 
 
 def steering_tap(direction: Array, *, layer: int, coefficient: float) -> Tap:
@@ -136,8 +191,8 @@ def steering_tap(direction: Array, *, layer: int, coefficient: float) -> Tap:
 def steer(
     model: Model,
     text: str,
-    towards: str,
-    away_from: str,
+    towards: str | Sequence[str],
+    away_from: str | Sequence[str],
     *,
     layer: int | None = None,
     coefficients: Sequence[float] = (-1.0, 0.0, 1.0),
@@ -146,13 +201,14 @@ def steer(
     top_k: int = 40,
     seed: int = 1,
 ) -> Steering:
-    """Continue a prompt with several amounts of a direction between two other prompts.
+    """Continue a prompt with several amounts of a direction between other prompts.
 
     Args:
         model: the model.
         text: the prompt to continue.
-        towards: the prompt that positive coefficients lead to, such as " happy".
-        away_from: the prompt that they lead away from, such as " sad".
+        towards: the prompt that positive coefficients lead to, such as " happy"; of several the
+            mean.
+        away_from: the prompt that they lead away from, such as " sad"; of several the mean.
         layer: where the direction is taken and added; None means the one in the middle.
         coefficients: how much of it to add; 0 is the model as it is.
         max_new_tokens: tokens to write for each.
@@ -182,10 +238,10 @@ def steer(
     taps = [steering_tap(along, layer=at, coefficient=c) for c in coefficients]
     written = write_under(model, request, taps)
     return Steering(
-        model=model.name,
+        model=model_label(model),
         prompt=text,
-        towards=towards,
-        away_from=away_from,
+        towards=_listed(towards),
+        away_from=_listed(away_from),
         layer=at,
         coefficients=[float(c) for c in coefficients],
         texts=written.texts,

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from laplm.errors import InputError
 from laplm.look import figures
-from laplm.look.view import Column, Model, Part, Passage, Span, Table, View, visible
+from laplm.look.view import Column, Model, Part, Passage, Span, Table, View, model_label, visible
+from laplm.look.words import counted, quoted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -88,7 +89,7 @@ class Tokens(View):
     def parts(self) -> list[Part]:
         """The tokens; the text with its tokens told apart; the merges."""
         n_bytes = sum(len(b.split()) for b in self.bytes_hex)
-        note = f"{_count(len(self.ids), 'token')} for {_count(n_bytes, 'byte')}"
+        note = f"{counted(len(self.ids), 'token')} for {counted(n_bytes, 'byte')}"
         if len(self.ids) > self.n_ctx:
             note += f", more than the {self.n_ctx:,} that {self.model} can take at once"
         if any(not _is_utf8(piece) for piece in map(bytes.fromhex, self.bytes_hex)):
@@ -138,10 +139,26 @@ class Tokens(View):
             "until no pair is in the table.",
         )  # fmt: skip
 
+    def sentence(self) -> str:
+        """See ``View``: how many tokens for how many bytes, and the longest."""
+        sizes = [len(b.split()) for b in self.bytes_hex]
+        said = f"{counted(len(sizes), 'token')} for {counted(sum(sizes), 'byte')}"
+        if len(sizes) == 1:
+            return f"The text is {said}."
+        longest = max(sizes)
+        if longest == min(sizes):
+            return f"The text is {said}: each has {longest}."
+        label = quoted(self.labels[sizes.index(longest)])
+        which = f"the longest, {label}, has"
+        if (count := sizes.count(longest)) > 1:
+            which = f"the {count} longest, such as {label}, have"
+        mean = sum(sizes) / len(sizes)
+        return f"The text is {said}, {mean:.1f} bytes each on average; {which} {longest}."
+
     def plot(self) -> Figure:
         """The text in boxes, one a token, with ids; at most the first 400."""
         shown = min(len(self.ids), 400)
-        title = f"{_count(len(self.ids), 'token')} of {self.model}"
+        title = f"{counted(len(self.ids), 'token')} of {self.model}"
         return figures.boxes(
             self.labels[:shown],
             [str(i) for i in self.ids[:shown]],
@@ -175,7 +192,7 @@ def tokens(model: Model, text: str | bytes, *, merges: bool = False) -> Tokens:
     pieces = [tokenizer.token_bytes(i) for i in ids]
     ends = itertools.accumulate(map(len, words))
     return Tokens(
-        model=model.name,
+        model=model_label(model),
         text=text if isinstance(text, str) else text.decode("utf-8", errors="backslashreplace"),
         ids=np.array(ids, np.int64),
         labels=tuple(map(shown, pieces)),
@@ -234,7 +251,3 @@ def _word(pieces: Sequence[bytes], first: int, ranks: Mapping[tuple[bytes, bytes
         ) if merged else (),
         merged=merged,
     )  # fmt: skip
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n:,} {what}" + ("" if n == 1 else "s")

@@ -14,7 +14,18 @@ from numpy.typing import NDArray
 from laplm.errors import InputError, WriteError
 from laplm.files import write_file
 from laplm.look import figures, passes
-from laplm.look.view import EXTENSIONS, Column, Grid, Model, Part, Table, View, check_extension
+from laplm.look.view import (
+    EXTENSIONS,
+    Column,
+    Grid,
+    Model,
+    Part,
+    Table,
+    View,
+    check_extension,
+    model_label,
+)
+from laplm.look.words import counted
 from laplm.model.activations import (
     HOOKS,
     MAX_BYTES,
@@ -122,6 +133,19 @@ class Trace(View):
             digits=2,
         )
         return [what, grid]
+
+    def sentence(self) -> str:
+        """See ``View``: how much is kept, and where its largest number is."""
+        largest = max(self.summary, key=lambda item: max(-item.lowest, item.highest))
+        value = largest.highest
+        if -largest.lowest > value:
+            value = largest.lowest
+        where = largest.name + ("" if largest.layer is None else f" of layer {largest.layer}")
+        return (
+            f"{counted(len(self.cache), 'activation')} of {counted(len(self.ids), 'token')}, "
+            f"{self.cache.nbytes / 1e6:,.1f} MB; the number farthest from 0 is {value:+,.2f}, in "
+            f"{where}."
+        )
 
     def plot(self) -> Figure:
         """How large each activation is in every layer, the numbers in the cells."""
@@ -236,7 +260,7 @@ def trace(
     if progress is not None:
         progress("bytes of activations", 0, size)
     cache = passes.run_with_cache(model, ids, wanted, tap=count)
-    return Trace(model.name, passes.token_labels(model, ids), ids, cache)
+    return Trace(model_label(model), passes.token_labels(model, ids), ids, cache)
 
 
 def _rms(numbers: Array) -> float:

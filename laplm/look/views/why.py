@@ -23,7 +23,17 @@ from numpy.typing import NDArray
 from laplm.look import figures, passes
 from laplm.look import target as targets
 from laplm.look.target import Target
-from laplm.look.view import Column, Maps, Model, PagePart, Part, Table, View, check_count
+from laplm.look.view import (
+    Column,
+    Maps,
+    Model,
+    PagePart,
+    Part,
+    Table,
+    View,
+    check_count,
+    model_label,
+)
 from laplm.look.views.ablation import ablation_tap
 from laplm.look.views.logit_attribution import (
     Attribution,
@@ -32,7 +42,13 @@ from laplm.look.views.logit_attribution import (
     required_activations,
 )
 from laplm.look.views.logit_lens import Lens, lens_of, streams_of
-from laplm.look.words import describe_change, describe_lead, percent, quoted
+from laplm.look.words import (
+    describe_change,
+    describe_key_heads,
+    describe_lead,
+    percent,
+    quoted,
+)
 from laplm.progress import Progress
 
 if TYPE_CHECKING:
@@ -40,6 +56,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float32]
 
+_STRONGEST = 8  # parts that are switched off; a model of fewer has all of them taken
 _LOOKED_AT = 3  # words that are kept for a head
 _MUCH = 0.05  # of its attention: what is less is not shown beside others
 _RUNS = 12  # changes of the likeliest token that are shown, from the last layer down
@@ -276,6 +293,7 @@ class Why(View):
                 [part_name("feed-forward", layer, head), adds, over, self._looks_at(layer, head)]
                 for layer, head, adds, over in parts
             ],
+            note=describe_key_heads(found.heads.shape[1], found.n_kv_head),
         )  # fmt: skip
 
 
@@ -285,7 +303,7 @@ def why(
     *,
     target: str | None = None,
     contrast: str | None = None,
-    k: int = 8,
+    k: int = _STRONGEST,
     progress: Progress | None = None,
 ) -> Why:
     """Find out how a prompt comes to its next token.
@@ -301,11 +319,12 @@ def why(
 
     Raises:
         ContextLengthError: the text has more tokens than the model has positions.
-        InputError: the text is empty, a target is not a single token, both are the same, ``k`` is
-            out of range, or the model is of a kind whose logits are not split.
+        InputError: the text is empty, a target is not a single token, both are the same, or ``k``
+            is out of range.
     """
     config = model.config
-    k = check_count("k", k, config.n_layer * (config.n_head + 1))
+    count = config.n_layer * (config.n_head + 1)
+    k = min(check_count("k", k, max(_STRONGEST, count)), count)
     ids = passes.encode(model, text)
     names = [*required_activations(model), "pattern", "resid_pre", "resid_post"]
     here = passes.last_position(model, ids, names)
@@ -324,7 +343,7 @@ def why(
     strongest = _strongest(leading, k)
     assert other.contrast is not None and other.contrast_id is not None
     return Why(
-        model=model.name,
+        model=model_label(model),
         tokens=tokens,
         target=chosen.token,
         probability=float(probabilities[chosen.token_id]),

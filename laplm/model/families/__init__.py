@@ -11,9 +11,11 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn, Protocol, cast
 
+import numpy as np
+
 from laplm.errors import ModelFormatError, shown
 from laplm.model.config import ModelConfig
-from laplm.model.families.ops import Array, Hook
+from laplm.model.families.ops import Array, Hook, identity, rms_norm
 from laplm.model.tensors import Part, TensorSpec
 from laplm.model.weights import Ids, PastKV, Weights
 
@@ -97,6 +99,31 @@ def family_named(model_type: str) -> Family:
 def family_of(config: ModelConfig) -> Family:
     """The module that a model's config belongs to."""
     return family_named(config.family)
+
+
+def sublayer_output(
+    role: str, x: Array, layer: int, weights: Weights, config: ModelConfig
+) -> Array:
+    """The end of a sublayer: its output matrix, and the norm after it where there is one.
+
+    Args:
+        role: "attn_out", of attention's z as (..., H D); or "down", of the feed-forward's inner
+            activations (..., I).
+        x: those.
+        layer: which.
+        weights: the model's.
+        config: its sizes.
+
+    Returns:
+        What is added to the residual stream, (..., C).
+    """
+    out = weights.linear(role, layer, x)
+    if not config.post_norms:
+        return out
+    assert config.norm == "rms", "no family has layer norms after its sublayers"
+    gain_role = {"attn_out": "post_norm1", "down": "post_norm2"}[role]
+    gain = np.float32(config.norm_offset) + weights.vector(gain_role, layer)
+    return rms_norm(out, gain, config.norm_eps, gain_role, layer, identity)
 
 
 def config_from_hf(

@@ -209,12 +209,14 @@ def test_the_most_telling_heads_are_those_that_add_most_to_the_next_token(
     assert attention(pocket, text, layer=4).telling is None
 
 
-def test_heads_of_models_whose_logits_are_not_split_are_told_by_where_they_look(
+def test_of_very_many_heads_the_picture_shows_the_telling_ones(
     pocket: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("laplm.look.views.attention.supports_attribution", lambda config: False)
     found = attention(pocket, "The capital of Spain is")
-    inner = found.pattern[:, :, -1, 1:-1].max(axis=-1)
-    assert found.adds is None and found.telling is not None
-    assert [inner[place] for place in found.telling] == sorted(inner.ravel(), reverse=True)[:3]
-    assert "neither the first nor the last" in found.parts()[0].note
+    monkeypatch.setattr("laplm.look.views.attention._SQUARES", 40)
+    drawn = [axes for axes in found.plot().axes if axes.get_title(loc="left") or axes.get_title()]
+    images = [axes.images[0].get_array() for axes in drawn]
+    assert len(images) == 4 and found.telling is not None and found.adds is not None
+    np.testing.assert_allclose(images[3], found.adds)
+    for image, place in zip(images, found.telling, strict=False):
+        np.testing.assert_allclose(image[-1], found.pattern[place][-1], atol=1e-6)

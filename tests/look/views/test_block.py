@@ -14,7 +14,7 @@ from hf_activations import hf_activations
 
 from laplm.errors import InputError
 from laplm.look import passes
-from laplm.look.views.block import STEPS, block, cosine, residual_stream
+from laplm.look.views.block import block, cosine, residual_stream
 from laplm.run.language_model import LanguageModel
 
 TEXT = "Once upon a time, there was a little dog. The little dog"
@@ -30,7 +30,10 @@ def test_every_step_has_the_norm_mean_and_variance_of_transformers(
 ) -> None:
     for layer in (0, pocket.config.n_layer - 1):
         found = block(pocket, TEXT, layer=layer)
-        assert found.steps == list(STEPS)
+        assert found.steps == [
+            "resid_pre", "ln1_normalized", "ln1", "attn_out", "resid_mid", "ln2_normalized", "ln2",
+            "mlp_pre", "mlp_post", "mlp_out", "resid_post",
+        ]  # fmt: skip
         for i, step in enumerate(found.steps):
             x = torch.from_numpy(hf[step, layer])
             assert found.widths[i] == x.shape[-1]

@@ -120,3 +120,19 @@ def test_pictures_and_pages_are_written(pocket: LanguageModel, tmp_path: Path) -
     look = steer(pocket, TEXT, " happy", " sad", max_new_tokens=5)
     assert look.save(tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     assert "coefficient" in look.save(tmp_path / "a.html").read_text()
+
+
+def test_of_several_prompts_the_mean_is_taken(pocket: LanguageModel, hf_pocket: Any) -> None:
+    good, bad = [" happy", "I am glad", " joy and laughter"], ["Nobody came", " sad"]
+    means = [
+        np.mean([hidden(hf_pocket, passes.encode(pocket, t))[2][0, -1].numpy() for t in each], 0)
+        for each in (good, bad)
+    ]
+    got = direction(pocket, good, bad, layer=2)
+    np.testing.assert_allclose(got, means[0] - means[1], rtol=0, atol=1e-4)
+    look = steer(pocket, TEXT, good, bad, layer=2, coefficients=(1,), max_new_tokens=1)
+    np.testing.assert_array_equal(look.direction, got)
+    assert (look.towards, look.away_from) == (good, bad)
+    assert "from 2 texts (“Nobody·came”, …) to 3 texts (“·happy”, …)" in look.parts()[0].title
+    with pytest.raises(InputError, match="no prompt to steer by"):
+        steer(pocket, TEXT, [], bad)

@@ -116,11 +116,46 @@ def watched(model: Any) -> dict[tuple[str, int | None], Array]:
 
         hooks.append(module.register_forward_hook(hook))
 
+    def watch_scale(name: str, layer: int | None, module: Any) -> None:
+        """What a norm divides by, which no module gives."""
+        centres = isinstance(module, torch.nn.LayerNorm)
+        eps = getattr(module, "variance_epsilon", None) or module.eps
+
+        def hook(_module: Any, given: Any, _output: Any) -> None:
+            x = given[0][0].detach()
+            x = x - x.mean(-1, keepdim=True) if centres else x
+            seen[f"{name}_scale", layer] = ((x * x).mean(-1, keepdim=True) + eps).sqrt().numpy()
+
+        hooks.append(module.register_forward_hook(hook))
+
+    def watch_gate_and_up(layer: int, module: Any) -> None:
+        def hook(_module: Any, _given: Any, output: Any) -> None:
+            gate, up = output[0].detach().chunk(2, dim=-1)
+            seen["mlp_pre", layer], seen["mlp_pre_linear", layer] = gate.numpy(), up.numpy()
+
+        hooks.append(module.register_forward_hook(hook))
+
+    last = getattr(model.base_model, "norm", None) or model.base_model.final_layer_norm
+    watch("ln_final", None, last)
+    watch_scale("ln_final", None, last)
     for i, layer in enumerate(model.base_model.layers):
         attention = getattr(layer, "self_attn", None) or layer.attention
         watch("resid_pre", i, layer, inputs=True)
         watch("resid_post", i, layer)
         watch("ln1", i, layer.input_layernorm)
+        watch_scale("ln1", i, layer.input_layernorm)
+        for name in ("q", "k", "v"):
+            if hasattr(attention, f"{name}_proj"):
+                watch(name, i, getattr(attention, f"{name}_proj"))
+            if hasattr(attention, f"{name}_norm"):
+                watch(f"{name}_norm", i, getattr(attention, f"{name}_norm"))
+        if hasattr(layer.mlp, "gate_up_proj"):
+            watch_gate_and_up(i, layer.mlp.gate_up_proj)
+        elif hasattr(layer.mlp, "gate_proj"):
+            watch("mlp_pre", i, layer.mlp.gate_proj)
+            watch("mlp_pre_linear", i, layer.mlp.up_proj)
+        else:
+            watch("mlp_pre", i, layer.mlp.dense_h_to_4h)
         out = getattr(attention, "o_proj", None) or attention.dense
         watch("z", i, out, inputs=True)
         down = getattr(layer.mlp, "down_proj", None) or layer.mlp.dense_4h_to_h
@@ -128,10 +163,14 @@ def watched(model: Any) -> dict[tuple[str, int | None], Array]:
         if hasattr(layer, "post_feedforward_layernorm"):
             watch("attn_out", i, layer.post_attention_layernorm)
             watch("ln2", i, layer.pre_feedforward_layernorm)
+            watch_scale("ln2", i, layer.pre_feedforward_layernorm)
             watch("mlp_out", i, layer.post_feedforward_layernorm)
+            watch_scale("ln1_post", i, layer.post_attention_layernorm)
+            watch_scale("ln2_post", i, layer.post_feedforward_layernorm)
         else:
             watch("attn_out", i, attention)
             watch("ln2", i, layer.post_attention_layernorm)
+            watch_scale("ln2", i, layer.post_attention_layernorm)
             watch("mlp_out", i, layer.mlp)
     watch("embed", None, model.get_input_embeddings())
     turned = []
