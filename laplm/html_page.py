@@ -85,7 +85,7 @@ def section(kind: str, body: str, data: str = "") -> str:
         body: HTML: what stands there without the script.
         data: JSON that the script draws from.
     """
-    safe = {
+    safe: dict[str, str | int | None] = {
         "<": "\\u003c",
         ">": "\\u003e",
         "&": "\\u0026",

@@ -30,7 +30,7 @@ from laplm.look import passes
 from laplm.look.sweep import Branch, sweep
 from laplm.look.target import Target
 from laplm.look.view import Model
-from laplm.model.activations import MAX_BYTES
+from laplm.model.activations import MAX_BYTES, ActivationCache
 from laplm.model.families import family_of, has
 
 Array = NDArray[np.float32]
@@ -273,9 +273,9 @@ class PathPatching:
             else:
                 outputs = self._attend(x, layer)[here]
                 added = np.empty((len(readers), self._config.n_embd), np.float32)
-                for sender in {reader.sender for reader in readers}:
-                    mine = [i for i, reader in enumerate(readers) if reader.sender == sender]
-                    added[mine] = self._added(outputs[mine], layer, sender)
+                for head in {reader.sender for reader in readers}:
+                    mine = [i for i, reader in enumerate(readers) if reader.sender == head]
+                    added[mine] = self._added(outputs[mine], layer, head)
             for reader, value in zip(readers, added, strict=True):
                 found[reader] = value - self.corrupted[reader]
         return self._unembed(self._corrupted_stream(self.end)[-1])
@@ -299,7 +299,7 @@ class PathPatching:
 
     # --- parts of a pass ----------------------------------------------------------------------
 
-    def _outputs(self, ids: Sequence[int]) -> tuple[Array, passes.ActivationCache]:
+    def _outputs(self, ids: Sequence[int]) -> tuple[Array, ActivationCache]:
         """What each node adds (S, T, C), from one pass."""
         run = passes.run_with_cache(self._model, ids, _READ)
         parts = [run["resid_pre", 0][None]]
