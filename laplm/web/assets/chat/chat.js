@@ -155,7 +155,7 @@ export function startChat(root) {
   }
 
   function actionsOf(message) {
-    const copy = { name: "Copy", run: () => navigator.clipboard.writeText(message.text) };
+    const copy = { name: "Copy", run: () => copyText(message.text) };
     const branch = { name: "Branch", run: () => branchFrom(message) };
     if (message.role === "user") {
       const change = () => {
@@ -170,6 +170,15 @@ export function startChat(root) {
       branch,
       copy,
     ];
+  }
+
+  async function copyText(text) {
+    try {
+      await navigator.clipboard.writeText(text);
+    } catch {
+      error.textContent = "The browser does not allow to copy.";
+      error.hidden = false;
+    }
   }
 
   function edit(message) {

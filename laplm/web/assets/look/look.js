@@ -267,7 +267,16 @@ export function startLook(root) {
   /** Draw a token by the odds that are shown, and append it. */
   async function drawToken() {
     if (!seen) return;
-    const lot = Math.random();
+    try {
+      await drawBy(Math.random());
+    } catch (problem) {
+      error.textContent = problem.message;
+      error.hidden = false;
+    }
+  }
+
+  /** @param {number} lot from 0 to 1 */
+  async function drawBy(lot) {
     let from = seen;
     let at = drawnOf(from, lot);
     for (const k of [MANY, seen.plain.kept]) {
