@@ -190,6 +190,9 @@ def watched(model: Any) -> dict[tuple[str, int | None], Array]:
         for hook in hooks:
             hook.remove()
     seen["logits", None] = out.logits[0].numpy()
+    if model.config.model_type == "gemma3_text":  # it has heads before positions there
+        for name, layer in [key for key in seen if key[0] in ("q_norm", "k_norm")]:
+            seen[name, layer] = seen[name, layer].swapaxes(0, 1)
     for i, pattern in enumerate(out.attentions):
         seen["pattern", i] = pattern[0].numpy()
     if len(turned) == len(out.attentions):  # not where some layers have no positions
