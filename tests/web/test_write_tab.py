@@ -22,7 +22,8 @@ def texts(page: Any) -> list[str]:
 def test_it_opens_alive_and_slowly_enough_to_see(browser: Any, address: str) -> None:
     moving = Watched(browser, address)
     moving.page.emulate_media(reduced_motion="no-preference")
-    page = moving.open(f"write?text={GIRL}")
+    page = moving.open("write")
+    assert page.get_by_label("Prompt", exact=True).input_value() == GIRL
     expect(page.locator("#write .draws .bars li")).to_have_count(8)
     expect(page.locator("#write .draws h3")).to_contain_text("Drawn: ")
     seen = page.locator("#write .token").count()

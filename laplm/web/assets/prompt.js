@@ -4,29 +4,33 @@ import { readAddress, writeAddress } from "./address.js";
 import { debounce } from "./dom.js";
 import { session } from "./storage.js";
 
-/** What the page opens on. */
-export const FIRST = "The capital of Spain is";
+/** What each tab opens on, until somebody has a prompt: a text that goes on, a head that tells. */
+const FIRST = {
+  write: "Once upon a time, there was a little girl",
+  look: "The capital of Spain is",
+};
 
 const SETTLED = 250; // ms without a key before the address is written: browsers count its changes
 const listeners = new Set();
 let tab = "";
-let text = readAddress().text ?? session.read("prompt") ?? FIRST;
+let chosen = readAddress().text ?? session.read("prompt"); // null: nobody has chosen one
 
-export const promptText = () => text;
+/** The prompt of all tabs, or what this one opens on. */
+export const promptText = (of) => chosen ?? FIRST[of];
 
 function keep() {
-  if (tab) writeAddress({ tab, text: text === FIRST ? "" : text });
-  session.write("prompt", text);
+  if (tab) writeAddress({ tab, text: chosen ?? "" });
+  if (chosen !== null) session.write("prompt", chosen);
 }
 const keepSoon = debounce(keep, SETTLED);
 addEventListener("pagehide", keep);
 
 /** Change the prompt for all tabs. */
 export function setPrompt(value) {
-  if (value === text) return;
-  text = value;
+  if (value === chosen) return;
+  chosen = value;
   keepSoon();
-  listeners.forEach((run) => run(text));
+  listeners.forEach((run) => run(chosen));
 }
 
 /** Call `run` with the prompt whenever it changes. */
@@ -38,11 +42,11 @@ export function addressTab(name) {
   keep();
 }
 
-/** Show the prompt in a field, and take from it what is typed. */
-export function bindPrompt(field) {
-  field.value = text;
+/** Show the prompt in a field of a tab, and take from it what is typed. */
+export function bindPrompt(field, of) {
+  field.value = promptText(of);
   field.addEventListener("input", () => setPrompt(field.value));
-  onPrompt(() => {
+  onPrompt((text) => {
     if (field.value !== text) field.value = text;
   });
 }

@@ -39,7 +39,7 @@ export function startLook(root) {
 
   const textId = freshId();
   const text = h("textarea", { id: textId, rows: 2, spellcheck: "false" });
-  bindPrompt(text);
+  bindPrompt(text, "look");
   const error = h("p", { class: "problem", role: "alert", hidden: true });
   const timing = h("p", { class: "status" });
   const offs = h("p", { class: "row offs", role: "status" });
@@ -104,7 +104,7 @@ export function startLook(root) {
     asking?.abort();
     const control = new AbortController();
     running = control;
-    if (!promptText()) {
+    if (!promptText("look")) {
       timing.textContent = "Type something to look at.";
       return;
     }
@@ -119,7 +119,7 @@ export function startLook(root) {
       timing.textContent =
         `${answer.result.ids.length} tokens, ${answer.result.model}: computed in ` +
         `${Math.round(1000 * answer.seconds)} ms, shown after ${took} ms.` +
-        `${looseSpace(promptText())}`;
+        `${looseSpace(promptText("look"))}`;
       root.dataset.took = String(took);
     } catch (problem) {
       if (aborted(problem)) return;
@@ -131,7 +131,7 @@ export function startLook(root) {
 
   const asked = () => ({
     model: chosenModel(),
-    text: promptText(),
+    text: promptText("look"),
     without: [...state.off],
     position: state.position ?? -1,
     window: WINDOW,
@@ -259,7 +259,7 @@ export function startLook(root) {
   /** Put a token behind the word that is followed: it is the last one then. */
   function append(token) {
     const cut = state.position !== null;
-    const before = cut ? textUpTo(seen) : promptText();
+    const before = cut ? textUpTo(seen) : promptText("look");
     Object.assign(state, { position: null, key: null });
     setPrompt(before + token);
   }
@@ -317,7 +317,7 @@ export function startLook(root) {
 function textUpTo(seen) {
   // White space is one character when it is made visible too.
   const before = seen.tokens.slice(0, seen.position + 1).join("");
-  const prompt = promptText();
+  const prompt = promptText("look");
   return visible(prompt).startsWith(before) ? prompt.slice(0, before.length) : prompt;
 }
 

@@ -29,7 +29,7 @@ export function startWrite(root) {
 
   const promptId = freshId();
   const field = h("textarea", { id: promptId, rows: 3, spellcheck: "false" });
-  bindPrompt(field);
+  bindPrompt(field, "write");
   const settings = makeSettings();
   const ghost = withGhost(field, () => settings.suggests() && !running);
   const go = h("button", { class: "main", type: "submit", text: "Write" });
@@ -98,7 +98,7 @@ export function startWrite(root) {
 
   /** Remember how it is, so that it can be undone. */
   function remember() {
-    before.push({ ...structuredClone(state), prompt: promptText() });
+    before.push({ ...structuredClone(state), prompt: promptText("write") });
     if (before.length > MOST_UNDONE) before.shift();
     undo.disabled = false;
   }
@@ -124,7 +124,7 @@ export function startWrite(root) {
   }
 
   const save = () =>
-    session.write("written", { ...state, prompt: promptText(), model: chosenModel() });
+    session.write("written", { ...state, prompt: promptText("write"), model: chosenModel() });
 
   /** All that the state says, drawn anew. */
   function draw() {
@@ -194,7 +194,7 @@ export function startWrite(root) {
   /** Write `n` samples of the prompt. */
   function start(n) {
     remember();
-    const prompt = promptText();
+    const prompt = promptText("write");
     const samples = Array.from({ length: n }, (_, i) => ({
       title: n > 1 ? `sample ${i + 1}` : "",
       prompt,
@@ -236,7 +236,7 @@ export function startWrite(root) {
     const model = chosenModel();
     const asked = settings.values();
     if (tokens) asked.max_tokens = tokens;
-    state = { prompt: promptText(), samples, status: `${model} is writing…` };
+    state = { prompt: promptText("write"), samples, status: `${model} is writing…` };
     const drawn = draw();
     result.setAttribute("aria-busy", "true");
     error.hidden = true;
@@ -281,7 +281,7 @@ export function startWrite(root) {
     error.hidden = false;
     if (count) return;
     // there is nothing to show but the reason
-    state = { prompt: promptText(), samples: [], status: "" };
+    state = { prompt: promptText("write"), samples: [], status: "" };
     draw();
   }
 
@@ -289,12 +289,12 @@ export function startWrite(root) {
   function open() {
     opened = true;
     const kept = session.read("written");
-    if (kept?.prompt === promptText() && kept.model === chosenModel()) {
+    if (kept?.prompt === promptText("write") && kept.model === chosenModel()) {
       state = kept;
       draw();
       return;
     }
-    const prompt = promptText();
+    const prompt = promptText("write");
     if (!prompt.trim()) return;
     const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
     pace = calm ? 0 : OPENING.pace;
