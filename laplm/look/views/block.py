@@ -179,7 +179,8 @@ class Block(View):
         # What a norm brings to one value: mean and variance, or the root of the mean square.
         brought = {"mean": self.means, "variance": self.variances}
         if self.norm == "rms":
-            brought = {"RMS": self.norms / np.sqrt(np.array(self.widths, np.float32))[:, None]}
+            roots = np.sqrt(np.array(self.widths, np.float32))[:, None]
+            brought = {"RMS": np.asarray(self.norms / roots, np.float32)}
         return Table(
             title="what the norms do",
             columns=[

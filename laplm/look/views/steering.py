@@ -170,8 +170,7 @@ def _mean_end(model: Model, prompts: str | Sequence[str], layer: int) -> Array:
         passes.last_position(model, passes.encode(model, text), ["resid_pre"])["resid_pre", layer]
         for text in texts
     ]
-    out: Array = np.mean(ends, axis=0, dtype=np.float64).astype(np.float32)
-    return out
+    return np.asarray(np.mean(ends, axis=0, dtype=np.float64), np.float32)
 
 
 def _listed(prompts: str | Sequence[str]) -> list[str]:
