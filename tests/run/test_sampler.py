@@ -170,6 +170,13 @@ def test_a_share_reached_exactly_is_enough(size: int) -> None:
     assert kept == theirs == size // 4
 
 
+@pytest.mark.parametrize("k", [1, 64, 65, 300, 785])
+def test_the_k_likeliest_of_a_whole_vocabulary_stay(k: int) -> None:
+    logits = np.random.default_rng(k).permutation(50257).astype(np.float32)
+    kept = np.isfinite(filtered_logits(logits, SamplingParams(temperature=0.5, top_k=k)))
+    assert set(np.flatnonzero(kept)) == set(np.argsort(logits)[-k:])
+
+
 def test_all_that_tie_with_the_kth_token_stay() -> None:
     kept = filtered_logits([2.0, 1.0, 1.0, 0.0], SamplingParams(1.0, 2))
     assert np.isfinite(kept).tolist() == [True, True, True, False]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -369,6 +370,22 @@ def test_messages_too_deep_for_a_template_are_refused(
     assert answer.status_code == 400
     error = answer.json()["error"]
     assert "nested too deeply" in error["message"] and error["param"] == "messages"
+
+
+def test_what_is_no_json_is_answered_with_the_reason(client: TestClient) -> None:
+    headers = {"Content-Type": "application/json"}
+    answer = client.post("/v1/completions", content=b'{"prompt": ', headers=headers)
+    assert answer.status_code == 400
+    assert re.search(r"is not JSON \(.*[vV]alue", answer.json()["error"]["message"])
+
+
+@pytest.mark.parametrize(("asked", "given"), [(None, 0), (0, 0), (3, 3)])
+def test_as_many_alternatives_of_a_conversations_tokens_come_as_are_asked_for(
+    client: TestClient, asked: int | None, given: int
+) -> None:
+    body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4, "ignore_eos": True}
+    choice = converse(client, **body, logprobs=True, top_logprobs=asked)["choices"][0]
+    assert [len(token["top_logprobs"]) for token in choice["logprobs"]["content"]] == [given] * 4
 
 
 def test_streamed_chat_of_two_is_the_whole_answer(client: TestClient) -> None:
