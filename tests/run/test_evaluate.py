@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import shutil
@@ -11,10 +12,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import torch
-from conftest import TEXT
+from conftest import TEXT, make_model
 from transformers import AutoTokenizer, GPT2LMHeadModel
 
 from laplm.errors import InputError, ModelFormatError
+from laplm.run import evaluate
 from laplm.run.evaluate import (
     Document,
     lambada,
@@ -266,6 +268,18 @@ def test_a_perplexity_beyond_all_numbers_is_null_in_json(
     result = laplm_("eval", tmp_path / "text.txt", "-m", tiny_model_dir, "--json", "--threads", 1)
     found = json.loads(result.out, parse_constant=lambda name: pytest.fail(name))["text"]
     assert found["word_perplexity"] is None and found["perplexity"] > 1
+
+
+def test_a_window_is_1024_tokens_where_the_model_holds_more(tmp_path: Path) -> None:
+    lm = LanguageModel(make_model(tmp_path / "m", n_positions=1100, n_layer=1), "fp32", threads=1)
+    assert perplexity(lm, [Document("a", TEXT)]).window == 1024
+
+
+def test_a_window_is_scored_piece_by_piece(lm, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = perplexity(lm, [Document("a", LONG)], window=100, stride=30)
+    monkeypatch.setattr(evaluate, "_BLOCK", 8)
+    pieces = perplexity(lm, [Document("a", LONG)], window=100, stride=30)
+    assert dataclasses.replace(pieces, seconds=whole.seconds) == whole
 
 
 @pytest.mark.parametrize("value", [0, 2.0, True, "9", -(10**300), math.nan])

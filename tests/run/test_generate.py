@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,11 @@ import laplm
 from laplm.errors import ContextLengthError, InputError
 from laplm.model.config import ModelConfig
 from laplm.model.tokenizer import Tokenizer
+from laplm.run import generate
 from laplm.run.generate import GenerationStream, generate_tokens
 from laplm.run.language_model import LanguageModel
 from laplm.run.request import GenerationRequest, encode_prompt, make_request
+from laplm.run.results import Timings
 from laplm.run.sampler import SamplingParams, sample, sample_rng
 from tests.run.scripted_model import ScriptedGPT, say
 
@@ -386,3 +389,20 @@ def test_ids_beyond_the_tokenizer_are_never_drawn(tmp_path: Path) -> None:
     result = lm.generate("x", 100, temperature=5.0, top_k=0, seed=3, ignore_eos=True)
     assert max(result.token_ids) < lm.tokenizer.vocab_size
     assert len(result.token_ids) == 100
+
+
+def test_samples_beyond_memory_are_refused_with_how_many_fit(
+    lm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generate, "_UNCHECKED_BYTES", 0)
+    monkeypatch.setattr("laplm.machine.available_bytes", lambda: 1 << 30)
+    assert len(lm.samples("Once upon", 3, 2, seed=1)) == 3
+    monkeypatch.setattr("laplm.machine.available_bytes", lambda: 1 << 20)
+    with pytest.raises(InputError, match=r"samples is 1,000, .* at most (\d+), or for") as refused:
+        lm.samples("Once upon", 1000, 2, seed=1)
+    most = int(re.findall(r"at most (\d+)", str(refused.value))[0])
+    assert len(lm.samples("Once upon", most, 2, seed=1)) == most
+
+
+def test_a_stream_has_no_times_before_its_first_token(lm) -> None:
+    assert lm.stream("Once upon", 3).timings == Timings(0, 0.0, 0.0)

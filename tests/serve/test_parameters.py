@@ -231,8 +231,9 @@ def test_one_setting_under_two_names_has_one_value() -> None:
     assert completion(repeat_penalty=1.5).sampling_params().repetition_penalty == 1.5
     both = completion(repeat_penalty=1.5, repetition_penalty=1.5)
     assert both.sampling_params().repetition_penalty == 1.5
-    with pytest.raises(ApiError, match="two names"):
+    with pytest.raises(ApiError, match="two names") as refused:
         completion(repeat_penalty=1.5, repetition_penalty=1.2).sampling_params()
+    assert (refused.value.status, refused.value.param) == (400, "repeat_penalty")
     with pytest.raises(ApiError, match="two names"):
         completion(max_tokens=1, n_predict=2).max_new_tokens(16, 1, 100)
 
