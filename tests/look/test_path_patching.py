@@ -278,6 +278,7 @@ def test_without_a_corrupted_prompt_nodes_are_their_mean_or_nothing(
     clean = oracle.outputs(ids)
     instead = clean.mean(1, keepdim=True) if how == "mean" else torch.zeros_like(clean)
     stream = final_stream(oracle, ids) - (clean - instead).sum(0)
+    stream[stream.abs() < 1e-5] = 0  # what rounding leaves of nothing, a norm would make large
     with torch.no_grad():
         want = oracle.hf.lm_head(oracle.norm(stream[None]))[0, -1]
     np.testing.assert_allclose(patching.run([]), want, atol=5e-4)
