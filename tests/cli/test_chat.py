@@ -112,7 +112,9 @@ def test_bad_usage_is_one_plain_line(ask, laplm_, tiny_model_dir) -> None:
 
 pty = pytest.importorskip("pty", reason="there are pseudo-terminals on POSIX systems alone")
 
+# What a shell starts in the background ignores Ctrl-C, and so does all that it starts.
 SLOW = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
     "import sys, time; from laplm.model.engine.model import GPT; decode = GPT.decode; "
     "GPT.decode = lambda *a: (time.sleep(0.02), decode(*a))[1]; "
     "from laplm.cli import main; sys.exit(main(sys.argv[1:]))"
@@ -176,8 +178,10 @@ class Terminal:
         Python's readline sees a signal only while it waits for a key: one that comes sooner waits
         for the next.
         """
+        deadline = time.monotonic() + 60
         self.type("\x03")
         while not select.select([self._end], [], [], 1)[0]:
+            assert time.monotonic() < deadline, self.text
             self.type("\x03")
         return self.read(until)
 
