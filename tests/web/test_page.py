@@ -63,7 +63,7 @@ def test_a_tuning_is_planned_watched_stopped_gone_on_with_and_compared(watched: 
     expect(page.locator("#tune iframe.report")).to_be_visible()
     assert page.locator("#tune iframe.report").get_attribute("sandbox") == ""
     page.get_by_role("button", name="Chat or write with it").click()
-    assert page.locator("#model").input_value().startswith("run:")
+    expect(page.locator("#model")).to_have_value(re.compile("^run:"))
     expect(page.get_by_role("tab", name="Write")).to_have_attribute("aria-selected", "true")
     expect(page.locator("#about")).to_contain_text("run:")
     expect(page.locator("#write .token").first).to_be_attached()
