@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import laplm
 
@@ -25,6 +26,9 @@ os.environ.pop("COLUMNS", None)
 # torch's threads wait for each other asleep. Awake they take the cores from the other worker's, and
 # from each other: half of all CPU time was spent so. Read when torch is loaded, here or in a child.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# No test is about time: a busy machine makes none of them fail.
+settings.register_profile("laplm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("laplm")
 
 TEXT = """The capital of Spain is Madrid. The capital of France is Paris. Once upon a time, there
 was a little girl named Sue. She had a regular day at her play school. Grüße, naïve café, 北京, 🙂.
