@@ -309,6 +309,12 @@ def test_the_model_ends_its_text_unless_told_to_go_on(tokenizer) -> None:
     assert stream.results()[0].finish_reason == "length"
 
 
+def test_a_text_may_end_at_its_first_token(tokenizer) -> None:
+    stream = say(tokenizer, [tokenizer.vocab_size - 1])
+    assert "".join(step.text for step in stream) == ""
+    assert stream.results()[0].finish_reason == "eos"
+
+
 def test_finished_samples_leave_the_batch(lm, monkeypatch) -> None:
     batches = []
     decode = type(lm.gpt).decode
