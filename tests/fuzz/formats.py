@@ -171,7 +171,7 @@ def pytorch_file(rng: Random, directory: Path) -> None:
             weights[name].to_sparse(), weights[name].to("meta"), weights[name].to(torch.float64),
             weights[name].to(torch.complex64), weights[name].sum(), weights[name].to(torch.int8),
             weights[name].flatten()[:0], "text", None, [1, 2], weights[name].T,
-            mutate.odd_value(rng),
+            mutate.odd_value(rng, deepest=200),  # torch writes no more
         ))  # fmt: skip
     torch.save(weights, buffer)
     content = buffer.getvalue()

@@ -21,8 +21,12 @@ MAGIC = (b"\x00" * 8, b"\xff" * 8, b"PK\x03\x04", b"\x80\x04", b"\xef\xbb\xbf", 
          b"\r\n", b'"', b"\\u0000", b"1" * 5000)  # fmt: skip
 
 
-def odd_value(rng: Random) -> Any:
-    """Some value that a careful reader does not expect."""
+# Python writes about a thousand values in each other; odd values are put in no deeper than this.
+_DEEPEST_PLACE = 20
+
+
+def odd_value(rng: Random, deepest: int = 900) -> Any:
+    """Some value that a careful reader does not expect: nested so often, at most."""
     kind = rng.randrange(6)
     if kind == 0:
         return rng.choice(ODD_STRINGS)
@@ -33,13 +37,15 @@ def odd_value(rng: Random) -> Any:
     if kind == 4:
         return rng.choice(([], {}, [[]], [None], {"": None}, [0] * 50, {"a": {"b": []}}))
     deep: Any = 0
-    for _ in range(rng.choice((3, 60, 900))):
+    for _ in range(rng.choice((3, 60, deepest))):
         deep = [deep] if rng.random() < 0.5 else {"a": deep}
     return deep
 
 
 def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     found = [path]
+    if len(path) > _DEEPEST_PLACE:
+        return found
     if isinstance(value, dict):
         for key, part in list(value.items())[:400]:
             found += _places(part, (*path, key))
