@@ -472,15 +472,7 @@ def story(
         first.set(xlabel=f"probability of “{token}”", ylabel="after layer")
         _panel_title(first, "How it comes up (right: the likeliest)")
         places = np.arange(len(parts))
-        colours = [OKABE_ITO[0 if value >= 0 else 1] for value in adds]
-        second.barh(places, adds, color=colours, height=0.7)
-        for place, value in zip(places, adds, strict=True):
-            second.annotate(
-                f"{value:+.2f}", (max(value, 0.0), place), xytext=(4, 0),
-                textcoords="offset points", va="center", fontsize=8,
-            )  # fmt: skip
-        second.set_yticks(places, list(parts))
-        second.margins(x=0.2)
+        _signed_bars(second, parts, adds)
         second.set_xlabel(textwrap.fill(added, 44))
         _panel_title(second, "What brings it (→ where the head looks)")
         third.barh(places - 0.2, alone, height=0.36, color=OKABE_ITO[0], label="without this part")
@@ -544,17 +536,9 @@ def neuron_panels(
             every, (places, tokens), (activations, logits),
             ("activation", "added to the logit by an activation of 1"), strict=False,
         ):  # fmt: skip
-            rows = np.arange(len(labels))
-            colours = [OKABE_ITO[0 if value >= 0 else 1] for value in values]
-            axes.barh(rows, values, color=colours, height=0.7)
-            for row, value in zip(rows, values, strict=True):
-                axes.annotate(
-                    f"{value:+.2f}", (max(value, 0.0), row), xytext=(4, 0),
-                    textcoords="offset points", va="center", fontsize=8,
-                )  # fmt: skip
-            axes.set_yticks(rows, [label if axes is every[0] else shorten(label)
-                                   for label in labels])  # fmt: skip
-            axes.margins(x=0.2)
+            _signed_bars(
+                axes, labels if axes is every[0] else [shorten(label) for label in labels], values
+            )
             axes.axvline(0, color="#444444", linewidth=0.8)
             axes.set_xlabel(what)
             axes.invert_yaxis()
@@ -568,6 +552,20 @@ def neuron_panels(
         _panel_title(every[1], "What it promotes and suppresses")
         _panel_title(every[2], "All of its activations")
     return figure
+
+
+def _signed_bars(axes: Axes, labels: Sequence[str], values: Sequence[float]) -> None:
+    """A bar for each value, in the colour of its sign and with its number."""
+    rows = np.arange(len(labels))
+    colours = [OKABE_ITO[0 if value >= 0 else 1] for value in values]
+    axes.barh(rows, values, color=colours, height=0.7)
+    for row, value in zip(rows, values, strict=True):
+        axes.annotate(
+            f"{value:+.2f}", (max(value, 0.0), row), xytext=(4, 0),
+            textcoords="offset points", va="center", fontsize=8,
+        )  # fmt: skip
+    axes.set_yticks(rows, list(labels))
+    axes.margins(x=0.2)
 
 
 def _panel_title(axes: Axes, text: str) -> None:
