@@ -150,13 +150,18 @@ def default_precision(checkpoint: Checkpoint) -> Precision:
 
 
 def form_of(checkpoint: Checkpoint, spec: TensorSpec, precision: Precision) -> Format:
-    """How a matrix is stored for the kernels."""
+    """How a matrix is stored for the kernels.
+
+    In int4, weights that a file has in four bits stay as they are: rounded once more, to groups
+    without minimums, those of a Q4_1 file would lose more than they lost the first time.
+    """
+    dtype = checkpoint.tensors[spec.name].dtype
+    stored = format_of(dtype)
+    if precision == "int4" and stored and stored.bits == 4:
+        return stored
     if precision != "stored":
         return FORMATS[precision]
-    dtype = checkpoint.tensors[spec.name].dtype
-    if dtype in _STORED:
-        return FORMATS[_STORED[dtype]]
-    return format_of(dtype) or FORMATS[_WIDENED]
+    return FORMATS[_STORED[dtype]] if dtype in _STORED else stored or FORMATS[_WIDENED]
 
 
 def reader(checkpoint: Checkpoint, source: Source, form: Format) -> Callable[[int, int], Rows]:

@@ -57,11 +57,14 @@ def prepared(
     stem = f"{checkpoint.path.name[:40]}-{place}-{precision}-"
     file = directory / f"{stem}{checkpoint.fingerprint[:16]}-v{FORMAT}.safetensors"
     made_of = {"format": str(FORMAT), "precision": precision, "model": checkpoint.fingerprint}
-    names = {name for name, *_ in _entries(checkpoint, precision)}
+    kinds = {
+        name: (np.dtype(_NUMPY[code]), tuple(shape))
+        for name, code, shape, _ in _entries(checkpoint, precision)
+    }
     for _ in range(3):  # what is written here may be taken away by a process with newer files
         try:
             if os.path.lexists(file):
-                return _map(file, made_of, names)
+                return _map(file, made_of, kinds)
         except ModelFormatError as error:
             cause = str(error).removeprefix(f"{file}: ").partition(";")[0]
             warn(f"prepared weights {file}: {cause}; making them again")
@@ -74,7 +77,9 @@ def prepared(
     )
 
 
-def _map(file: Path, made_of: Mapping[str, str], names: set[str]) -> dict[str, NDArray[Any]]:
+def _map(
+    file: Path, made_of: Mapping[str, str], kinds: Mapping[str, tuple[Any, tuple[int, ...]]]
+) -> dict[str, NDArray[Any]]:
     """The arrays of a file of ours; ModelFormatError when it is not whole, or not of this model."""
     try:
         if not file.is_file():  # opening a pipe would wait for ever
@@ -84,7 +89,7 @@ def _map(file: Path, made_of: Mapping[str, str], names: set[str]) -> dict[str, N
     arrays, metadata = map_safetensors(file, checksum=True)
     if metadata != made_of:
         refuse(file, "made of another model")
-    if arrays.keys() != names:
+    if {name: (array.dtype, array.shape) for name, array in arrays.items()} != kinds:
         refuse(file, "made by another version of laplm")
     return arrays
 

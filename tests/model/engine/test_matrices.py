@@ -61,6 +61,20 @@ def test_what_is_stored_differently_is_multiplied_apart_and_goes_to_its_own_colu
     assert (found[4].alternate, found[4].form.name) == (True, "q8_0")
 
 
+@pytest.mark.parametrize(
+    ("dtype", "form"),
+    [("Q4_0", "int4"), ("Q4_1", "q4_1"), ("Q4_K", "q4_k"), ("Q5_1", "int4"), ("BF16", "int4")],
+)
+def test_in_int4_what_has_four_bits_already_is_not_rounded_again(
+    dtype: str, form: str, checkpoint: Checkpoint
+) -> None:
+    checkpoint.tensors["layers.0.mlp.down_proj.weight"] = _Stored(dtype)
+    down = [m for m in matrices(checkpoint, "int4") if m.layer == 0][-1]
+    assert ([s.spec.role for s in down.sources], down.form.name) == (["down"], form)
+    in_bytes = [m for m in matrices(checkpoint, "int8") if m.layer == 0][-1]
+    assert in_bytes.form.name == "int8"
+
+
 class _Stored:
     def __init__(self, dtype: str) -> None:
         self.dtype = dtype

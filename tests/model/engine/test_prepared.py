@@ -27,7 +27,7 @@ from laplm.model.engine.prepared import prepared
 from laplm.model.engine.quantize import Precision, head_precision, pack
 from laplm.model.families import tensor_shapes
 from laplm.model.files.checkpoint import open_checkpoint, save_checkpoint
-from laplm.model.files.safetensors_file import map_safetensors
+from laplm.model.files.safetensors_file import Entry, map_safetensors
 
 
 def test_weights_are_prepared_once_and_mapped_from_then_on(
@@ -216,15 +216,25 @@ def test_damaged_prepared_weights_are_made_again(
     assert caplog.messages == []
 
 
+def _without_the_last(entries: list[Entry]) -> list[Entry]:
+    return entries[:-1]
+
+
+def _the_last_in_another_shape(entries: list[Entry]) -> list[Entry]:
+    *others, (name, dtype, shape, make) = entries
+    return [*others, (name, dtype, (1, *shape), lambda: make()[None])]
+
+
+@pytest.mark.parametrize("change", [_without_the_last, _the_last_in_another_shape])
 def test_a_file_with_other_matrices_is_made_again(
-    made: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    change: Callable[[list[Entry]], list[Entry]], made: Path, tiny_model_dir: Path,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
-    """As another version may have joined them, in a file that is whole."""
+    """As another version may have joined or kept them, in a file that is whole."""
     good, entries = made.read_bytes(), prepared_weights._entries
     made.unlink()
     with monkeypatch.context() as patch:
-        patch.setattr(prepared_weights, "_entries", lambda *given: list(entries(*given))[:-1])
+        patch.setattr(prepared_weights, "_entries", lambda *given: change(list(entries(*given))))
         _prepare(tiny_model_dir)
     _prepare(tiny_model_dir)
     assert made.read_bytes() == good
