@@ -90,6 +90,14 @@ def causal_attention_torch(
     return z.transpose(1, 2).reshape(b, t, c)
 
 
+def last_token_attention(qkv: Tensor, n_head: int, scale: float) -> Tensor:
+    """The last row of ``causal_attention``, (B, 1, C), of ``qkv`` (B, T, 3 C)."""
+    b, t, c = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
+    q, k, v = qkv.view(b, t, 3, n_head, c // n_head).permute(2, 0, 3, 1, 4)  # (B, H, T, D) each
+    z = functional.scaled_dot_product_attention(q[:, :, -1:], k, v, scale=scale)
+    return z.transpose(1, 2).reshape(b, 1, c)
+
+
 class _CausalAttention(torch.autograd.Function):
     """``causal_attention`` by the kernels."""
 

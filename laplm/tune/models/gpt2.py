@@ -19,7 +19,7 @@ from laplm.model.config import ModelConfig
 from laplm.model.families import tensor_shapes
 from laplm.model.files.checkpoint import Checkpoint, check_finite
 from laplm.progress import Progress
-from laplm.tune.kernels.attention import DocumentMask, causal_attention
+from laplm.tune.kernels.attention import DocumentMask, causal_attention, last_token_attention
 from laplm.tune.kernels.pointwise import gelu
 from laplm.tune.models.int8_base import Int8Conv1D
 from laplm.tune.optim.master_weights import split_master
@@ -46,21 +46,49 @@ class Conv1D(nn.Module):
         return functional.linear(x, self.weight.t(), self.bias)
 
 
+class Past:
+    """What attention keeps of the tokens that were read: queries, keys, values by layer."""
+
+    def __init__(self) -> None:
+        self._qkv: dict[int, Tensor] = {}
+
+    def __len__(self) -> int:
+        """Tokens that were read, before and after the layers are through with the next ones."""
+        return self._qkv[0].shape[1] if self._qkv else 0
+
+    def extend(self, layer: int, qkv: Tensor) -> Tensor:
+        """Put (B, T, 3 C) behind those of a layer; gives all of them."""
+        before = self._qkv.get(layer)
+        self._qkv[layer] = qkv if before is None else torch.cat([before, qkv], dim=1)
+        return self._qkv[layer]
+
+
 class Attention(nn.Module):
     """Causal self-attention with H heads."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
+        self.layer = layer
         self.n_head = config.n_head
         self.scale = config.attention_scale(layer)
         self.c_attn = Conv1D(config.n_embd, 3 * config.n_embd)
         self.c_proj = Conv1D(config.n_embd, config.n_embd)
 
-    def forward(self, x: Tensor, documents: DocumentMask | None = None) -> Tensor:
-        """(B, T, C) -> (B, T, C); no token looks into another of ``documents``."""
-        out: Tensor = self.c_proj(
-            causal_attention(self.c_attn(x), self.n_head, self.scale, documents)
-        )
+    def forward(
+        self, x: Tensor, documents: DocumentMask | None = None, past: Past | None = None
+    ) -> Tensor:
+        """(B, T, C) -> (B, T, C); no token looks into another of ``documents``.
+
+        With ``past``, to which they are added, tokens come all at once first, then one at a time.
+        """
+        qkv = self.c_attn(x)
+        if past is not None:
+            qkv = past.extend(self.layer, qkv)
+        if qkv.shape[1] > x.shape[1]:
+            z = last_token_attention(qkv, self.n_head, self.scale)
+        else:
+            z = causal_attention(qkv, self.n_head, self.scale, documents)
+        out: Tensor = self.c_proj(z)
         return out
 
 
@@ -131,10 +159,12 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd, eps=config.norm_eps)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, documents: DocumentMask | None = None) -> Tensor:
-        """(B, T, C) -> (B, T, C); ``documents`` as for ``Attention``."""
+    def forward(
+        self, x: Tensor, documents: DocumentMask | None = None, past: Past | None = None
+    ) -> Tensor:
+        """(B, T, C) -> (B, T, C); ``documents`` and ``past`` as for ``Attention``."""
         share = self.dropout if self.training else 0.0
-        x = add_dropped(x, self.attn(self.ln_1(x), documents), share)
+        x = add_dropped(x, self.attn(self.ln_1(x), documents, past), share)
         return add_dropped(x, self.mlp(self.ln_2(x)), share)
 
 
@@ -216,25 +246,29 @@ class TorchGPT(nn.Module):
             assert isinstance(block, Block)
             block.dropout = share
 
-    def hidden(self, ids: Tensor, segments: Tensor | None = None) -> Tensor:
+    def hidden(
+        self, ids: Tensor, segments: Tensor | None = None, past: Past | None = None
+    ) -> Tensor:
         """Token ids (B, T) to the final layer norm's output (B, T, C).
 
         Args:
             ids: (B, T).
             segments: which document of its window each token belongs to, (B, T), equal numbers
                 side by side; each is then read as if it stood alone. None: one document a window.
+            past: of the tokens before, as for ``Attention``; without ``segments``.
 
         Raises:
-            ContextLengthError: T is more than n_ctx.
+            ContextLengthError: T, with the tokens before, is more than n_ctx.
         """
-        t = ids.shape[1]
+        start = 0 if past is None else len(past)
+        t = start + ids.shape[1]
         if t > self.config.n_ctx:
             raise ContextLengthError(
                 f"a training window of {t} tokens does not fit the model's {self.config.n_ctx} "
                 "positions; use shorter windows"
             )
         documents = None if segments is None else DocumentMask(segments)
-        positions = torch.arange(t, device=ids.device)
+        positions = torch.arange(start, t, device=ids.device)
         x = self.wte(ids) + self.wpe(positions if documents is None else documents.position_ids)
         for block in self.h:
             assert isinstance(block, Block)
@@ -242,7 +276,7 @@ class TorchGPT(nn.Module):
             if self.checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, documents, use_reentrant=False)
             else:
-                x = block(x, documents)
+                x = block(x, documents, past)
         out: Tensor = self.ln_f(x)
         return out
 
@@ -250,9 +284,9 @@ class TorchGPT(nn.Module):
         """Token ids (B, T) to logits (B, T, V); ``segments`` as for ``hidden``."""
         return functional.linear(self.hidden(ids, segments), self.output_weight)
 
-    def last_logits(self, ids: Tensor) -> Tensor:
-        """Token ids (1, T) to the logits after the last of them, (V,)."""
-        return functional.linear(self.hidden(ids)[0, -1], self.output_weight)
+    def last_logits(self, ids: Tensor, past: Past | None = None) -> Tensor:
+        """Token ids (1, T) to the logits after the last of them, (V,); ``past`` as above."""
+        return functional.linear(self.hidden(ids, past=past)[0, -1], self.output_weight)
 
     def tensors(self) -> dict[str, NDArray[np.float32]]:
         """The checkpoint: copies of all weights by GPT-2 name, fp32."""
@@ -336,9 +370,9 @@ def continue_ids(
     *,
     temperature: float = 0.8,
     seed: int = 0,
-    last_logits: Callable[[Tensor], Tensor] | None = None,
+    last_logits: Callable[[Tensor, Past], Tensor] | None = None,
 ) -> list[int]:
-    """Draw tokens after ``ids``: slow and plain, only to watch a training by.
+    """Draw tokens after ``ids``: plain, only to watch a training by.
 
     Ends at the end of the text. Everything else samples with ``laplm.run``.
 
@@ -348,19 +382,23 @@ def continue_ids(
         max_new_tokens: when to end at the latest.
         temperature: divides the logits.
         seed: of the draws.
-        last_logits: a window (1, T) to the logits after its last token (V,), where more than
-            ``model`` is needed for them.
+        last_logits: tokens (1, T) and what is kept of those before to the logits after the last
+            one (V,), where more than ``model`` is needed for them.
     """
     last_logits = last_logits or model.last_logits
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
-    text, new = list(ids), []
+    text, new = list(ids[-model.config.n_ctx :]), []
     was_training = model.training
     model.eval()
+    past = Past()
     with torch.no_grad():
         for _ in range(max_new_tokens):
-            window = torch.tensor([text[-model.config.n_ctx :]], device=device)
-            probabilities = torch.softmax(last_logits(window).float().cpu() / temperature, dim=0)
+            if len(text) > model.config.n_ctx:  # positions begin anew: nothing kept holds
+                text, past = text[1:], Past()
+            window = torch.tensor([text[len(past) :]], device=device)
+            logits = last_logits(window, past).float().cpu()
+            probabilities = torch.softmax(logits / temperature, dim=0)
             token = int(torch.multinomial(probabilities, 1, generator=generator))
             if token in model.config.eos_token_ids:
                 break

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
-from tuning_examples import tiny_config, tiny_model
+from tuning_examples import VOCAB, tiny_config, tiny_model
 
 from laplm.errors import ContextLengthError, ModelFormatError
 from laplm.model.config import ACTIVATIONS, ModelConfig
 from laplm.model.families import config_to_hf, tensor_shapes
-from laplm.tune.models.gpt2 import TorchGPT
+from laplm.tune.models.gpt2 import Past, TorchGPT, continue_ids
 
 
 @pytest.mark.parametrize(
@@ -117,3 +117,33 @@ def test_without_torch_the_error_says_what_to_install(module: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert 'pip install "laplm[tune]"' in done.stdout, done.stderr
+
+
+def test_logits_with_what_was_kept_of_the_tokens_before_are_those_of_the_whole_text() -> None:
+    model = tiny_model(scale_attn_by_inverse_layer_idx=True)
+    ids = torch.randint(0, VOCAB, (1, 12), generator=torch.Generator().manual_seed(1))
+    past = Past()
+    with torch.no_grad():
+        want = model(ids)[0]
+        for start, stop in [(0, 5), *((i, i + 1) for i in range(5, 12))]:
+            got = model.last_logits(ids[:, start:stop], past)
+            assert len(past) == stop
+            torch.testing.assert_close(got, want[stop - 1], rtol=1e-5, atol=1e-5)
+
+
+def test_a_sample_longer_than_the_context_is_drawn_after_as_much_as_there_is_room_for() -> None:
+    model = tiny_model(eos_token_ids=())
+    text, windows = [*range(40)], []
+
+    def last_logits(tokens: torch.Tensor, past: Past) -> torch.Tensor:
+        logits = model.last_logits(tokens, past)
+        windows.append((text[-32:], logits))
+        text.append(int(logits.argmax()))
+        return torch.full_like(logits, -1e9).index_fill(0, logits.argmax(), 0)  # no other is drawn
+
+    drawn = continue_ids(model, [*text], 6, last_logits=last_logits)
+    assert text[40:] == drawn
+    with torch.no_grad():
+        for window, logits in windows:
+            want = model(torch.tensor([window]))[0, -1]
+            torch.testing.assert_close(logits, want, rtol=1e-5, atol=1e-5)
