@@ -99,7 +99,16 @@ LIBRARIES = {
         "starlette",
         "uvicorn",
     },
-    "talk": {"nbclient", "nbconvert", "nbformat", "pygments"},
+    "talk": {
+        "IPython",
+        "latex2mathml",
+        "matplotlib",
+        "nbclient",
+        "nbconvert",
+        "nbformat",
+        "numpy",
+        "pygments",
+    },
 }
 TORCH_OUTSIDE_TUNE = {"model/files/torch_file.py"}  # pytorch_model.bin, through weights_only
 # audit's report comes after the command line has handed over.

@@ -19,7 +19,7 @@ def add_parser(add_command: AddCommand) -> None:
         "talk", run, example="laplm talk --slides -m gpt2",
         epilog="Notebooks that are in DIR "
         "already stay as they are; delete one to get it afresh. In the slides, S opens the "
-        "speaker's notes.",
+        "speaker's notes, C the code, and D makes them dark or light.",
     )  # fmt: skip
     p.add_argument(
         "directory", nargs="?", type=Path, default=Path(_DIRECTORY), metavar="DIR",
@@ -28,6 +28,16 @@ def add_parser(add_command: AddCommand) -> None:
     p.add_argument(
         "--slides", action="store_true",
         help="run the notebooks and make slides of them, in DIR/slides; takes a minute or two",
+    )  # fmt: skip
+    p.add_argument(
+        "--pdf", action="store_true",
+        help="print the slides to DIR/slides/talk.pdf as well, by the Chromium, Chrome, Edge or "
+        "Brave that is here",
+    )  # fmt: skip
+    p.add_argument("--speaker", default="", metavar="NAME", help="who gives it: on the first slide")
+    p.add_argument(
+        "--date", default="", metavar="TEXT",
+        help="when it is given: on the first slide, as you write it (default: today)",
     )  # fmt: skip
     p.add_argument("--no-open", "--no-browser", action="store_true", help="open no browser")
     p.add_argument(
@@ -39,22 +49,29 @@ def add_parser(add_command: AddCommand) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from laplm.hub import locate
-    from laplm.talk import notebooks, slides
+    from laplm.talk import notebooks, pdf, slides
 
-    slides.require() if args.slides else notebooks.require()
+    make_slides = args.slides or args.pdf
+    slides.require() if make_slides else notebooks.require()
+    browser = pdf.find_browser() if args.pdf else ""  # before minutes are spent
     # Notebooks run in their own directory, so a directory is named by its whole path.
     model = args.model or os.environ.get("LAPLM_MODEL") or "pocket"
     path = locate.locate(model)
     if Path(model).is_dir() and path.samefile(model):  # and not a name that a directory has too
         model = str(path.resolve())
     copies = notebooks.copy_to(args.directory)
-    if not args.slides:
+    occasion = {"speaker": args.speaker, "date": args.date}
+    if not make_slides:
         note(f"the notebooks are in {args.directory}; Ctrl-C ends JupyterLab")
-        notebooks.open_lab(args.directory, model, browser=not args.no_open)
+        notebooks.open_lab(args.directory, model, browser=not args.no_open, **occasion)
         return 0
     with progress_bars() as progress:
-        index = slides.build_slides(copies, args.directory / "slides", model, progress)
+        index = slides.build_slides(copies, args.directory / "slides", model, progress, **occasion)
     write(f"{index}\n")
+    if args.pdf:
+        handout = index.with_name("talk.pdf")
+        pdf.print_slides(index, handout, browser)
+        write(f"{handout}\n")
     if not args.no_open:
         import webbrowser
 

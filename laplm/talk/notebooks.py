@@ -63,13 +63,14 @@ def copy_to(directory: Path) -> list[Path]:
     return copies
 
 
-def environment(model: str) -> dict[str, str]:
-    """What a notebook's process is started with: this process's variables, and the model.
+def environment(model: str, speaker: str = "", date: str = "") -> dict[str, str]:
+    """What a notebook's process is started with: this process's variables, and what is given here.
 
     torch's threads wait for each other asleep: awake they would take the cores from each other, and
     from the browser that shows the talk.
     """
-    return {"OMP_WAIT_POLICY": "PASSIVE"} | os.environ | {"LAPLM_MODEL": model}
+    given = {"LAPLM_MODEL": model, "LAPLM_SPEAKER": speaker, "LAPLM_DATE": date}
+    return {"OMP_WAIT_POLICY": "PASSIVE"} | os.environ | {k: v for k, v in given.items() if v}
 
 
 def require() -> None:
@@ -82,7 +83,9 @@ def require() -> None:
         raise MissingExtraError("JupyterLab", "talk")
 
 
-def open_lab(directory: Path, model: str, *, browser: bool = True) -> None:
+def open_lab(
+    directory: Path, model: str, *, speaker: str = "", date: str = "", browser: bool = True
+) -> None:
     """Open JupyterLab on a directory, and stay until it ends.
 
     It listens on this machine alone, at the first free port from 8888 on, and asks nobody for news
@@ -101,7 +104,7 @@ def open_lab(directory: Path, model: str, *, browser: bool = True) -> None:
         # Whoever is root (in a container, say) has already chosen to run this as root.
         *(["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []),
     ]  # fmt: skip
-    with subprocess.Popen(command, env=environment(model)) as process:
+    with subprocess.Popen(command, env=environment(model, speaker, date)) as process:
         # It gets Ctrl-C as well, and stops the notebooks' processes; until then we wait for it.
         interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
         end = signal.signal(signal.SIGTERM, lambda *_: process.terminate())

@@ -53,6 +53,9 @@ def kernels_start_one_at_a_time(tmp_path_factory: pytest.TempPathFactory) -> Ite
         yield
 
 
+SPEAKER, DATE = "Ada <Lovelace>", "1 May 2027"
+
+
 class Deck(NamedTuple):
     """The page, and the notebooks as they were after running, by file name."""
 
@@ -80,11 +83,13 @@ def _make(directory: Path) -> None:
     ran.mkdir(parents=True)
     run = slides.run
 
-    def kept(path: Path, model: str) -> Any:
-        notebook = run(path, model)
+    def kept(path: Path, model: str, **occasion: str) -> Any:
+        notebook = run(path, model, **occasion)
         nbformat.write(notebook, ran / path.name)
         return notebook
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(slides, "run", kept)
-        slides.build_slides(notebooks.copy_to(copies), directory / "slides", "pocket")
+        slides.build_slides(
+            notebooks.copy_to(copies), directory / "slides", "pocket", speaker=SPEAKER, date=DATE
+        )

@@ -53,7 +53,7 @@ def test_notebooks_are_kept_without_outputs(path: Path) -> None:
     ids = [cell["id"] for cell in notebook["cells"]]
     assert len(set(ids)) == len(ids)
     for cell in notebook["cells"]:
-        assert set(cell["metadata"]) <= {"slideshow"}, cell["id"]
+        assert set(cell["metadata"]) <= {"slideshow", "tags"}, cell["id"]
         if cell["cell_type"] == "code":
             assert cell["outputs"] == [] and cell["execution_count"] is None, cell["id"]
             assert len("".join(cell["source"]).splitlines()) <= 30, f"{cell['id']} is long"
@@ -63,7 +63,7 @@ def test_notebooks_are_kept_without_outputs(path: Path) -> None:
 def test_every_slide_has_words_for_the_speaker(path: Path) -> None:
     notebook = json.loads(path.read_text(encoding="utf-8"))
     kinds = [cell["metadata"]["slideshow"]["slide_type"] for cell in notebook["cells"]]
-    assert set(kinds) <= {"slide", "-", "notes", "skip"}
+    assert set(kinds) <= {"slide", "-", "fragment", "notes", "skip"}
     per_slide = "".join({"slide": "s", "notes": "n"}.get(kind, "") for kind in kinds)
     assert re.fullmatch("(sn)+", per_slide)
 

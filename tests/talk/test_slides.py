@@ -16,6 +16,7 @@ from PIL import Image
 
 from laplm.errors import InputError, MissingExtraError
 from laplm.talk import slides
+from laplm.talk.dark import DARK_PNG
 
 pytestmark = [
     pytest.mark.timeout(1800),  # one process makes the deck, the others wait for it
@@ -49,13 +50,19 @@ LISTED = [
 ]
 
 
-def notebook_of(*cells: tuple[str, str, str]) -> Any:
-    """A notebook of (kind of cell, kind of slide, source)."""
+def notebook_of(*cells: tuple[str, ...]) -> Any:
+    """A notebook of (kind of cell, kind of slide, source, tags …)."""
     made = []
-    for kind, slide, source in cells:
+    for kind, slide, source, *tags in cells:
         new = nbformat.v4.new_code_cell if kind == "code" else nbformat.v4.new_markdown_cell
-        made.append(new(source, metadata={"slideshow": {"slide_type": slide}}))
+        made.append(new(source, metadata={"slideshow": {"slide_type": slide}, "tags": tags}))
     return nbformat.v4.new_notebook(cells=made)
+
+
+def given(**data: str) -> Any:
+    """An output, by the last part of its kinds: ``markdown="..."``."""
+    kinds = {"plain": "text/plain", "html": "text/html", "markdown": "text/markdown"}
+    return nbformat.v4.new_output("display_data", {kinds[k]: text for k, text in data.items()})
 
 
 def test_the_talk_has_the_slides_that_its_page_lists(deck) -> None:
@@ -129,6 +136,75 @@ def test_cells_become_slides_as_they_are_marked() -> None:
     assert "<h2>One &amp; only</h2>" in page
 
 
+def test_fragments_come_one_after_the_other_and_code_with_what_it_gave() -> None:
+    notebook = notebook_of(
+        ("markdown", "slide", "## One\n\nAt once."),
+        ("markdown", "-", "- a\n- b", "steps"),
+        ("markdown", "fragment", "Then."),
+        ("code", "-", "it"),
+        ("code", "fragment", "last"),
+        ("markdown", "slide", "## Two\n\nAt once."),
+        ("markdown", "-", "And this."),
+    )
+    for cell in (notebook.cells[3], notebook.cells[4]):
+        cell.outputs = [given(plain=f"from {cell.source}")]
+    one, two = slides.slides_of(notebook, "x.ipynb")
+
+    def index(text: str, among: list[str]) -> list[str]:
+        (part,) = [part for part in among if text in part]
+        return re.findall(r'data-fragment-index="(\d)"', part)
+
+    assert index("At once", one.words) == [] and index("<li", one.words) == ["0", "1"]
+    assert index("Then.", one.words) == index("from it", one.outputs) == ["2"]
+    assert index("from last", one.outputs) == index("last", one.code) == ["3"]
+    assert not any("fragment" in part for part in two.words)
+
+
+def test_words_that_a_cell_gives_are_words_and_its_code_is_not_shown() -> None:
+    notebook = notebook_of(
+        ("code", "slide", "say('## About it')", "words"), ("code", "-", "more()", "words", "steps")
+    )
+    notebook.cells[0].outputs = [given(markdown="## About it & us\n\nIt is $x^2$.", plain="<M>")]
+    notebook.cells[1].outputs = [given(markdown="- **one**")]
+    (slide,) = slides.slides_of(notebook, "x.ipynb")
+    assert slide.title == "About it & us"
+    assert "<msup>" in slide.words[0] and "About it" not in slide.words[0]
+    assert "<strong>one</strong>" in slide.words[1] and 'class="fragment"' in slide.words[1]
+    assert not slide.outputs and "say(" not in slides.page([slide])
+
+
+def test_code_is_folded_unless_a_cell_opens_it() -> None:
+    notebook = notebook_of(
+        ("markdown", "slide", "## One"),
+        ("code", "-", "folded"),
+        ("code", "-", "shown", "open-code"),
+    )
+    (slide,) = slides.slides_of(notebook, "x.ipynb")
+    page = slides.page([slide])
+    folded, words = (
+        re.search(pattern, page, re.DOTALL)[0]  # type: ignore[index]
+        for pattern in (r"<details.*?</details>", r'<div class="words">.*?</section>')
+    )
+    assert "folded" in folded and "shown" not in folded
+    assert "shown" in words.partition("<details")[0]
+
+
+@pytest.mark.parametrize("layout", ["title", "section", "closing"])
+def test_slides_that_open_and_close_a_part_have_a_layout_of_their_own(layout: str) -> None:
+    notebook = notebook_of(("markdown", "slide", "## One", layout), ("markdown", "slide", "## Two"))
+    page = slides.page(slides.slides_of(notebook, "x.ipynb"))
+    assert re.findall(r'<section class="(\w+)"', page) == [layout, "below"]
+
+
+def test_markdown_that_a_cell_gives_is_drawn_and_widgets_are_not() -> None:
+    notebook = notebook_of(("markdown", "slide", "## One"), ("code", "-", "it"))
+    widget = given(plain="FloatSlider()")
+    widget.data["application/vnd.jupyter.widget-view+json"] = {}
+    notebook.cells[1].outputs = [widget, given(markdown="*so*", plain="<Markdown>")]
+    (slide,) = slides.slides_of(notebook, "x.ipynb")
+    assert len(slide.outputs) == 1 and "<em>so</em>" in slide.outputs[0]
+
+
 def picture(width: int, height: int) -> Any:
     """An output with a PNG of that size."""
     file = io.BytesIO()
@@ -170,6 +246,34 @@ def test_rows_that_pandas_has_counted_are_not_shown_as_numbered() -> None:
     assert ["unnamed" in text for text in shown] == [True, False]
 
 
+def test_each_deck_has_its_picture(browser: Any, tmp_path: Path) -> None:
+    notebook = notebook_of(("markdown", "slide", "## One"), ("code", "-", "it"))
+    output = picture(40, 30)
+    output.data[DARK_PNG] = picture(40, 30).data["image/png"]
+    output.metadata = {DARK_PNG: {"title": 'What "it" is', "letters": 20.5}}
+    notebook.cells[1].outputs = [output]
+    (slide,) = slides.slides_of(notebook, "x.ipynb")
+    assert slide.outputs[0].count('alt="What &quot;it&quot; is" data-letters="20.5"') == 2
+    deck = tmp_path / "index.html"
+    deck.write_text(slides.page([slide]), encoding="utf-8")
+    for name, content in slides._reveal_js().items():
+        (tmp_path / "reveal" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "reveal" / name).write_bytes(content)
+    for scheme, other in (("light", "dark"), ("dark", "light")):
+        context = browser.new_context(color_scheme=scheme)
+        tab = context.new_page()
+        tab.goto(deck.as_uri())
+        tab.wait_for_function("window.Reveal && Reveal.isReady()")
+        for theme in (scheme, other):  # as the system is, until D is pressed
+            shown = {t: tab.locator(f"img.on-{t}").is_visible() for t in ("light", "dark")}
+            assert shown == {theme: True, ({"light", "dark"} - {theme}).pop(): False}
+            tab.keyboard.press("d")
+        assert not tab.locator("details.code > div").is_visible()
+        tab.keyboard.press("c")
+        assert tab.locator("details.code > div").is_visible()
+        context.close()
+
+
 def test_a_cell_that_fails_is_named_with_its_error(tmp_path: Path) -> None:
     path = tmp_path / "broken.ipynb"
     nbformat.write(notebook_of(("code", "-", "a = 1"), ("code", "-", "\na / 0\nb = 2")), path)
@@ -205,7 +309,7 @@ CUT_OFF = """() => {
     const bottom = Math.min(edge.bottom, innerHeight, room.bottom + 1.5);
     if (box.right > right || box.bottom > bottom) found.push(part.tagName);
     if (part.tagName === "IMG" && (box.width < 200 || box.height < 60)) found.push("tiny");
-    if (parseFloat(getComputedStyle(part).fontSize) < 16) found.push("small letters");
+    if (parseFloat(getComputedStyle(part).fontSize) < 18) found.push("small letters");
     const foot = slide.querySelector(".part").getBoundingClientRect();
     if (box.bottom > foot.top) found.push("over the foot");
   }
