@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laplm.errors import InputError, MissingExtraError
+from laplm.look.labels import overlap, place
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -615,8 +616,6 @@ def scatter(
     y_label: str = "",
     subtitle: str = "",
     pairs: Sequence[tuple[int, int]] = (),
-    log_y: bool = False,
-    level: tuple[float, str] | None = None,
 ) -> Figure:
     """Named points in a plane, (N, 2), coloured and marked by group; names do not overlap.
 
@@ -629,8 +628,6 @@ def scatter(
         y_label: what is on the vertical axis.
         subtitle: a smaller line under the title.
         pairs: points (by index) that belong together and are joined by a line.
-        log_y: a logarithmic vertical axis; else lines are drawn through 0.
-        level: a height with its name, drawn as a dashed line.
     """
     figure, axes = _new(title, 9.0, 7.0)
     with style():
@@ -644,32 +641,176 @@ def scatter(
                 points[own, 0], points[own, 1], s=42, color=OKABE_ITO[i % 8],
                 marker=markers[i % 8], label=name, zorder=2,
             )  # fmt: skip
-        if log_y:
-            _numbered(axes, "y", log=True)
-            axes.grid(axis="y", alpha=0.25)
-        else:
-            axes.axhline(0, color="#dddddd", linewidth=0.8, zorder=0)
-            axes.axvline(0, color="#dddddd", linewidth=0.8, zorder=0)
-        if level is not None:
-            axes.axhline(level[0], color="#444444", linewidth=1.0, linestyle="--", zorder=1)
-            axes.annotate(
-                level[1], (1, level[0]), xycoords=("axes fraction", "data"), xytext=(0, 4),
-                textcoords="offset points", ha="right", fontsize=9, color="#444444",
-            )  # fmt: skip
+        axes.axhline(0, color="#dddddd", linewidth=0.8, zorder=0)
+        axes.axvline(0, color="#dddddd", linewidth=0.8, zorder=0)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         axes.margins(0.1 if _magnified <= 1 else 0.18, 0.1)
         if subtitle:
             _subtitle(axes, subtitle)
         _place_names(figure, axes, points, labels, pairs)
-        if len(names) > 1 and log_y and _magnified > 1:  # no corner of it is free for certain
-            axes.legend(
-                frameon=False, loc="upper left", bbox_to_anchor=(-0.1, -0.12), ncols=3,
-                columnspacing=1.0, handletextpad=0.2,
-            )  # fmt: skip
-        elif len(names) > 1:
+        if len(names) > 1:
             axes.legend(frameon=False, loc="best")  # keeps clear of the names
     return figure
+
+
+_MARKS, _COLOURS = "osD", (OKABE_ITO[0], OKABE_ITO[2], OKABE_ITO[3])  # by kind, in a timeline
+
+
+@dataclass(frozen=True)
+class Dated:
+    """A point of ``timeline``.
+
+    Attributes:
+        name: beside it.
+        year: whole; where in it, the order of the points says.
+        value: its height.
+        kind: what the legend has.
+        estimate: drawn hollow.
+        marked: drawn as a star, its name bold.
+    """
+
+    name: str
+    year: int
+    value: float
+    kind: str
+    estimate: bool = False
+    marked: bool = False
+
+
+def timeline(
+    points: Sequence[Dated],
+    title: str,
+    *,
+    y_label: str,
+    subtitle: str = "",
+    level: tuple[float, str],
+) -> Figure:
+    """Points by year on a logarithmic scale, every one named; no name covers anything.
+
+    Args:
+        points: in the order of time.
+        title: what the picture shows.
+        y_label: what the heights are.
+        subtitle: a smaller line under the title.
+        level: a height with its name, drawn as a dashed line.
+    """
+    figure, axes = _new(title, 13.0, 6.3)
+    years = sorted({point.year for point in points})
+    places = []
+    for year in years:
+        n = sum(point.year == year for point in points)
+        places += [year + (i + 0.5) / n for i in range(n)]
+    kinds = list(dict.fromkeys(point.kind for point in points))
+    with style():
+        for x, point in zip(places, points, strict=True):
+            kind = kinds.index(point.kind) % 3
+            colour = _FRAME if point.marked else _COLOURS[kind]
+            axes.scatter(
+                [x], [point.value], s=150 if point.marked else 40, linewidths=1.4, zorder=3,
+                marker="*" if point.marked else _MARKS[kind],
+                edgecolors=colour, facecolors="none" if point.estimate else colour,
+            )  # fmt: skip
+        axes.axhline(level[0], color=_FRAME, linewidth=1.3, linestyle="--", zorder=1)
+        _numbered(axes, "y", log=True)
+        axes.set_xlim(years[0], years[-1] + 1)
+        heights = [level[0], *(point.value for point in points)]
+        axes.set_ylim(min(heights) / 4, max(heights) * 25)
+        _year_bands(axes, years[0], years[-1])
+        axes.set_ylabel(y_label)
+        if subtitle:
+            _subtitle(axes, subtitle)
+        _kind_legend(axes, kinds, {point.kind for point in points if point.estimate})
+        _name_all(figure, axes, places, points, level)
+    return figure
+
+
+def _year_bands(axes: Axes, first: int, last: int) -> None:
+    """A band for each year, its number in the middle of it."""
+    from matplotlib.ticker import NullFormatter
+
+    axes.set_xticks(range(first, last + 2))
+    axes.xaxis.set_major_formatter(NullFormatter())
+    axes.set_xticks([year + 0.5 for year in range(first, last + 1)], minor=True)
+    axes.set_xticklabels([str(year) for year in range(first, last + 1)], minor=True)
+    axes.tick_params(axis="x", which="minor", length=0)
+    axes.grid(axis="x", color="#e4e4e4")
+    axes.set_axisbelow(True)
+
+
+def _kind_legend(axes: Axes, kinds: Sequence[str], hollow: set[str]) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D(
+            [], [], linestyle="", marker=_MARKS[i % 3], color=_COLOURS[i % 3], label=kind,
+            markerfacecolor="none" if kind in hollow else None,
+        )
+        for i, kind in enumerate(kinds)
+    ]  # fmt: skip
+    axes.legend(
+        handles=handles, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.06),
+        ncols=len(kinds), handletextpad=0.1, columnspacing=1.6,
+    )  # fmt: skip
+
+
+def _name_all(
+    figure: Figure,
+    axes: Axes,
+    places: Sequence[float],
+    points: Sequence[Dated],
+    level: tuple[float, str],
+) -> None:
+    """Write the name of each point, and of the dashed line, where they cover nothing."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # what follows is measured in dots
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    names = [
+        axes.text(
+            0, 0, point.name, transform=None, fontsize=10, va="bottom", zorder=4,
+            fontweight="bold" if point.marked else "normal",
+        )
+        for point in points
+    ]  # fmt: skip
+    dots = axes.transData.transform([(x, p.value) for x, p in zip(places, points, strict=True)])
+    radii = np.array([0.1 if point.marked else 0.055 for point in points]) * figure.dpi
+    frame = np.array(axes.bbox.extents)
+    height = float(axes.transData.transform((places[0], level[0]))[1])
+    line = axes.text(
+        0, 0, level[1], transform=None, fontsize=10, va="bottom", fontweight="bold", color=_FRAME
+    )
+    of_line = _on_line(_dots(line, renderer), height, frame, dots)
+    line.set_position(of_line[:2])
+    taken = np.array([of_line, [frame[0], height - 1, frame[2], height + 1]])
+    sizes = np.array([_dots(text, renderer) for text in names])
+    for text, here in zip(names, place(dots, sizes, frame, radii, taken), strict=True):
+        text.set_position(here.box[:2])
+        if here.leader is not None:
+            axes.add_line(_thin_line(here.leader))
+
+
+def _dots(text: Any, renderer: Any) -> Array:
+    """Width and height of a text."""
+    return np.array(text.get_window_extent(renderer).size)
+
+
+def _on_line(size: Array, height: float, frame: Array, dots: Array) -> Array:
+    """Where the name of a level line covers the fewest points: above or below it, at any place."""
+    lefts = np.linspace(frame[0] + 4, frame[2] - size[0] - 4, 12)[::-1]
+    corners = [(x, y) for y in (height + 4, height - size[1] - 4) for x in lefts]
+    boxes = np.array([[x, y, x + size[0], y + size[1]] for x, y in corners])
+    around = np.hstack([dots - size[1], dots + size[1]])
+    return np.asarray(boxes[np.argmin(overlap(boxes, around).sum(1))])
+
+
+def _thin_line(ends: Array) -> Any:
+    from matplotlib.lines import Line2D
+    from matplotlib.transforms import IdentityTransform
+
+    return Line2D(
+        ends[::2], ends[1::2], transform=IdentityTransform(), color="#8a8a8a", linewidth=0.8,
+        zorder=2,
+    )  # fmt: skip
 
 
 def boxes(labels: Sequence[str], notes: Sequence[str], title: str, *, subtitle: str = "") -> Figure:

@@ -5,6 +5,7 @@ marked "skip" are run and not shown, "notes" are for the speaker, "fragment" is 
 press of a key. Tags of cells:
 
 - "title", "section", "closing" on the first cell of a slide: large and centred.
+- "below", "beside" there: where pictures and tables are, if not where their shape puts them.
 - "steps": each item of the lists in it is a fragment.
 - "words": what a code cell gives as Markdown is text of the slide, and its code is not shown.
 - "open-code": the code is on the slide; other code is folded behind a word at its foot.
@@ -38,7 +39,7 @@ WIDTH, HEIGHT = 1280, 720
 _SECONDS = 1800  # for one cell, at most: tuning GPT-2 on a slow machine
 _WIDE = 3  # times as wide as high: such a picture goes below the words, not beside them
 _MANY_ROWS = 8  # the same for a table
-_LAYOUTS = ("title", "section", "closing")
+_LAYOUTS = ("title", "section", "closing", "below", "beside")
 # What reveal.js needs of its own, and where that lies in its distribution.
 _REVEAL = ("reset.css", "reveal.css", "reveal.js", "plugin/notes.js")
 # Run before a notebook's first cell: JupyterLab needs no figures for a dark slide.
@@ -53,7 +54,8 @@ class Slide:
         title: its heading, as text.
         notebook: the file it comes from.
         part: of the talk: the notebook's own title.
-        layout: "title", "section" or "closing" for a slide that is large and centred; else "".
+        layout: "title", "section" or "closing" for a slide that is large and centred; "below" or
+            "beside" (the words) for where its outputs are; "" where their shape decides.
         words: what is said on it.
         code: the code that is folded.
         open_code: the code that is shown.

@@ -28,7 +28,7 @@ def contrast(colour: Any) -> float:
 
 def scatter() -> Any:
     points = np.array([[0.0, 0.0], [1.0, 1.0]])
-    return figures.scatter(points, ["a", "b"], ["one", "two"], "Points", level=(0.5, "half"))
+    return figures.scatter(points, ["a", "b"], ["one", "two"], "Points")
 
 
 def test_letters_and_lines_can_be_read_on_the_dark_deck() -> None:

@@ -234,6 +234,14 @@ def test_what_is_tall_stands_beside_the_words_and_what_is_wide_below(
     assert f'<section class="{side}"' in slides.page(slides.slides_of(notebook, "x.ipynb"))
 
 
+@pytest.mark.parametrize("side", ["beside", "below"])
+def test_a_slide_may_say_where_its_pictures_are(side: str) -> None:
+    notebook = notebook_of(("markdown", "slide", "## One", side), ("code", "-", "it"))
+    for output in (picture(40, 30), picture(400, 80)):
+        notebook.cells[1].outputs = [output]
+        assert f'<section class="{side}"' in slides.page(slides.slides_of(notebook, "x.ipynb"))
+
+
 def test_rows_that_pandas_has_counted_are_not_shown_as_numbered() -> None:
     named = pandas.DataFrame({"a": [1, 2]}, index=["before", "after"])
     shown = []
@@ -302,7 +310,7 @@ CUT_OFF = """() => {
   if (slide.scrollWidth > slide.clientWidth + 1 || slide.scrollHeight > slide.clientHeight + 1)
     found.push("the slide");
   for (const part of slide.querySelectorAll("h2, p, pre, img, table, li")) {
-    if (part.closest("aside")) continue;
+    if (part.closest("aside") || !part.getClientRects().length) continue;
     const box = part.getBoundingClientRect();
     const room = (part.closest(".shown, .words") || slide).getBoundingClientRect();
     const right = Math.min(edge.right, innerWidth, room.right + 1.5);

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from laplm.look import figures
 from laplm.look.view import Column, Model, Part, Table, View, model_label
 from laplm.look.words import describe_key_heads, percent, ranges
@@ -404,19 +402,26 @@ class ModelScale(View):
         )
 
     def plot(self) -> Figure:
-        """Parameters over years on a logarithmic scale."""
-        return figures.scatter(
-            np.array([[m.year, m.parameters] for m in self.models], np.float64),
-            [m.name + (" (estimate)" if m.estimate else "") for m in self.models],
-            ["estimate, not published" if m.estimate else m.kind for m in self.models],
-            "The size of language models by year",
-            x_label="year of publication",
-            y_label="parameters",
-            log_y=True,
+        """Parameters over years on a logarithmic scale; GPT-2 small and this model are marked."""
+        points = [
+            figures.Dated(
+                f"{m.name} ≈ {_short(m.parameters)}" if m.estimate else m.name,
+                m.year, m.parameters, "estimate by others" if m.estimate else m.kind,
+                m.estimate, m.name == "GPT-2 small",
+            )
+            for m in self.models
+        ]  # fmt: skip
+        return figures.timeline(
+            points, "The size of language models by year", y_label="parameters",
+            subtitle="hollow: its maker has published no size; of a mixture of experts all "
+            "parameters are counted; sources: laplm/look/model_scale.csv",
             level=(self.n_parameters, f"{self.model}: {self.n_parameters:,}"),
-            subtitle="of a mixture of experts all parameters are counted; sources: "
-            "laplm/look/model_scale.csv",
-        )
+        )  # fmt: skip
+
+
+def _short(count: int) -> str:
+    """A size as it is said: 1.8T, 175B."""
+    return f"{count / 1e12:.3g}T" if count >= 1e12 else f"{count / 1e9:.3g}B"
 
 
 def model_scale(model: Model) -> ModelScale:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from collections import Counter
 from pathlib import Path
@@ -14,6 +15,7 @@ from conftest import make_model
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel
 
+from laplm.look import figures
 from laplm.look.views.stats import Stats, model_scale, stats
 from laplm.model.config import NAMED_SIZES
 from laplm.model.engine.prepared import packed_bytes, prepared
@@ -119,13 +121,68 @@ def test_the_scale_of_models_names_a_source_for_every_figure(pocket: LanguageMod
     assert (sizes["GPT-3"], sizes["Llama 3.1 405B"]) == (175_000_000_000, 405_000_000_000)
 
 
+def test_the_points_of_the_talk_are_there_and_the_years_go_on_to_this_one(
+    pocket: LanguageModel,
+) -> None:
+    sizes = {m.name: (m.year, m.parameters, m.estimate) for m in model_scale(pocket).models}
+    assert sizes["GPT-2 small"] == (2019, NAMED_SIZES["gpt2"].n_parameters, False)
+    assert sizes["GPT-3"] == (2020, 175_000_000_000, False)
+    assert sizes["Llama 3 8B"] == (2024, 8_030_261_248, False)
+    assert {name: size[0] for name, size in sizes.items() if size[2]} == {
+        "GPT-4": 2023, "Claude 3.5 Sonnet": 2024, "GPT-5.2": 2026,
+    }  # fmt: skip
+    for name, least, most in (
+        ("GPT-4", 1e12, 2e12), ("Claude 3.5 Sonnet", 1.7e11, 1.9e11), ("GPT-5.2", 2e12, 2e12),
+    ):  # fmt: skip
+        assert least <= sizes[name][1] <= most
+
+
 def test_estimates_are_marked_wherever_they_are_shown(pocket: LanguageModel) -> None:
     view = model_scale(pocket)
-    (guess,) = [m for m in view.models if m.estimate]
-    assert guess.name == "GPT-4" and "never published" in guess.source
-    (row,) = [r for r in view.parts()[0].rows if r[0] == "GPT-4"]  # type: ignore[union-attr]
-    assert "ESTIMATE" in row[4]
-    assert "GPT-4 (estimate)" in texts(view.plot())
+    guesses = [m for m in view.models if m.estimate]
+    assert guesses and all("never published" in m.source for m in guesses)
+    rows = {r[0]: r[4] for r in view.parts()[0].rows}  # type: ignore[union-attr]
+    assert {name for name, kind in rows.items() if "ESTIMATE" in kind} == {m.name for m in guesses}
+    figure = view.plot()
+    assert {"GPT-4 ≈ 1.8T", "GPT-5.2 ≈ 2T", "estimate by others"} <= texts(figure)
+    hollow = [p for p in figure.axes[0].collections if not len(p.get_facecolor())]
+    assert sorted(p.get_offsets()[0, 1] for p in hollow) == sorted(m.parameters for m in guesses)
+
+
+@pytest.mark.parametrize("magnified", [1.0, 1.5])
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("pocket", 6_180_864), ("SmolLM2-135M-Instruct.Q4_1.gguf", 134_515_008),
+     ("gpt2", 124_439_808), ("smollm2-1.7b", 1_711_376_384), ("m", 70_000_000_000)],
+)  # fmt: skip
+def test_every_point_of_the_scale_is_named_and_nothing_collides(
+    name: str, parameters: int, magnified: float, pocket: LanguageModel
+) -> None:
+    view = dataclasses.replace(model_scale(pocket), model=name, n_parameters=parameters)
+    figures.magnify(magnified)
+    try:
+        figure = view.plot()
+    finally:
+        figures.magnify(1)
+    (axes,) = figure.axes
+    figure.draw_without_rendering()
+    boxes = {text.get_text(): text.get_window_extent() for text in axes.texts}
+    subtitle = next(text for text in boxes if text.startswith("hollow"))
+    frame = axes.get_window_extent()
+    assert boxes.pop(subtitle).y0 >= frame.y1
+    assert len(boxes) == len(view.models) + 1  # and the line's
+    for a, b in itertools.combinations(boxes, 2):
+        assert not boxes[a].overlaps(boxes[b]), (a, b)
+    height = axes.transData.transform((2020, parameters))[1]
+    for text, box in boxes.items():
+        assert frame.x0 <= box.x0 and box.x1 <= frame.x1, text
+        assert frame.y0 <= box.y0 and box.y1 <= frame.y1, text
+        assert not box.y0 < height < box.y1, text
+        for mark in axes.collections:
+            x, y = axes.transData.transform(mark.get_offsets()[0])
+            assert not (box.x0 < x < box.x1 and box.y0 < y < box.y1), text
+    star = [p for p in axes.collections if p.get_sizes()[0] > 100]
+    assert [p.get_offsets()[0, 1] for p in star] == [NAMED_SIZES["gpt2"].n_parameters]
 
 
 def test_pictures_show_every_part(pocket: LanguageModel) -> None:
