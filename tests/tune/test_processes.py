@@ -48,26 +48,28 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def alone(text: Path) -> Path:
+def alone(text: Path, tiny_model_dir: Path) -> Path:
     out = text.parent / "alone"
-    done = run_tune([str(text), "-m", "pocket", "--out", str(out), *SETTINGS])
+    done = run_tune([str(text), "-m", str(tiny_model_dir), "--out", str(out), *SETTINGS])
     assert done.returncode == 0, done.stderr
     return out
 
 
 @pytest.mark.parametrize("more", [[], ["--shard"]], ids=["DDP", "FSDP2"])
 def test_two_processes_learn_as_one_does(
-    text: Path, tmp_path: Path, alone: Path, more: list[str]
+    text: Path, tmp_path: Path, alone: Path, tiny_model_dir: Path, more: list[str]
 ) -> None:
     out = tmp_path / "two"
-    done = run_tune([str(text), "-m", "pocket", "--out", str(out), *SETTINGS, *more], processes=2)
+    words = [str(text), "-m", str(tiny_model_dir), "--out", str(out), *SETTINGS, *more]
+    done = run_tune(words, processes=2)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("tuning pocket") == 1 and "shared by 2 processes" in done.stdout
+    assert done.stdout.count(f"tuning {tiny_model_dir}") == 1
+    assert "shared by 2 processes" in done.stdout
     assert losses(out).keys() == losses(alone).keys()
     for name in ("train_loss", "grad_norm", "heldout_loss"):
         assert losses(out, name) == pytest.approx(losses(alone, name), rel=1e-3), name
     assert len(samples(out)) == len(samples(alone)) > 0
-    assert samples(out)[-1].startswith("The ")
+    assert samples(out)[-1][:4] == samples(alone)[-1][:4]  # the beginning of a text kept back
     one, two = (safetensors.numpy.load_file(d / "model.safetensors") for d in (alone, out))
     before = max(abs(one[name]).max() for name in one)
     assert max(abs(one[name] - two[name]).max() for name in one) < 1e-2 * before
