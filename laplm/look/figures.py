@@ -780,11 +780,11 @@ def _name_all(
         0, 0, level[1], transform=None, fontsize=10, va="bottom", fontweight="bold", color=_FRAME
     )
     of_line = _on_line(_dots(line, renderer), height, frame, dots)
-    line.set_position(of_line[:2])
+    line.set_position((of_line[0], of_line[1]))
     taken = np.array([of_line, [frame[0], height - 1, frame[2], height + 1]])
     sizes = np.array([_dots(text, renderer) for text in names])
     for text, here in zip(names, place(dots, sizes, frame, radii, taken), strict=True):
-        text.set_position(here.box[:2])
+        text.set_position((here.box[0], here.box[1]))
         if here.leader is not None:
             axes.add_line(_thin_line(here.leader))
 

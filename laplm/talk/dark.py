@@ -29,7 +29,7 @@ def draw_both() -> None:
     """From here on, figures that a cell of this process displays come with their dark twin."""
     from IPython.core.getipython import get_ipython
 
-    shell = get_ipython()  # type: ignore[no-untyped-call]
+    shell: Any = get_ipython()
     assert shell is not None, "called outside of a notebook"
     # By its name, so that a notebook without figures need not wait for matplotlib.
     shell.display_formatter.mimebundle_formatter.for_type_by_name(
@@ -58,7 +58,9 @@ def _smallest_letters(figure: Figure) -> float:
 
     texts = [text for text in figure.findobj(Text) if isinstance(text, Text)]
     sizes = [
-        text.get_fontsize() for text in texts if text.get_visible() and text.get_text().strip()
+        float(text.get_fontsize())
+        for text in texts
+        if text.get_visible() and text.get_text().strip()
     ]
     return round(min(sizes, default=0.0) * 2 * figure.dpi / 72, 1)
 
@@ -118,7 +120,7 @@ def _dark(colour: Any) -> Any:
 
     if isinstance(colour, str) and colour in ("none", "auto"):
         return colour
-    if np.ndim(colour) == 2:  # type: ignore[arg-type]
+    if np.ndim(colour) == 2:
         return np.array([_dark(tuple(row)) for row in to_rgba_array(colour)]).reshape(-1, 4)
     red, green, blue, alpha = to_rgba(colour)
     if min(red, green, blue) > 0.995:

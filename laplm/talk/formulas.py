@@ -59,7 +59,7 @@ def _markdown() -> Any:
     """The Markdown of nbconvert, which already knows where formulas begin and end."""
     from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
-    class Renderer(IPythonRenderer):  # type: ignore[misc]
+    class Renderer(IPythonRenderer):
         def block_math(self, body: str) -> str:
             return mathml(body, block=True)
 
