@@ -17,6 +17,7 @@ export default [
       // What a reader trips over.
       eqeqeq: "error",
       "max-len": ["error", { code: 100 }],
+      "max-lines-per-function": ["error", { max: 80, skipBlankLines: true, skipComments: true }],
       "no-shadow": "error",
       "no-unused-vars": ["error", { args: "all", argsIgnorePattern: "^_$" }],
       "no-use-before-define": ["error", { functions: false, classes: false, variables: false }],

@@ -1,9 +1,11 @@
 // The Chat tab: a conversation with a model, and those from before.
 
 import { aborted } from "../api.js";
-import { freshId, h, replace } from "../dom.js";
+import { copyText } from "../clipboard.js";
+import { h, replace } from "../dom.js";
 import { exampleChips, QUESTIONS } from "../examples.js";
 import { chosenModel, entryOf } from "../models-list.js";
+import { Opening, OPENING_TOKENS } from "../opening.js";
 import { setPrompt } from "../prompt.js";
 import { session } from "../storage.js";
 import { showTab } from "../tabs.js";
@@ -19,284 +21,262 @@ import {
   showSibling,
   siblings,
 } from "./conversation.js";
+import { makeComposer, makeParts } from "./form.js";
 import { allTalks, saveTalk } from "./history.js";
 import { makeEditor, makeMessage } from "./message.js";
 import { makeChatSettings } from "./settings.js";
 import { makeTalkList } from "./talk-list.js";
 
-const OPENING = { tokens: 40, pace: 110 }; // what is answered by itself, and ms between two tokens
 const SAVED_EVERY = 1000; // ms, while an answer comes
 
-/** @param {HTMLElement} root */
-export function startChat(root) {
-  let talk = newConversation();
-  let example = false; // what is shown asked itself, and is not kept
-  let editing = null;
-  let running = null;
-  let pace = 0;
-  let opened = false;
-
-  const id = freshId();
-  const field = h("textarea", { id, rows: 2, placeholder: "Ask something" });
-  field.value = session.read("draft") ?? "";
-  const send = h("button", { class: "main", type: "submit", text: "Send" });
-  const stop = h("button", { type: "button", text: "Stop", disabled: true });
-  const error = h("p", { class: "problem", role: "alert", hidden: true });
-  const said = h("div", { class: "messages" });
-  const spoken = h("p", { class: "unseen", "aria-live": "polite" });
-  const panel = makeDrawPanel();
-  const settings = makeChatSettings((system) => {
-    talk.system = system;
-  });
-  const list = makeTalkList({
-    open: (chosen) => show(chosen),
-    begin: () => begin(),
-    gone: () => begin(),
-    current: () => talk,
-  });
-  const form = h(
-    "form",
-    { class: "card form composer" },
-    h("div", { class: "field wide" }, h("label", { for: id, text: "Message" }), field),
-    h(
-      "div",
-      { class: "row" },
-      send,
-      stop,
-      h("span", { class: "note", text: "Enter sends, Shift + Enter begins a line" }),
-    ),
-    error,
-    settings.element,
-  );
-  const examples = exampleChips(QUESTIONS, (text) => {
-    if (example) begin();
-    ask(text);
-  });
-  root.append(
-    h(
-      "div",
-      { class: "chat-grid" },
-      list.element,
-      h("div", { class: "talk" }, examples, said, form),
-      panel.element,
-    ),
-    spoken,
-  );
-
-  form.addEventListener("submit", (event) => {
-    event.preventDefault();
-    if (!field.value.trim()) return;
-    const text = field.value;
-    field.value = "";
-    session.write("draft", "");
-    if (example) begin();
-    ask(text);
-  });
-  field.addEventListener("input", () => session.write("draft", field.value));
-  field.addEventListener("keydown", (event) => {
-    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
-    event.preventDefault();
-    form.requestSubmit();
-  });
-  stop.addEventListener("click", () => running?.abort());
-  for (const kind of ["pointerdown", "keydown"])
-    root.addEventListener(kind, () => {
-      pace = 0;
+class ChatTab {
+  /** @param {HTMLElement} root */
+  constructor(root) {
+    this.talk = newConversation();
+    this.example = false; // what is shown asked itself, and is not kept
+    this.editing = null;
+    this.running = null;
+    this.opening = new Opening(root);
+    this.parts = makeParts();
+    this.panel = makeDrawPanel();
+    this.settings = makeChatSettings((system) => {
+      this.talk.system = system;
     });
-
-  const keep = () => {
-    if (example || saveTalk(talk)) return;
-    error.textContent = "The browser has no room to keep this conversation; export it.";
-    error.hidden = false;
-  };
-
-  function show(chosen) {
-    running?.abort();
-    talk = chosen;
-    example = false;
-    editing = null;
-    error.hidden = true;
-    session.write("chat", talk.id);
-    settings.showSystem(talk.system);
-    panel.clear();
-    draw();
+    this.list = makeTalkList({
+      open: (chosen) => this.#show(chosen),
+      begin: () => this.#begin(),
+      gone: () => this.#begin(),
+      current: () => this.talk,
+    });
+    const ask = (text) => {
+      if (this.example) this.#begin();
+      this.#ask(text);
+    };
+    const composer = makeComposer(this.parts, this.settings, ask);
+    const column = [exampleChips(QUESTIONS, ask), this.parts.said, composer];
+    root.append(
+      h(
+        "div",
+        { class: "chat-grid" },
+        this.list.element,
+        h("div", { class: "talk" }, column),
+        this.panel.element,
+      ),
+      this.parts.spoken,
+    );
+    this.parts.stop.addEventListener("click", () => this.running?.abort());
   }
 
-  function begin() {
-    show(newConversation(talk.system));
-    field.focus();
+  /** What was open before a reload; else an example that answers itself, to be seen. */
+  open() {
+    const before = allTalks().find((each) => each.id === session.read("chat"));
+    if (before) {
+      this.#show(before);
+      return;
+    }
+    this.example = true;
+    this.opening.begin();
+    this.#reply(addMessage(this.talk, null, "user", QUESTIONS[0]).id, OPENING_TOKENS);
   }
+
+  // --- conversations ---
+
+  #keep() {
+    if (this.example || saveTalk(this.talk)) return;
+    this.#fail("The browser has no room to keep this conversation; export it.");
+  }
+
+  #fail(message) {
+    this.parts.error.textContent = message;
+    this.parts.error.hidden = false;
+  }
+
+  #show(chosen) {
+    this.running?.abort();
+    this.talk = chosen;
+    this.example = false;
+    this.editing = null;
+    this.parts.error.hidden = true;
+    session.write("chat", this.talk.id);
+    this.settings.showSystem(this.talk.system);
+    this.panel.clear();
+    this.#draw();
+  }
+
+  #begin() {
+    this.#show(newConversation(this.talk.system));
+    this.parts.field.focus();
+  }
+
+  // --- messages ---
 
   /** All messages, and what can be done to each. @returns {Map<string, any>} by their ids */
-  function draw() {
+  #draw() {
     const made = new Map();
-    const elements = shownMessages(talk).map((message) => {
-      const one = message === editing ? edit(message) : view(message);
+    const elements = shownMessages(this.talk).map((message) => {
+      const one = message === this.editing ? this.#editor(message) : this.#view(message);
       made.set(message.id, one);
       return one.element;
     });
-    replace(said, elements);
-    list.draw();
+    replace(this.parts.said, elements);
+    this.list.draw();
     return made;
   }
 
-  function view(message) {
-    const beside = siblings(talk, message);
+  #view(message) {
+    const beside = siblings(this.talk, message);
     const place = {
       at: beside.indexOf(message),
       of: beside.length,
-      show(to) {
-        showSibling(talk, beside[to]);
-        keep();
-        draw();
+      show: (to) => {
+        showSibling(this.talk, beside[to]);
+        this.#keep();
+        this.#draw();
       },
     };
-    return makeMessage(message, actionsOf(message), place);
+    return makeMessage(message, this.#actionsOf(message), place);
   }
 
-  function actionsOf(message) {
-    const copy = { name: "Copy", run: () => copyText(message.text) };
-    const branch = { name: "Branch", run: () => branchFrom(message) };
+  #actionsOf(message) {
+    const copy = { name: "Copy", run: () => this.#copy(message.text) };
     if (message.role === "user") {
       const change = () => {
-        editing = message;
-        draw().get(message.id).focus();
+        this.editing = message;
+        this.#draw().get(message.id).focus();
       };
       return [{ name: "Edit", run: change }, copy];
     }
     return [
       { name: "Look inside", run: () => look(message) },
-      { name: "Again", run: () => reply(message.parent) },
-      branch,
+      { name: "Again", run: () => this.#reply(message.parent) },
+      { name: "Branch", run: () => this.#branchFrom(message) },
       copy,
     ];
   }
 
-  async function copyText(text) {
-    try {
-      await navigator.clipboard.writeText(text);
-    } catch {
-      error.textContent = "The browser does not allow to copy.";
-      error.hidden = false;
-    }
+  async #copy(text) {
+    const problem = await copyText(text);
+    if (problem) this.#fail(problem);
   }
 
-  function edit(message) {
-    const leave = () => {
-      editing = null;
-      draw();
+  #editor(message) {
+    const send = (text) => {
+      this.editing = null;
+      this.example = false;
+      this.#reply(addMessage(this.talk, message.parent, "user", text).id);
     };
-    return makeEditor(
-      message,
-      (text) => {
-        editing = null;
-        example = false;
-        reply(addMessage(talk, message.parent, "user", text).id);
-      },
-      leave,
-    );
+    const leave = () => {
+      this.editing = null;
+      this.#draw();
+    };
+    return makeEditor(message, send, leave);
   }
 
-  function branchFrom(message) {
-    const branch = branchAt(talk, message);
+  #branchFrom(message) {
+    const branch = branchAt(this.talk, message);
     saveTalk(branch);
-    show(branch);
+    this.#show(branch);
   }
 
-  function look(message) {
-    setPrompt(message.text.trim());
-    showTab("look");
-  }
+  // --- answers ---
 
-  function ask(text) {
-    reply(addMessage(talk, talk.last, "user", text).id);
+  #ask(text) {
+    this.#reply(addMessage(this.talk, this.talk.last, "user", text).id);
   }
 
   /** Have a message answered; one that is answered already gets another answer. */
-  async function reply(question, tokens) {
-    running?.abort();
+  async #reply(question, tokens) {
+    this.running?.abort();
     const control = new AbortController();
-    running = control;
-    const here = talk;
-    const asked = requestMessages(talk, question);
+    this.running = control;
+    const { talk } = this;
+    const body = {
+      model: chosenModel(),
+      messages: requestMessages(talk, question),
+      ...this.settings.values(),
+    };
+    if (tokens) Object.assign(body, { max_tokens: tokens, temperature: 0 });
     const message = addMessage(talk, question, "assistant");
-    const drawn = draw().get(message.id);
-    error.hidden = true;
-    stop.disabled = false;
-    said.setAttribute("aria-busy", "true");
-    keep();
+    const drawn = this.#draw().get(message.id);
+    this.parts.error.hidden = true;
+    this.parts.stop.disabled = false;
+    this.parts.said.setAttribute("aria-busy", "true");
+    this.#keep();
     const begun = performance.now();
+    const count = await this.#receive(body, control.signal, message, drawn);
+    const seconds = (performance.now() - begun) / 1000;
+    if (count) message.note = `${rate(count, seconds)} ${message.note}`.trim();
+    drawn.update();
+    this.#ended(talk, control, message);
+  }
+
+  /** Add an answer to a message as it comes. @returns {Promise<number>} its tokens */
+  async #receive(body, signal, message, drawn) {
     let count = 0;
-    let saved = begun;
+    let saved = performance.now();
     try {
-      const body = { model: chosenModel(), messages: asked, ...settings.values() };
-      if (tokens) Object.assign(body, { max_tokens: tokens, temperature: 0 });
-      for await (const piece of paced(answer(body, control.signal), () => pace)) {
+      for await (const piece of paced(answer(body, signal), () => this.opening.pace)) {
         message.text += piece.text;
         count += piece.tokens.length;
-        if (piece.tokens.length) panel.drawn(piece.tokens.at(-1));
+        if (piece.tokens.length) this.panel.drawn(piece.tokens.at(-1));
         if (piece.ended === "length") message.note = "It reached the most tokens that are set.";
         drawn.update();
         follow(drawn.element);
         if (performance.now() - saved > SAVED_EVERY) {
           saved = performance.now();
-          keep();
+          this.#keep();
         }
       }
     } catch (problem) {
-      if (aborted(problem)) message.note = "Stopped.";
-      else {
-        message.note = "Failed.";
-        error.textContent = problem.message;
-        error.hidden = false;
-      }
+      message.note = aborted(problem) ? "Stopped." : "Failed.";
+      if (!aborted(problem)) this.#fail(problem.message);
     }
-    const seconds = (performance.now() - begun) / 1000;
-    if (count) message.note = `${rate(count, seconds)} ${message.note}`.trim();
-    drawn.update();
-    if (here !== talk) {
-      saveTalk(here);
-      list.draw();
+    return count;
+  }
+
+  /** Keep what was answered, though another conversation may be shown by now. */
+  #ended(talk, control, message) {
+    if (talk !== this.talk) {
+      saveTalk(talk);
+      this.list.draw();
       return;
     }
-    keep();
-    list.draw();
-    if (running !== control) return;
-    running = null;
-    pace = 0;
-    stop.disabled = true;
-    said.removeAttribute("aria-busy");
-    spoken.textContent = message.text;
+    this.#keep();
+    this.list.draw();
+    if (this.running !== control) return;
+    this.running = null;
+    this.opening.end();
+    this.parts.stop.disabled = true;
+    this.parts.said.removeAttribute("aria-busy");
+    this.parts.spoken.textContent = message.text;
   }
+}
 
-  const rate = (count, seconds) =>
-    `${count} tokens, ${Math.round(count / Math.max(seconds, 0.001))} tokens/s.`;
+const rate = (count, seconds) =>
+  `${count} tokens, ${Math.round(count / Math.max(seconds, 0.001))} tokens/s.`;
 
-  /** Keep the end of an answer in sight, if that is where one reads. */
-  function follow(element) {
-    const { bottom } = element.getBoundingClientRect();
-    if (bottom > innerHeight && bottom < innerHeight + 120)
-      element.scrollIntoView({ block: "end" });
-  }
+function look(message) {
+  setPrompt(message.text.trim());
+  showTab("look");
+}
 
-  /** What was open before a reload; else an example that answers itself, to be seen. */
-  function open() {
-    opened = true;
-    const before = allTalks().find((each) => each.id === session.read("chat"));
-    if (before) {
-      show(before);
-      return;
-    }
-    example = true;
-    const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
-    pace = calm ? 0 : OPENING.pace;
-    reply(addMessage(talk, null, "user", QUESTIONS[0]).id, OPENING.tokens);
-  }
+/** Keep the end of an answer in sight, if that is where one reads. */
+function follow(element) {
+  const { bottom } = element.getBoundingClientRect();
+  if (bottom > innerHeight && bottom < innerHeight + 120) element.scrollIntoView({ block: "end" });
+}
 
+/** @param {HTMLElement} root */
+export function startChat(root) {
+  const tab = new ChatTab(root);
+  let opened = false;
   return {
     shown() {
-      if (!opened && entryOf(chosenModel())?.chat) open();
-      list.draw();
+      if (!opened && entryOf(chosenModel())?.chat) {
+        opened = true;
+        tab.open();
+      }
+      tab.list.draw();
     },
   };
 }

@@ -1,7 +1,7 @@
-// How a chat model is asked: folded until somebody wants to know. What is left empty is as the
-// model's makers say.
+// How a chat model is asked. What is left empty is as the model's makers say.
 
 import { freshId, h, numberField } from "../dom.js";
+import { foldedSettings } from "../folded.js";
 
 /**
  * @param {(system: string) => void} changed called with the system prompt that is typed
@@ -16,17 +16,13 @@ export function makeChatSettings(changed) {
   const topP = numberField({ label: "Top-p", min: 0.05, max: 1, step: 0.05, ...own });
   const length = numberField({ label: "Tokens at most", min: 1, max: 8192, value: 512 });
   const fields = { temperature, top_p: topP, max_tokens: length };
-  const element = h(
-    "details",
-    { class: "settings" },
-    h("summary", { text: "System prompt and settings" }),
-    h("div", { class: "field wide" }, h("label", { for: id, text: "System prompt" }), system),
-    h(
-      "div",
-      { class: "controls" },
-      Object.values(fields).map((field) => field.element),
-    ),
+  const before = h(
+    "div",
+    { class: "field wide" },
+    h("label", { for: id, text: "System prompt" }),
+    system,
   );
+  const element = foldedSettings("System prompt and settings", Object.values(fields), { before });
   return {
     element,
     values: () =>

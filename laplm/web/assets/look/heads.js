@@ -3,6 +3,8 @@
 import { paintPattern } from "../charts.js";
 import { arrowKeys, h, percent, replace } from "../dom.js";
 
+const MOST_ACROSS = 6;
+
 /** A switch that says whether a part is on. */
 export function partSwitch(part, label, off, toggle) {
   return h("button", {
@@ -18,6 +20,9 @@ export function partSwitch(part, label, off, toggle) {
 }
 
 const signed = (number) => `${number < 0 ? "−" : "+"}${Math.abs(number).toFixed(1)}`;
+
+/** How many stand side by side where there is room: rows that are as long as each other. */
+const across = (n) => Math.ceil(n / Math.ceil(n / MOST_ACROSS));
 
 /**
  * @param {HTMLElement} root @param {any} seen the result of /api/look/inside
@@ -60,7 +65,8 @@ export function drawHeads(root, seen, act) {
     );
   });
   const part = `attention:${block.layer}`;
-  const maps = h("div", { class: "heads", role: "group", "aria-label": "Heads" }, cards);
+  const style = { "--across": across(cards.length) };
+  const maps = h("div", { class: "heads", role: "group", "aria-label": "Heads", style }, cards);
   arrowKeys(maps, ".head")(cards[act.head].firstChild);
   replace(
     root,

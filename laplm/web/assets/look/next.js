@@ -1,61 +1,15 @@
 // The next token: its bars, drawing one, and taking the one that is clicked.
 
 import { makeBars } from "../bars.js";
-import { h, percent, replace, slider } from "../dom.js";
-
-/** Temperature, top-k and top-p, folded. */
-function makeSampling(change) {
-  const fields = {
-    temperature: slider({
-      label: "Temperature",
-      min: 0,
-      max: 2,
-      step: 0.05,
-      value: 1,
-      say: (v) => (v === 0 ? "0, greedy" : v.toFixed(2)),
-      change,
-    }),
-    top_k: slider({
-      label: "Top-k",
-      min: 0,
-      max: 50,
-      step: 1,
-      value: 0,
-      say: (v) => (v ? String(v) : "off"),
-      change,
-    }),
-    top_p: slider({
-      label: "Top-p",
-      min: 0.05,
-      max: 1,
-      step: 0.01,
-      value: 1,
-      say: (v) => (v === 1 ? "off" : v.toFixed(2)),
-      change,
-    }),
-  };
-  const element = h(
-    "details",
-    { class: "settings" },
-    h("summary", { text: "Temperature, top-k, top-p" }),
-    h(
-      "div",
-      { class: "controls narrow" },
-      Object.values(fields).map((field) => field.element),
-    ),
-  );
-  return {
-    element,
-    values: () => Object.fromEntries(Object.entries(fields).map(([k, f]) => [k, f.value()])),
-  };
-}
+import { h, percent, replace } from "../dom.js";
+import { foldedSettings, samplingSliders, valuesOf } from "../folded.js";
 
 /**
  * @param {{settings: () => void, draw: () => void, take: (text: string) => void}} act
  * @returns {{element: HTMLElement, values: () => any, update: (seen: any) => void}}
  */
 export function makeNext(act) {
-  const sampling = makeSampling(act.settings);
+  const sliders = samplingSliders({ temperature: 1, top_k: 0, most_k: 50, change: act.settings });
   const bars = makeBars("Probabilities of the next token", (item) => act.take(item.text));
   const after = h("p", { class: "note" });
   const legend = h("p", { class: "note", hidden: true });
@@ -67,7 +21,7 @@ export function makeNext(act) {
     after,
     bars.element,
     legend,
-    sampling.element,
+    foldedSettings("Temperature, top-k, top-p", Object.values(sliders), { narrow: true }),
   );
 
   function update(seen) {
@@ -100,7 +54,7 @@ export function makeNext(act) {
         ` with ${seen.without.length} switched off`,
       );
   }
-  return { element, values: sampling.values, update };
+  return { element, values: () => valuesOf(sliders), update };
 }
 
 /** How many tokens the settings have left, if not all. */

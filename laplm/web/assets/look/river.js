@@ -44,6 +44,75 @@ function piece(before, after, attention, feed, unit, height) {
   );
 }
 
+/** The button that opens a layer. */
+function layerButton({ layer, adds, feeds, word, p }, seen, act) {
+  const open = seen.block?.layer === layer;
+  const mine = (part) => part.split(":")[1].split(".")[0] === String(layer);
+  const offs = [...act.off].filter(mine).length;
+  const off = offs ? `${offs} switched off` : "";
+  const said =
+    `Layer ${layer}: attention adds ${adds.toFixed(1)}, feed-forward ${feeds.toFixed(1)}; ` +
+    `then the likeliest next token is ${word}, ${percent(p)}`;
+  return h("button", {
+    type: "button",
+    class: "layer",
+    "aria-pressed": String(open),
+    "data-key": `layer:${layer}`,
+    "aria-label": off ? `${said}; ${off}` : said,
+    text: offs ? `${layer} −${offs}` : String(layer),
+    title: off || null,
+    onclick: () => act.open(layer),
+  });
+}
+
+/** What the lens reads after a layer. */
+const lensWord = (layer, word, p, right) =>
+  h(
+    "span",
+    {
+      class: `lens-word${right ? " right" : ""}`,
+      style: { "--p": p.toFixed(3) },
+      title: `after layer ${layer} the likeliest is ${word}, ${percent(p)}`,
+    },
+    h("span", { class: "mono", text: plainToken(word) }),
+    h("small", { text: p < 0.005 ? "<1 %" : `${Math.round(100 * p)} %` }),
+  );
+
+/** The head of a layer that adds most, where that is known. */
+const bestButton = (layer, best, choose) =>
+  best
+    ? h("button", {
+        type: "button",
+        class: "best",
+        "data-key": `best:${layer}`,
+        text: `${layer}.${best.head}`,
+        title: `its head that adds most: ${best.adds.toFixed(2)}, looking at ${best.looks}`,
+        "aria-label": `Head ${layer}.${best.head}, which adds most in this layer`,
+        onclick: () => choose(layer, best.head),
+      })
+    : h("span");
+
+const HEADINGS = ["layer", "stream X", "lens", "head"];
+
+/** What stands below the river. */
+const legend = (token, streams) => [
+  h(
+    "p",
+    { class: "note" },
+    h("span", { class: "swatch attention" }),
+    " attention adds  ",
+    h("span", { class: "swatch feed" }),
+    " feed-forward adds",
+  ),
+  h("p", {
+    class: "note",
+    text:
+      `The vector X of “${token}”, as broad as it is long: ${streams[0].toFixed(1)} ` +
+      `at the top, ${streams.at(-1).toFixed(1)} at the end. Lens: what it would say if it ` +
+      "ended there. Head: the one of the layer that adds most.",
+  }),
+];
+
 /**
  * @param {HTMLElement} root @param {any} seen the result of /api/look/inside
  * @param {{open: (layer: number) => void, off: Set<string>, best: (layer: number) => any,
@@ -59,80 +128,22 @@ export function drawRiver(root, seen, act) {
   const final = lens?.at(-1)[0];
   const rows = seen.attention_norms.map((attention, layer) => {
     const [adds, feeds] = [attention[at], seen.feed_forward_norms[layer][at]];
-    const open = seen.block?.layer === layer;
-    const offs = [...act.off].filter(
-      (part) => part.split(":")[1].split(".")[0] === String(layer),
-    ).length;
-    const best = act.best(layer);
     const [word, p] = lens?.[layer + 1] ?? ["", 0];
     return h(
       "li",
-      { class: open ? "open" : "" },
-      h("button", {
-        type: "button",
-        class: "layer",
-        "aria-pressed": String(open),
-        "data-key": `layer:${layer}`,
-        "aria-label":
-          `Layer ${layer}: attention adds ${adds.toFixed(1)}, feed-forward ${feeds.toFixed(1)}; ` +
-          `then the likeliest next token is ${word}, ${percent(p)}${
-            offs ? `; ${offs} switched off` : ""
-          }`,
-        text: offs ? `${layer} −${offs}` : String(layer),
-        title: offs ? `${offs} switched off` : null,
-        onclick: () => act.open(layer),
-      }),
+      { class: seen.block?.layer === layer ? "open" : "" },
+      layerButton({ layer, adds, feeds, word, p }, seen, act),
       piece(streams[layer], streams[layer + 1], adds, feeds, unit, height),
-      h(
-        "span",
-        {
-          class: `lens-word${word === final ? " right" : ""}`,
-          style: { "--p": p.toFixed(3) },
-          title: `after layer ${layer} the likeliest is ${word}, ${percent(p)}`,
-        },
-        h("span", { class: "mono", text: plainToken(word) }),
-        h("small", { text: p < 0.005 ? "<1 %" : `${Math.round(100 * p)} %` }),
-      ),
-      best
-        ? h("button", {
-            type: "button",
-            class: "best",
-            "data-key": `best:${layer}`,
-            text: `${layer}.${best.head}`,
-            title: `its head that adds most: ${best.adds.toFixed(2)}, looking at ${best.looks}`,
-            "aria-label": `Head ${layer}.${best.head}, which adds most in this layer`,
-            onclick: () => act.choose(layer, best.head),
-          })
-        : h("span"),
+      lensWord(layer, word, p, word === final),
+      bestButton(layer, act.best(layer), act.choose),
     );
   });
-  const list = h("ol", { class: "layers" }, rows);
-  list.style.setProperty("--row", `${height}px`);
+  const list = h("ol", { class: "layers", style: { "--row": `${height}px` } }, rows);
+  const headings = HEADINGS.map((text) => h("span", { text }));
   replace(
     root,
-    h(
-      "div",
-      { class: "layers-head note", "aria-hidden": "true" },
-      h("span", { text: "layer" }),
-      h("span", { text: "stream X" }),
-      h("span", { text: "lens" }),
-      h("span", { text: "head" }),
-    ),
+    h("div", { class: "layers-head note", "aria-hidden": "true" }, headings),
     list,
-    h(
-      "p",
-      { class: "note" },
-      h("span", { class: "swatch attention" }),
-      " attention adds  ",
-      h("span", { class: "swatch feed" }),
-      " feed-forward adds",
-    ),
-    h("p", {
-      class: "note",
-      text:
-        `The vector X of “${seen.tokens[at]}”, as broad as it is long: ${streams[0].toFixed(1)} ` +
-        `at the top, ${streams.at(-1).toFixed(1)} at the end. Lens: what it would say if it ` +
-        "ended there. Head: the one of the layer that adds most.",
-    }),
+    ...legend(seen.tokens[at], streams),
   );
 }
