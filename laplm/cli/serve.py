@@ -70,6 +70,10 @@ def add_parser(add_command: AddCommand) -> None:
                    "more than four stop strings")  # fmt: skip
     g.add_argument("--runs", type=Path, metavar="DIR",
                    help="where tunings are kept (default: runs, in LAPLM_HOME)")  # fmt: skip
+    g.add_argument(
+        "--allow-pull", action="store_true",
+        help="let the page download models, as laplm pull does (default: it downloads nothing)",
+    )  # fmt: skip
     g = p.add_argument_group("how it runs")
     g.add_argument("--grace", type=float, default=10.0, metavar="SECONDS",
                    help="for requests on their way when it is stopped (default: 10)")  # fmt: skip
@@ -121,6 +125,7 @@ def run(args: argparse.Namespace) -> int:
         ),
         runs=args.runs,
         log_prompts=args.log_prompts,
+        allow_pull=args.allow_pull,
     )
     logs.set_up(quiet=args.quiet)
 

@@ -38,7 +38,9 @@ from laplm.hub.locate import (
     TOKENIZER_FILES,
     WEIGHT_FILES,
     hub_cache_dir,
+    is_adapter,
     locate,
+    locate_base,
     matching_files,
     repo_folder,
     shard_names,
@@ -119,6 +121,20 @@ def pull(name: str, *, force: bool = False, progress: Progress | None = None) ->
             report(source.sizes[file])
         snapshot = source.publish(names, whole=one_file is None)
         return snapshot / names[0] if _is_gguf(names[0]) else snapshot
+
+
+def missing_base(path: Path) -> str | None:
+    """The model that what was pulled is an adapter for, where that is not on disk."""
+    if not is_adapter(path):
+        return None
+    from laplm.model.files.adapter import read_adapter_config
+
+    base = read_adapter_config(path).base_model_name_or_path
+    try:
+        locate_base(path, base)
+    except LaplmError:
+        return base
+    return None
 
 
 def _report(progress: Progress | None, file: str, before: int, size: int, so_far: int) -> None:

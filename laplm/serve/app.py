@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Scope
 
 import laplm
 from laplm.errors import LaplmError
-from laplm.serve import look, models, openai, tuning
+from laplm.serve import look, models, openai, pulling, tuning
 from laplm.serve.addresses import PathMiddleware
 from laplm.serve.metrics import CONTENT_TYPE, Metrics
 from laplm.serve.models import ModelRegistry, ServingSettings
@@ -47,6 +47,7 @@ class ServerOptions:
         policy: what is let through.
         runs: where tunings are kept.
         log_prompts: requests are logged with what they ask.
+        allow_pull: the page may have models downloaded.
     """
 
     given: dict[str, str]
@@ -55,6 +56,7 @@ class ServerOptions:
     policy: AccessPolicy = field(default_factory=AccessPolicy)
     runs: Path | None = None
     log_prompts: bool = False
+    allow_pull: bool = False
 
 
 @dataclass
@@ -80,10 +82,11 @@ def make_app(options: ServerOptions) -> tuple[ASGIApp, ServerParts]:
     """The ASGI application, and its parts."""
     registry: ModelRegistry
     metrics = Metrics(lambda: registry.loaded)
-    tunings = tuning.Tunings(options.runs)
+    tunings = tuning.Tunings(options.runs, taken=options.given)
     registry = ModelRegistry(
         options.given, options.default, options.settings, runs=tunings.finished, observer=metrics
     )
+    pulls = pulling.Pulls(options.allow_pull, registry.forget_soon)
     worker = look.Worker(seconds=options.settings.time_limit)
     parts = ServerParts(registry, metrics, options.policy, tunings)
 
@@ -116,6 +119,7 @@ def make_app(options: ServerOptions) -> tuple[ASGIApp, ServerParts]:
     )
     app.include_router(openai.router(registry))
     app.include_router(models.router(registry))
+    app.include_router(pulling.router(pulls))
     app.include_router(look.router(registry, worker))
     app.include_router(tuning.router(registry, tunings))
     _add_health(app, metrics)

@@ -35,6 +35,7 @@ def test_options_reach_the_server(laplm_, served: list[Any], tiny_model_dir: Pat
         "--look-precision", "int8", "--keep", 2, "--slots", 5, "--queue", 7, "--time-limit", 30,
         "--strict", "--grace", 1.5, "--port", 81, "--allow-origin", "https://friend.example/",
         "--allow-host", "Box.Local", "--runs", "here", "--log-prompts", "--no-open",
+        "--allow-pull",
     )  # fmt: skip
     assert (result.code, result.out) == (0, "")
     assert result.err == (
@@ -49,6 +50,7 @@ def test_options_reach_the_server(laplm_, served: list[Any], tiny_model_dir: Pat
     assert (policy.key, policy.names, policy.anywhere) == (None, {"box.local"}, False)
     assert policy.origins == {"https://friend.example"}
     assert (options.runs, options.log_prompts) == (Path("here"), True)
+    assert options.allow_pull
     assert (call.host, call.port, call.grace, call.open_page) == ("127.0.0.1", 81, 1.5, False)
 
 
@@ -61,6 +63,7 @@ def test_without_a_model_it_is_the_default_one_and_that_is_said(
     assert laplm_("serve").code == 0
     assert noted == [("pocket", "it is built in")]
     assert (served[0].options.given, served[0].options.default) == ({"pocket": "pocket"}, "pocket")
+    assert not served[0].options.allow_pull, "nothing goes online unasked"
     assert not served[0].open_page, "nobody sits at a terminal here"
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+import pytest
 
 LARGE = 10_000  # bytes from which a file lies in the storage that the hub redirects to
 
@@ -21,6 +25,12 @@ class Request:
     range: str | None
     token: str | None
     served: int = 0  # bytes of the body
+
+
+def _set_event() -> threading.Event:
+    event = threading.Event()
+    event.set()
+    return event
 
 
 @dataclass
@@ -35,6 +45,7 @@ class Hub:
         gated: Repositories whose files are refused without a token.
         corrupt: Serve large files with one byte changed.
         no_ranges: Serve large files whole, whatever part is asked for.
+        hold: While this is cleared, large files do not come.
         corrupt_small: The same of the small file of this name, which the hub serves itself.
     """
 
@@ -46,6 +57,7 @@ class Hub:
     corrupt: bool = False
     corrupt_small: str = ""
     no_ranges: bool = False
+    hold: threading.Event = field(default_factory=_set_event)
     requests: list[Request] = field(default_factory=list)
     port: int = 0
 
@@ -131,6 +143,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self._send(302, b"", {"Location": location, **linked, **commit})
 
     def _storage(self, path: str) -> None:
+        self.hub.hold.wait(60)
         if self.hub.failing:
             return self._send(self.hub.failing, b"")
         path = path.removeprefix("/storage/")
@@ -163,6 +176,25 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         self.wfile.write(body)
         self.record.served = len(body)
+
+
+@contextlib.contextmanager
+def standing_in(cache: Path) -> Iterator[Hub]:
+    """A hub in place of the one that is asked, for this process and those that it starts."""
+    from huggingface_hub import constants
+
+    hub = Hub()
+    server = start(hub)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_CACHE", str(cache))
+        patch.setenv("HF_ENDPOINT", hub.endpoint)
+        patch.setenv("NO_PROXY", "127.0.0.1,localhost")
+        patch.setenv("HF_HUB_OFFLINE", "0")
+        for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+            patch.delenv(name, raising=False)
+        patch.setattr(constants, "HF_HUB_OFFLINE", False)
+        yield hub
+    server.shutdown()
 
 
 def start(hub: Hub) -> ThreadingHTTPServer:

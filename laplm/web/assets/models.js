@@ -2,6 +2,7 @@
 
 import { post } from "./api.js";
 import { bytes, h, replace } from "./dom.js";
+import { pullCard } from "./pull.js";
 import { allModels, chooseModel, chosenModel, onModels, refreshModels } from "./models-list.js";
 
 /** Text in which `backquotes` mark what is typed. */
@@ -12,46 +13,87 @@ const withCode = (text) =>
 const held = ({ precision, look_precision: look }) =>
   !look || look === precision ? precision : `${precision} to write, ${look} to look inside`;
 
+/** What is known of a model: label and value. */
+function factsOf(model) {
+  const millions = (model.parameters / 1e6).toLocaleString("en", { maximumFractionDigits: 1 });
+  const sizes = model.n_layer
+    ? [
+        ["parameters", `${millions} million`],
+        ["shape", `${model.n_layer} layers × ${model.n_head} heads, ${model.n_embd} wide`],
+        ["context", `${model.n_ctx.toLocaleString("en")} tokens`],
+        ["vocabulary", `${model.vocab_size.toLocaleString("en")} tokens`],
+      ]
+    : [];
+  return [
+    ...sizes,
+    ["on disk", bytes(model.bytes_on_disk)],
+    ["in memory", model.loaded ? `${bytes(model.memory_bytes)}: ${held(model)}` : "not loaded"],
+  ];
+}
+
+const tag = (told, text, kind = "tag") => (told ? h("span", { class: kind, text }) : null);
+
+const tagsOf = (model) =>
+  h(
+    "p",
+    { class: "tags" },
+    tag(model.built_in, "built in"),
+    tag(model.run, "tuned here"),
+    tag(model.adapter, "adapter"),
+    tag(model.chat, "conversations"),
+    tag(model.loaded, "in memory", "tag on"),
+  );
+
+/** @param {any} model @param {(verb: string, button: HTMLButtonElement) => void} change */
+function card(model, change) {
+  const [verb, label] = model.loaded ? ["unload", "Unload"] : ["load", "Load"];
+  const name = `${label} ${model.name}`;
+  const button = h("button", { type: "button", text: label, "aria-label": name });
+  button.addEventListener("click", () => change(verb, button));
+  const current = model.name === chosenModel();
+  return h(
+    "article",
+    { class: `card model${current ? " current" : ""}` },
+    h("h3", { text: model.name }),
+    tagsOf(model),
+    model.description ? h("p", {}, withCode(model.description)) : null,
+    h(
+      "dl",
+      { class: "facts" },
+      factsOf(model).flatMap(([what, value]) => [
+        h("dt", { text: what }),
+        h("dd", { text: value }),
+      ]),
+    ),
+    h(
+      "div",
+      { class: "row" },
+      h("button", {
+        type: "button",
+        class: current ? "" : "main",
+        disabled: current,
+        "aria-label": `Use ${model.name}`,
+        text: current ? "In use" : "Use",
+        onclick: () => chooseModel(model.name),
+      }),
+      button,
+    ),
+  );
+}
+
 /** @param {HTMLElement} root */
 export function startModels(root) {
+  const pull = pullCard();
   const cards = h("div", { class: "cards" });
   const status = h("p", { class: "status", role: "status" });
+  const intro =
+    "What is on this machine’s disk, what you tuned included. A model is loaded when it is " +
+    "first used.";
   root.append(
-    h(
-      "div",
-      { class: "intro" },
-      h("h2", { text: "Models" }),
-      h("p", {
-        text:
-          "What is on this machine’s disk. A model is loaded when it is first " +
-          "used; nothing is ever downloaded from this page.",
-      }),
-    ),
+    h("div", { class: "intro" }, h("h2", { text: "Models" }), h("p", { text: intro })),
     cards,
     status,
-    h(
-      "div",
-      { class: "card hint" },
-      h("h3", { text: "More models" }),
-      h(
-        "p",
-        {},
-        "In a terminal, ",
-        h("code", { text: "laplm pull gpt2" }),
-        " fetches GPT-2 (0.5 GB) from the Hugging Face hub; ",
-        h("code", { text: "distilgpt2" }),
-        ", ",
-        h("code", { text: "gpt2-medium" }),
-        ", ",
-        h("code", { text: "gpt2-large" }),
-        " and ",
-        h("code", { text: "gpt2-xl" }),
-        " too. It is the only command that goes online.",
-      ),
-      h("p", {
-        text: "Models that you fine-tuned are listed here as run:… when their tuning has ended.",
-      }),
-    ),
+    pull.element,
   );
 
   async function change(verb, name, button) {
@@ -66,67 +108,16 @@ export function startModels(root) {
     await refreshModels();
   }
 
-  function card(model) {
-    const sizes = model.n_layer
-      ? [
-          [
-            "parameters",
-            `${(model.parameters / 1e6).toLocaleString("en", { maximumFractionDigits: 1 })} ` +
-              "million",
-          ],
-          ["shape", `${model.n_layer} layers × ${model.n_head} heads, ${model.n_embd} wide`],
-          ["context", `${model.n_ctx.toLocaleString("en")} tokens`],
-          ["vocabulary", `${model.vocab_size.toLocaleString("en")} tokens`],
-        ]
-      : [];
-    const facts = [
-      ...sizes,
-      ["on disk", bytes(model.bytes_on_disk)],
-      ["in memory", model.loaded ? `${bytes(model.memory_bytes)}: ${held(model)}` : "not loaded"],
-    ];
-    const verb = model.loaded ? "unload" : "load";
-    const button = h("button", {
-      type: "button",
-      text: model.loaded ? "Unload" : "Load",
-      "aria-label": `${model.loaded ? "Unload" : "Load"} ${model.name}`,
-    });
-    button.addEventListener("click", () => change(verb, model.name, button));
-    const current = model.name === chosenModel();
-    return h(
-      "article",
-      { class: `card model${current ? " current" : ""}` },
-      h("h3", { text: model.name }),
-      h(
-        "p",
-        { class: "tags" },
-        model.built_in ? h("span", { class: "tag", text: "built in" }) : null,
-        model.run ? h("span", { class: "tag", text: "fine-tuned here" }) : null,
-        model.adapter ? h("span", { class: "tag", text: "adapter" }) : null,
-        model.chat ? h("span", { class: "tag", text: "conversations" }) : null,
-        model.loaded ? h("span", { class: "tag on", text: "in memory" }) : null,
-      ),
-      model.description ? h("p", {}, withCode(model.description)) : null,
-      h(
-        "dl",
-        { class: "facts" },
-        facts.map(([name, value]) => [h("dt", { text: name }), h("dd", { text: value })]).flat(),
-      ),
-      h(
-        "div",
-        { class: "row" },
-        h("button", {
-          type: "button",
-          class: current ? "" : "main",
-          disabled: current,
-          "aria-label": `Use ${model.name}`,
-          text: current ? "In use" : "Use",
-          onclick: () => chooseModel(model.name),
-        }),
-        button,
-      ),
-    );
-  }
-
-  onModels(() => replace(cards, allModels().map(card)));
-  return { shown: refreshModels };
+  onModels(() =>
+    replace(
+      cards,
+      allModels().map((model) => card(model, (verb, button) => change(verb, model.name, button))),
+    ),
+  );
+  return {
+    shown: () => {
+      refreshModels();
+      pull.refresh();
+    },
+  };
 }
