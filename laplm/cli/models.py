@@ -17,11 +17,13 @@ def add_parser(add_command: AddCommand) -> None:
     """Add the command and its options."""
     p = add_command("models", run, example="laplm models show pocket")
     p.add_argument(
-        "action", nargs="?", choices=("show", "rm"), metavar="show|rm",
-        help="show tells more of one model, rm deletes one that `laplm pull` fetched (default: "
-        "list all, those of Ollama, LM Studio and llama.cpp too)",
+        "action", nargs="?", choices=("show", "rm", "rename"), metavar="show|rm|rename",
+        help="show tells more of one model, rm deletes one that `laplm pull` fetched or `laplm "
+        "tune` made, rename gives a result of tuning another name (default: list all, those of "
+        "Ollama, LM Studio and llama.cpp too)",
     )  # fmt: skip
-    p.add_argument("model", nargs="?", metavar="NAME", help="the model to show, or to delete")
+    p.add_argument("model", nargs="?", metavar="NAME", help="the model that is meant")
+    p.add_argument("new", nargs="?", metavar="NEW", help="with rename: its new name")
     add_json(p)
 
 
@@ -31,6 +33,15 @@ def run(args: argparse.Namespace) -> int:
 
     if args.action is not None and args.model is None:
         raise InputError(f"which model? laplm models {args.action} NAME; `laplm models` lists them")
+    if (args.action == "rename") != (args.new is not None):
+        if args.new is not None:
+            raise InputError(f"{args.new!r} is too much; laplm models {args.action} takes one NAME")
+        raise InputError(f"what shall it be called? laplm models rename {args.model} NEW")
+    if args.action == "rename":
+        from laplm.hub import tuned
+
+        write(f"{visible(args.model)} is now {tuned.rename(args.model, args.new)}\n")
+        return 0
     if args.action == "rm":
         from laplm.hub.remove import remove
 
@@ -87,7 +98,6 @@ def _show(model: InstalledModel, *, as_json: bool) -> int:
     if is_adapter(model.path):
         from laplm.model.files.adapter import read_adapter_config
 
-        values["problem"] = None
         values["base_model"] = read_adapter_config(model.path).base_model_name_or_path
     elif model.n_parameters is not None:
         config = read_config(model.path)

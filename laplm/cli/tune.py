@@ -8,15 +8,17 @@ import dataclasses
 import math
 import os
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from laplm.cli.arguments import AddCommand, open_model
 from laplm.cli.output import INTERRUPTED, note, write
 from laplm.cli.progress import progress_bars
-from laplm.errors import InputError
+from laplm.errors import InputError, LaplmError
 
 if TYPE_CHECKING:
+    from laplm.hub.tuned import KeptRun
     from laplm.run.language_model import LanguageModel
     from laplm.tune.data.read import Dataset
     from laplm.tune.trainer import EvalMetrics, StepMetrics
@@ -31,7 +33,7 @@ def add_parser(add_command: AddCommand) -> None:
     from laplm import tune_config
 
     p = add_command(
-        "tune", run, example="laplm tune notes.txt -m pocket --out mine",
+        "tune", run, example="laplm tune notes.txt -m pocket --name mine",
         epilog="Then: laplm run -m mine. Ctrl-C keeps everything; laplm tune --resume mine goes "
         "on.",
     )  # fmt: skip
@@ -39,11 +41,22 @@ def add_parser(add_command: AddCommand) -> None:
         "data", nargs="?", type=Path, metavar="DATA",
         help=".txt (documents separated by <|endoftext|>), .jsonl, .csv, .parquet, or a directory",
     )  # fmt: skip
-    p.add_argument("--out", type=Path, metavar="DIR", help="where the tuned model goes")
-    p.add_argument("--resume", type=Path, metavar="DIR", help="go on with the run in DIR")
     p.add_argument(
-        "--report", type=Path, metavar="DIR", help="write the report of a run that has ended again"
+        "--name", metavar="NAME",
+        help="what the tuned model is called from then on, as in laplm run -m NAME (default: as "
+        "the file, unless --out is given)",
+    )  # fmt: skip
+    p.add_argument(
+        "--out", type=Path, metavar="DIR",
+        help="where the tuned model goes (default: runs, in LAPLM_HOME)",
+    )  # fmt: skip
+    p.add_argument(
+        "--resume", type=Path, metavar="NAME|DIR", help="go on with a run, by its name or in DIR"
     )
+    p.add_argument(
+        "--report", type=Path, metavar="NAME|DIR",
+        help="write the report of a run that has ended again",
+    )  # fmt: skip
     p.add_argument("--dry-run", action="store_true", help="only show what was read, and the plan")
     p.add_argument(
         "--json", action="store_true",
@@ -94,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
 def _tune_until(args: argparse.Namespace, at_the_end: contextlib.ExitStack) -> int:
     config, reading, machine = _settings(args, at_the_end)
     from laplm.tune.data.read import read_examples
-    from laplm.tune.tuning import check_family
+    from laplm.tune.families import check_family
 
     with progress_bars() as progress:
         lm = open_model(args.model, "fp32", args.threads, progress)
@@ -102,22 +115,85 @@ def _tune_until(args: argparse.Namespace, at_the_end: contextlib.ExitStack) -> i
     dataset = read_examples(args.data, **dataclasses.asdict(reading))
     _note_dataset(dataset)
     if args.report is not None:
-        paths = _report(args.report, dataset, lm)
+        paths = _report(args.out, dataset, lm)
         write(f"before and after: {' '.join(map(str, paths))}\n")
         return 0
-    speaks = os.environ.get("RANK", "0") == "0"  # as torchrun numbers processes
-    result = _fine_tune(args, dataset, lm, config, reading, machine, speaks, at_the_end)
-    if isinstance(result, int):
-        return result
-    if result is not None and speaks:
-        if not args.json:
-            write(_result_text(result))
-        paths = _report(args.out, dataset, lm)
-        if args.json:
-            _print_event("done", **dataclasses.asdict(result), report=paths)
-        else:
-            write(f"before and after: {' '.join(map(str, paths))}\n")
+    speaks = _speaks()
+    entry = _Entry(args, config) if speaks and not args.dry_run else None
+    with entry or contextlib.nullcontext():
+        result = _fine_tune(args, dataset, lm, config, reading, machine, entry, at_the_end)
+        if isinstance(result, int):
+            return result
+        if result is not None and speaks:
+            if not args.json:
+                write(_result_text(result, args.name))
+            paths = _report(args.out, dataset, lm)
+            if args.json:
+                _print_event("done", **dataclasses.asdict(result), report=paths)
+            else:
+                write(f"before and after: {' '.join(map(str, paths))}\n")
     return 0
+
+
+class _Entry:
+    """The run among those that are known by name and shown on the page, while it is at work."""
+
+    def __init__(self, args: argparse.Namespace, config: TuneConfig) -> None:
+        self._args, self._config = args, config
+        self._held = contextlib.ExitStack()
+        self._run: KeptRun | None = None
+
+    def __enter__(self) -> None:
+        """Nothing yet: what cannot be planned is no run."""
+
+    def begin(self, plan: Plan) -> None:
+        """Write it down.
+
+        Raises:
+            LaplmError: that cannot be, and it has a name that must be kept.
+        """
+        from laplm.hub import tuned
+
+        args = self._args
+        record = {
+            "name": args.data.name, "model": args.model or plan.model.name,
+            "target": str(args.model or plan.model.name), "data": None,
+            "settings": _given_settings(self._config), "argv": [], "created": time.time(),
+            "state": "running", "message": "", "plan": _plan_json(plan), "pid": os.getpid(),
+        }  # fmt: skip
+        try:
+            self._run = self._held.enter_context(tuned.kept(args.out, record, args.name))
+        except LaplmError:
+            if args.name is not None:
+                raise
+            # The list of runs is a convenience; the run itself needs no more than its directory.
+
+    def __exit__(self, kind: Any, error: BaseException | None, *_: object) -> None:
+        """Write down how it ended."""
+        with self._held:
+            if self._run is None:
+                return
+            if (Path(self._args.out) / "summary.json").is_file():
+                self._run.set("done")
+            elif isinstance(error, LaplmError):
+                self._run.set("failed", str(error))
+            elif error is not None:
+                self._run.set("failed", f"it ended with {kind.__name__}")
+            else:
+                self._run.set("stopped")
+
+
+def _given_settings(config: TuneConfig) -> dict[str, Any]:
+    """The settings that are not their default, by the names that requests have for them."""
+    from laplm.tune_config import LoRAConfig, TuneConfig, settings
+
+    out: dict[str, Any] = {}
+    for part, kind in ((config, TuneConfig), (config.lora, LoRAConfig)):
+        for name, setting in settings(kind):
+            value, usual = getattr(part, name), getattr(kind(), name)
+            if setting.http is not None and value != usual:
+                out[setting.http] = value * 100 if setting.percent else value
+    return out
 
 
 def _settings(
@@ -131,6 +207,7 @@ def _settings(
         _check_alone(args)
         from laplm.tune.tuning import read_run
 
+        earlier = _directory_of(earlier)
         run = read_run(earlier)
         reads = {setting.dest for _, setting in settings(DataConfig)}
         for name, value in run["request"].items():
@@ -140,14 +217,46 @@ def _settings(
     else:
         if args.data is None:
             raise InputError("no data: write laplm tune notes.txt --out mine")
-        if args.out is None:
-            if not args.dry_run:
-                raise InputError("where should the model go? Add --out DIR")
-            place = at_the_end.enter_context(tempfile.TemporaryDirectory(prefix="laplm-plan-"))
-            args.out = Path(place) / "run"
+        _choose_place(args, at_the_end)
         config = TuneConfig.from_options(vars(args))
     given = vars(args)
     return config, DataConfig.from_options(given), MachineConfig.from_options(given)
+
+
+def _choose_place(args: argparse.Namespace, at_the_end: contextlib.ExitStack) -> None:
+    """Where a new run goes, and what its model is called; completes ``args``."""
+    from laplm.hub import tuned
+
+    if args.name is not None:
+        args.name = tuned.check_free(args.name, tuned.place())
+    if args.out is not None:
+        return
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # each would choose a place of its own
+        raise InputError("several processes train together: say where the model goes, with --out")
+    if args.dry_run:
+        place = at_the_end.enter_context(tempfile.TemporaryDirectory(prefix="laplm-plan-"))
+        args.out = Path(place) / "run"
+        return
+    if args.name is None:
+        args.name = tuned.free_name(args.data.name, tuned.names_in(tuned.place()))
+    directory = tuned.new_directory(tuned.place())
+    args.out = directory / "model"
+
+    def leave_nothing() -> None:
+        with contextlib.suppress(OSError):  # there is a run in it
+            directory.rmdir()
+
+    at_the_end.callback(leave_nothing)
+
+
+def _directory_of(earlier: Path) -> Path:
+    """A run's directory, which may be given by the run's name."""
+    from laplm.hub import tuned
+
+    if (earlier / "run.json").is_file() or len(earlier.parts) != 1:
+        return earlier
+    named = tuned.by_name(str(earlier))
+    return earlier if named is None else named.model_directory
 
 
 def _fine_tune(
@@ -157,12 +266,13 @@ def _fine_tune(
     config: TuneConfig,
     reading: DataConfig,
     machine: MachineConfig,
-    speaks: bool,
+    entry: _Entry | None,
     at_the_end: contextlib.ExitStack,
 ) -> TuneResult | int | None:
     """Plan, and train unless it is a dry run; the exit status where that was interrupted."""
     from laplm.tune.tuning import fine_tune
 
+    speaks = _speaks()
     progress = at_the_end.enter_context(progress_bars())
 
     def planned(plan: Plan) -> bool:
@@ -171,6 +281,8 @@ def _fine_tune(
             _print_event("plan", **_plan_json(plan))
         elif speaks:
             write(_plan_text(plan))
+        if entry is not None:
+            entry.begin(plan)
         return not args.dry_run
 
     # Kept in run.json, so that --resume needs nothing else.
@@ -186,8 +298,14 @@ def _fine_tune(
         )  # fmt: skip
     except KeyboardInterrupt:
         if speaks:
-            note(f"stopped; everything is kept. Go on with: laplm tune --resume {args.out}")
+            known = args.name or args.out
+            note(f"stopped; everything is kept. Go on with: laplm tune --resume {known}")
         return INTERRUPTED
+
+
+def _speaks() -> bool:
+    """Whether this process is the one that tells: the first, as torchrun numbers them."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _note_dataset(dataset: Dataset) -> None:
@@ -355,7 +473,7 @@ def _time(seconds: float) -> str:
     return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
 
 
-def _result_text(result: TuneResult) -> str:
+def _result_text(result: TuneResult, name: str | None) -> str:
     from laplm.tune.data.corpus import perplexity
 
     before, after = perplexity(result.loss_before), perplexity(result.loss_after)
@@ -365,6 +483,6 @@ def _result_text(result: TuneResult) -> str:
         f"({result.bits_before:.3f} and {result.bits_after:.3f} bits per byte)\n"
         f"{result.steps:,} steps in {_time(result.seconds)}{peak}; kept: step "
         f"{result.best_step:,}, the best on held-out text\n"
-        f"the model is in {result.directory}: laplm run -m {result.directory} "
+        f"the model is in {result.directory}: laplm run -m {name or result.directory} "
         '"your prompt"\n'
     )

@@ -89,7 +89,8 @@ def locate(name_or_path: str) -> Path:
 
     Or its file, where that is a GGUF file, or a directory that has one and no other weights;
     ``owner/name:FILE.gguf`` or ``owner/name:Q4_K_M`` is one of several in a repository,
-    ``ollama:NAME`` one of another program. It may be an adapter's:
+    ``ollama:NAME`` one of another program, and a result of ``laplm tune`` has the name that it was
+    given. It may be an adapter's:
     ``locate_base`` then gives the model that it belongs to. The built-in model's files are
     compared with their checksums, by whichever name it is asked for.
 
@@ -103,6 +104,8 @@ def locate(name_or_path: str) -> Path:
         # A directory that happens to be called gpt2 does not hide the model of that name.
         named = name_or_path in ALIASES or name_or_path == POCKET
         if path.is_dir() and (not named or (path / "config.json").is_file()):
+            if not named and (result := _tuned_over(name_or_path, path)) is not None:
+                return result
             if path.resolve() == built_in.DIRECTORY.resolve():
                 built_in.check()
             return _gguf_in(path) or path
@@ -131,10 +134,14 @@ def locate(name_or_path: str) -> Path:
     if file is not None:
         return _locate_file(repo, file)
     if not HUB_ID.fullmatch(name_or_path):
+        if (result := _tuned(name_or_path)) is not None:  # names of those have other letters too
+            return result
         raise ModelNotFoundError(
             f"{name_or_path!r}: no such directory; give a model's directory, or a name such as "
             "gpt2 or owner/name"
         )
+    if (result := _tuned(name_or_path)) is not None:
+        return result
     broken = None
     for folder in folders_of(name_or_path):
         snapshot = _snapshot(folder)
@@ -162,6 +169,28 @@ def locate(name_or_path: str) -> Path:
         f"{name_or_path} is not on disk (looked for a directory of this name, and in "
         f"{hub_cache_dir()}); `laplm pull {name_or_path}` downloads it{suggestion(name_or_path)}"
     )
+
+
+def _tuned(name: str) -> Path | None:
+    """The result of tuning that has a name, or its GGUF file; None where there is none.
+
+    Raises:
+        ModelNotFoundError: it has not ended, or its directory is gone.
+    """
+    if name in ALIASES or "/" in name or not name.isprintable():
+        return None
+    from laplm.hub import tuned
+
+    return tuned.find(name)
+
+
+def _tuned_over(name: str, path: Path) -> Path | None:
+    """The result of tuning of a name that is a directory's too, which holds no model."""
+    if _problem(path) is None or not re.fullmatch(r"[^/\\]+", name) or name in (".", ".."):
+        return None
+    with contextlib.suppress(ModelNotFoundError):
+        return _tuned(name)
+    return None
 
 
 def split_name(name: str) -> tuple[str, str | None]:
@@ -295,14 +324,16 @@ def has_tokenizer(path: Path) -> bool:
 
 
 def installed() -> list[InstalledModel]:
-    """The models on disk: the built-in one, and those of the hub cache, packages, other programs.
+    """The models on disk: built in, tuned under a name, of the hub cache, packages, other programs.
 
     Models of kinds that are not run and adapters that share the cache are left out; broken and
     unfinished ones are listed with the reason.
     """
-    from laplm.hub import stores
+    from laplm.hub import stores, tuned
 
     models = [_describe_built_in()]
+    for run in tuned.finished():
+        models.append(_describe(str(run.name), run.model_directory))
     try:
         folders = sorted(hub_cache_dir().glob("models--*"))
     except OSError:
@@ -386,6 +417,8 @@ def _describe(name: str, path: Path, problem: str | None = None) -> InstalledMod
 
     n_parameters, dtype, family = None, None, None
     problem = problem or _problem(path)
+    if is_adapter(path):
+        return _describe_adapter(name, path)
     try:
         config = read_config(path)
         n_parameters, family = config.n_parameters, config.family
@@ -399,6 +432,22 @@ def _describe(name: str, path: Path, problem: str | None = None) -> InstalledMod
         problem = problem or str(error)
     size = bytes_below(path)
     return InstalledModel(name, path, n_parameters, size, dtype, problem, family=family)
+
+
+def _describe_adapter(name: str, path: Path) -> InstalledModel:
+    """An adapter, with the family of its base model and the parameters of both."""
+    from laplm.model.files.adapter import read_adapter_config
+    from laplm.model.files.checkpoint import read_config
+
+    n_parameters, family, problem = None, None, None
+    try:
+        base = locate_base(path, read_adapter_config(path).base_model_name_or_path)
+        config = read_config(base)
+        n_parameters, family = config.n_parameters, config.family
+    except LaplmError as error:
+        problem = str(error)
+    size = bytes_below(path)
+    return InstalledModel(name, path, n_parameters, size, None, problem, family=family)
 
 
 def _describe_file(name: str, path: Path) -> InstalledModel:
@@ -538,7 +587,9 @@ def shard_names(index: Any) -> list[str]:
 
 def suggestion(name: str) -> str:
     """The end of a message about a name that is not known: those on disk that look like it."""
-    known = [POCKET, *ALIASES]
+    from laplm.hub import tuned
+
+    known = [POCKET, *ALIASES, *(str(run.name) for run in tuned.finished())]
     with contextlib.suppress(OSError):
         for folder in hub_cache_dir().glob("models--*"):
             known.append(folder.name.removeprefix("models--").replace("--", "/"))

@@ -1,4 +1,4 @@
-"""Deleting a model that ``laplm pull`` fetched, and nothing else."""
+"""Deleting a model that ``laplm pull`` fetched or ``laplm tune`` made, and nothing else."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from laplm.errors import InputError, WriteError
-from laplm.hub import stores
+from laplm.hub import stores, tuned
 from laplm.hub.locate import (
     HUB_ID,
     POCKET,
@@ -21,11 +21,12 @@ from laplm.hub.locate import (
 
 
 def remove(name: str) -> int:
-    """Delete a model that ``laplm pull`` fetches, and nothing else; the bytes that became free.
+    """Delete a model that laplm fetched or made, and nothing else; the bytes that became free.
 
     Args:
-        name: a name, a hub id, ``owner/name:FILE.gguf`` or ``owner/name:Q4_K_M``. Of a model that
-            lies in the hub's cache and came out of a package too, the one that ``locate`` gives.
+        name: of a result of tuning, with all that belongs to its run; or a name, a hub id,
+            ``owner/name:FILE.gguf`` or ``owner/name:Q4_K_M``. Of a model that lies in the hub's
+            cache and came out of a package too, the one that ``locate`` gives.
 
     Raises:
         ModelNotFoundError: nothing of this name is on disk.
@@ -38,6 +39,13 @@ def remove(name: str) -> int:
         program = stores.PROGRAMS[name.partition(":")[0]]
         raise InputError(
             f"{name} belongs to {program}, and laplm leaves it alone; {stores.removal(name)}"
+        )
+    if (run := tuned.by_name(name)) is not None:
+        if "directory" not in run.record or not run.model_directory.is_dir():
+            return tuned.remove(run)
+        raise InputError(
+            f"{name} is in {run.model_directory}, where its --out wanted it; delete that yourself, "
+            f"then `laplm models rm {name}` forgets the name"
         )
     repo, file = split_name(name)
     if not HUB_ID.fullmatch(repo):

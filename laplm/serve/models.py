@@ -1,8 +1,8 @@
 """The models that can be asked for by name, and those of them that are in memory.
 
-A name is one that was given at the start, ``pocket``, one that ``laplm pull`` has brought, or
-``run:ID`` for what a tuning has made; never a path. A model is loaded when it is first used, off
-the event loop, and the least recently used idle one makes room.
+A name is one that was given at the start, ``pocket``, one that ``laplm pull`` has brought, or that
+of what a tuning has made (``run:ID`` too, which does not change); never a path. A model is loaded
+when it is first used, off the event loop, and the least recently used idle one makes room.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from laplm.serve.problems import BODY, ApiError, JsonResponse, error_responses
 from laplm.serve.scheduler import Scheduler, SchedulerObserver
 
 if TYPE_CHECKING:
+    from laplm.hub.tuned import TuningRun
     from laplm.model.config import ModelConfig
     from laplm.model.engine.quantize import Precision
     from laplm.progress import Progress
@@ -108,7 +109,7 @@ class ModelRegistry:
         default: str,
         settings: ServingSettings,
         *,
-        runs: Callable[[], Mapping[str, Path]] = dict,
+        runs: Callable[[], Mapping[str, TuningRun]] = dict,
         observer: SchedulerObserver | None = None,
     ) -> None:
         """Begin with nothing loaded.
@@ -117,7 +118,7 @@ class ModelRegistry:
             given: names and what ``laplm.load`` takes for each: a name or a directory.
             default: one of all the names.
             settings: see there.
-            runs: the finished tunings: id to directory.
+            runs: the finished tunings, by their ids.
             observer: told of tokens and passes.
         """
         self.default = default
@@ -129,7 +130,7 @@ class ModelRegistry:
         self._scanned = -_SCAN_SECONDS
         self._loaded: dict[str, ServedModel] = {}
         self._loading: dict[str, asyncio.Task[ServedModel]] = {}
-        self._described: dict[str, dict[str, Any]] = {}
+        self._described: dict[tuple[str, str], dict[str, Any]] = {}
 
     # --- names ---
 
@@ -138,7 +139,7 @@ class ModelRegistry:
         if time.monotonic() - self._scanned >= _SCAN_SECONDS:
             self._installed = await asyncio.to_thread(_installed)
             self._scanned = time.monotonic()
-        runs = {f"run:{id_}": str(path) for id_, path in self._runs().items()}
+        runs = {r.name or f"run:{id_}": str(r.model_directory) for id_, r in self._runs().items()}
         return {**self._given, **self._installed, **runs, **self._given}
 
     async def target(self, name: str) -> str:
@@ -148,6 +149,9 @@ class ModelRegistry:
             ApiError: there is none of this name.
         """
         target = (await self.names()).get(name)
+        if target is None and name.startswith("run:"):
+            run = self._runs().get(name.removeprefix("run:"))
+            target = None if run is None else str(run.model_directory)
         if target is None:
             raise ApiError(
                 404,
@@ -215,6 +219,12 @@ class ModelRegistry:
         return served.look
 
     async def _get(self, name: str) -> ServedModel:
+        served = self._loaded.get(name)
+        if served is not None and name not in self._given:
+            for run in self._runs().values():
+                # Another result has the name by now.
+                if run.name == name and str(run.model_directory) != str(served.lm.path):
+                    self._drop(served)
         target = "" if name in self._loaded else await self.target(name)
         served = self._loaded.get(name)  # another request may have brought it in meanwhile
         if served is not None:
@@ -269,9 +279,15 @@ class ModelRegistry:
         del self._loaded[served.name]
         served.scheduler.stop()
 
+    def forget_soon(self, name: str) -> None:
+        """A model is another one now, or new: what was known of it is read again. In any thread."""
+        self._scanned = -_SCAN_SECONDS
+        for key in [key for key in list(self._described) if key[0] == name]:
+            self._described.pop(key, None)
+
     def forget(self, name: str) -> None:
         """A model is no longer there."""
-        self._described.pop(name, None)
+        self.forget_soon(name)
         served = self._loaded.get(name)
         if served is not None:
             self._drop(served)
@@ -291,12 +307,14 @@ class ModelRegistry:
     async def entries(self) -> list[dict[str, Any]]:
         """All models, as ``GET /api/models`` lists them."""
         names = await self.names()
-        new = {name: target for name, target in names.items() if name not in self._described}
+        # A result of tuning may have the name of one that was taken away: it lies elsewhere.
+        new = names.items() - self._described.keys()
         if new:
             self._described |= await asyncio.to_thread(
-                lambda: {name: _describe(name, target) for name, target in new.items()}
+                lambda: {(name, target): _describe(name, target) for name, target in new}
             )
-        return [self._entry(name) for name in names]
+        runs = {str(run.model_directory): id_ for id_, run in self._runs().items()}
+        return [self._entry(*each) | {"run": runs.get(each[1])} for each in names.items()]
 
     async def entry(self, name: str) -> dict[str, Any]:
         """One of ``entries``.
@@ -304,12 +322,17 @@ class ModelRegistry:
         Raises:
             ApiError: there is none of this name.
         """
-        await self.target(name)
-        return next(each for each in await self.entries() if each["name"] == name)
+        target = await self.target(name)
+        found = [each for each in await self.entries() if each["name"] == name]
+        if found:
+            return found[0]
+        described = await asyncio.to_thread(_describe, name, target)  # run:ID of one with a name
+        self._described[name, target] = described
+        return self._entry(name, target) | {"run": name.removeprefix("run:")}
 
-    def _entry(self, name: str) -> dict[str, Any]:
+    def _entry(self, name: str, target: str) -> dict[str, Any]:
         served = self._loaded.get(name)
-        return self._described[name] | {
+        return self._described[name, target] | {
             "loaded": served is not None,
             "precision": served.lm.precision if served else self.settings.precision,
             "look_precision": (
@@ -376,7 +399,6 @@ def _describe(name: str, target: str) -> dict[str, Any]:
         "bytes_on_disk": None,
         "chat": False,
         "adapter": False,
-        "run": name.removeprefix("run:") if name.startswith("run:") else None,
         "description": "",
         "parameters": None,
         **dict.fromkeys(("n_layer", "n_head", "n_embd", "n_ctx", "vocab_size")),

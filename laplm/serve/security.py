@@ -102,7 +102,7 @@ class SecurityMiddleware:
         self._with_cors = CORSMiddleware(
             self._checked,
             allow_origins=policy.origins,
-            allow_methods=("GET", "HEAD", "POST", "DELETE"),
+            allow_methods=("GET", "HEAD", "POST", "PATCH", "DELETE"),
             allow_headers=("*",),
             allow_private_network=True,
             expose_headers=("x-request-id", "retry-after"),

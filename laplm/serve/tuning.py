@@ -1,10 +1,11 @@
 """``/api/tune``: runs of ``laplm tune`` as processes, watched, stopped, gone on with, kept.
 
-A run lives in a directory of its own: ``entry.json`` (what was asked for, and how it stands), its
-data, ``log`` (what its process complained of), and ``model/``, which is what ``laplm tune --out``
-makes. All else is read from there, so a server that was ended knows its runs when it is back: one
-that was being planned is planned again, one that was stopped can go on, and one that trained when
-the server was killed has failed, and can go on too.
+A run lives in a directory of its own (``hub/tuned.py``): ``entry.json`` (what was asked for, and
+how it stands), its data, ``log`` (what its process complained of), and ``model/``, which is what
+``laplm tune --out`` makes. All else is read from there, so a server that was ended knows its runs
+when it is back: one that was being planned is planned again, one that was stopped can go on, and
+one that trained when the server was killed has failed, and can go on too. Runs that a command or
+another server has begun, ended or taken away are seen as they are: who works on one holds a lock.
 """
 
 from __future__ import annotations
@@ -13,14 +14,13 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
 import re
-import secrets
+import shlex
 import shutil
 import signal
 import sys
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -30,15 +30,17 @@ from starlette.responses import Response
 
 from laplm import home, tune_config
 from laplm.bounds import TUNING
-from laplm.errors import WriteError
-from laplm.files import json_text, reason_of, write_error, write_file
-from laplm.machine import terminate_process
-from laplm.metrics import METRICS, read_metrics
+from laplm.errors import InputError, LaplmError, WriteError
+from laplm.files import reason_of, write_error, write_file
+from laplm.hub import tuned
+from laplm.hub.tuned import BUSY, TuningRun
+from laplm.metrics import METRICS
 from laplm.serve.logs import log, log_exception
 from laplm.serve.models import ModelRegistry
 from laplm.serve.parameters import JsonInteger
 from laplm.serve.problems import BODY, ApiError, JsonResponse, error_responses, response_content
 from laplm.serve.streams import EventStream, event
+from laplm.serve.tuning_run import Run
 
 # A process group of its own: Ctrl-C at the terminal is the server's to hand on.
 _OF_ITS_OWN: dict[str, Any] = {"start_new_session": True}
@@ -46,14 +48,12 @@ if sys.platform == "win32":
     import subprocess
 
     _OF_ITS_OWN = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-_BUSY = ("planning", "running", "stopping")
 _FINAL = ("done", "failed", "stopped")
 _INTERRUPTED = 130  # of a run that was asked to stop, and has kept everything
-_POINTS = 2000  # of a curve, at most; beyond that every other one is dropped
 _MOST_PLANS = 8
+_SCAN_SECONDS = 1.0  # how long what others did to runs may go unseen
 _ROOM = 1 << 16  # bytes; with less, the disk counts as full
 _ENDED = "the server was ended while this run was training; it can go on"
-_LAST = 8 << 10  # bytes in which the last line of a log must lie
 _LINE = 8 << 20  # bytes of a line that a run tells: its plan has a whole window of text in it
 _REPORT_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'none'; "
@@ -113,141 +113,35 @@ class TuneRequest(BaseModel):
     name: str = Field(min_length=1, max_length=300)
     content: str = Field(min_length=1)
     model: str | None = Field(None, max_length=300)
+    model_name: str | None = Field(None, max_length=300)
     settings: TuneSettings | None = None
 
 
-class Run:
-    """One tuning, as it stands."""
+class RunName(BaseModel):
+    """``PATCH /api/tune/{id}``."""
 
-    def __init__(self, directory: Path, record: Mapping[str, Any]) -> None:
-        """Take up what ``entry.json`` holds, and what its process has measured."""
-        self.directory = directory
-        self.id = directory.name
-        self.record = {"state": "failed", "message": "", "plan": None, **record}
-        self.losses: list[tuple[int, float]] = []
-        self.heldout: list[tuple[int, float]] = []
-        self.samples: list[dict[str, Any]] = []
-        self.now: dict[str, Any] = {}
-        self.result: dict[str, Any] | None = None
-        self.process: asyncio.subprocess.Process | None = None
-        self.watchers: set[asyncio.Queue[tuple[str, Any] | None]] = set()
+    model_config = ConfigDict(strict=True)
 
-    @property
-    def state(self) -> str:
-        """As the contract of the page names it."""
-        return str(self.record["state"])
-
-    @property
-    def model_directory(self) -> Path:
-        """Where ``laplm tune`` writes."""
-        return self.directory / "model"
-
-    @property
-    def log(self) -> Path:
-        """What its process wrote to standard error."""
-        return self.directory / "log"
-
-    def last_stderr_line(self) -> str:
-        """The last line that its process complained; empty when there is none."""
-        try:
-            with self.log.open("rb") as log:
-                log.seek(max(0, log.seek(0, os.SEEK_END) - _LAST))
-                lines = log.read().decode("utf-8", errors="replace").split("\n")
-        except OSError:
-            return ""
-        said = [line.strip() for line in lines if line.strip()]
-        return said[-1].removeprefix("laplm: ") if said else ""
-
-    def with_last_stderr_line(self, message: str) -> str:
-        """A message, and what its process said before it was ended."""
-        said = self.last_stderr_line()
-        return f"{message}. The last that it said: {said}" if said else message
-
-    def end_leftover(self) -> None:
-        """End a process that has outlived a killed server, lest two write to one directory.
-
-        It ends by itself at the next thing that it tells, for nobody listens any more; but an
-        step of a large model takes its time.
-        """
-        with contextlib.suppress(KeyError, TypeError, ValueError):
-            terminate_process(int(self.record["pid"]), naming=str(self.model_directory))
-
-    def entry(self) -> dict[str, Any]:
-        """All of it, as ``GET /api/tune/{id}`` tells it."""
-        plan = self.record["plan"]
-        return {
-            "id": self.id,
-            "name": self.record["name"],
-            "model": self.record["model"],
-            "state": self.state,
-            "message": self.record["message"],
-            "created": self.record["created"],
-            "plan": plan,
-            "step": self.now.get("step", 0),
-            "max_steps": self.now.get("max_steps") or (plan or {}).get("max_steps"),
-            "train_loss": self.now.get("train_loss"),
-            "heldout_loss": self.heldout[-1][1] if self.heldout else None,
-            "learning_rate": self.now.get("learning_rate"),
-            "tokens_per_second": self.now.get("tokens_per_second"),
-            "seconds": self.now.get("seconds", 0.0),
-            "samples": self.samples,
-            "losses": self.losses,
-            "heldout_losses": self.heldout,
-            "directory": str(self.model_directory),
-            "settings": self.record["settings"],
-            "result": self.result,
-        }
-
-    def publish(self, name: str, what: Any) -> None:
-        """Tell whoever watches."""
-        for observer in self.watchers:
-            observer.put_nowait((name, what))
-
-    def on_step(self, line: Mapping[str, Any]) -> None:
-        """Take up a step."""
-        self.now.update(line)
-        if line.get("train_loss") is not None:
-            _append_point(self.losses, line["step"], line["train_loss"])
-
-    def on_eval(self, step: int, loss: float | None, text: str | None) -> None:
-        """Take up an evaluation, and what was generated then."""
-        if loss is not None:
-            _append_point(self.heldout, step, loss)
-        if text is not None:
-            while self.samples and self.samples[-1]["step"] >= step:
-                self.samples.pop()
-            self.samples.append({"step": step, "text": text, "heldout_loss": loss})
-
-    def read_metrics_file(self) -> None:
-        """What was measured, from the run's own files."""
-        with contextlib.suppress(OSError, ValueError):
-            for line in read_metrics(self.model_directory / METRICS, skip_damaged=True):
-                with contextlib.suppress(KeyError):
-                    if "heldout_loss" in line:
-                        self.on_eval(line["step"], line["heldout_loss"], line.get("sample"))
-                    else:
-                        self.on_step(line)
-        with contextlib.suppress(OSError, ValueError):
-            self.result = json.loads((self.model_directory / "summary.json").read_bytes())
+    model_name: str = Field(min_length=1, max_length=300)
 
 
-def _append_point(curve: list[tuple[int, float]], step: int, value: float) -> None:
-    """Add a point; of a run that was stopped, steps may come again."""
-    while curve and curve[-1][0] >= step:
-        curve.pop()
-    curve.append((step, value))
-    if len(curve) > _POINTS:
-        del curve[-2::-2]
+class RunExport(BaseModel):
+    """``POST /api/tune/{id}/export``."""
+
+    model_config = ConfigDict(strict=True)
+
+    precision: Literal["f32", "f16", "q8_0"] = "q8_0"
 
 
 class Tunings:
     """All runs of a server. Everything but the reading of directories is in the event loop."""
 
-    def __init__(self, directory: Path | None) -> None:
+    def __init__(self, directory: Path | None, taken: Iterable[str] = ()) -> None:
         """Know the runs of earlier servers.
 
         Args:
             directory: where runs are kept; None takes ``runs`` in LAPLM_HOME.
+            taken: names that results cannot have, for other models have them.
 
         Raises:
             WriteError: it cannot be made.
@@ -257,34 +151,88 @@ class Tunings:
                 directory.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise write_error(directory, error) from None
-        self._directory = (directory or home.directory("runs")).resolve()
+        self._directory = (directory or home.directory(tuned.RUNS)).resolve()
+        self._taken = tuple(taken)
         self._runs: dict[str, Run] = {}
         self._planning = asyncio.Lock()
+        self._exporting = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._ended = False
+        self._began = self._ended = False
         self._starting: str | None = None  # the run that trains, or is about to
-        for path in sorted(self._directory.iterdir()):
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-                record = json.loads((path / "entry.json").read_bytes())
-                run = Run(path, record)
+        self._refreshed = -_SCAN_SECONDS
+        self.refresh()
+
+    # --- as it is on disk ---
+
+    def refresh(self) -> None:
+        """See what others have begun, ended, renamed or taken away."""
+        self._refreshed = time.monotonic()
+        there = {
+            path.name for path in tuned.directories(self._directory) if self._refresh_run(path)
+        }
+        for id_ in self._runs.keys() - there:
+            if self._runs[id_].held is None:
+                for observer in self._runs.pop(id_).watchers:
+                    observer.put_nowait(None)
+        self._runs = dict(sorted(self._runs.items()))
+        runs = list(self._runs.values())
+        for run, known in zip(
+            runs, tuned.named((r.directory, r.record) for r in runs), strict=True
+        ):
+            run.name = known.name
+
+    def _refresh_run(self, path: Path) -> bool:
+        """Read a run again if its files have changed; whether it is one."""
+        run = self._runs.get(path.name)
+        try:
+            if run is not None and run.held is not None:
+                return True
+            changed = [(path / tuned.ENTRY).stat().st_mtime_ns]
+            if run is None or run.read_at[:1] != tuple(changed):
+                record = tuned.read_entry(path)
+                if run is None:
+                    run = Run(path, record)
+                run.record = {"state": "failed", "message": "", "plan": None, **record}
+            with contextlib.suppress(OSError):
+                changed.append((run.model_directory / METRICS).stat().st_mtime_ns)
+            if run.read_at != tuple(changed):
                 run.read_metrics_file()
-                if run.state in _BUSY:
-                    run.end_leftover()
-                if run.state == "running":  # the server was killed
-                    run.record |= {"state": "failed", "message": run.with_last_stderr_line(_ENDED)}
-                elif run.state == "stopping":
-                    run.record["state"] = "stopped"
                 run.entry()  # nothing is missing
-                self._runs[run.id] = run
+                run.read_at = tuple(changed)
+                run.publish("state", run.entry())
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+        self._runs[run.id] = run
+        if run.state in BUSY and not tuned.is_held(path):
+            self._take_over(run)
+        return True
+
+    def _take_over(self, run: Run) -> None:
+        """A run whose command or server was ended."""
+        run.end_leftover()
+        if run.state == "planning":
+            if self._began and not self._ended:
+                self._plan_again(run)
+            return
+        if (run.model_directory / "summary.json").is_file():
+            self._set(run, "done")
+        elif run.state == "running":
+            self._set(run, "failed", run.with_last_stderr_line(_ENDED))
+        else:
+            self._set(run, "stopped")
 
     # --- what there is ---
 
-    def finished(self) -> dict[str, Path]:
-        """Runs that are models: id to directory."""
-        return {r.id: r.model_directory for r in self._runs.values() if r.state == "done"}
+    def finished(self) -> dict[str, TuningRun]:
+        """Runs that are models, by their ids."""
+        if time.monotonic() - self._refreshed >= _SCAN_SECONDS:
+            self.refresh()
+        known = (TuningRun(r.directory, r.record, r.name) for r in self._runs.values())
+        return {run.id: run for run in known if run.is_done}
 
     def entries(self) -> list[dict[str, Any]]:
         """All runs, the last one first."""
+        self.refresh()
         return [run.entry() for run in reversed(self._runs.values())]
 
     def get(self, id_: str) -> Run:
@@ -293,6 +241,7 @@ class Tunings:
         Raises:
             ApiError: there is none of this id.
         """
+        self.refresh()
         run = self._runs.get(id_)
         if run is None:
             raise ApiError(404, f"there is no run {id_!r}; GET /api/tune lists them", param="id")
@@ -302,15 +251,33 @@ class Tunings:
 
     def begin(self) -> None:
         """Plan what an earlier server was planning when it ended. In the event loop."""
+        self._began = True
         for run in self._runs.values():
-            if run.state == "planning":
-                self._spawn(self._plan(run))
+            if run.state == "planning" and run.held is None:
+                self._plan_again(run)
+
+    def _plan_again(self, run: Run) -> None:
+        with contextlib.suppress(LaplmError):  # another server does
+            self._hold(run)
+            self._spawn(self._plan(run))
+
+    def _hold(self, run: Run) -> None:
+        """Work on a run, and let nobody else do so until ``run.release()``.
+
+        Raises:
+            InputError: somebody does.
+            WriteError: nothing can be written there.
+        """
+        with contextlib.ExitStack() as held:
+            held.enter_context(tuned.hold(run.directory))
+            run.held = held.pop_all()
 
     async def create(self, body: TuneRequest, target: str, model: str) -> Run:
         """Keep the data, and begin to plan.
 
         Raises:
             ApiError: too many are being planned.
+            InputError: the name that its model shall have is taken, or cannot be one.
             WriteError: the disk is full or cannot be written.
         """
         plans = sum(run.state == "planning" for run in self._runs.values())
@@ -321,11 +288,15 @@ class Tunings:
                 code="queue_full",
                 headers={"Retry-After": "5"},
             )
+        if body.model_name is not None:
+            await asyncio.to_thread(
+                tuned.check_free, body.model_name, self._directory, taken=self._taken
+            )
         settings = body.settings or TuneSettings.model_validate({})
         suffix = re.search(r"\.[A-Za-z]{1,8}$", body.name)
-        id_ = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
         record = {
             "name": body.name,
+            "model_name": body.model_name,
             "model": model,
             "target": target,
             "data": f"data{suffix[0].lower() if suffix else ''}",
@@ -334,9 +305,9 @@ class Tunings:
             "created": time.time(),
             "state": "planning",
         }
-        run = Run(self._directory / id_, record)
+        run = Run(tuned.new_directory(self._directory), record)
         await asyncio.to_thread(self._write_data, run, body.content)
-        self._runs[id_] = run
+        self._runs[run.id] = run
         self._spawn(self._plan(run))
         return run
 
@@ -346,16 +317,22 @@ class Tunings:
         Raises:
             ApiError: it is not at rest, is done, or another one trains.
         """
-        if run.state not in ("planned", "stopped", "failed"):
+        if run.is_elsewhere or run.state not in ("planned", "stopped", "failed"):
             raise ApiError(409, f"this run is {run.state}; it cannot be started")
         if run.state == "failed" and run.record["plan"] is None:
             raise ApiError(409, "this run could not be planned; correct its data or settings")
+        if run.record["data"] is None and not (run.model_directory / "run.json").exists():
+            raise ApiError(409, "this run was begun by a command, and has not trained; begin again")
         if self._starting is not None:
             raise ApiError(
                 409,
                 f"run {self._starting} is training; wait for its end, or stop it",
                 code="busy",
             )
+        try:
+            self._hold(run)
+        except InputError as error:  # it has just begun elsewhere
+            raise ApiError(409, str(error)) from None
         self._starting = run.id
         self._set(run, "running")
         self._spawn(self._train(run))
@@ -364,26 +341,78 @@ class Tunings:
         """Let it end the step in hand and write a checkpoint.
 
         Raises:
-            ApiError: it does not train.
+            ApiError: it does not train, or cannot be stopped from here.
         """
         if run.state not in ("running", "stopping"):
             raise ApiError(409, f"this run is {run.state}; there is nothing to stop")
-        if run.state == "running":
+        if run.is_elsewhere:
+            if not run.stop_elsewhere():
+                raise ApiError(409, "this run was started elsewhere; stop it there, with Ctrl-C")
+            run.record["state"] = "stopping"
+            run.publish("state", run.entry())
+        elif run.state == "running":
             self._set(run, "stopping")
             _terminate(run)
 
     async def delete(self, run: Run) -> None:
-        """Take it and all that it made away.
+        """Take it and all that it made away; of a directory that a person chose, only the entry.
 
         Raises:
             ApiError: it is on its way.
+            WriteError: it cannot be taken away.
         """
-        if run.state in _BUSY:
+        if run.state in BUSY:
             raise ApiError(409, f"this run is {run.state}; stop it first")
-        del self._runs[run.id]
+        await asyncio.to_thread(tuned.remove, TuningRun(run.directory, run.record, run.name))
+        self._runs.pop(run.id, None)
         for observer in run.watchers:
             observer.put_nowait(None)
-        await asyncio.to_thread(shutil.rmtree, run.directory, True)
+
+    def rename(self, run: Run, name: str) -> None:
+        """Give its model another name.
+
+        Raises:
+            ApiError: another process works on it.
+            InputError: the name is taken, or cannot be one.
+        """
+        if run.is_elsewhere:
+            raise ApiError(409, f"this run is {run.state} elsewhere; rename it when that has ended")
+        with tuned.names_of(self._directory):
+            run.record["model_name"] = run.name = tuned.check_free(
+                name, self._directory, besides=run.id, taken=self._taken
+            )
+            self._write_entry(run)
+        run.publish("state", run.entry())
+
+    async def export(self, run: Run, precision: str) -> dict[str, Any]:
+        """Write its model beside it as a GGUF file, with a Modelfile for Ollama.
+
+        Raises:
+            ApiError: it has no model.
+            LaplmError: it cannot be written so.
+        """
+        if run.state != "done":
+            raise ApiError(409, f"this run is {run.state}; what has ended can be exported")
+        async with self._exporting:
+            return await asyncio.to_thread(self._export, run, precision)
+
+    def _export(self, run: Run, precision: str) -> dict[str, Any]:
+        from laplm.model.files.export import export
+        from laplm.run.language_model import LanguageModel
+
+        place = run.directory / "export"
+        shutil.rmtree(place, ignore_errors=True)  # of another name or precision
+        place.mkdir()
+        name = run.name or run.id
+        model = LanguageModel(str(run.model_directory), "fp32")
+        done = export(model, place / f"{name}.gguf", "gguf", precision)
+        modelfile = str(done.also[0])
+        return {
+            "path": str(done.path),
+            "size_bytes": done.size_bytes,
+            "modelfile": modelfile,
+            "command": shlex.join(["ollama", "create", name.lower(), "-f", modelfile]),
+        }
 
     def end_streams(self) -> None:
         """Let nobody wait for news any more, stop what trains, and begin nothing."""
@@ -406,6 +435,8 @@ class Tunings:
                     run.process.kill()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=5)
+        for run in self._runs.values():
+            run.release()
 
     async def events(self, run: Run) -> AsyncGenerator[bytes]:
         """The whole entry, then what happens, until a final state."""
@@ -414,7 +445,11 @@ class Tunings:
         try:
             yield event(run.entry(), "state")
             while run.state not in _FINAL or not observer.empty():
-                news = await observer.get()
+                try:
+                    news = await asyncio.wait_for(observer.get(), _SCAN_SECONDS)
+                except TimeoutError:
+                    self.refresh()  # others may work on it
+                    continue
                 if news is None:
                     return
                 yield event(news[1], news[0])
@@ -432,11 +467,13 @@ class Tunings:
         async with self._planning:
             code, said = await self._call(run, [*self._new(run), "--dry-run"])
         if self._ended:  # it is planned when the server is back
+            run.release()
             return
         if code == 0 and run.record["plan"] is not None:
             self._set(run, "planned")
         else:
             self._set(run, "failed", said)
+        run.release()
 
     async def _train(self, run: Run) -> None:
         begun = (run.model_directory / "run.json").exists()
@@ -451,6 +488,7 @@ class Tunings:
             self._set(run, "stopped")
         else:
             self._set(run, "failed", said)
+        run.release()
 
     def _new(self, run: Run) -> list[str]:
         data, out = run.directory / run.record["data"], run.model_directory
@@ -530,7 +568,9 @@ class Tunings:
             log_exception("run not kept", error, run=run.id)
 
     def _write_entry(self, run: Run) -> None:
-        write_file(run.directory / "entry.json", json_text(run.record, indent=2).encode())
+        tuned.write_entry(run.directory, run.record)
+        with contextlib.suppress(OSError):  # so that it is not read again
+            run.read_at = ((run.directory / tuned.ENTRY).stat().st_mtime_ns, *run.read_at[1:])
 
     def _write_data(self, run: Run, content: str) -> None:
         try:
@@ -539,11 +579,22 @@ class Tunings:
             raise write_error(run.directory, error) from None
         data = content.encode("utf-8", errors="replace")  # half of a character is no text
         try:
+            self._hold(run)
             write_file(run.directory / run.record["data"], data)
-            self._write_entry(run)
-        except WriteError:
+            with tuned.names_of(self._directory):
+                run.record["model_name"] = run.name = self._name_for(run.record)
+                self._write_entry(run)
+        except LaplmError:
+            run.release()
             shutil.rmtree(run.directory, ignore_errors=True)
             raise
+
+    def _name_for(self, record: Mapping[str, Any]) -> str:
+        """The name that was wanted, or one made of the file's."""
+        if record["model_name"] is not None:
+            return tuned.check_free(record["model_name"], self._directory, taken=self._taken)
+        taken = tuned.names_in(self._directory) | {tuned.key_of(name) for name in self._taken}
+        return tuned.free_name(record["name"], taken)
 
 
 def _silent_end(run: Run, code: int) -> str:
@@ -594,9 +645,11 @@ def router(registry: ModelRegistry, tunings: Tunings) -> APIRouter:
     async def delete(id: str) -> Response:
         """Take a run away, with the model that it made."""
         run = tunings.get(id)
+        kept = run.record.get("directory")  # where a person wanted it
         await tunings.delete(run)
-        registry.forget(f"run:{id}")
-        return JsonResponse({"id": id, "deleted": True})
+        for name in (f"run:{id}", run.model_name):
+            registry.forget(name)
+        return JsonResponse({"id": id, "deleted": True, "kept": kept})
 
     @api.post("/{id}/start", responses=error_responses(404, 409))
     async def start(id: str) -> Response:
@@ -621,6 +674,27 @@ def router(registry: ModelRegistry, tunings: Tunings) -> APIRouter:
         """What happens, as server-sent events: state, step, eval."""
         return EventStream(tunings.events(tunings.get(id)), contextlib.AsyncExitStack())
 
+    _add_results(api, registry, tunings)
+    return api
+
+
+def _add_results(api: APIRouter, registry: ModelRegistry, tunings: Tunings) -> None:
+    """The routes about what a run has made."""
+
+    @api.patch("/{id}", responses=error_responses(*BODY, 404, 409))
+    async def rename(id: str, body: RunName) -> Response:
+        """Give its model another name."""
+        run = tunings.get(id)
+        before = run.model_name
+        tunings.rename(run, body.model_name)
+        registry.forget(before)
+        return JsonResponse(run.entry())
+
+    @api.post("/{id}/export", responses=error_responses(*BODY, 404, 409))
+    async def export(id: str, body: RunExport) -> Response:
+        """Write its model as a GGUF file, with a Modelfile for Ollama, beside it."""
+        return JsonResponse(await tunings.export(tunings.get(id), body.precision))
+
     @api.get(
         "/{id}/report",
         response_class=Response,
@@ -635,5 +709,3 @@ def router(registry: ModelRegistry, tunings: Tunings) -> APIRouter:
             raise ApiError(404, "this run has no report yet; it is written at its end") from None
         headers = {"Content-Security-Policy": _REPORT_POLICY}
         return Response(content, media_type="text/html", headers=headers)
-
-    return api

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from laplm.errors import MissingExtraError
+from laplm.errors import InputError, MissingExtraError
 from laplm.files import write_file
 from laplm.metrics import read_series
 
 # Blue and vermilion of Okabe and Ito's palette, which colour-blind readers tell apart.
 _TRAIN, _HELDOUT, _GREY = "#0072B2", "#D55E00", "#666666"
+_LEFT, _TOP, _ACROSS, _DOWN = 56, 12, 640, 240  # of a picture for pages, in its own units
 _SMOOTHED = 0.05  # of the measurements are averaged into a point of the smooth line
 
 
@@ -66,6 +67,51 @@ def draw_loss_curve(metrics: Path, pictures: Iterable[Path], title: str) -> None
             # Without a date the same run gives the same file.
             date = {"Date": None} if kind == "svg" else {}
             write_file(path, partial(figure.savefig, format=kind, dpi=150, metadata=date))
+
+
+def loss_curve_svg(metrics: Path) -> str:
+    """The losses of a ``metrics.jsonl`` as an SVG element for a page, light or dark.
+
+    Its letters have the page's colour, its curves are ``.train`` and ``.heldout``. Empty where
+    there is nothing to draw.
+    """
+    try:
+        train, heldout = read_series(metrics, "train_loss", "heldout_loss")
+    except (InputError, OSError):
+        return ""
+    steps, losses = [[*train[i], *heldout[i]] for i in (0, 1)]
+    if not steps:
+        return ""
+    last = max(1, *steps)
+    low, high = min(losses), max(losses)
+    edge = 0.08 * (high - low) or 0.1
+    low, high = low - edge, high + edge
+
+    def place(step: float, loss: float) -> str:
+        across, up = step / last, (loss - low) / (high - low)
+        return f"{_LEFT + across * _ACROSS:.1f},{_TOP + (1 - up) * _DOWN:.1f}"
+
+    parts = []
+    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+        y, value = _TOP + (1 - share) * _DOWN, low + share * (high - low)
+        parts.append(f'<line x1="{_LEFT}" x2="{_LEFT + _ACROSS}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{value:.2f}</text>')
+    parts += [
+        f'<text x="{_LEFT}" y="{_TOP + _DOWN + 20}">0</text>',
+        f'<text x="{_LEFT + _ACROSS}" y="{_TOP + _DOWN + 20}" text-anchor="end">{last:,} steps'
+        "</text>",
+    ]
+    for kind, (some, values) in (("train", train), ("heldout", heldout)):
+        points = [place(step, loss) for step, loss in zip(some, values, strict=True)]
+        parts.append(f'<polyline class="{kind}" points="{" ".join(points)}"/>')
+        if kind == "heldout":
+            dots = (point.split(",") for point in points)
+            parts += [f'<circle class="{kind}" cx="{x}" cy="{y}" r="4"/>' for x, y in dots]
+    width, height = _LEFT + _ACROSS + 16, _TOP + _DOWN + 32
+    return (
+        f'<svg class="losses" viewBox="0 0 {width} {height}" role="img" '
+        f'aria-label="Loss over the steps">{"".join(parts)}</svg>'
+    )
 
 
 def _smooth(steps: list[int], values: list[float]) -> tuple[list[int], list[float]]:

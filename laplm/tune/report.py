@@ -1,14 +1,15 @@
 """What a tuning changed, on one page: before and after, copies, and where the weights moved.
 
-Written as ``report.md`` and as ``report.html``, which holds its picture and loads nothing.
+Written as ``report.md`` and as ``report.html``, which holds its picture, is light or dark as its
+reader likes, and loads nothing.
 """
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import itertools
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from laplm import html_page
 from laplm.errors import InputError
 from laplm.files import write_file
+from laplm.metrics import METRICS
 from laplm.model.chat import ChatTemplate, ControlText, encode_pieces
 from laplm.model.config import ModelConfig
 from laplm.model.families import tensor_specs
@@ -29,8 +31,9 @@ from laplm.model.tokenizer import Tokenizer
 from laplm.progress import Progress
 from laplm.tune.data.corpus import perplexity
 from laplm.tune.data.read import Dataset, Example
+from laplm.tune.loss_curve import loss_curve_svg
 from laplm.tune.memorisation import Span, longest_copied_spans
-from laplm.tune.tuning import SUMMARY, read_run, split
+from laplm.tune.tuning import SUMMARY, read_run, split, suitable_learning_rate
 from laplm.tune_config import TuneConfig
 
 Array = NDArray[np.float64]
@@ -43,6 +46,19 @@ _SPANS = 3
 _MOVED = 10
 
 Prompt = tuple[str, ...]
+
+# Curves in Okabe and Ito's blue and vermilion, lighter on a dark ground; letters as the page's.
+_STYLE = """
+:root { --train: #0072b2; --heldout: #c04d00; }
+@media (prefers-color-scheme: dark) { :root { --train: #56b4e9; --heldout: #e69f00; } }
+.losses { display: block; max-width: 46rem; font-size: 12px; }
+.losses text { fill: currentColor; }
+.losses line { stroke: currentColor; opacity: 0.2; }
+.losses polyline { fill: none; stroke-width: 2; }
+.losses .train { stroke: var(--train); }
+.losses polyline.heldout { stroke: var(--heldout); }
+.losses circle.heldout { fill: var(--heldout); }
+"""
 
 
 class Writer(Protocol):
@@ -96,7 +112,8 @@ class Report:
         before: the name of the model that was tuned.
         directory: where the tuned one is.
         summary: ``summary.json``.
-        config: the run's settings.
+        config: the run's settings, as they were asked for.
+        resolved: the trainer's, with what went by the data and the model.
         samples: continuations by both.
         copied: the longest runs of words that samples share with the training text.
         usual: the median of such runs between the held-out and the training text, in words.
@@ -107,6 +124,7 @@ class Report:
     directory: Path
     summary: dict[str, Any]
     config: TuneConfig
+    resolved: dict[str, Any]
     samples: list[Sample]
     copied: list[Span]
     usual: float
@@ -166,11 +184,22 @@ def make_report(
         directory=directory,
         summary=summary,
         config=config,
+        resolved=_resolved(run, summary, before.checkpoint.config),
         samples=samples,
         copied=copied,
         usual=float(np.median([span.words for span in spans[len(samples) :]])),
         moved=moved(before.checkpoint, after.checkpoint),
     )
+
+
+def _resolved(run: dict[str, Any], summary: dict[str, Any], sizes: ModelConfig) -> dict[str, Any]:
+    """The trainer's settings; a run of an earlier version has not written them down."""
+    if "resolved" in run:
+        return dict(run["resolved"])
+    config: TuneConfig = run["config"]
+    rate = config.learning_rate or suitable_learning_rate(config.method, sizes.n_embd)
+    window = config.n_positions or min(256, sizes.n_ctx)
+    return {"learning_rate": rate, "max_steps": summary["steps"], "n_positions": window}
 
 
 def matrices(config: ModelConfig, layer: int) -> list[TensorSpec]:
@@ -216,7 +245,9 @@ def write_report(report: Report) -> list[Path]:
 def _prompt(example: Example) -> Prompt:
     """What comes before the answer, or the first words of a text, in pieces."""
     context = tuple(text for text, _ in itertools.takewhile(lambda p: not p[1], example.pieces))
-    return context or (" ".join(example.text.split()[:_PROMPT_WORDS]),)
+    # The first words as they stand: verses keep their lines.
+    first = re.match(rf"\s*(?:\S+\s+){{0,{_PROMPT_WORDS - 1}}}\S+", example.text)
+    return context or (first[0].lstrip() if first else example.text,)
 
 
 def _ids(prompt: Prompt, tokenizer: Tokenizer) -> str | list[int]:
@@ -248,12 +279,43 @@ def _figures(report: Report) -> list[tuple[str, str]]:
     ]
 
 
+def _sentence(report: Report) -> str:
+    """What the tuning changed, in one sentence."""
+    s = report.summary
+    before, after = perplexity(s["loss_before"]), perplexity(s["loss_after"])
+    how = "fell" if after < before else "did not fall:"
+    i, j = np.unravel_index(np.argmax(report.moved.heads), report.moved.heads.shape)
+    longest = report.copied[0].words if report.copied else 0
+    return (
+        f"Held-out perplexity {how} from {before:.2f} to {after:.2f} in {s['steps']:,} steps "
+        f"({s['seconds']:.0f} s); head {i}.{j} moved most, by {report.moved.heads[i, j]:.2%} of "
+        "its length, and the longest passage that a sample shares with the training text has "
+        f"{longest} words."
+    )
+
+
+_RESOLVED = ("learning_rate", "max_steps", "n_positions", "warmup_steps", "precision")
+_LABELS = {"n_positions": "window, in tokens", "max_steps": "steps at most"}
+
+
 def _settings(report: Report) -> list[tuple[str, str]]:
+    """Settings as the run had them: what was left open is what it came to."""
     values = dataclasses.asdict(report.config)
     lora = values.pop("lora")
+    values |= {name: report.resolved[name] for name in _RESOLVED if name in report.resolved}
+    if report.config.max_steps is not None:
+        del values["epochs"]  # the steps were given
     if report.config.method == "lora":
         values |= {f"lora {name}": value for name, value in lora.items()}
-    return [(name.replace("_", " "), str(value)) for name, value in values.items()]
+    return [(_LABELS.get(name, name.replace("_", " ")), _shown(v)) for name, v in values.items()]
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _moved_rows(report: Report) -> tuple[list[list[str]], list[str]]:
@@ -277,13 +339,13 @@ def _copied_text(report: Report) -> str:
 
 def _markdown(report: Report) -> str:
     rows, heads = _moved_rows(report)
-    out = [f"# {report.before}, tuned", "", "## Before and after", ""]
+    out = [f"# {report.before}, tuned", "", _sentence(report), "", "## Before and after", ""]
     out += _md_table(["what", "value"], _figures(report))
     if (report.directory / "loss_curve.png").exists():
         out += ["", "![Loss over the steps](loss_curve.png)"]
     for sample in report.samples:
         out += ["", f"### {_line(sample.prompt)} (seed {sample.seed})", ""]
-        out += [f"- before: {_line(sample.before)}", f"- after: {_line(sample.after)}"]
+        out += ["before:", "", *_verses(sample.before), "", "after:", "", *_verses(sample.after)]
     out += ["", "## Copied from the training text", "", _copied_text(report), ""]
     out += [f"- {span.words} words: {_line(span.text)}" for span in report.copied]
     out += ["", "## Where the weights moved", ""]
@@ -292,6 +354,12 @@ def _markdown(report: Report) -> str:
     out += ["", "## Settings", ""]
     out += _md_table(["setting", "value"], _settings(report))
     return "\n".join(out) + "\n"
+
+
+def _verses(text: str) -> list[str]:
+    """Quoted, each line a line."""
+    lines = text.strip("\n").split("\n")
+    return [f"> {_line(line)}" + "\\" * (i < len(lines) - 1) for i, line in enumerate(lines)]
 
 
 def _line(text: str) -> str:
@@ -307,17 +375,14 @@ def _md_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]
 
 def _html(report: Report) -> str:
     rows, heads = _moved_rows(report)
-    picture = report.directory / "loss_curve.png"
-    curve = ""
-    if picture.exists():
-        data = base64.b64encode(picture.read_bytes()).decode()
-        curve = html_page.figure(
-            html_page.image("Loss over the steps", f"data:image/png;base64,{data}")
-        )
+    curve = loss_curve_svg(report.directory / METRICS)
+    legend = "Blue: training loss; orange: held-out loss; both in nats a token."
     body = [
+        html_page.paragraph(_sentence(report)),
         html_page.heading("Before and after"),
         html_page.table(["what", "value"], _figures(report)),
         curve,
+        html_page.paragraph(legend if curve else ""),
         html_page.table(
             ["prompt", "seed", "before", "after"],
             [[s.prompt, str(s.seed), s.before, s.after] for s in report.samples],
@@ -333,4 +398,4 @@ def _html(report: Report) -> str:
         html_page.heading("Settings"),
         html_page.table(["setting", "value"], _settings(report)),
     ]
-    return html_page.page(f"{report.before}, tuned", "\n".join(body))
+    return html_page.page(f"{report.before}, tuned", "\n".join(body), style=_STYLE)

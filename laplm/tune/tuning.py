@@ -31,6 +31,7 @@ from laplm.model.tokenizer import Tokenizer, end_tokens
 from laplm.progress import Progress
 from laplm.tune.data.packing import Documents, PackedWindows, encode_example
 from laplm.tune.data.read import Dataset, Example, read_examples
+from laplm.tune.families import check_family
 from laplm.tune.kernels import attention, pointwise
 from laplm.tune.lock import check_unlocked, lock_directory
 from laplm.tune.loss_curve import draw_loss_curve
@@ -276,6 +277,7 @@ def run(plan: Plan, request: dict[str, Any] | None = None) -> TuneResult:
         "model": _portable_name(plan.model),
         "data": _digest(plan.train, heldout),
         "config": _json(dataclasses.asdict(plan.config)),
+        "resolved": _json(dataclasses.asdict(plan.settings)),
         "loss_before": before,
         "request": request or {},
     }
@@ -315,20 +317,6 @@ def _session(directory: Path, resume: bool, device: str | None, shard: bool) -> 
             held.enter_context(_claim(directory, resume))
         processes.barrier()
         yield processes
-
-
-def check_family(model: PretrainedModel) -> None:
-    """Refuse what is not trained here yet.
-
-    Raises:
-        InputError: the model is of another family than GPT-2's.
-    """
-    family = model.checkpoint.config.family
-    if family != "gpt2":
-        raise InputError(
-            f"{model.name} is a {family} model, and laplm tune trains GPT-2's family alone so far; "
-            "an adapter that PEFT has trained on it runs with `laplm run -m DIRECTORY`"
-        )
 
 
 def _check_base(model: PretrainedModel, config: TuneConfig) -> None:
@@ -636,8 +624,13 @@ def _loss_before(directory: Path, trainer: Trainer) -> float:
 
 
 def _portable_name(model: PretrainedModel) -> str:
-    """A name stays a name; of a directory the whole path, which is still right elsewhere."""
-    return str(model.checkpoint.path.resolve()) if Path(model.name).exists() else model.name
+    """A name stays a name; of a directory the whole path, which is still right elsewhere.
+
+    So is that of a result of tuning, whose name may be another one tomorrow.
+    """
+    path = model.checkpoint.path
+    changes = Path(model.name).exists() or (path / RUN).exists()
+    return str(path.resolve()) if changes else model.name
 
 
 def _save(

@@ -17,6 +17,7 @@ import pytest
 from calling import refused
 
 import laplm
+from laplm.serve.tuning import Tunings
 
 TEXT = "<|endoftext|>\n".join(f"The dog number {i} saw the cat.\n" for i in range(40))
 QUICK = ("--max-steps", 4, "--window", 32, "--batch-size", 2, "--threads", 1)
@@ -54,6 +55,40 @@ def test_what_was_read_the_plan_and_the_result_are_told(tune, text: Path, tmp_pa
     assert laplm.load(out).generate("The dog", 3).token_ids
 
 
+def test_a_result_has_the_files_name_and_is_known_by_it(
+    laplm_, tune, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAPLM_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    result = tune(text, *QUICK)
+    assert result.code == 0 and 'laplm run -m text "your prompt"' in result.out
+    runs = tmp_path / "home" / "runs"
+    (run,) = (path for path in runs.iterdir() if path.is_dir())
+    assert laplm.load("Text").path == run / "model", "in any case"
+    listed = {model["name"]: model for model in json.loads(laplm_("models", "--json").out)}
+    assert listed["text"]["path"] == str(run / "model") and listed["text"]["problem"] is None
+    refused(tune(text, "--name", "TEXT", *QUICK), "text is the name of another result of tuning")
+    # An adapter of it is found when it is called otherwise; the directory is one's own.
+    words = ("--method", "lora", "--rank", 2, "--name", "tales", "--out", "mine", *QUICK)
+    assert laplm_("tune", text, "-m", "text", *words).code == 0
+    assert laplm_("models", "rename", "text", "Notes").out == "text is now Notes\n"
+    assert laplm.load("tales").generate("The dog", 3).token_ids
+    assert laplm.load("tales").path == tmp_path / "mine"
+    listed = {model["name"]: model for model in json.loads(laplm_("models", "--json").out)}
+    assert listed["tales"]["family"] == "gpt2" and listed["tales"]["problem"] is None
+    assert "Notes" in listed and "text" not in listed
+    assert "base model" in laplm_("models", "show", "tales").out
+    refused(laplm_("models", "rename", "Notes"), "what shall it be called?")
+    refused(laplm_("models", "rename", "Notes", "tales"), "tales is the name of another result")
+    refused(laplm_("models", "show", "Notes", "tales"), "takes one NAME")
+    refused(laplm_("tune", "--resume", "nobody"), "no run to go on with")
+    assert laplm_("tune", "--report", "Notes").code == 0
+    refused(laplm_("models", "rm", "tales"), str(tmp_path / "mine"), "delete that yourself")
+    assert laplm_("models", "rm", "notes").out.startswith("notes is deleted")
+    assert not run.exists() and (tmp_path / "mine" / "run.json").exists()
+    refused(laplm_("run", "-m", "notes", "The dog"), "notes is not on disk")
+
+
 def test_a_dry_run_shows_the_plan_and_leaves_nothing(
     tune, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,6 +123,7 @@ def test_ctrl_c_keeps_everything_and_says_how_to_go_on(
 ) -> None:
     out = tmp_path / "out"
     words = ["--max-steps", "300", "--window", "32", "--batch-size", "1", "--threads", "1"]
+    runs = Path(os.environ["LAPLM_HOME"]) / "runs"
     process = subprocess.Popen(
         [sys.executable, "-m", "laplm", "tune", text, "--out", out, "-m", tiny_model_dir, *words],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -96,11 +132,18 @@ def test_ctrl_c_keeps_everything_and_says_how_to_go_on(
     deadline = time.monotonic() + 100
     while not (out / "run" / "metrics.jsonl").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
+    # A server sees it as it is, and can stop it; it has no name, for nobody gave it one.
+    (run,) = (r for r in Tunings(runs).entries() if r["directory"] == str(out))
+    assert (run["state"], run["elsewhere"], run["model_name"]) == ("running", True, None)
+    assert run["settings"] == {"max_steps": 300, "batch_size": 1, "positions": 32}
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err.endswith(f"stopped; everything is kept. Go on with: laplm tune --resume {out}\n")
+    tunings = Tunings(runs)
+    assert tunings.get(run["id"]).state == "stopped"
     result = laplm_("tune", "--resume", out)
+    assert tunings.get(run["id"]).state == "done"
     assert result.code == 0 and "going on from step" in result.err
     assert (out / "model.safetensors").exists()
 
@@ -119,7 +162,8 @@ def test_bad_rows_are_named_and_may_be_left_out(tune, tmp_path: Path) -> None:
     ("words", "said"),
     [
         ([], ["no data", "laplm tune notes.txt"]),
-        (["TEXT"], ["--out DIR"]),
+        (["TEXT", "--name", "a/b"], ["a/b cannot be a model's name"]),
+        (["TEXT", "--name", "pocket"], ["pocket is the name of another model"]),
         (["nowhere.txt", "--out", "OUT"], ["nowhere.txt is not there"]),
         (["TEXT", "--out", "OUT", "--rank", "4"], ["--method lora"]),
         (
@@ -179,7 +223,7 @@ def test_a_report_shows_before_and_after_and_can_be_made_again(
     page, plain = out / "report.html", out / "report.md"
     assert result.out.endswith(f"before and after: {plain} {page}\n")
     first = page.read_text()
-    for words in ("perplexity", "before", "after", "data:image/png;base64,", "head 0.", "seed"):
+    for words in ("perplexity", "before", "after", '<svg class="losses"', "head 0.", "seed"):
         assert words in first
     assert "http" not in first.replace("http-equiv", ""), "nothing is loaded"
     page.unlink()

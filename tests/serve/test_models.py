@@ -11,8 +11,11 @@ import pytest
 
 from laplm.errors import InputError
 from laplm.hub import locate
+from laplm.hub.tuned import TuningRun
 from laplm.serve.models import ModelRegistry, ServingSettings, given_models
 from laplm.serve.problems import ApiError
+
+RUNS = {"1": None, "2": "tales"}  # the second's model has a name
 
 
 def with_registry(
@@ -22,9 +25,8 @@ def with_registry(
 
     async def main() -> Any:
         given = dict.fromkeys("abc", str(model))
-        registry = ModelRegistry(
-            given, "a", ServingSettings(**settings), runs=lambda: {"1": Path("/runs/1")}
-        )
+        runs = {id_: TuningRun(Path("/runs", id_), {}, name) for id_, name in RUNS.items()}
+        registry = ModelRegistry(given, "a", ServingSettings(**settings), runs=lambda: runs)
         try:
             return await asyncio.wait_for(scenario(registry), 60)
         finally:
@@ -142,8 +144,11 @@ def test_a_name_that_was_given_comes_before_what_is_on_disk(tiny_model_dir: Path
     assert next(iter(found)) == "pocket"
 
     async def scenario(registry: ModelRegistry) -> None:
-        assert (await registry.names())["run:1"] == "/runs/1"
-        assert await registry.target("run:1") == "/runs/1"
+        names = await registry.names()
+        assert names["run:1"] == "/runs/1/model" == await registry.target("run:1")
+        assert names["tales"] == "/runs/2/model" == await registry.target("run:2")
+        assert "run:2" not in names
+        assert [(await registry.entry(name))["run"] for name in ("tales", "run:2")] == ["2", "2"]
         entry = await registry.entry("run:1")
         assert (entry["run"], entry["loaded"]) == ("1", False)
         assert (await registry.entry("a"))["run"] is None

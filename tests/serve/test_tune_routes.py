@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from laplm.model.files.checkpoint import open_checkpoint
 from laplm.serve import tuning
 from laplm.serve.app import ServerOptions, make_app
 
@@ -104,9 +105,25 @@ def _plan_train_watch_and_use(client: TestClient, other: str) -> None:
     assert "script-src" not in report.headers["content-security-policy"]
     assert "default-src 'none'" in report.headers["content-security-policy"]
     names = {m["name"]: m for m in client.get("/api/models").json()["models"]}
-    assert names[f"run:{id_}"]["run"] == id_
-    body = {"model": f"run:{id_}", "prompt": "The dog", "max_tokens": 4}
-    assert client.post("/v1/completions", json=body).json()["model"] == f"run:{id_}"
+    assert entry["model_name"] == "notes-2", "the file's name, which the other one has already"
+    assert names["notes-2"]["run"] == id_
+    for name in ("notes-2", f"run:{id_}"):
+        body = {"model": name, "prompt": "The dog", "max_tokens": 4}
+        assert client.post("/v1/completions", json=body).json()["model"] == name
+    for name in ("Tiny", "notes", "a/b", "con"):  # of another model, of a run, and no names
+        answer = client.patch(f"/api/tune/{id_}", json={"model_name": name})
+        assert answer.status_code == 400, name
+    answer = client.patch(f"/api/tune/{id_}", json={"model_name": "tales"})
+    assert answer.json()["model_name"] == "tales"
+    names = {m["name"]: m for m in client.get("/api/models").json()["models"]}
+    assert names["tales"]["run"] == id_ and "notes-2" not in names
+    assert client.post(f"/api/tune/{other}/export", json={}).status_code == 409
+    done = client.post(f"/api/tune/{id_}/export", json={"precision": "f16"}).json()
+    assert open_checkpoint(Path(done["path"])).names
+    assert Path(done["path"]).name == "tales.gguf"
+    assert "FROM ./tales.gguf" in Path(done["modelfile"]).read_text()
+    assert done["command"] == f"ollama create tales -f {done['modelfile']}"
+    body["model"] = "tales"
     assert client.delete(f"/api/tune/{id_}").status_code == 200
     assert client.post("/v1/completions", json=body).status_code == 404
 
@@ -215,6 +232,7 @@ def test_data_that_cannot_be_learned_says_why(client: TestClient) -> None:
         {"settings": {"out": "/tmp/elsewhere"}},
         {"content": ""},
         {"model": "../tiny"},
+        {"model_name": "pocket"},
     ],
 )
 def test_wrong_settings_are_refused_before_anything_is_kept(

@@ -13,14 +13,15 @@ from typing import Any
 import pytest
 
 from laplm.errors import WriteError
+from laplm.hub import tuned
 from laplm.serve import tuning
 from laplm.serve.problems import ApiError
-from laplm.serve.tuning import _POINTS, Run, TuneRequest, TuneSettings, Tunings, _append_point
+from laplm.serve.tuning import TuneRequest, TuneSettings, Tunings
 
 
-def keep(directory: Path, id_: str, **kept: Any) -> Path:
+def keep(runs: Path, id_: str, **kept: Any) -> Path:
     """A run as an earlier server left it."""
-    path = directory / id_
+    path = runs / id_
     path.mkdir(parents=True)
     entry = {
         "name": "a.txt", "model": "tiny", "target": "tiny", "data": "data.txt", "settings": {},
@@ -46,24 +47,6 @@ def test_settings_are_the_options_of_the_command() -> None:
         "--learning-rate=0.001", "--max-steps=5", "--method=lora", "--seed=3", "--skip-bad",
         "--window=64",
     ]  # fmt: skip
-
-
-def test_a_curve_keeps_its_ends_and_no_more_points_than_it_may() -> None:
-    curve: list[tuple[int, float]] = []
-    for step in range(3 * _POINTS):
-        _append_point(curve, step, float(step))
-        assert len(curve) <= _POINTS
-    assert curve[-1] == (3 * _POINTS - 1, 3.0 * _POINTS - 1)
-    assert curve[0][0] <= 2
-    assert [step for step, _ in curve] == sorted(step for step, _ in curve)
-    assert len(curve) > _POINTS / 3
-    assert all(value == step for step, value in curve)
-
-
-def test_steps_that_come_again_take_the_place_of_those_before() -> None:
-    curve = [(1, 5.0), (2, 4.0), (3, 3.0)]
-    _append_point(curve, 2, 9.0)
-    assert curve == [(1, 5.0), (2, 9.0)]
 
 
 def test_what_was_measured_is_read_back(tmp_path: Path) -> None:
@@ -109,8 +92,11 @@ def test_what_cannot_be_read_is_no_run(tmp_path: Path) -> None:
 
 def test_runs_that_are_done_are_models(tmp_path: Path) -> None:
     for id_, state in (("1", "done"), ("2", "planned"), ("3", "failed"), ("4", "stopped")):
-        keep(tmp_path, id_, state=state)
-    assert Tunings(tmp_path).finished() == {"1": (tmp_path / "1" / "model").resolve()}
+        (keep(tmp_path, id_, state=state) / "model").mkdir()
+    keep(tmp_path, "5", state="done", model_name="tales")  # and its model is gone
+    (found,) = Tunings(tmp_path).finished().values()
+    assert found.model_directory == (tmp_path / "1" / "model").resolve()
+    assert (found.id, found.name) == ("1", "a"), "the file's name, where an entry says none"
 
 
 def test_only_what_rests_can_be_started_stopped_and_taken_away(tmp_path: Path) -> None:
@@ -132,13 +118,57 @@ def test_only_what_rests_can_be_started_stopped_and_taken_away(tmp_path: Path) -
         tunings.get("4")
 
 
-def test_a_run_says_what_its_process_complained_of_last(tmp_path: Path) -> None:
-    run = Run(keep(tmp_path, "1"), {})
-    assert run.last_stderr_line() == ""
-    assert run.with_last_stderr_line("it ended") == "it ended"
-    run.log.write_text("x" * 20_000 + "\nlaplm: no room\n\n  \n")
-    assert run.last_stderr_line() == "no room"
-    assert run.with_last_stderr_line("it ended") == "it ended. The last that it said: no room"
+def test_what_others_do_to_runs_is_seen(tmp_path: Path) -> None:
+    keep(tmp_path, "1", state="stopped", model_name="a")
+    tunings = Tunings(tmp_path)
+    heard: list[Any] = []
+
+    async def scenario() -> None:
+        with tuned.hold(tmp_path / "1"):  # a command goes on with it
+            entry = json.loads((tmp_path / "1" / "entry.json").read_text())
+            tuned.write_entry(tmp_path / "1", entry | {"state": "running"})
+            found = tunings.get("1")
+            assert (found.state, found.is_elsewhere) == ("running", True)
+            for call in (lambda: tunings.start(found), lambda: tunings.rename(found, "b")):
+                assert "is running" in refused(call)
+            told = asyncio.create_task(listen())
+            await asyncio.sleep(0)
+            metrics = tmp_path / "1" / "model" / "run" / "metrics.jsonl"
+            metrics.parent.mkdir(parents=True)
+            metrics.write_text('{"step": 1, "train_loss": 4.0}\n')
+            assert tunings.get("1").entry()["losses"] == [(1, 4.0)]
+            tuned.write_entry(tmp_path / "1", entry | {"state": "done", "model_name": "c"})
+        await asyncio.wait_for(told, 30)  # without anybody's asking
+        assert tunings.get("1").name == "c"
+
+    async def listen() -> None:
+        async for event in tunings.events(tunings.get("1")):
+            heard.append(event)
+
+    asyncio.run(scenario())
+    assert b'"elsewhere":true' in heard[0] and b'"losses":[]' in heard[0]
+    assert b'"losses":[[1,4.0]]' in heard[1] and b'"state":"done"' in heard[-1]
+    keep(tmp_path, "2", state="planned", model_name="d")
+    assert [entry["model_name"] for entry in tunings.entries()] == ["d", "c"]
+    # One whose process was killed can go on; one that was taken away is none any more.
+    keep(tmp_path, "3", state="running")
+    assert tunings.get("3").state == "failed"
+    shutil.rmtree(tmp_path / "2")
+    assert [entry["id"] for entry in tunings.entries()] == ["3", "1"]
+    keep(tmp_path, "4", state="failed", data=None)  # its data is not here
+    assert "begin again" in refused(lambda: tunings.start(tunings.get("4")))
+    shutil.rmtree(tmp_path / "4")
+    with tuned.hold(tmp_path / "3"):
+        assert "another process" in refused(lambda: tunings.start(tunings.get("3")))
+
+
+def test_of_a_directory_that_a_person_chose_only_the_entry_is_taken_away(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    keep(tmp_path / "runs", "1", state="done", directory=str(mine))
+    tunings = Tunings(tmp_path / "runs")
+    asyncio.run(tunings.delete(tunings.get("1")))
+    assert tunings.entries() == [] and mine.is_dir()
 
 
 def test_who_watches_is_told_of_everything_until_the_end(tmp_path: Path) -> None:
@@ -148,6 +178,7 @@ def test_who_watches_is_told_of_everything_until_the_end(tmp_path: Path) -> None
     async def scenario() -> tuple[list[bytes], list[bytes]]:
         tunings = Tunings(tmp_path)
         run = tunings.get("1")
+        tunings._hold(run)
         run.record["state"] = "running"
         events = tunings.events(run)
         told = [await anext(events)]

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +14,7 @@ from laplm.errors import InputError
 from laplm.model.files.checkpoint import open_checkpoint, save_checkpoint
 from laplm.run.language_model import LanguageModel
 from laplm.tune.data.read import Dataset, Example
-from laplm.tune.report import make_report, moved, write_report
+from laplm.tune.report import _prompt, _verses, make_report, moved, write_report
 from laplm.tune.tuning import fine_tune
 from laplm.tune_config import TuneConfig
 
@@ -70,6 +72,32 @@ def test_copies_of_the_training_text_are_shown(
     assert "The dog \\| number" in markdown
     assert "&lt;saw&gt;" in page and "<saw>" not in page
     assert f"{report.summary['loss_after']:.4f}" in markdown
+    # The figures first; settings as they were; curves in the page's own colours.
+    before, after = (math.exp(report.summary[key]) for key in ("loss_before", "loss_after"))
+    first = f"Held-out perplexity fell from {before:.2f} to {after:.2f} in 3 steps"
+    assert markdown.split("\n")[2].startswith(first) and page.index(first) < page.index("<h2>")
+    rate = report.resolved["learning_rate"]
+    assert rate == pytest.approx(2e-4 * 768 / model.config.n_embd)
+    assert f"| learning rate | {rate:.4g} |" in markdown and f"<td>{rate:.4g}</td>" in page
+    assert "| None |" not in markdown and ">None<" not in page
+    assert "prefers-color-scheme: dark" in page and "fill: currentColor" in page
+    assert page.count("<circle") == 1 and "<img" not in page
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    del run["resolved"]  # of an earlier version
+    (tmp_path / "out" / "run.json").write_text(json.dumps(run))
+    again = make_report(tmp_path / "out", dataset, model, Parrot())
+    for name, value in again.resolved.items():
+        assert report.resolved[name] == value, name
+
+
+def test_verses_keep_their_lines() -> None:
+    verses = "Hey diddle diddle,\nthe cat and the\tfiddle, <b>\nthe cow"
+    (prompt,) = _prompt(Example(((f"\n{verses} jumped.", True),)))
+    assert prompt == "Hey diddle diddle,\nthe cat and"
+    assert _verses(verses) == [
+        "> Hey diddle diddle,\\", "> the cat and the fiddle, \\<b\\>\\", "> the cow",
+    ]  # fmt: skip
+    assert _prompt(Example((("one", True),))) == ("one",)
 
 
 def test_a_prompt_is_what_was_given_to_the_model(tiny_model_dir: Path, tmp_path: Path) -> None:

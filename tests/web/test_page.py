@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from pages import Watched, look, write
 from playwright.sync_api import expect
 
 import laplm
+from laplm.hub import tuned
+from tests.hub.hub_server import Hub
 
 pytest_plugins = ("browsing",)  # its fixtures; a second conftest would hide the first one
 
@@ -20,53 +23,121 @@ WEB = Path(laplm.__file__).parent / "web"
 STORY = "Tom had a red boat. The boat was fast. Tom and his boat went to the lake.\n<|endoftext|>\n"
 
 
+def refused(watched: Watched) -> None:
+    """One request was refused, as was wanted; the browser complains of each."""
+    (complaint,) = watched.complaints
+    assert "400" in complaint
+    watched.complaints.clear()
+
+
 # --- tune -------------------------------------------------------------------------------------
 
 
-def test_a_tuning_is_planned_watched_stopped_gone_on_with_and_compared(watched: Any) -> None:
+def test_a_tuning_is_planned_watched_compared_named_and_exported(
+    watched: Any, run_elsewhere: str
+) -> None:
     pytest.importorskip("torch")
     page = watched.open("tune")
     page.locator("#model").select_option("tiny")  # whose steps are short
-    stories = "".join(STORY.replace("red", f"boat of {i} sails, a") for i in range(400))
+    stories = "".join(STORY.replace("red", f"boat of {i} sails, a") for i in range(40))
     page.locator("#tune input[type=file]").set_input_files(
         {"name": "lake.txt", "mimeType": "text/plain", "buffer": stories.encode()}
     )
-    page.get_by_label("Epochs").fill("2")
+    page.get_by_label("Epochs").fill("1")
     page.get_by_role("button", name="Show the plan").click()
     start = page.get_by_role("button", name="Start", exact=True)
     start.wait_for(timeout=180_000)
-    expect(page.locator("#tune .facts").first).to_contain_text("400 documents")
+    expect(page.locator("#tune .facts").first).to_contain_text("40 documents")
     start.click()
-    steps = page.locator("#tune .steps")
-    expect(steps).to_contain_text(re.compile(r"step [1-9]"), timeout=120_000)
-    expect(page.locator("#tune .chart path.curve").first).to_be_attached()
-    page.reload()  # what is on its way is seen at once
-    expect(steps).to_contain_text(re.compile(r"step [1-9]"))
-    page.get_by_role("button", name="Stop", exact=True).last.click()
-    resume = page.get_by_role("button", name="Resume")
-    resume.wait_for(timeout=120_000)
-    expect(page.locator("#tune .state")).to_contain_text("it can go on from here")
-    step, of = map(int, re.findall(r"step (\d+) of (\d+)", steps.inner_text())[0])
-    assert 0 < step < of
-    assert page.locator("#tune .two").count() == 0
-    # It is found again by somebody who comes back later, and goes on from where it was.
-    page.reload()
-    page.get_by_role("button", name="Show the run lake.txt").first.click()
-    expect(steps).to_contain_text(f"step {step} of {of}")
-    resume.click()
     expect(page.locator("#tune .state")).to_have_text("done", timeout=180_000)
-    expect(steps).to_contain_text(f"step {of} of {of}")
+    expect(page.locator("#tune .steps")).to_contain_text(re.compile(r"step ([1-9]\d*) of \1(?!\d)"))
+    expect(page.locator("#tune .run .chart path.curve")).to_have_count(2)
     texts = page.locator("#tune .two .sample-text")
     for text in (texts.first, texts.last):
         expect(text).to_contain_text("Once upon a time", timeout=60_000)
     assert texts.first.inner_text() != texts.last.inner_text()
     expect(page.locator("#tune iframe.report")).to_be_visible()
     assert page.locator("#tune iframe.report").get_attribute("sandbox") == ""
+    # With the run that a command has made meanwhile on one chart, until one takes it off.
+    compared = page.locator("#tune .runs + div .chart path.curve")
+    expect(compared).to_have_count(2)
+    expect(page.get_by_label("Compare lake")).to_be_checked()
+    page.get_by_label(f"Compare {run_elsewhere}").uncheck()
+    expect(compared).to_have_count(0)
+    page.get_by_role("button", name="Export for Ollama").click()
+    expect(page.locator("#tune .run")).to_contain_text("ollama create lake -f", timeout=60_000)
+    page.get_by_label("Name", exact=True).fill("pocket")
+    page.get_by_role("button", name="Rename").click()
+    expect(page.locator("#tune .run [role=alert]").first).to_contain_text("name of another model")
+    refused(watched)
+    page.get_by_label("Name", exact=True).fill("boats")
+    page.get_by_role("button", name="Rename").click()
+    expect(page.locator("#tune .run h3")).to_have_text("lake.txt → boats")
     page.get_by_role("button", name="Chat or write with it").click()
-    expect(page.locator("#model")).to_have_value(re.compile("^run:"))
+    expect(page.locator("#model")).to_have_value("boats")
     expect(page.get_by_role("tab", name="Write")).to_have_attribute("aria-selected", "true")
-    expect(page.locator("#about")).to_contain_text("run:")
+    expect(page.locator("#about")).to_contain_text("boats")
     expect(page.locator("#write .token").first).to_be_attached()
+
+
+def test_a_run_that_trains_is_watched_stopped_and_gone_on_with(
+    watched: Any, training: Path
+) -> None:
+    """What trains is a command's run; tests/serve have a server's stopped and go on."""
+    page = watched.open("tune")  # what is on its way is seen at once
+    steps = page.locator("#tune .steps")
+    expect(page.locator("#tune .state")).to_have_text("tuning, started elsewhere")
+    expect(steps).to_contain_text("step 3 of 9")
+    with (training / "model" / "run" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "max_steps": 9, "train_loss": 2.5}\n')
+    expect(steps).to_contain_text("step 4 of 9")
+    expect(steps).to_contain_text("loss 2.500")
+    page.get_by_role("button", name="Stop", exact=True).last.click()
+    resume = page.get_by_role("button", name="Resume")
+    expect(page.locator("#tune .state")).to_have_text("stopped; it can go on from here")
+    assert page.locator("#tune .two").count() == 0
+    page.reload()  # it is found again by somebody who comes back later
+    page.get_by_role("button", name="Show the run waves", exact=True).click()
+    expect(steps).to_contain_text("step 4 of 9")
+    page.route(f"**/api/tune/{training.name}/start", lambda route: route.fulfill(json={}))
+    with page.expect_request(f"**/api/tune/{training.name}/start") as asked:
+        resume.click()
+    assert asked.value.method == "POST"
+
+
+def test_the_list_shows_what_others_do(watched: Any, runs_directory: Path) -> None:
+    page = watched.open("tune")
+    there = runs_directory / "20260101-000000-aaaa"
+    there.mkdir()
+    entry = {
+        "name": "sea.txt", "model": "tiny", "state": "running", "created": 1.0, "settings": {},
+        "model_name": "waves", "plan": None, "message": "",
+    }  # fmt: skip
+    with tuned.hold(there):
+        tuned.write_entry(there, entry)
+        row = page.locator("#tune .runs li").filter(has_text="waves")
+        expect(row).to_contain_text("tuning, started elsewhere")
+        tuned.write_entry(there, entry | {"state": "stopped", "model_name": "surf"})
+        expect(page.locator("#tune .run h3")).to_have_text("sea.txt → surf")
+    shutil.rmtree(there)
+    expect(page.locator("#tune .runs li").filter(has_text="surf")).to_have_count(0)
+    expect(page.locator("#tune .run")).to_be_hidden()
+
+
+def test_an_example_is_a_text_and_gives_the_result_its_name(watched: Any) -> None:
+    page = watched.open("tune")
+    page.get_by_role("button", name=re.compile("Nursery rhymes")).click()
+    text = page.get_by_label("The text to learn from").input_value()
+    assert text.startswith("Hey diddle diddle,\n") and text.count("<|endoftext|>") == 36
+    sent: list[Any] = []
+    page.on("request", lambda r: sent.append(r.post_data_json) if r.method == "POST" else None)
+    page.get_by_label("Name of the result").fill("a b")
+    page.get_by_role("button", name="Show the plan").click()
+    alert = page.locator("#tune form [role=alert]").first
+    expect(alert).to_contain_text("cannot be a model's name")
+    refused(watched)
+    (body,) = (body for body in sent if "content" in body)
+    assert (body["name"], body["content"], body["model_name"]) == ("rhymes.txt", text, "a b")
 
 
 def test_the_address_of_the_tab_before_leads_to_it(watched: Any) -> None:
@@ -77,12 +148,12 @@ def test_the_address_of_the_tab_before_leads_to_it(watched: Any) -> None:
 def test_no_file_and_an_unusable_one_are_told_next_to_the_form(watched: Any) -> None:
     page = watched.open("tune")
     page.get_by_role("button", name="Show the plan").click()
-    expect(page.locator("#tune form [role=alert]")).to_contain_text("Choose a text file")
+    expect(page.locator("#tune form [role=alert]").first).to_contain_text("Paste a text")
     page.locator("#tune input[type=file]").set_input_files(
         {"name": "a.jsonl", "mimeType": "text/plain", "buffer": b"not json\n"}
     )
     page.get_by_role("button", name="Show the plan").click()
-    failed = page.locator("#tune .card [role=alert]").filter(has_text="a.jsonl")
+    failed = page.locator("#tune .run [role=alert]").filter(has_text="a.jsonl")
     expect(failed).to_be_visible(timeout=120_000)
 
 
@@ -100,6 +171,45 @@ def test_models_are_listed_with_sizes_loaded_and_unloaded(watched: Any) -> None:
     expect(card).to_contain_text("in memory")
     card.get_by_role("button", name="Unload pocket").click()
     expect(card).to_contain_text("not loaded")
+
+
+def test_a_model_is_pulled_with_progress_and_may_be_cancelled(watched: Any, hub: Hub) -> None:
+    page = watched.open("models")
+    name = page.get_by_label("Name on the Hugging Face hub")
+    pull = page.get_by_role("button", name="Pull", exact=True)
+    name.fill("me/typo")
+    pull.click()
+    expect(page.locator("#models [role=alert]")).to_contain_text("no public model me/typo")
+    expect(pull).to_be_enabled()
+    hub.hold.clear()  # the weights do not come
+    name.fill("distilgpt2")
+    expect(page.locator("#models .hint")).to_contain_text("82 million parameters, licence apache")
+    pull.click()
+    said = page.locator("#models .hint .status")
+    expect(said).to_contain_text(re.compile(r"distilgpt2: .+ of \d"))
+    expect(page.locator("#models [role=alert]")).to_be_hidden()
+    page.reload()  # it goes on
+    expect(said).to_contain_text(re.compile(r"distilgpt2: .+ of \d"))
+    page.get_by_role("button", name="Cancel").click()
+    hub.hold.set()
+    expect(said).to_contain_text("cancelled; what has arrived is kept")
+    card = page.locator("#models .model").filter(has_text="distilgpt2")
+    assert card.count() == 0
+    name.fill("distilgpt2")
+    pull.click()
+    expect(said).to_contain_text("distilgpt2 is here")
+    expect(card).to_be_visible()
+    watched.page.locator("#model").select_option("distilgpt2")
+
+
+def test_a_page_that_may_not_pull_says_how_models_come(watched: Any) -> None:
+    watched.page.route(
+        "**/api/models/pull",
+        lambda route: route.fulfill(json={"allowed": False, "known": [], "pull": None}),
+    )
+    page = watched.open("models")
+    expect(page.locator("#models .hint")).to_contain_text("laplm serve --allow-pull")
+    assert page.get_by_label("Name on the Hugging Face hub").count() == 0
 
 
 # --- for everybody ----------------------------------------------------------------------------

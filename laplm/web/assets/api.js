@@ -46,6 +46,9 @@ export const get = async (path, signal) => (await request("GET", path, undefined
 export const post = async (path, body = {}, signal) =>
   (await request("POST", path, body, signal)).json();
 
+/** Change something. @returns {Promise<any>} */
+export const patch = async (path, body) => (await request("PATCH", path, body)).json();
+
 /** Take something away. */
 export const remove = async (path) => {
   await request("DELETE", path);
@@ -79,6 +82,7 @@ export async function* events(method, path, body, signal) {
         }
         if (!data.length) continue; // a comment that keeps the connection alive
         if (data[0] === "[DONE]") return;
+        signal?.throwIfAborted(); // what has come already is not wanted any more either
         const found = JSON.parse(data.join("\n"));
         if (found.error) throw new ApiError(0, found.error.message);
         yield { event, data: found };

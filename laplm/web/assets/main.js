@@ -8,7 +8,7 @@ import { startModels } from "./models.js";
 import { chosenModel, entryOf, onModels, refreshModels, startModelChoice } from "./models-list.js";
 import { offerTab, openAddress, startTabs } from "./tabs.js";
 import { startTheme } from "./theme.js";
-import { startTune } from "./tune.js";
+import { startTune } from "./tune/tune.js";
 import { startWrite } from "./write/write.js";
 
 startTheme(document.getElementById("theme"));
