@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from laplm.look.views.logit_lens import logit_lens
     from laplm.look.views.neuron import neuron
     from laplm.look.views.next_token import next_token
+    from laplm.look.views.one_head import one_head
     from laplm.look.views.patching import patch, patched_generation, patching_tap
     from laplm.look.views.positions import positions, word_order
     from laplm.look.views.stats import model_scale, stats
@@ -500,16 +501,15 @@ VIEWS: tuple[ViewEntry, ...] = (
 
 _FUNCTIONS = {entry.python_name: entry.function.split(".")[0] for entry in VIEWS} | {
     "ablation_tap": "ablation", "architecture": "architecture", "learning": "learning",
-    "patching_tap": "patching", "steering_tap": "steering",
+    "one_head": "one_head", "patching_tap": "patching", "steering_tap": "steering",
 }  # fmt: skip
 
 __all__ = [
     "VIEWS", "ablate", "ablated_generation", "ablation_tap", "architecture", "attention",
     "block", "chat", "circuit", "compare", "embeddings", "generation", "head_kinds", "inside",
     "learning", "logit_attribution", "logit_lens", "model_scale", "nearest_tokens", "neuron",
-    "next_token", "patch", "patched_generation", "patching_tap", "positions", "residual_stream",
-    "stats", "steer",
-    "steering_tap", "tokens", "trace", "why", "word_order",
+    "next_token", "one_head", "patch", "patched_generation", "patching_tap", "positions",
+    "residual_stream", "stats", "steer", "steering_tap", "tokens", "trace", "why", "word_order",
 ]  # fmt: skip
 
 

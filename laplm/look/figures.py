@@ -53,9 +53,11 @@ _RC: Any = {
 }
 _MAX_LABELS = 64  # beyond that they would overlap: every n-th is shown
 _MAX_TEXT = 22
-_FRAME = "#D55E00"
+FRAME = "#D55E00"
 _LETTER = 0.065  # inches that a letter in a cell takes
 _NARROW = 5.5  # inches: magnified letters make no figure narrower
+_LEAST = 10.5  # points of the smallest letters on a slide
+_WIDE = (13.5, 4.0)  # inches of a picture below the words of a slide
 _magnified = 1.0  # how much larger than on a page letters are, beside the rest
 
 
@@ -69,6 +71,11 @@ def magnify(letters: float) -> None:
     if isinstance(letters, bool) or not isinstance(letters, int | float) or not 0.5 <= letters <= 3:
         raise InputError(f"letters are magnified by {letters!r}, but it must be from 0.5 to 3")
     _magnified = float(letters)
+
+
+def _points(size: float) -> float:
+    """The size of small letters: on a slide none is smaller than these."""
+    return size if _magnified <= 1 else max(size, _LEAST)
 
 
 def _new(title: str, width: float, height: float) -> tuple[Figure, Axes]:
@@ -94,12 +101,12 @@ def style() -> Any:
         raise MissingExtraError("A picture", "look") from error
     # A character that no font here has is drawn as an empty box, which says enough.
     warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
-    families = {"font.family": ["DejaVu Sans", *_other_scripts()]}
-    return mpl.rc_context(_RC | families)
+    families = {"font.family": ["DejaVu Sans", *other_scripts()]}
+    return mpl.rc_context(_RC | families | {"font.size": _points(_RC["font.size"])})
 
 
 @functools.cache
-def _other_scripts() -> list[str]:
+def other_scripts() -> list[str]:
     """Fonts of this machine for what DejaVu lacks: Chinese, Japanese, Korean, emoji."""
     from matplotlib.font_manager import get_font_names
 
@@ -167,7 +174,7 @@ def heatmap(
         texts = [[_number(value, numbers) for value in row] for row in values]
     longest = max((len(text) for row in texts or () for text in row), default=0)
     words = texts is not None and not _all_numbers(texts)
-    size = 7.0 if _magnified <= 1 else 8.5  # points, in the cells
+    size = 7.0 if _magnified <= 1 else _LEAST  # points, in the cells
     letter = _LETTER * _magnified * size / 7
     cell = max(0.36, letter * (min(longest, 10) + 1))
     edges = 3.2 + 0.08 * min(_MAX_TEXT, max(map(len, row_labels), default=0))
@@ -188,7 +195,7 @@ def heatmap(
             _subtitle(axes, subtitle)
         for row, column in marked:
             corner = (column - 0.46, row - 0.46)
-            axes.add_patch(Rectangle(corner, 0.92, 0.92, fill=False, color=_FRAME, linewidth=1.6))
+            axes.add_patch(Rectangle(corner, 0.92, 0.92, fill=False, color=FRAME, linewidth=1.6))
         room = int((width - edges) / columns / letter)
         if texts is not None and room >= 3 and (words or longest <= room):
             _write(axes, values, image, texts, room, size)
@@ -241,15 +248,15 @@ def small_multiples(
     rows = math.ceil(len(grids) / columns)
     figure = new_figure(max(6.0, 1.15 * columns + 1), max(3.0, 1.25 * rows + 0.8))
     with style():
-        _title(figure, title)
+        sheet_title(figure, title)
         for i, (grid, name) in enumerate(zip(grids, titles, strict=True)):
             axes = figure.add_subplot(rows, columns, i + 1)
             paint(axes, grid, limit=limit, diverging=diverging)
             axes.set_xticks([])
             axes.set_yticks([])
-            axes.set_title(name, fontsize=8, fontweight="normal", loc="center", pad=2)
+            axes.set_title(name, fontsize=_points(8), fontweight="normal", loc="center", pad=2)
             if row_titles and i % columns == 0:
-                axes.set_ylabel(row_titles[i // columns], fontsize=8)
+                axes.set_ylabel(row_titles[i // columns], fontsize=_points(8))
     return figure
 
 
@@ -298,14 +305,14 @@ def panels(
         finite = np.concatenate([p.values[np.isfinite(p.values)] for p in panels])
         limit = float(np.abs(finite).max()) if finite.size else None
     with style():
-        _title(figure, title, subtitle)
+        sheet_title(figure, title, subtitle)
         every: list[Axes] = []
         image: Any = None
         for i, panel in enumerate(panels):
             axes = figure.add_subplot(down, across, i + 1)
             image = paint(axes, panel.values, diverging=diverging, limit=limit)
             ticks(axes, panel.row_labels, panel.column_labels)
-            axes.set_title(panel.title, fontsize=10, fontweight="normal")
+            axes.set_title(panel.title, fontsize=_points(10), fontweight="normal")
             axes.set_xlabel(panel.x_label)
             axes.set_ylabel(panel.y_label)
             every.append(axes)
@@ -364,7 +371,7 @@ def bars(
             left = signed and value < 0
             axes.annotate(
                 text, (value, place), xytext=(-4 if left else 4, 0), textcoords="offset points",
-                va="center", ha="right" if left else "left", fontsize=9,
+                va="center", ha="right" if left else "left", fontsize=_points(9),
             )  # fmt: skip
         axes.margins(x=0.18)
         if not signed and not log:
@@ -405,20 +412,25 @@ def bar_panels(
 ) -> Figure:
     """Horizontal bars of several series, a panel each; the first one's are outlined in all."""
     many = len(series)
-    figure = new_figure(2.2 + 1.9 * many, max(3.2, 1.9 + 0.3 * len(labels)))
+    large = _magnified > 1
+    size = (2.2 + 1.9 * many, max(3.2, 1.9 + 0.3 * len(labels)))
+    figure = new_figure(*((9.0, 6.8) if large else size))
     with style():
-        _title(figure, title, subtitle)
+        sheet_title(figure, title, subtitle)
         places = np.arange(len(labels))
         every = figure.subplots(1, many, sharey=True, squeeze=False)[0]
         for i, (axes, values) in enumerate(zip(every, series, strict=True)):
             axes.barh(places, values, color=OKABE_ITO[1 if i else 0], height=0.7)
             if i:
                 axes.barh(places, series[0], height=0.7, fill=False, edgecolor="#777777", lw=0.7)
-            note = notes[i].replace(", ", ",\n") if _magnified > 1 else notes[i]
-            axes.set_title(f"{names[i]}\n{note}", fontsize=9, fontweight="normal")
+            name, note = names[i], notes[i]
+            if large:
+                name, note = textwrap.fill(name, 11), note.replace(", ", ",\n")
+            axes.set_title(f"{name}\n{note}", fontsize=_points(9), fontweight="normal")
             axes.set_xlim(0, max(*values, *series[0], 1e-9) * 1.08)
-            axes.locator_params(axis="x", nbins=3)
-            axes.set_xlabel(value_label)
+            axes.locator_params(axis="x", nbins=2 if large else 3)
+            if not (large and i):  # once: there is no room for it in each
+                axes.set_xlabel(value_label)
             axes.tick_params(axis="y", length=0)
         every[0].set_yticks(places, [shorten(label) for label in labels])
         every[0].invert_yaxis()
@@ -459,14 +471,18 @@ def story(
     most = max(len(stages), 2 * len(parts))
     figure = new_figure(13.0, max(4.2, 2.4 + 0.26 * most))
     with style():
-        _title(figure, title, subtitle)
+        sheet_title(figure, title, subtitle)
         first, second, third = figure.subplots(1, 3, width_ratios=(1.0, 1.15, 1.0))
         heights = np.arange(len(stages))
         ahead = [OKABE_ITO[2 if name == token else 5] for name in leading]
         first.barh(heights, rising, color=ahead, height=0.7)
         for height, name in zip(heights, leading, strict=True):
             first.annotate(
-                shorten(name), (1.04, height), va="center", fontsize=8, annotation_clip=False
+                shorten(name),
+                (1.04, height),
+                va="center",
+                fontsize=_points(8),
+                annotation_clip=False,
             )
         first.set_yticks(heights, list(stages))
         first.set_xlim(0, 1)
@@ -485,7 +501,7 @@ def story(
         for place, one, all_ in zip(places, alone, together, strict=True):
             for beside, share in ((-0.2, one), (0.2, all_)):
                 third.annotate(
-                    f"{share:.1%}", (1.04, place + beside), va="center", fontsize=8,
+                    f"{share:.1%}", (1.04, place + beside), va="center", fontsize=_points(8),
                     annotation_clip=False,
                 )  # fmt: skip
         third.set_xlim(0, 1)
@@ -493,7 +509,7 @@ def story(
         third.legend(
             frameon=False,
             loc="upper center",
-            fontsize=8,
+            fontsize=_points(8),
             ncols=2,
             bbox_to_anchor=(0.5, -0.55 / figure.get_figheight()),
         )
@@ -531,7 +547,7 @@ def neuron_panels(
     """
     figure = new_figure(13.0, max(4.4, 2.4 + 0.28 * max(len(places), len(tokens))))
     with style():
-        _title(figure, title, subtitle)
+        sheet_title(figure, title, subtitle)
         every = figure.subplots(1, 3, width_ratios=(1.0, 0.9, 0.9))
         for axes, labels, values, what in zip(
             every, (places, tokens), (activations, logits),
@@ -563,14 +579,14 @@ def _signed_bars(axes: Axes, labels: Sequence[str], values: Sequence[float]) -> 
     for row, value in zip(rows, values, strict=True):
         axes.annotate(
             f"{value:+.2f}", (max(value, 0.0), row), xytext=(4, 0),
-            textcoords="offset points", va="center", fontsize=8,
+            textcoords="offset points", va="center", fontsize=_points(8),
         )  # fmt: skip
     axes.set_yticks(rows, list(labels))
     axes.margins(x=0.2)
 
 
 def _panel_title(axes: Axes, text: str) -> None:
-    axes.set_title(textwrap.fill(text, 46), fontsize=10, fontweight="normal")
+    axes.set_title(textwrap.fill(text, 46), fontsize=_points(10), fontweight="normal")
 
 
 def token_columns(
@@ -585,7 +601,7 @@ def token_columns(
     width = min(16.0, max(6.5, 1.6 + 0.3 * len(labels)))
     figure = new_figure(width, 1.8 + 1.6 * len(series))
     with style():
-        _title(figure, title, subtitle)
+        sheet_title(figure, title, subtitle)
         places = np.arange(len(labels))
         every = figure.subplots(len(series), 1, sharex=True, squeeze=False)[:, 0]
         for i, (axes, (name, values)) in enumerate(zip(every, series.items(), strict=True)):
@@ -705,13 +721,13 @@ def timeline(
     with style():
         for x, point in zip(places, points, strict=True):
             kind = kinds.index(point.kind) % 3
-            colour = _FRAME if point.marked else _COLOURS[kind]
+            colour = FRAME if point.marked else _COLOURS[kind]
             axes.scatter(
                 [x], [point.value], s=150 if point.marked else 40, linewidths=1.4, zorder=3,
                 marker="*" if point.marked else _MARKS[kind],
                 edgecolors=colour, facecolors="none" if point.estimate else colour,
             )  # fmt: skip
-        axes.axhline(level[0], color=_FRAME, linewidth=1.3, linestyle="--", zorder=1)
+        axes.axhline(level[0], color=FRAME, linewidth=1.3, linestyle="--", zorder=1)
         _numbered(axes, "y", log=True)
         axes.set_xlim(years[0], years[-1] + 1)
         heights = [level[0], *(point.value for point in points)]
@@ -777,7 +793,7 @@ def _name_all(
     frame = np.array(axes.bbox.extents)
     height = float(axes.transData.transform((places[0], level[0]))[1])
     line = axes.text(
-        0, 0, level[1], transform=None, fontsize=10, va="bottom", fontweight="bold", color=_FRAME
+        0, 0, level[1], transform=None, fontsize=10, va="bottom", fontweight="bold", color=FRAME
     )
     of_line = _on_line(_dots(line, renderer), height, frame, dots)
     line.set_position((of_line[0], of_line[1]))
@@ -831,7 +847,7 @@ def boxes(labels: Sequence[str], notes: Sequence[str], title: str, *, subtitle: 
         from matplotlib.patches import FancyBboxPatch
 
         tints = ("#cfe5f5", "#fbdcc0")  # Okabe and Ito's blue and vermilion, light
-        families = ["DejaVu Sans Mono", *_other_scripts()]
+        families = ["DejaVu Sans Mono", *other_scripts()]
         for i, (label, note, (x, at, size)) in enumerate(zip(labels, notes, places, strict=True)):
             top = at * line
             box = FancyBboxPatch(
@@ -845,7 +861,8 @@ def boxes(labels: Sequence[str], notes: Sequence[str], title: str, *, subtitle: 
                 family=families,
             )  # fmt: skip
             axes.text(
-                middle, top + line * 0.6, note, ha="center", va="top", fontsize=8, color="#666666",
+                middle, top + line * 0.6, note, ha="center", va="top", fontsize=_points(8),
+                color="#666666",
                 family=families,
             )  # fmt: skip
         axes.set_xlim(0, width)
@@ -862,6 +879,7 @@ def tower(
     branches: Sequence[Sequence[str]],
     title: str,
     *,
+    parallel: bool = False,
     subtitle: str = "",
 ) -> Figure:
     """Stages that follow each other from the top down, and one of them opened beside them.
@@ -872,6 +890,7 @@ def tower(
         branches: what is in it: each branch leaves a line that goes straight through, passes
             through its boxes and is added to the line again.
         title: what the picture shows.
+        parallel: all branches have what comes in, not what those before them have added.
         subtitle: a smaller line under the title.
     """
     line, box = 0.86, 0.5
@@ -901,16 +920,18 @@ def tower(
             draw(0.1, top, 2.5, name, orange if i == opened else blue if i else grey)
             if i + 1 < len(stages):
                 arrow((1.35, top + box), (1.35, top + line))
-                axes.text(1.5, top + (box + line) / 2, after, va="center", fontsize=9, color=ink)
+                axes.text(
+                    1.5, top + (box + line) / 2, after, va="center", fontsize=_points(9), color=ink
+                )
         # What is opened: a frame, the line straight through it, the branches beside.
         through, first, wide = 4.55, 5.1, 2.95
         step = (height - 0.5) / len(branches)
         axes.add_patch(FancyBboxPatch(
             (3.95, -0.1), 4.95, height - 0.16, boxstyle="round,pad=0,rounding_size=0.1",
-            facecolor="#fff6ee", edgecolor=_FRAME, linewidth=1.0, zorder=0,
+            facecolor="#fff6ee", edgecolor=FRAME, linewidth=1.0, zorder=0,
         ))  # fmt: skip
         place = opened * line + box / 2
-        axes.plot([2.62, 3.95], [place, place], ":", color=_FRAME, linewidth=1.4)
+        axes.plot([2.62, 3.95], [place, place], ":", color=FRAME, linewidth=1.4)
         arrow((through, -0.02), (through, height - 0.32))
         for i, parts in enumerate(branches):
             top = 0.12 + i * step
@@ -922,7 +943,12 @@ def tower(
                     middle = first + (wide + 0.55) / 2
                     arrow((middle, y + box), (middle, y + inner))
             start, end = top + 0.1 + box / 2, top + step - 0.32
-            arrow((through, start), (first, start))
+            if parallel and i:
+                aside = through - 0.32
+                axes.plot([through, aside, aside], [0.04, 0.04, start], color=ink, linewidth=1.0)
+                arrow((aside, start), (first, start))
+            else:
+                arrow((through, start), (first, start))
             bottom = top + 0.1 + (len(parts) - 1) * inner + box
             axes.plot([first + 0.4, first + 0.4], [bottom, end], color=ink, linewidth=1.0)
             arrow((first + 0.4, end), (through + 0.14, end))
@@ -953,7 +979,7 @@ def network(drawn: Network, title: str, *, value_label: str, subtitle: str = "")
         from matplotlib.patches import FancyBboxPatch, PathPatch
         from matplotlib.path import Path as Outline
 
-        _title(figure, title, subtitle)
+        sheet_title(figure, title, subtitle)
         axes = figure.add_subplot()
         strongest = max((abs(edge.weight) for edge in drawn.edges), default=1.0) or 1.0
         for edge in sorted(drawn.edges, key=lambda edge: abs(edge.weight)):
@@ -981,17 +1007,23 @@ def network(drawn: Network, title: str, *, value_label: str, subtitle: str = "")
                 facecolor=fills.get(node.kind, "#eceff3"), edgecolor="#555555",
             ))  # fmt: skip
             axes.text(
-                node.x, node.y, node.label, ha="center", va="center_baseline", fontsize=8, zorder=3
+                node.x,
+                node.y,
+                node.label,
+                ha="center",
+                va="center_baseline",
+                fontsize=_points(8),
+                zorder=3,
             )
         axes.set_yticks([y for y, _ in drawn.levels], [label for _, label in drawn.levels])
         for x, word in drawn.columns:
             axes.text(x, 0, shorten(word), ha="center", va="center_baseline", color="#666666",
-                      fontsize=8)  # fmt: skip
+                      fontsize=_points(8))  # fmt: skip
         axes.set_xticks([])
         axes.tick_params(length=0)
         axes.set_xlim(-1.0, right + 0.8)
         axes.set_ylim(-0.5, top + 0.5)
-        axes.set_xlabel(textwrap.fill(f"width of a line: {value_label}", 100), fontsize=9)
+        axes.set_xlabel(textwrap.fill(f"width of a line: {value_label}", 100), fontsize=_points(9))
         for spine in axes.spines.values():
             spine.set_visible(False)
     return figure
@@ -1098,9 +1130,9 @@ def map_and_lines(
         lines_title: what the curves show.
         label: what the axes are.
     """
-    figure = new_figure(12.0, 5.2)
+    figure = new_figure(*((12.0, 5.2) if _magnified <= 1 else _WIDE))
     with style():
-        _title(figure, title)
+        sheet_title(figure, title)
         left, right = figure.subplots(1, 2, width_ratios=(1.0, 1.15))
         image = paint(left, values, diverging=True)
         left.set_aspect("equal")
@@ -1110,18 +1142,24 @@ def map_and_lines(
         left.set_yticks(places, [labels[i] for i in places])
         left.set(xlabel=label, ylabel=label)
         room = int(60 / _magnified)
-        left.set_title(textwrap.fill(map_title, room // 2), fontsize=10, fontweight="normal")
+        left.set_title(
+            textwrap.fill(map_title, room // 2), fontsize=_points(10), fontweight="normal"
+        )
         bar = figure.colorbar(image, ax=left, shrink=0.8, aspect=30)
         bar.outline.set_visible(False)
         for i, (name, y) in enumerate(series.items()):
             right.plot(y, color=OKABE_ITO[i % 8], label=name, linewidth=1.4)
         right.set_xlabel(label)
         right.grid(alpha=0.25)
-        right.legend(
-            frameon=False, loc="upper left", bbox_to_anchor=(0, -0.1 * _magnified**1.5),
-            ncols=int(4 / _magnified**3), fontsize=9,
-        )  # fmt: skip
-        right.set_title(textwrap.fill(lines_title, room + 10), fontsize=10, fontweight="normal")
+        if _magnified > 1:
+            right.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        else:
+            right.legend(
+                frameon=False, loc="upper left", bbox_to_anchor=(0, -0.1), ncols=4, fontsize=9
+            )
+        right.set_title(
+            textwrap.fill(lines_title, room + 10), fontsize=_points(10), fontweight="normal"
+        )
     return figure
 
 
@@ -1143,7 +1181,7 @@ def _in_words(value: float) -> str:
     return f"{value:,.6g}"
 
 
-def _title(figure: Figure, title: str, subtitle: str = "") -> None:
+def sheet_title(figure: Figure, title: str, subtitle: str = "") -> None:
     """A title for a sheet of several matrices, with a line below it that is no title."""
     width = figure.get_size_inches()[0]
     text = _wrapped(title, width)
@@ -1153,7 +1191,7 @@ def _title(figure: Figure, title: str, subtitle: str = "") -> None:
         lines = text.count("\n") + 1
         figure.text(
             0.01, 1 - (0.1 + 0.2 * lines) / figure.get_size_inches()[1], "\n".join(below),
-            fontsize=9, color="#555555", va="top",
+            fontsize=_points(9), color="#555555", va="top",
         )  # fmt: skip
 
 
@@ -1165,7 +1203,8 @@ def _subtitle(axes: Axes, text: str) -> None:
     axes.set_title(title + "\n" * len(lines), loc="left")
     line = axes.annotate(
         "\n".join(lines), (0, 1), xycoords="axes fraction", linespacing=1.3,
-        xytext=(0, 6), textcoords="offset points", fontsize=9, color="#555555", va="bottom",
+        xytext=(0, 6), textcoords="offset points", fontsize=_points(9), color="#555555",
+        va="bottom",
     )  # fmt: skip
     line.set_in_layout(False)  # else a long line would squeeze the picture
 
@@ -1174,6 +1213,16 @@ def _lines(text: str, width: float) -> list[str]:
     """At most three lines that fit so many inches; of a longer text the end, where it goes on."""
     lines = textwrap.wrap(text, max(20, int(width * 12)), break_on_hyphens=False)
     return lines if len(lines) <= 3 else [f"…{lines[-3][1:]}", *lines[-2:]]
+
+
+def write_numbers(axes: Axes, values: Array, image: Any, digits: int) -> None:
+    """The values of a painted matrix in its cells, where they are finite."""
+    write_texts(axes, values, image, [[_number(v, digits) for v in row] for row in values])
+
+
+def write_texts(axes: Axes, values: Array, image: Any, texts: Sequence[Sequence[str]]) -> None:
+    """Texts in the cells of a painted matrix, black or white by what is behind them."""
+    _write(axes, values, image, texts, 14, _LEAST)
 
 
 def _number(value: float, digits: int) -> str:
@@ -1227,7 +1276,7 @@ def _place_names(
         for dx, dy in spots:
             dx = -dx if i in lefts else dx
             text = axes.annotate(
-                label, point, xytext=(dx, dy), textcoords="offset points", fontsize=9,
+                label, point, xytext=(dx, dy), textcoords="offset points", fontsize=_points(9),
                 ha={1: "left", 0: "center", -1: "right"}[int(np.sign(dx))],
                 va={1: "bottom", 0: "center", -1: "top"}[int(np.sign(dy))],
             )  # fmt: skip

@@ -10,11 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from any_view import TEMPLATE, TEXT, check_sentence, make_view
-from conftest import make_tokenizer_json
+from any_view import TEXT, check_sentence, make_view
 from peft import LoraConfig, get_peft_model
-from tokenizers import Tokenizer
-from transformers import AutoConfig, AutoModelForCausalLM
+from tiny_families import FAMILIES, make_family
 
 from laplm import look
 from laplm.look import VIEWS, passes
@@ -28,46 +26,15 @@ from laplm.model.families.ops import softmax
 from laplm.model.weights import Tap
 from laplm.run.language_model import LanguageModel
 
-SIZES: dict[str, Any] = {
-    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "max_position_embeddings": 64,
-}  # fmt: skip
-FAMILIES: dict[str, dict[str, Any]] = {
-    "gpt2": {"n_inner": 48},
-    "llama": {"num_key_value_heads": 2},
-    "mistral": {"num_key_value_heads": 2, "sliding_window": 4},
-    "qwen2": {"num_key_value_heads": 2},
-    "qwen3": {"num_key_value_heads": 2, "head_dim": 16},
-    "gemma3_text": {"num_key_value_heads": 1, "head_dim": 16, "sliding_window": 4,
-                    "layer_types": ["sliding_attention", "full_attention"]},
-    "gpt_neox": {"rotary_pct": 0.5},
-    "smollm3": {"num_key_value_heads": 2, "no_rope_layers": [1, 0]},
-    "phi3": {"num_key_value_heads": 2},
-}  # fmt: skip
 OTHER = "The capital is Spain is"
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     path = tmp_path_factory.mktemp("models") / request.param
-    path.mkdir()
-    make_tokenizer_json(path)
-    (path / "chat_template.jinja").write_text(TEMPLATE)
-    n = Tokenizer.from_file(str(path / "tokenizer.json")).get_vocab_size()
-    torch.manual_seed(0)
-    values = (
-        SIZES
-        | FAMILIES[request.param]
-        | {"vocab_size": n, "eos_token_id": n - 1, "pad_token_id": n - 1, "bos_token_id": n - 1}
-    )
-    config = AutoConfig.for_model(request.param, **values, attn_implementation="eager")
-    hf = AutoModelForCausalLM.from_config(config)
-    with torch.no_grad():
-        for parameter in hf.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.2)
-    hf.save_pretrained(path)
+    hf = make_family(request.param, path)
     found = LanguageModel(str(path), "fp32")
-    found.hf = hf.eval()  # type: ignore[attr-defined]
+    found.hf = hf  # type: ignore[attr-defined]
     return found
 
 

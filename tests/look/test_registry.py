@@ -77,7 +77,7 @@ def test_names_are_unique_and_options_belong_to_a_command() -> None:
 
 
 def test_every_view_is_a_name_of_the_package() -> None:
-    views = {entry.python_name for entry in VIEWS} | {"architecture", "learning"}
+    views = {entry.python_name for entry in VIEWS} | {"architecture", "learning", "one_head"}
     taps = {"ablation_tap", "patching_tap", "steering_tap"}
     assert set(look.__all__) == views | taps | {"VIEWS"}
     for name in views | taps:

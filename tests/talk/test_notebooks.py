@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import json
 import os
@@ -16,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_families import FAMILIES, make_family
 
 from laplm.errors import InputError
+from laplm.look import figures
 from laplm.talk import notebooks, slides
 
 pytestmark = [
@@ -84,11 +87,15 @@ def test_what_they_print_is_right(deck) -> None:
     seeds = re.findall(r"^seed (\d): (.*)$", texts["2_load.ipynb"], re.MULTILINE)
     assert [seed for seed, _ in seeds] == ["1", "1", "2"]
     assert seeds[0] == seeds[1] and seeds[1][1] != seeds[2][1]
-    shapes = dict(re.findall(r"^(\w+) +(\(.*?\)) ", texts["3_core_concepts.ipynb"], re.MULTILINE))
+    concepts = texts["3_core_concepts.ipynb"]
+    shapes = dict(re.findall(r"^\d +(\w+) +(\(1, .*?\)) ", concepts, re.MULTILINE))
     assert shapes == {
-        "embed": "(5, 256)", "resid_pre": "(5, 256)", "pattern": "(8, 5, 5)",
-        "mlp_post": "(5, 1024)", "resid_post": "(5, 256)", "logits": "(5, 5120)",
+        "embed": "(1, 5, 256)", "resid_pre": "(1, 5, 256)", "pattern": "(1, 8, 5, 5)",
+        "mlp_post": "(1, 5, 1024)", "resid_post": "(1, 5, 256)", "logits": "(1, 5, 5120)",
     }  # fmt: skip
+    agree = re.findall(r"^\d +(running|training).* (yes, every bit|no)$", concepts, re.MULTILINE)
+    assert agree == [("running", "yes, every bit")] * 2 + [("training", "no")] * 3
+    assert re.search(r"largest logit: [\d.]+, of ·Madrid$", concepts, re.MULTILINE)
     samples = re.findall(r"^ ?(\d+) \w.*$", texts["4_running.ipynb"], re.MULTILINE)
     assert [str(i) for i in range(1, 11)] == samples[:10]
     assert "Zib the robot" in texts["5_fine_tuning.ipynb"]
@@ -138,6 +145,56 @@ def test_the_model_of_laplm_model_is_the_one_that_is_talked_about(
     text = printed(slides.run(NOTEBOOKS[number - 1], str(tiny_model_dir)))
     assert "6,180,864" not in text
     assert str(tiny_model_dir) in text or re.search(r"parameters\s+18\d,\d{3}", text)
+
+
+def run_cells(number: int, model: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A notebook's cells in this process, their checks too; gives its words. No figure is drawn."""
+    monkeypatch.setenv("LAPLM_MODEL", str(model))
+    monkeypatch.setattr(figures, "_magnified", 1.0)  # which the notebook changes
+    names: dict[str, Any] = {"display": lambda *_: None}
+    said = []
+    for cell in json.loads(NOTEBOOKS[number - 1].read_text(encoding="utf-8"))["cells"]:
+        if cell["cell_type"] != "code":
+            continue
+        tree = ast.parse("".join(line for line in cell["source"] if not line.startswith("%")))
+        last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+        exec(compile(tree, cell["id"], "exec"), names)
+        if isinstance(last, ast.Expr):
+            value = eval(compile(ast.Expression(last.value), cell["id"], "eval"), names)
+            if "words" in cell["metadata"].get("tags", ()):
+                said.append(value.data)
+    return "\n".join(said)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_core_concepts_are_right_of_a_model_of_any_family(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_family(family, tmp_path / family, max_position_embeddings=128)
+    said = run_cells(3, tmp_path / family, monkeypatch)
+    rotary = family != "gpt2"
+    assert ("Rotary positions" in said) == rotary
+    assert ("RMS norm" in said) == (family not in ("gpt2", "gpt_neox"))
+    assert ("share** one key head" in said) == (family not in ("gpt2", "gpt_neox"))
+    assert ("**normalised** first" in said) == (family in ("qwen3", "gemma3_text"))
+    assert ("sliding window" in said) == (family in ("mistral", "gemma3_text"))
+    assert ("The same machine" in said) != rotary
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_slides_of_a_model_that_people_have_say_what_differs(
+    smollm2: Path, tmp_path: Path
+) -> None:
+    found = {}
+    for path in NOTEBOOKS:
+        notebook = slides.run(path, str(smollm2))
+        found[path.stem] = slides.slides_of(notebook, path.name)
+    titles = {slide.title for part in found.values() for slide in part}
+    assert {"Rotary positions", "RMS norm", "SiLU: the bend", "GPT-2 beside it"} <= titles
+    tuned = next(s for s in found["5_fine_tuning"] if s.title == "Something it does not know")
+    assert "built-in model" in "".join(tuned.words)
 
 
 def test_a_copy_that_was_changed_is_kept(tmp_path: Path) -> None:

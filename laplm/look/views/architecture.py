@@ -78,12 +78,13 @@ class Architecture(View):
         """The stages as a tower, one block opened beside it."""
         config = self.config
         norm = "RMS" if config.norm == "rms" else "layer"
+        after = [f"{norm} norm"] if config.post_norms else []
         wide = f"T × {config.n_embd:,}"
         return figures.tower(
             [
                 ("text", ""),
                 ("tokenizer", "T tokens"),
-                ("embedding" if self.config.positions == "rope" else "embedding + position", wide),
+                ("token embedding" if config.positions == "rope" else "token + position", wide),
                 (f"{config.n_layer} blocks", wide),
                 ("final norm", wide),
                 ("output layer", f"T × {config.vocab_size:,} logits"),
@@ -91,10 +92,11 @@ class Architecture(View):
             ],
             3,
             [
-                [f"{norm} norm", f"attention, {config.n_head} heads"],
-                [f"{norm} norm", f"feed-forward, {config.n_inner:,} wide"],
+                [f"{norm} norm", f"attention, {config.n_head} heads", *after],
+                [f"{norm} norm", f"feed-forward, {config.n_inner:,} wide", *after],
             ],
             f"{self.model}: the plan of the machine",
+            parallel=config.parallel_residual,
             subtitle="left: from text to the next token; right: what is in each block",
         )
 

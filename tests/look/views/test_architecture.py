@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+from tiny_families import make_family
+
 from laplm.look.views.architecture import architecture
 from laplm.run.language_model import LanguageModel, load
 
@@ -23,6 +26,20 @@ def test_the_shapes_are_those_of_a_pass(pocket: LanguageModel) -> None:
         ("token embedding", "embed"), ("final norm", "ln_final"), ("output layer", "logits"),
     ):  # fmt: skip
         assert by_name[name] == f"T × {run[activation].shape[-1]:,}"
+
+
+@pytest.mark.parametrize(("family", "norms"), [("gpt_neox", 2), ("gemma3_text", 4)])
+def test_the_picture_has_the_norms_and_the_branches_of_the_family(
+    family: str, norms: int, tmp_path: Path
+) -> None:
+    make_family(family, tmp_path / family)
+    view = architecture(load(str(tmp_path / family), "fp32"))
+    (axes,) = view.plot().axes
+    shown = [text.get_text() for text in axes.texts]
+    assert sum(text.endswith(" norm") and text != "final norm" for text in shown) == norms
+    # Beside the line that goes through there is one for the second branch, if both leave at once.
+    angular = [line for line in axes.lines if len(line.get_xdata()) == 3]
+    assert len(angular) == view.config.parallel_residual
 
 
 def test_the_picture_names_the_sizes_of_the_model(pocket: LanguageModel) -> None:
