@@ -202,6 +202,8 @@ class Tunings:
                 run.publish("state", run.entry())
         except (OSError, ValueError, KeyError, TypeError):
             return False
+        if "directory" in run.record and run.state in _FINAL and not run.model_directory.is_dir():
+            return False  # the person who chose it has deleted it
         self._runs[run.id] = run
         if run.state in BUSY and not tuned.is_held(path):
             self._take_over(run)
@@ -698,14 +700,17 @@ def _add_results(api: APIRouter, registry: ModelRegistry, tunings: Tunings) -> N
     @api.get(
         "/{id}/report",
         response_class=Response,
-        responses=response_content("text/html") | error_responses(404),
+        responses=response_content("text/html") | error_responses(400, 404),
     )
-    async def report(id: str) -> Response:
-        """What the tuning changed, as a page."""
+    async def report(id: str, theme: Literal["light", "dark"] | None = None) -> Response:
+        """What the tuning changed, as a page: light, dark, or as the system is."""
         path = tunings.get(id).model_directory / "report.html"
         try:
             content = await asyncio.to_thread(path.read_bytes)
         except OSError:
             raise ApiError(404, "this run has no report yet; it is written at its end") from None
+        if theme is not None:
+            scheme = f'<html style="color-scheme: {theme}"'.encode()
+            content = content.replace(b"<html", scheme, 1)
         headers = {"Content-Security-Policy": _REPORT_POLICY}
         return Response(content, media_type="text/html", headers=headers)

@@ -51,6 +51,10 @@ Prompt = tuple[str, ...]
 _STYLE = """
 :root { --train: #0072b2; --heldout: #c04d00; }
 @media (prefers-color-scheme: dark) { :root { --train: #56b4e9; --heldout: #e69f00; } }
+/* Where the page that this one is shown in is light or dark against the system. */
+@supports (color: light-dark(black, white)) {
+  :root { --train: light-dark(#0072b2, #56b4e9); --heldout: light-dark(#c04d00, #e69f00); }
+}
 .losses { display: block; max-width: 46rem; font-size: 12px; }
 .losses text { fill: currentColor; }
 .losses line { stroke: currentColor; opacity: 0.2; }

@@ -102,6 +102,10 @@ def _plan_train_watch_and_use(client: TestClient, other: str) -> None:
     assert entry["result"]["loss_after"] < entry["result"]["loss_before"]
     report = client.get(f"/api/tune/{id_}/report")
     assert report.headers["content-type"].startswith("text/html")
+    assert 'color-scheme: dark"' not in report.text
+    dark = client.get(f"/api/tune/{id_}/report?theme=dark").text
+    assert dark.replace(' style="color-scheme: dark"', "", 1) == report.text
+    assert client.get(f"/api/tune/{id_}/report?theme=<b>").status_code == 400
     assert "script-src" not in report.headers["content-security-policy"]
     assert "default-src 'none'" in report.headers["content-security-policy"]
     names = {m["name"]: m for m in client.get("/api/models").json()["models"]}

@@ -169,6 +169,10 @@ def test_of_a_directory_that_a_person_chose_only_the_entry_is_taken_away(tmp_pat
     tunings = Tunings(tmp_path / "runs")
     asyncio.run(tunings.delete(tunings.get("1")))
     assert tunings.entries() == [] and mine.is_dir()
+    keep(tmp_path / "runs", "2", state="done", directory=str(mine))
+    assert [entry["id"] for entry in tunings.entries()] == ["2"]
+    mine.rmdir()
+    assert tunings.entries() == [], "there is nothing any more"
 
 
 def test_who_watches_is_told_of_everything_until_the_end(tmp_path: Path) -> None:

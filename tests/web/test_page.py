@@ -57,7 +57,11 @@ def test_a_tuning_is_planned_watched_compared_named_and_exported(
         expect(text).to_contain_text("Once upon a time", timeout=60_000)
     assert texts.first.inner_text() != texts.last.inner_text()
     expect(page.locator("#tune iframe.report")).to_be_visible()
-    assert page.locator("#tune iframe.report").get_attribute("sandbox") == ""
+    report = page.locator("#tune iframe.report")
+    assert report.get_attribute("sandbox") == ""
+    for theme in ("dark", "light"):  # as the page is, whatever the system is
+        page.locator("#theme").click()
+        expect(report).to_have_attribute("src", re.compile(rf"/report\?theme={theme}$"))
     # With the run that a command has made meanwhile on one chart, until one takes it off.
     compared = page.locator("#tune .runs + div .chart path.curve")
     expect(compared).to_have_count(2)

@@ -16,17 +16,21 @@ const ticks = (low, high, count) => {
   return out;
 };
 
-// A picture is scaled to its place, and its letters with it: on a phone it is drawn smaller, so
-// that they stay as large as they are.
+// A picture is scaled to its place, and its letters with it: on a phone, and in a narrow column, it
+// is drawn smaller, so that they stay as large as they are.
 const narrow = () => innerWidth < 600;
+const WIDE = 640;
 
 /**
  * Curves over steps.
- * @param {{title: string, series: {name: string, points: [number, number][], dots?: boolean}[]}} of
+ * @param {{title: string, xLabel: string, room?: number,
+ *   series: {name: string, points: [number, number][], dots?: boolean}[]}} of what they say; how
+ *   many pixels there are across
  * @returns {SVGElement}
  */
-export function curves({ title, xLabel, series }) {
-  const [width, height, left, right, top, bottom] = [narrow() ? 340 : 640, 260, 48, 12, 12, 36];
+export function curves({ title, xLabel, series, room }) {
+  const across = narrow() ? 340 : Math.min(WIDE, room || WIDE);
+  const [width, height, left, right, top, bottom] = [across, 260, 48, 12, 12, 36];
   const points = series.flatMap((each) => each.points);
   const picture = svg("svg", {
     viewBox: `0 0 ${width} ${height}`,

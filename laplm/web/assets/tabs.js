@@ -9,6 +9,8 @@ const there = () => tabs.filter((tab) => !tab.hidden);
 const named = (name) => there().find((tab) => tab.getAttribute("aria-controls") === name);
 
 function select(tab, focus) {
+  // Another tab is read from its top.
+  if (tab.getAttribute("aria-selected") !== "true") scrollTo(0, 0);
   for (const each of tabs) {
     const chosen = each === tab;
     each.setAttribute("aria-selected", String(chosen));
@@ -26,7 +28,6 @@ export function showTab(name) {
   const tab = named(name);
   if (!tab) return;
   select(tab, false);
-  scrollTo(0, 0);
 }
 
 /**

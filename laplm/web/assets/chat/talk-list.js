@@ -26,7 +26,7 @@ export function makeTalkList(act) {
   const wide = matchMedia("(min-width: 64em)").matches;
   const exports = h(
     "div",
-    { class: "row" },
+    { class: "row exports" },
     h("span", { class: "note", text: "Export:" }),
     h("button", {
       type: "button",

@@ -12,6 +12,9 @@ const continued = async (model, prompt, seed) => {
   return prompt + answer.choices[0].text;
 };
 
+/** The report as light or dark as the page is. */
+const themed = (path) => `${path}?theme=${document.documentElement.dataset.theme}`;
+
 /** A form for prompt and seed, and two texts. */
 function comparison(entry) {
   const id = freshId();
@@ -75,12 +78,17 @@ export async function drawAfter(root, entry) {
   } catch {
     return; // a run without a report is compared all the same
   }
-  root.append(
-    h(
-      "details",
-      { open: innerWidth > PHONE },
-      h("summary", { text: "The report" }),
-      h("iframe", { class: "report", src: path, title: `Report of ${entry().name}`, sandbox: "" }),
-    ),
-  );
+  const frame = h("iframe", {
+    class: "report",
+    src: themed(path),
+    title: `Report of ${entry().name}`,
+    sandbox: "",
+  });
+  const follow = () => {
+    if (frame.isConnected) frame.src = themed(path);
+    else document.removeEventListener("themechange", follow);
+  };
+  document.addEventListener("themechange", follow);
+  const open = innerWidth > PHONE;
+  root.append(h("details", { open }, h("summary", { text: "The report" }), frame));
 }

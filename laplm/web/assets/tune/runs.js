@@ -8,13 +8,14 @@ import { atRest, titleOf, wordsOf } from "./states.js";
 
 const COLOURS = 5; // curves that are told apart on one chart
 
-/** The chart of the runs that are compared; nothing for fewer than two. */
-function chart(runs) {
+/** The chart of the runs that are compared, so wide; nothing for fewer than two. */
+function chart(runs, room) {
   if (runs.length < 2) return [];
   return [
     curves({
       title: `Held-out loss of ${runs.map(titleOf).join(", ")}`,
       xLabel: "steps",
+      room,
       series: runs.map((entry) => ({
         name: titleOf(entry),
         points: entry.heldout_losses,
@@ -38,6 +39,11 @@ export class RunsList {
     this.left = new Set(); // ids that are not compared
     this.list = h("ul", { class: "runs" });
     this.chart = h("div");
+    // The column is narrower when a run is shown beside it.
+    new ResizeObserver(() => {
+      if (this.chart.clientWidth !== this.across) this.#drawChart();
+    }).observe(this.chart);
+    this.compared = [];
     this.element = h(
       "div",
       { class: "card list", hidden: true },
@@ -74,7 +80,13 @@ export class RunsList {
         this.all.map((entry) => this.#row(entry, compared.indexOf(entry), curved)),
       ),
     );
-    replace(this.chart, chart(compared));
+    this.compared = compared;
+    this.#drawChart();
+  }
+
+  #drawChart() {
+    this.across = this.chart.clientWidth;
+    replace(this.chart, chart(this.compared, this.across));
   }
 
   #row(entry, place, curved) {
