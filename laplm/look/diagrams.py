@@ -86,7 +86,8 @@ def equation(
                     textcoords="offset points", ha="center", va="center", fontsize=20,
                     annotation_clip=False,
                 )  # fmt: skip
-        figure.get_layout_engine().set(wspace=0.09)  # type: ignore[union-attr]
+        layout: Any = figure.get_layout_engine()
+        layout.set(wspace=0.09)
     return figure
 
 
@@ -129,7 +130,7 @@ def word_grid(
         axes.set_xlabel(x_label)
         bar = figure.colorbar(image, ax=axes, aspect=20, ticks=[0, 0.5, 1])
         bar.set_label("probability")
-        bar.outline.set_visible(False)  # type: ignore[operator]
+        bar.outline.set_visible(False)
     return figure
 
 

@@ -145,3 +145,30 @@ def test_smollm2_in_its_own_four_bits_is_as_good_as_in_fp32_within_three_per_cen
     assert np.abs(np.diff(losses)).max() < 0.03  # of so few tokens; 0.002 of 3,000
     same = lm.gpt.forward(lm.tokenizer.encode("The capital of Spain is"), last_only=True)
     assert lm.tokenizer.decode([int(same[0].argmax())]) == " Madrid"
+
+
+PROMPTS = (
+    "The capital of Spain is", "Once upon a time", "Water boils at", "def fibonacci(n):",
+    "The three primary colours are", "In 1969", "Dear Sir or Madam,", "My favourite food is",
+    "To be or not to be", "The quick brown fox", "A triangle has", "Photosynthesis is",
+    "Q: What is 7 times 8?\nA:", "Paris, London and", "The best way to learn", "Roses are red,",
+    "SELECT name FROM", "Es war einmal", "1, 2, 3, 4,",
+    "<|im_start|>user\nWho are you?<|im_end|>\n",
+)  # fmt: skip
+
+
+@pytest.mark.slow
+def test_smollm2_writes_greedily_what_transformers_writes(smollm2: Path) -> None:
+    lm = LanguageModel(smollm2, "fp32")
+    theirs = AutoModelForCausalLM.from_pretrained(
+        smollm2.parent, gguf_file=smollm2.name, dtype=torch.float32
+    )
+    for prompt in PROMPTS:
+        ids = lm.tokenizer.encode(prompt)
+        with torch.no_grad():
+            want = theirs.generate(
+                torch.tensor([ids]), max_new_tokens=40, do_sample=False, eos_token_id=None,
+                pad_token_id=0,
+            )[0].tolist()  # fmt: skip
+        stream = lm.stream(prompt, 40, temperature=0, ignore_eos=True)
+        assert [*ids, *(step.token_id for step in stream)] == want, prompt
