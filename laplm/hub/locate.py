@@ -112,6 +112,8 @@ def locate(name_or_path: str) -> Path:
         if path.is_file():
             if _is_gguf(path):
                 return path
+            if (result := _tuned(name_or_path)) is not None:  # of the text of the same name
+                return result
             raise ModelNotFoundError(
                 f"{name_or_path} is a file and no GGUF; give the directory that holds the model's "
                 "files"

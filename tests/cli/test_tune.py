@@ -122,7 +122,7 @@ def test_ctrl_c_keeps_everything_and_says_how_to_go_on(
     laplm_, text: Path, tmp_path: Path, tiny_model_dir: Path
 ) -> None:
     out = tmp_path / "out"
-    words = ["--max-steps", "300", "--window", "32", "--batch-size", "1", "--threads", "1"]
+    words = ["--max-steps", "150", "--window", "32", "--batch-size", "1", "--threads", "1"]
     runs = Path(os.environ["LAPLM_HOME"]) / "runs"
     process = subprocess.Popen(
         [sys.executable, "-m", "laplm", "tune", text, "--out", out, "-m", tiny_model_dir, *words],
@@ -135,7 +135,7 @@ def test_ctrl_c_keeps_everything_and_says_how_to_go_on(
     # A server sees it as it is, and can stop it; it has no name, for nobody gave it one.
     (run,) = (r for r in Tunings(runs).entries() if r["directory"] == str(out))
     assert (run["state"], run["elsewhere"], run["model_name"]) == ("running", True, None)
-    assert run["settings"] == {"max_steps": 300, "batch_size": 1, "positions": 32}
+    assert run["settings"] == {"max_steps": 150, "batch_size": 1, "positions": 32}
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130

@@ -92,6 +92,9 @@ def test_a_model_is_found_by_its_name_in_any_case(runs: Path, tiny_model_dir: Pa
     Path("tales").mkdir()
     assert locate.locate("tales") == tiny_model_dir
     Path("tales").rmdir()
+    Path("tales").write_text("the text that it was tuned on")
+    assert locate.locate("tales") == tiny_model_dir
+    Path("tales").unlink()
     Path("tales").symlink_to(tiny_model_dir)
     assert locate.locate("tales") == Path("tales")
     assert [model.name for model in locate.installed()] == ["pocket", "Tales"]

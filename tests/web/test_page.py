@@ -267,6 +267,9 @@ def shown(watched: Watched, tab: str) -> Any:
     if tab == "write":
         write(page)
         page.locator("#write .token").nth(1).click()
+    if tab == "tune":
+        page.get_by_role("button", name="Show the run waves", exact=True).click()
+        expect(page.locator("#tune .run .chart")).to_be_visible()
     if tab == "look":
         look(page)
         page.get_by_role("switch").first.click()
@@ -275,6 +278,7 @@ def shown(watched: Watched, tab: str) -> Any:
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.usefixtures("run_elsewhere")
 @pytest.mark.parametrize("tab", TABS)
 def test_no_serious_barrier_is_found_by_axe(watched: Any, tab: str, theme: str) -> None:
     from axe_playwright_python.sync_playwright import Axe
@@ -290,6 +294,7 @@ def test_no_serious_barrier_is_found_by_axe(watched: Any, tab: str, theme: str) 
     assert serious == []
 
 
+@pytest.mark.usefixtures("run_elsewhere")
 @pytest.mark.parametrize("tab", TABS)
 def test_nothing_is_wider_than_the_screen_nor_higher_than_five_of_a_phone(
     watched: Any, tab: str
