@@ -71,7 +71,12 @@ def equation(
                 if i in shares
                 else figures.paint(axes, term.values, diverging=True, limit=own)
             )
-            figures.write_numbers(axes, term.values, image, digits)
+            # As many digits as fit a cell.
+            texts = [
+                [f"{x:.{digits if abs(x) < 10 else max(0, digits - 1)}f}" for x in row]
+                for row in term.values
+            ]
+            figures.write_texts(axes, term.values, image, texts)
             names = term.column_labels if columns else []
             axes.set_xticks(range(len(names)), list(map(figures.shorten, names)))
             axes.set_yticks(

@@ -18,10 +18,10 @@ GPT2 = NAMED_SIZES["gpt2"]
 
 _FORMULAS = {
     "GELU": r"\mathrm{GELU}(x) = x \cdot \Phi(x)",
-    "SiLU": r"\mathrm{SiLU}(x) = x \cdot \sigma(x) = \frac{x}{1 + e^{-x}}",
+    "SiLU": r"\mathrm{SiLU}(x) = \frac{x}{1 + e^{-x}}",
     "ReLU": r"\mathrm{ReLU}(x) = \max(0, x)",
     "ReLU²": r"\mathrm{ReLU}(x)^2 = \max(0, x)^2",
-    "quick GELU": r"x \cdot \sigma(1.702\, x) = \frac{x}{1 + e^{-1.702\, x}}",
+    "quick GELU": r"y = \frac{x}{1 + e^{-1.702\, x}}",
 }
 _GATED = {"SiLU": "SwiGLU", "GELU": "GeGLU", "ReLU": "ReGLU"}
 """Gated feed-forwards by their activation: Shazeer 2020, "GLU Variants Improve Transformer"."""
@@ -81,8 +81,6 @@ def hidden(config: ModelConfig, n_tokens: int) -> str:
 
 **(batch, sequence, hidden)** = (1, {n_tokens}, {config.n_embd:,}): one text, {n_tokens} tokens,
 {config.n_embd:,} numbers for each. A text may have up to {config.n_ctx:,} tokens.
-
-A laptop mostly runs **one** text at a time. A server puts many into one batch.
 """
 
 
@@ -417,24 +415,44 @@ def two_columns(config: ModelConfig) -> dict[str, tuple[str, str]]:
     return {what: (theirs[what], ours[what]) for what in shown}
 
 
+# What differs, by the fact that tells it; whatever is not here is only another size.
 _SAID = {
-    "parameters": "size", "blocks": "size", "heads": "size", "embedding size": "size",
-    "context": "size", "vocabulary": "size", "key heads": "grouped heads", "norm": "the norm",
+    "key heads": "grouped heads", "feed-forward": "the feed-forward", "norm": "the norm",
     "norms on q and k": "norms on queries and keys", "positions": "positions",
     "window": "a sliding window", "sublayers": "parallel sublayers", "biases": "fewer biases",
-    "output matrix": "the output matrix", "feed-forward": "the feed-forward",
+    "output matrix": "the output matrix",
 }  # fmt: skip
+
+
+def _how(name: str, config: ModelConfig) -> str:
+    """What is so about something that is not as in GPT-2, in a few words."""
+    if name == "the feed-forward":
+        return f"{feed_forward_name(config)}, not {feed_forward_name(GPT2)}"
+    if name == "the norm":
+        after = "after each part too"
+        if config.norm == "layer":
+            return after
+        return "no mean and no shift" + f", and {after}" * config.post_norms
+    return {
+        "grouped heads": "several share one set of keys, so that less must be kept",
+        "norms on queries and keys": "they keep the scores in bounds",
+        "positions": "turned, not added",
+        "a sliding window": "layers that look back only so far",
+        "parallel sublayers": "both read what comes in",
+        "fewer biases": "matrices that only multiply",
+        "the output matrix": "not the embedding again",
+    }[name]
 
 
 def differing(config: ModelConfig) -> list[str]:
     """The kinds of things in which a model is another machine than GPT-2, not only another size."""
     ours, theirs = facts(config), facts(GPT2)
-    found = [_SAID[what] for what in ours if ours[what] != theirs[what]]
+    found = [_SAID[what] for what in _SAID if ours[what] != theirs[what]]
     if feed_forward_name(config) == feed_forward_name(GPT2):
         found = [name for name in found if name != "the feed-forward"]  # it is only wider
     if key_heads(config) == 1:
         found = [name for name in found if name != "grouped heads"]
-    return [name for name in dict.fromkeys(found) if name != "size"]
+    return found
 
 
 def beside(config: ModelConfig) -> str:
@@ -448,11 +466,8 @@ def beside(config: ModelConfig) -> str:
         if config.n_parameters == GPT2.n_parameters:
             said = "**The same machine**, in the same size: every part that you have seen is in it."
     else:
-        listed = ", ".join(found[:-1]) + (" and " if len(found) > 1 else "") + found[-1]
-        said = (
-            f"The same plan, and newer parts. What is **not** as in GPT-2: {listed}. "
-            "Each is a small change to it."
-        )
+        listed = "\n".join(f"- **{name}**: {_how(name, config)}" for name in found)
+        said = f"The same plan. What is **not** as in GPT-2:\n\n{listed}"
     return f"""## GPT-2 beside it
 
 {said}

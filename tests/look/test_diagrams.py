@@ -114,6 +114,15 @@ def test_an_equation_has_its_numbers_and_signs() -> None:
     assert {f"{value:.2f}" for value in (A + B).ravel()} <= texts
 
 
+def test_large_numbers_of_an_equation_have_fewer_digits_and_cover_no_others() -> None:
+    figure = diagrams.equation([panel("a", -40 + A), panel("b", B)], ["+"], "t", height=3.6)
+    assert {f"{x:.1f}" for x in (-40 + A).ravel()} <= shown(figure)
+    texts = [t for t in figure.axes[0].texts if t.get_text().startswith("-4")]
+    figure.draw_without_rendering()
+    boxes = [t.get_window_extent() for t in texts]
+    assert boxes and not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
 def test_terms_of_an_equation_have_one_scale_but_for_those_that_are_named() -> None:
     terms = [panel("small", A), panel("large", 100 * B), panel("shares", pattern())]
 

@@ -130,8 +130,9 @@ def test_tuning_teaches_the_model_what_it_did_not_know(deck) -> None:
         if "numbers trained" in output.get("data", {}).get("text/html", "")
     )
     cells = re.findall(r"<td>(.*?)</td>", table)
-    before, full, lora = (cells[i : i + 4] for i in range(0, len(cells), 4))
-    assert (before[0], *before[2:]) == ("before", "", "")
+    before, full, lora = (cells[i : i + 5] for i in range(0, len(cells), 5))
+    assert (before[0], *before[2:]) == ("before", "", "", "")
+    assert full[3] == lora[3] == "30"
     assert (full[0], full[2]) == ("full", "6,180,864")
     assert (lora[0], lora[2]) == ("lora", "196,608")
     assert float(before[1]) > 50

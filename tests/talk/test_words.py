@@ -119,6 +119,8 @@ def test_facts_are_the_same_things_of_every_model() -> None:
         assert words.facts(config).keys() == words.facts(words.GPT2).keys()
         assert all(words.facts(config).values())
         assert heading(words.beside(config)) == "GPT-2 beside it"
+        assert words.beside(config).count("\n- **") == len(words.differing(config))
+        assert len(words.two_columns(config)) <= 15  # as many as a slide holds
 
 
 def test_a_model_that_cannot_be_tuned_is_said_to_be_so() -> None:
