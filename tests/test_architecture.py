@@ -65,7 +65,7 @@ MAY_IMPORT = {
         "laplm",
     },
     "web": set(),
-    "talk": {"errors", "files", "look", "model"},
+    "talk": {"built_in", "errors", "files", "hub", "look", "model", "run"},
     "audit": set(),
 }
 # Beyond the standard library, NumPy, which model, run and look compute with.

@@ -711,7 +711,7 @@ def timeline(
         subtitle: a smaller line under the title.
         level: a height with its name, drawn as a dashed line.
     """
-    figure, axes = _new(title, 13.0, 6.3)
+    figure, axes = _new(title, 13.0, 5.9)
     years = sorted({point.year for point in points})
     places = []
     for year in years:
@@ -796,13 +796,20 @@ def _name_all(
         0, 0, level[1], transform=None, fontsize=10, va="bottom", fontweight="bold", color=FRAME
     )
     of_line = _on_line(_dots(line, renderer), height, frame, dots)
-    line.set_position((of_line[0], of_line[1]))
+    # Parts of the figure, so that a picture of more dots has them at the same places.
+    whole = figure.bbox.size
+    line.set(position=of_line[:2] / whole, transform=figure.transFigure)
     taken = np.array([of_line, [frame[0], height - 1, frame[2], height + 1]])
     sizes = np.array([_dots(text, renderer) for text in names])
-    for text, here in zip(names, place(dots, sizes, frame, radii, taken), strict=True):
-        text.set_position((here.box[0], here.box[1]))
+    found = place(dots, sizes, frame, radii, taken)
+    if not all(here.free for here in found):  # the line runs through a crowd: names interrupt it
+        found = place(dots, sizes, frame, radii, taken[:1])
+    for text, here in zip(names, found, strict=True):
+        text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0})
+        text.set(position=here.box[:2] / whole, transform=figure.transFigure)
         if here.leader is not None:
-            axes.add_line(_thin_line(here.leader))
+            ends = here.leader.reshape(2, 2) / whole
+            axes.add_line(_thin_line(ends, figure))
 
 
 def _dots(text: Any, renderer: Any) -> Array:
@@ -819,14 +826,10 @@ def _on_line(size: Array, height: float, frame: Array, dots: Array) -> Array:
     return np.asarray(boxes[np.argmin(overlap(boxes, around).sum(1))])
 
 
-def _thin_line(ends: Array) -> Any:
+def _thin_line(ends: Array, figure: Figure) -> Any:
     from matplotlib.lines import Line2D
-    from matplotlib.transforms import IdentityTransform
 
-    return Line2D(
-        ends[::2], ends[1::2], transform=IdentityTransform(), color="#8a8a8a", linewidth=0.8,
-        zorder=2,
-    )  # fmt: skip
+    return Line2D(*ends.T, transform=figure.transFigure, color="#8a8a8a", linewidth=0.8, zorder=2)
 
 
 def boxes(labels: Sequence[str], notes: Sequence[str], title: str, *, subtitle: str = "") -> Figure:
@@ -1200,7 +1203,7 @@ def _subtitle(axes: Axes, text: str) -> None:
     figure = axes.get_figure(root=True)
     assert figure is not None
     lines = _lines(text, figure.get_size_inches()[0] - 1)
-    axes.set_title(title + "\n" * len(lines), loc="left")
+    axes.set_title(title + "\n" * len(lines), loc="left", pad=10.0 if _magnified > 1 else None)
     line = axes.annotate(
         "\n".join(lines), (0, 1), xycoords="axes fraction", linespacing=1.3,
         xytext=(0, 6), textcoords="offset points", fontsize=_points(9), color="#555555",

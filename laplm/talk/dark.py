@@ -23,6 +23,7 @@ DARK_PNG = "application/vnd.laplm.dark-png"
 BACKGROUND = "#14181f"
 """Of the dark deck; what is white in a figure becomes this."""
 _LIGHTEST, _DARKEST = 0.93, 0.12  # what black and nearly white become, in lightness
+_COLOURFUL = 0.55  # what has a hue is at least so light
 
 
 def draw_both() -> None:
@@ -126,5 +127,7 @@ def _dark(colour: Any) -> Any:
     if min(red, green, blue) > 0.995:
         return to_rgba(BACKGROUND, alpha)
     hue, lightness, saturation = colorsys.rgb_to_hls(red, green, blue)
-    lightness = _LIGHTEST + (_DARKEST - _LIGHTEST) * lightness
-    return (*colorsys.hls_to_rgb(hue, lightness, saturation), alpha)
+    turned = _LIGHTEST + (_DARKEST - _LIGHTEST) * lightness
+    if saturation > 0.3 and lightness < 0.8:  # of a kind of point or bar, and no pale background
+        turned = max(turned, _COLOURFUL)
+    return (*colorsys.hls_to_rgb(hue, turned, saturation), alpha)

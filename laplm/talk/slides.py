@@ -39,6 +39,7 @@ WIDTH, HEIGHT = 1280, 720
 _SECONDS = 1800  # for one cell, at most: tuning GPT-2 on a slow machine
 _WIDE = 3  # times as wide as high: such a picture goes below the words, not beside them
 _MANY_ROWS = 8  # the same for a table
+_FEW_LINES, _NARROW = 8, 76  # lines and letters in a line that are printed large
 _LAYOUTS = ("title", "section", "closing", "below", "beside")
 # What reveal.js needs of its own, and where that lies in its distribution.
 _REVEAL = ("reset.css", "reveal.css", "reveal.js", "plugin/notes.js")
@@ -227,8 +228,6 @@ class Shown(NamedTuple):
 
 def _shown(outputs: Iterable[Any]) -> Iterator[Shown]:
     """Each output of a cell; text that came in pieces is joined."""
-    from nbconvert.filters import ansi2html
-
     printed = ""
     for output in [*outputs, None]:
         if output is not None and output.output_type == "stream":
@@ -236,7 +235,7 @@ def _shown(outputs: Iterable[Any]) -> Iterator[Shown]:
                 printed += output.text
             continue
         if printed.strip():
-            yield Shown(f"<pre>{ansi2html(printed.rstrip())}</pre>")
+            yield _printed(printed.rstrip())
         printed = ""
         if output is not None and output.output_type in ("execute_result", "display_data"):
             yield from _displayed(output)
@@ -244,8 +243,6 @@ def _shown(outputs: Iterable[Any]) -> Iterator[Shown]:
 
 def _displayed(output: Any) -> Iterator[Shown]:
     """What a cell displayed, in the best of the forms that it is there in."""
-    from nbconvert.filters import ansi2html
-
     data = output.data
     if "application/vnd.jupyter.widget-view+json" in data:  # a slide has no process to ask
         return
@@ -256,7 +253,16 @@ def _displayed(output: Any) -> Iterator[Shown]:
     elif "text/html" in data:
         yield _table(data["text/html"])
     elif "text/plain" in data:
-        yield Shown(f"<pre>{ansi2html(data['text/plain'])}</pre>")
+        yield _printed(data["text/plain"])
+
+
+def _printed(text: str) -> Shown:
+    """What was printed; large where it is short and narrow."""
+    from nbconvert.filters import ansi2html
+
+    lines = text.split("\n")
+    large = len(lines) <= _FEW_LINES and max(map(len, lines)) <= _NARROW
+    return Shown(f"<pre{' class=large' if large else ''}>{ansi2html(text)}</pre>")
 
 
 def _picture(data: Any, metadata: Any) -> Shown:
@@ -321,6 +327,8 @@ def _section(slide: Slide) -> str:
         "\n".join, (slide.words, slide.code, slide.open_code, slide.outputs, slide.notes)
     )
     layout = slide.layout or ("beside" if slide.tall else "below")
+    if layout == "below" and not outputs and not open_code:
+        layout = "below only-words"
     folded = f'<details class="code"><summary>code</summary><div>{code}</div></details>'
     return f"""<section class="{layout}" data-notebook="{html.escape(slide.notebook, quote=True)}">
 <h2>{html.escape(slide.title)}</h2>

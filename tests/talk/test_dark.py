@@ -48,6 +48,7 @@ def test_hues_stay_so_that_words_about_colours_hold() -> None:
         hue = colorsys.rgb_to_hls(*to_rgb(colour))[0]
         turned = colorsys.rgb_to_hls(*to_rgb(dark._dark(colour)))[0]
         assert abs(hue - turned) < 0.01, colour
+        assert contrast(dark._dark(colour)) > 3, colour
 
 
 def test_the_light_picture_is_as_it_was_afterwards() -> None:

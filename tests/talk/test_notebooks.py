@@ -84,9 +84,6 @@ def test_every_notebook_runs_on_the_built_in_model(deck) -> None:
 def test_what_they_print_is_right(deck) -> None:
     texts = {name: printed(notebook) for name, notebook in deck.ran.items()}
     assert "6,180,864 parameters" in texts["2_load.ipynb"]
-    seeds = re.findall(r"^seed (\d): (.*)$", texts["2_load.ipynb"], re.MULTILINE)
-    assert [seed for seed, _ in seeds] == ["1", "1", "2"]
-    assert seeds[0] == seeds[1] and seeds[1][1] != seeds[2][1]
     concepts = texts["3_core_concepts.ipynb"]
     shapes = dict(re.findall(r"^\d +(\w+) +(\(1, .*?\)) ", concepts, re.MULTILINE))
     assert shapes == {
@@ -96,8 +93,6 @@ def test_what_they_print_is_right(deck) -> None:
     agree = re.findall(r"^\d +(running|training).* (yes, every bit|no)$", concepts, re.MULTILINE)
     assert agree == [("running", "yes, every bit")] * 2 + [("training", "no")] * 3
     assert re.search(r"largest logit: [\d.]+, of ·Madrid$", concepts, re.MULTILINE)
-    samples = re.findall(r"^ ?(\d+) \w.*$", texts["4_running.ipynb"], re.MULTILINE)
-    assert [str(i) for i in range(1, 11)] == samples[:10]
     assert "Zib the robot" in texts["5_fine_tuning.ipynb"]
     assert re.search(r"connections opened\s+0$", texts["6_conclusion.ipynb"], re.MULTILINE)
 

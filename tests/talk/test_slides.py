@@ -41,14 +41,15 @@ class Row(NamedTuple):
         return f"{self.number}"
 
 
-LISTED = [
+SLIDES = [
     Row(int(number), *rest)
     for number, *rest in re.findall(
-        r"^\| (\d+) \| (.*?) \| `(.*?)` \| `(.*?)` \| `(.*)` \|$",
+        r"^\| (\d+) \| (.*?) \| `(.*?)` \| `(.*?)` \| (?:`(.*)` )?\|$",
         (ROOT / "docs/talk.md").read_text(encoding="utf-8"),
         re.MULTILINE,
     )
 ]
+LISTED = [row for row in SLIDES if row.command]  # those that open and close parts have none
 
 
 def notebook_of(*cells: tuple[str, ...]) -> Any:
@@ -68,27 +69,27 @@ def given(**data: str) -> Any:
 
 def test_the_talk_has_the_slides_that_its_page_lists(deck) -> None:
     text = deck.index.read_text(encoding="utf-8")
-    sections = re.findall(
-        r'<section class="(?:below|beside)" data-notebook="(.*?)">\s*<h2>(.*?)</h2>', text
-    )
-    assert [row.number for row in LISTED] == list(range(1, len(LISTED) + 1))
-    assert [(row.notebook, row.title) for row in LISTED] == [
+    sections = re.findall(r'data-notebook="(.*?)">\s*<h2>(.*?)</h2>', text)
+    assert [row.number for row in SLIDES] == list(range(1, len(SLIDES) + 1))
+    assert [(row.notebook, row.title) for row in SLIDES] == [
         (name, html.unescape(title)) for name, title in sections
     ]
 
 
 def test_the_listed_cells_are_those_that_show_something(deck) -> None:
-    for row in LISTED:
+    for row in SLIDES:
         cells = deck.ran[row.notebook].cells
         at = next(i for i, cell in enumerate(cells) if cell.id == row.cell)
-        assert cells[at].metadata["slideshow"]["slide_type"] == "-", row
-        assert cells[at].outputs, row
-        begins = [c for c in cells[:at] if c.metadata["slideshow"]["slide_type"] == "slide"][-1]
+        assert cells[at].metadata["slideshow"]["slide_type"] in ("slide", "-", "fragment"), row
+        assert cells[at].cell_type == "markdown" or cells[at].outputs, row
+        kinds = [cell.metadata["slideshow"]["slide_type"] for cell in cells[: at + 1]]
+        begins = cells[max(i for i, kind in enumerate(kinds) if kind == "slide")]
         given = [output.data.get("text/markdown", "") for output in begins.get("outputs", ())]
-        assert "".join(given or [begins.source]).startswith(f"## {row.title}\n"), row
+        words = "".join(given or [begins.source]) + "\n"
+        assert words.startswith(f"## {row.title}\n"), row
 
 
-@pytest.mark.parametrize("row", [row for row in LISTED if "look" in row.command], ids=str)
+@pytest.mark.parametrize("row", [row for row in LISTED if "laplm look" in row.command], ids=str)
 def test_the_listed_looks_can_be_had_from_the_command_line(row: Row, laplm_) -> None:
     words = shlex.split(row.command)
     assert words[:2] == ["laplm", "look"]
@@ -99,7 +100,7 @@ def test_the_listed_looks_can_be_had_from_the_command_line(row: Row, laplm_) -> 
     assert len(result.out) > 100
 
 
-@pytest.mark.parametrize("row", [row for row in LISTED if "look" not in row.command], ids=str)
+@pytest.mark.parametrize("row", [row for row in LISTED if "laplm look" not in row.command], ids=str)
 def test_the_other_listed_commands_have_these_options(row: Row, laplm_) -> None:
     program, verb, *options = shlex.split(row.command)
     assert program == "laplm"
@@ -114,8 +115,7 @@ def test_the_other_listed_commands_have_these_options(row: Row, laplm_) -> None:
 def test_every_slide_shows_something_and_has_notes(deck) -> None:
     found = [s for name, nb in deck.ran.items() for s in slides.slides_of(nb, name)]
     for slide in found:
-        assert slide.words, slide.title
-        assert slide.layout or (slide.code and slide.outputs), slide.title
+        assert slide.title and (slide.words or slide.outputs), slide.title
         assert len("".join(slide.notes)) > 100, slide.title
 
 
@@ -137,7 +137,7 @@ def test_cells_become_slides_as_they_are_marked() -> None:
     assert (one.title, two.title) == ("One & only", "Two")
     assert one.part == two.part == "7 · A part"
     assert one.words == ["<p>Some <em>words</em>.</p>\n"]
-    assert one.outputs == ["<pre>True &lt;b&gt;</pre>"]
+    assert one.outputs == ["<pre class=large>True &lt;b&gt;</pre>"]
     assert "said, not shown" in one.notes[0]
     page = slides.page([one, two])
     assert "hidden = 1" not in page and "a warning" not in page and "before the first" not in page
@@ -201,7 +201,16 @@ def test_code_is_folded_unless_a_cell_opens_it() -> None:
 def test_slides_that_open_and_close_a_part_have_a_layout_of_their_own(layout: str) -> None:
     notebook = notebook_of(("markdown", "slide", "## One", layout), ("markdown", "slide", "## Two"))
     page = slides.page(slides.slides_of(notebook, "x.ipynb"))
-    assert re.findall(r'<section class="(\w+)"', page) == [layout, "below"]
+    assert re.findall(r'<section class="(.*?)"', page) == [layout, "below only-words"]
+
+
+def test_what_is_printed_is_large_where_it_is_short_and_narrow() -> None:
+    notebook = notebook_of(("markdown", "slide", "## One"), ("code", "-", "it"))
+    shown = []
+    for text in ("a\n" * 8, "a\n" * 9, "a" * 76, "a" * 77):
+        notebook.cells[1].outputs = [nbformat.v4.new_output("stream", name="stdout", text=text)]
+        shown += slides.slides_of(notebook, "x.ipynb")[0].outputs
+    assert ["class=large" in text for text in shown] == [True, False, True, False]
 
 
 def test_markdown_that_a_cell_gives_is_drawn_and_widgets_are_not() -> None:
@@ -326,6 +335,11 @@ CUT_OFF = """() => {
     if (box.right > right || box.bottom > bottom) found.push(part.tagName);
     if (part.tagName === "IMG" && (box.width < 200 || box.height < 60)) found.push("tiny");
     if (parseFloat(getComputedStyle(part).fontSize) < 18) found.push("small letters");
+    if (part.tagName === "IMG") {
+      const scale = Math.min(box.width / part.naturalWidth, box.height / part.naturalHeight);
+      const letters = part.dataset.letters * scale;
+      if (letters < 18) found.push(`letters of ${letters.toFixed(1)} in a picture`);
+    }
     const foot = slide.querySelector(".part").getBoundingClientRect();
     if (foot.height && box.bottom > foot.top) found.push("over the foot");
   }
@@ -342,15 +356,16 @@ def test_nothing_is_cut_off_and_nothing_is_asked_for_outside(deck, browser: Any)
     tab.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
     tab.goto(deck.index.as_uri())
     tab.wait_for_function("window.Reveal && Reveal.isReady()")
-    total = tab.evaluate("Reveal.getTotalSlides()")
-    assert total > len(LISTED)  # and those that open a part
+    assert tab.evaluate("Reveal.getTotalSlides()") == len(SLIDES)
+    wrong: dict[str, list[str]] = {}
     assert tab.evaluate("Reveal.hasPlugin('notes')")
-    for number in range(total):
-        tab.evaluate(f"Reveal.slide({number})")
-        title, cut_off = tab.evaluate(CUT_OFF)
-        assert not cut_off, title
+    for number in range(len(SLIDES)):
+        tab.evaluate(f"Reveal.slide({number}, 0, 99)")  # with all its fragments
+        title, found = tab.evaluate(CUT_OFF)
+        wrong |= {title: found} if found else {}
         assert tab.evaluate("Reveal.getSlideNotes()"), title
     tab.close()
+    assert wrong == {}
     beside = deck.index.parent.as_uri()
     assert asked and all(url.startswith((beside, "data:")) for url in asked)
     assert not complaints
@@ -367,7 +382,7 @@ def test_the_speaker_sees_notes_and_a_row_of_slides(deck, browser: Any) -> None:
     notes.get_by_text("Welcome.").wait_for()
     tab.bring_to_front()
     tab.keyboard.press("ArrowRight")
-    notes.get_by_text("estimate").wait_for()
+    notes.get_by_text("Six parts.").wait_for()
     tab.keyboard.press("o")
     neighbours = tab.locator(".slides > section > h2")
     for place in (0, 1, 2):

@@ -149,7 +149,7 @@ def test_estimates_are_marked_wherever_they_are_shown(pocket: LanguageModel) -> 
     assert sorted(p.get_offsets()[0, 1] for p in hollow) == sorted(m.parameters for m in guesses)
 
 
-@pytest.mark.parametrize("magnified", [1.0, 1.5])
+@pytest.mark.parametrize("magnified", [1.0, 1.6])
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [("pocket", 6_180_864), ("SmolLM2-135M-Instruct.Q4_1.gguf", 134_515_008),
@@ -174,10 +174,13 @@ def test_every_point_of_the_scale_is_named_and_nothing_collides(
     for a, b in itertools.combinations(boxes, 2):
         assert not boxes[a].overlaps(boxes[b]), (a, b)
     height = axes.transData.transform((2020, parameters))[1]
+    (line,) = [line for line in axes.lines if line.get_linestyle() == "--"]
     for text, box in boxes.items():
         assert frame.x0 <= box.x0 and box.x1 <= frame.x1, text
         assert frame.y0 <= box.y0 and box.y1 <= frame.y1, text
-        assert not box.y0 < height < box.y1, text
+        if box.y0 < height < box.y1:  # it interrupts the line, which must be beneath it
+            (drawn,) = [t for t in axes.texts if t.get_text() == text]
+            assert drawn.get_bbox_patch() and drawn.zorder > line.zorder, text
         for mark in axes.collections:
             x, y = axes.transData.transform(mark.get_offsets()[0])
             assert not (box.x0 < x < box.x1 and box.y0 < y < box.y1), text
