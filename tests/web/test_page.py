@@ -34,7 +34,7 @@ def refused(watched: Watched) -> None:
 
 
 def test_a_tuning_is_planned_watched_compared_named_and_exported(
-    watched: Any, run_elsewhere: str
+    run_elsewhere: str, watched: Any
 ) -> None:
     pytest.importorskip("torch")
     page = watched.open("tune")
@@ -85,7 +85,7 @@ def test_a_tuning_is_planned_watched_compared_named_and_exported(
 
 
 def test_a_run_that_trains_is_watched_stopped_and_gone_on_with(
-    watched: Any, training: Path
+    training: Path, watched: Any
 ) -> None:
     """What trains is a command's run; tests/serve have a server's stopped and go on."""
     page = watched.open("tune")  # what is on its way is seen at once
@@ -123,6 +123,8 @@ def test_the_list_shows_what_others_do(watched: Any, runs_directory: Path) -> No
         expect(row).to_contain_text("tuning, started elsewhere")
         tuned.write_entry(there, entry | {"state": "stopped", "model_name": "surf"})
         expect(page.locator("#tune .run h3")).to_have_text("sea.txt → surf")
+        row = page.locator("#tune .runs li").filter(has_text="surf")
+        expect(row).to_contain_text("stopped; it can go on from here")
     shutil.rmtree(there)
     expect(page.locator("#tune .runs li").filter(has_text="surf")).to_have_count(0)
     expect(page.locator("#tune .run")).to_be_hidden()
