@@ -85,23 +85,25 @@ def of(lm: LanguageModel) -> Glance:
     config, here = lm.config, locate.describe(lm.name)
     known = _known(lm)
     facts = _facts().get(known.name, {}) if known else {}
+    sizes = _relatives(known) if known else _UNKNOWN
     if lm.path == built_in.DIRECTORY:
+        sizes = "only this one"
         facts = {
-            "maker": "laplm, to come with it",
+            "maker": "laplm, its own",
             "released": "November 2026",
             "trained_on": "children's stories and simple facts: 36 MB of text",
         }
-    context = f"{config.n_ctx:,} tokens"
     heads = f"{config.n_head} heads"
     if config.n_kv_head != config.n_head:
         heads += f" ({config.n_kv_head} for keys and values)"
     return Glance(
         Path(lm.name).name.removesuffix(".gguf"),
         facts.get("maker", _UNKNOWN), facts.get("released", _UNKNOWN),
-        f"{config.n_parameters:,}", facts.get("trained_on", _UNKNOWN), context,
+        f"{config.n_parameters:,}", facts.get("trained_on", _UNKNOWN),
+        f"{config.n_ctx:,} tokens",
         f"{config.vocab_size:,} tokens",
         f"{config.n_layer} blocks of {heads}, {config.n_embd} wide",
-        _relatives(known),
+        sizes,
         f"runs it {in_precision(lm)}; {here.size_bytes / 1e6:,.0f} MB on disk, in {here.dtype}",
     )  # fmt: skip
 
@@ -111,9 +113,9 @@ def in_precision(lm: LanguageModel) -> str:
     return "as stored" if lm.precision == "stored" else f"in {lm.precision}"
 
 
-def _relatives(known: KnownModel | None) -> str:
-    """Other sizes with the same beginning of their names."""
-    stem = known.name.partition("-")[0] if known else ""
+def _relatives(known: KnownModel) -> str:
+    """The sizes of all known models with the same beginning of their names."""
+    stem = known.name.partition("-")[0]
     sizes = sorted(m.n_parameters for m in KNOWN.values() if m.name.partition("-")[0] == stem)
     if len(sizes) < 2:
         return "only this one"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 import laplm
+from laplm import built_in
 from laplm.hub.known import KNOWN
 from laplm.model.config import NAMED_SIZES
 from laplm.talk import glance
@@ -30,12 +32,16 @@ def test_the_built_in_model_says_what_its_files_say(pocket: laplm.LanguageModel)
     seen = glance.of(pocket)
     assert seen.parameters == "6,180,864" and seen.inside == "6 blocks of 8 heads, 256 wide"
     assert "children's stories" in seen.trained_on and "MB on disk, in fp16" in seen.used
+    card = (built_in.DIRECTORY / built_in.CARD).read_text(encoding="utf-8")
+    texts = re.findall(r"^\| `\w+` \|.*?\| ([\d.]+) MB \|", card, re.MULTILINE)
+    assert f": {round(sum(map(float, texts)))} MB of text" in seen.trained_on
 
 
 def test_a_model_that_nobody_knows_says_so(tiny_model_dir: Path) -> None:
     seen = glance.of(laplm.load(str(tiny_model_dir)))
     assert seen.name == tiny_model_dir.name
-    assert seen.maker == seen.released == seen.trained_on == "its files do not say"
+    unknown = {seen.maker, seen.released, seen.trained_on, seen.sizes}
+    assert unknown == {"its files do not say"}
 
 
 @pytest.mark.parametrize(
@@ -60,4 +66,4 @@ def test_known_models_are_known_wherever_they_lie(
 
 def test_other_sizes_of_the_same_kind_are_told() -> None:
     assert glance._relatives(KNOWN["gpt2"]) == "124M · 355M · 774M · 1.56B"
-    assert glance._relatives(KNOWN["pythia-160m"]) == glance._relatives(None) == "only this one"
+    assert glance._relatives(KNOWN["pythia-160m"]) == "only this one"

@@ -259,6 +259,15 @@ def test_a_slide_may_say_where_its_pictures_are(side: str) -> None:
         assert f'<section class="{side}"' in slides.page(slides.slides_of(notebook, "x.ipynb"))
 
 
+def test_a_small_table_is_large() -> None:
+    notebook = notebook_of(("markdown", "slide", "## One"), ("code", "-", "it"))
+    shown = []
+    for frame in (pandas.DataFrame({"a": ["b" * n] * m}) for n, m in ((30, 3), (60, 3), (9, 9))):
+        notebook.cells[1].outputs = [given(html=frame.to_html())]
+        shown += slides.slides_of(notebook, "x.ipynb")[0].outputs
+    assert ["large" in text.partition(">")[0] for text in shown] == [True, False, False]
+
+
 def test_rows_that_pandas_has_counted_are_not_shown_as_numbered() -> None:
     named = pandas.DataFrame({"a": [1, 2]}, index=["before", "after"])
     shown = []
