@@ -149,12 +149,15 @@ def test_estimates_are_marked_wherever_they_are_shown(pocket: LanguageModel) -> 
     assert sorted(p.get_offsets()[0, 1] for p in hollow) == sorted(m.parameters for m in guesses)
 
 
-@pytest.mark.parametrize("magnified", [1.0, 1.6])
 @pytest.mark.parametrize(
-    ("name", "parameters"),
-    [("pocket", 6_180_864), ("SmolLM2-135M-Instruct.Q4_1.gguf", 134_515_008),
-     ("gpt2", 124_439_808), ("smollm2-1.7b", 1_711_376_384), ("m", 70_000_000_000)],
-)  # fmt: skip
+    ("name", "parameters", "magnified"),
+    [
+        ("pocket", 6_180_864, 1.0),
+        ("pocket", 6_180_864, 1.6),
+        ("SmolLM2-135M-Instruct.Q4_1.gguf", 134_515_008, 1.6),
+        ("m", 70_000_000_000, 1.6),
+    ],
+)
 def test_every_point_of_the_scale_is_named_and_nothing_collides(
     name: str, parameters: int, magnified: float, pocket: LanguageModel
 ) -> None:
