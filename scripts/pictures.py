@@ -32,7 +32,7 @@ MADE_FROM = IMAGES / "made_from.json"
 COMMAND = "python scripts/pictures.py"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 COLOURS = 128
-NOTEBOOK, TITLE = "3_core_concepts.ipynb", "Attention"
+NOTEBOOK, TITLE = "3_core_concepts.ipynb", "The telling head"
 PROMPT = "The dog saw the cat. The dog saw the"
 
 
@@ -111,7 +111,14 @@ def heads(_browser: Any) -> bytes:
 PICTURES = {
     "page.png": Picture(("laplm/web/index.html", "laplm/web/assets/**/*"), the_page),
     "slide.png": Picture(
-        ("laplm/talk/slides.*", "laplm/look/figures.py", f"notebooks/{NOTEBOOK}"),
+        (
+            "laplm/talk/slides.*",
+            "laplm/talk/formulas.py",
+            "laplm/talk/words.py",
+            "laplm/look/figures.py",
+            "laplm/look/diagrams.py",
+            f"notebooks/{NOTEBOOK}",
+        ),
         a_slide,
     ),
     "attention.png": Picture(("laplm/look/figures.py", "laplm/look/views/attention.py"), heads),
