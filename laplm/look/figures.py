@@ -664,9 +664,12 @@ def scatter(
         axes.margins(0.1 if _magnified <= 1 else 0.18, 0.1)
         if subtitle:
             _subtitle(axes, subtitle)
+        if len(names) > 1:  # below, where no name can lie
+            figure.legend(
+                frameon=False, loc="outside lower right", ncols=len(names), handletextpad=0.1,
+                columnspacing=1.2,
+            )  # fmt: skip
         _place_names(figure, axes, points, labels, pairs)
-        if len(names) > 1:
-            axes.legend(frameon=False, loc="best")  # keeps clear of the names
     return figure
 
 
