@@ -38,7 +38,6 @@ SEEDS = 20
 TOP_P = 0.9
 BANDWIDTH = 20e9  # bytes that the memory of a laptop gives in a second, or about so
 LORA_RANK = 8
-_CLOSE = {"rtol": 1e-3, "atol": 1e-4}
 
 
 @dataclass(frozen=True)
@@ -251,7 +250,7 @@ def _array(value: Any, shape: tuple[int, ...]) -> NDArray[np.float64]:
 
 
 def _same(a: Any, b: Any) -> bool:
-    return bool(np.allclose(a, b, **_CLOSE))
+    return bool(np.allclose(a, b, rtol=1e-3, atol=1e-4))
 
 
 def _percent(share: float) -> str:
