@@ -39,7 +39,7 @@ WIDTH, HEIGHT = 1280, 720
 _SECONDS = 1800  # for one cell, at most: tuning GPT-2 on a slow machine
 _WIDE = 3  # times as wide as high: such a picture goes below the words, not beside them
 _MANY_ROWS = 8  # the same for a table
-_NARROW_ROW = 36  # letters in a row of a table that is drawn large
+_FEW_ROWS, _NARROW_ROW = 6, 36  # rows, and letters in a row, of a table that is drawn large
 _FEW_LINES, _NARROW = 8, 76  # lines and letters in a line that are printed large
 _LAYOUTS = ("title", "section", "closing", "below", "beside")
 # What reveal.js needs of its own, and where that lies in its distribution.
@@ -295,7 +295,7 @@ def _table(text: str) -> Shown:
     if rows == [str(i) for i in range(len(rows))]:
         names += " unnamed"
     wide = max((len(re.sub(r"<.*?>|\s", "", row)) for row in table.split("</tr>")), default=0)
-    if len(rows) <= _MANY_ROWS and wide <= _NARROW_ROW:
+    if len(rows) <= _FEW_ROWS and wide <= _NARROW_ROW:
         names += " large"
     table = table.replace('class="dataframe"', f'class="{names}"')
     return Shown(table, len(rows) > _MANY_ROWS)

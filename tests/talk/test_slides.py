@@ -262,7 +262,7 @@ def test_a_slide_may_say_where_its_pictures_are(side: str) -> None:
 def test_a_small_table_is_large() -> None:
     notebook = notebook_of(("markdown", "slide", "## One"), ("code", "-", "it"))
     shown = []
-    for frame in (pandas.DataFrame({"a": ["b" * n] * m}) for n, m in ((30, 3), (60, 3), (9, 9))):
+    for frame in (pandas.DataFrame({"a": ["b" * n] * m}) for n, m in ((30, 3), (60, 3), (9, 7))):
         notebook.cells[1].outputs = [given(html=frame.to_html())]
         shown += slides.slides_of(notebook, "x.ipynb")[0].outputs
     assert ["large" in text.partition(">")[0] for text in shown] == [True, False, False]
