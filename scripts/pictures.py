@@ -76,12 +76,11 @@ def the_page(browser: Any) -> bytes:
 
 def a_slide(browser: Any) -> bytes:
     """One slide, from its notebook, with all that it shows step by step."""
-    from laplm.talk import notebooks, slides
-
     with tempfile.TemporaryDirectory() as directory:
-        copies = notebooks.copy_to(Path(directory))
-        wanted = [path for path in copies if path.name == NOTEBOOK]
-        index = slides.build_slides(wanted, Path(directory) / "slides", "pocket")
+        # In a process of its own: the browser has this one's event loop, and a notebook needs one.
+        command = [sys.executable, "-c", _BUILD, str(ROOT / "notebooks" / NOTEBOOK), directory]
+        subprocess.run(command, check=True, cwd=ROOT)
+        index = Path(directory) / "index.html"
         page = browser.new_page(viewport={"width": 1280, "height": 720}, color_scheme="light")
         page.goto(index.as_uri())
         titles = [title.strip() for title in page.evaluate(_TITLES)]
@@ -93,6 +92,12 @@ def a_slide(browser: Any) -> bytes:
         return bytes(page.screenshot())
 
 
+_BUILD = """
+import sys
+from pathlib import Path
+from laplm.talk import slides
+slides.build_slides([Path(sys.argv[1])], Path(sys.argv[2]), "pocket")
+"""
 _TITLES = """[...document.querySelectorAll(".slides > section")].map(
   (slide) => slide.querySelector("h1, h2")?.textContent ?? "")"""
 
