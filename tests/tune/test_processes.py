@@ -11,7 +11,7 @@ import pytest
 import safetensors.numpy
 
 from laplm.errors import InputError
-from laplm.tune.processes import join_processes
+from laplm.tune.processes import Processes, join_processes
 
 SETTINGS = [
     "--max-steps", "4", "--batch-size", "4", "--grad-accum-steps", "2", "--window", "32",
@@ -75,7 +75,15 @@ def test_two_processes_learn_as_one_does(
     assert max(abs(one[name] - two[name]).max() for name in one) < 1e-2 * before
 
 
-def test_a_batch_that_cannot_be_divided_is_refused(text: Path, tmp_path: Path) -> None:
+def test_a_batch_that_cannot_be_divided_is_refused() -> None:
+    shared = Processes(rank=1, size=2)
+    assert shared.local_batch_size(4) == 2
+    with pytest.raises(InputError, match="choose a multiple of 2"):
+        shared.local_batch_size(3)
+
+
+@pytest.mark.slow
+def test_torchrun_tells_a_mistake_in_one_line(text: Path, tmp_path: Path) -> None:
     words = [str(text), "-m", "pocket", "--out", str(tmp_path / "out"), "--batch-size", "3"]
     done = run_tune([*words, "--max-steps", "1", "--window", "32"], processes=2)
     assert done.returncode != 0
