@@ -15,7 +15,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "patch": {"clean": TEXT, "corrupted": "The capital of France is"},
     "patched": {"clean": TEXT, "corrupted": "The capital of France is", "layer": 0,
                 "positions": [3]},
-    "neuron": {"unit": "0.1"},
+    "neuron": {"unit": "0.1"}, "circuit": {"keep": 0.5},  # the fewest edges: soon found
     "steer": {"text": TEXT, "towards": " happy", "away_from": " sad"},
 }  # fmt: skip
 TEMPLATE = "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"
