@@ -16,15 +16,25 @@ from tests.cli.calling import refused
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+def occasions() -> list[dict[str, str]]:
+    """Who speaks and when, as it is handed on."""
+    return []
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch, occasions: list[dict[str, str]]) -> list[Any]:
     """What is handed on to JupyterLab, to the slides and to the browser; none of them starts."""
     made: list[Any] = []
 
-    def lab(directory: Path, model: str, *, browser: bool = True) -> None:
+    def lab(directory: Path, model: str, *, browser: bool = True, **occasion: str) -> None:
         made.append(("lab", directory, model, browser))
+        occasions.append(occasion)
 
-    def build(paths: list[Path], out: Path, model: str, progress: Any = None) -> Path:
+    def build(
+        paths: list[Path], out: Path, model: str, progress: Any = None, **occasion: str
+    ) -> Path:
         made.append(("slides", [path.name for path in paths], out, model))
+        occasions.append(occasion)
         return out / "index.html"
 
     monkeypatch.setattr(notebooks, "open_lab", lab)
@@ -61,6 +71,14 @@ def test_slides_are_made_and_opened(laplm_, calls: list[Any], tmp_path: Path) ->
     calls.clear()
     laplm_("talk", tmp_path, "--slides", "--no-open")
     assert [name for name, *_ in calls] == ["slides"]
+
+
+@pytest.mark.parametrize("how", [[], ["--slides", "--no-open"]], ids=["lab", "slides"])
+def test_speaker_and_date_are_handed_on(
+    laplm_, calls: list[Any], occasions: list[dict[str, str]], tmp_path: Path, how: list[str]
+) -> None:
+    laplm_("talk", tmp_path, *how, "--speaker", "Ada", "--date", "1 May 1843")
+    assert occasions == [{"speaker": "Ada", "date": "1 May 1843"}]
 
 
 def test_a_directory_is_handed_on_by_its_whole_path(
