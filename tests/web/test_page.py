@@ -77,11 +77,36 @@ def test_a_tuning_is_planned_watched_compared_named_and_exported(
     page.get_by_label("Name", exact=True).fill("boats")
     page.get_by_role("button", name="Rename").click()
     expect(page.locator("#tune .run h3")).to_have_text("lake.txt → boats")
-    page.get_by_role("button", name="Chat or write with it").click()
+    page.get_by_role("button", name="Write with it").click()
     expect(page.locator("#model")).to_have_value("boats")
     expect(page.get_by_role("tab", name="Write")).to_have_attribute("aria-selected", "true")
     expect(page.locator("#about")).to_contain_text("boats")
     expect(page.locator("#write .token").first).to_be_attached()
+
+
+def test_a_plan_says_what_a_lone_short_text_can_teach(watched: Any, runs_directory: Path) -> None:
+    there = runs_directory / "20260101-000000-dddd"
+    there.mkdir()
+    plan = {
+        "documents": 1, "tokens": 700, "train_documents": 1, "heldout_documents": 1, "window": 512,
+        "filled": 0.6, "seconds": 1.9, "max_steps": 2, "tokens_per_step": 1024,
+    }  # fmt: skip
+    entry = {
+        "name": "sea.txt", "model": "tiny", "state": "planned", "created": 1.0, "settings": {},
+        "model_name": "waves", "plan": plan, "message": "",
+    }  # fmt: skip
+    tuned.write_entry(there, entry)
+    page = watched.open("tune")
+    page.get_by_role("button", name="Show the run waves", exact=True).click()
+    facts = page.locator("#tune .facts").first
+    expect(facts).to_contain_text(
+        "about 1.9 s for 2 steps of 1,024 tokens; beginning and measuring"
+    )
+    expect(facts).to_contain_text("only 2: more epochs")
+    expect(facts).to_contain_text("1 document, of which the end is kept back to measure on")
+    expect(facts).to_contain_text("1 document in windows of 512")
+    expect(facts).to_contain_text("the end of the text, only measured on")
+    shutil.rmtree(there)
 
 
 def test_a_run_that_trains_is_watched_stopped_and_gone_on_with(
@@ -96,13 +121,16 @@ def test_a_run_that_trains_is_watched_stopped_and_gone_on_with(
         file.write('{"step": 4, "max_steps": 9, "train_loss": 2.5}\n')
     expect(steps).to_contain_text("step 4 of 9")
     expect(steps).to_contain_text("loss 2.500")
+    with (training / "model" / "run" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 9, "max_steps": 9, "train_loss": 2.4}\n')
+    expect(steps).to_contain_text("measuring what it has learnt…")
     page.get_by_role("button", name="Stop", exact=True).last.click()
     resume = page.get_by_role("button", name="Resume")
     expect(page.locator("#tune .state")).to_have_text("stopped; it can go on from here")
     assert page.locator("#tune .two").count() == 0
     page.reload()  # it is found again by somebody who comes back later
     page.get_by_role("button", name="Show the run waves", exact=True).click()
-    expect(steps).to_contain_text("step 4 of 9")
+    expect(steps).to_contain_text("step 9 of 9")
     page.route(f"**/api/tune/{training.name}/start", lambda route: route.fulfill(json={}))
     with page.expect_request(f"**/api/tune/{training.name}/start") as asked:
         resume.click()

@@ -3,14 +3,33 @@
 import { bytes, duration, h } from "../dom.js";
 
 const count = (n) => n.toLocaleString("en");
+const documents = (n) => `${count(n)} ${n === 1 ? "document" : "documents"}`;
+const FEW_STEPS = 10; // with fewer a model learns little
+
+/** Whether there is one text alone, of which the end is held out. */
+const cutInTwo = (p) => p.train_documents + p.heldout_documents > p.documents;
+
+/** What was read. */
+const read = (p) => {
+  const apart = cutInTwo(p) ? ", of which the end is kept back to measure on" : "";
+  return `${documents(p.documents)}${apart}, ${count(p.tokens)} tokens`;
+};
+
 // Label, and the words for it; where there are none it is left out.
 const ROWS = [
   [
     "Time",
     (p) =>
       p.seconds &&
-      `about ${duration(p.seconds)}, ${count(p.max_steps)} steps of ` +
-        `${count(p.tokens_per_step)} tokens`,
+      `about ${duration(p.seconds)} for ${count(p.max_steps)} ` +
+        `${p.max_steps === 1 ? "step" : "steps"} of ${count(p.tokens_per_step)} tokens; ` +
+        "beginning and measuring come on top, some 20 s with a small model",
+  ],
+  [
+    "Few steps",
+    (p) =>
+      p.max_steps < FEW_STEPS &&
+      `only ${p.max_steps}: more epochs, or more text, teach the model more`,
   ],
   [
     "Memory",
@@ -19,20 +38,19 @@ const ROWS = [
       `about ${bytes(p.memory_bytes)} at the ` +
         `peak${p.machine_bytes ? ` of ${bytes(p.machine_bytes)} that this machine has free` : ""}`,
   ],
-  ["Read", (p) => p.documents && `${count(p.documents)} documents, ${count(p.tokens)} tokens`],
+  ["Read", (p) => p.documents && read(p)],
   [
     "Training",
     (p) =>
       p.train_documents &&
-      `${count(p.train_documents)} documents in windows of ${count(p.window)} ` +
+      `${documents(p.train_documents)} in windows of ${count(p.window)} ` +
         `tokens, ${Math.round(100 * p.filled)} % filled`,
   ],
   [
     "Held out",
     (p) =>
       p.heldout_documents !== undefined &&
-      `${count(p.heldout_documents)} ` +
-        `${p.heldout_documents === 1 ? "document" : "documents"}, only measured on`,
+      `${cutInTwo(p) ? "the end of the text" : documents(p.heldout_documents)}, only measured on`,
   ],
   [
     "Trained",

@@ -50,7 +50,7 @@ function exportButton(entry, place, fail) {
 /** Chat or write with it, look inside, export it. @returns {HTMLElement[]} */
 export function resultButtons(entry, place, fail) {
   return [
-    useButton(entry, "Chat or write with it", true),
+    useButton(entry, entryOf(entry().model)?.chat ? "Chat with it" : "Write with it", true),
     useButton(entry, "Look inside", false),
     exportButton(entry, place, fail),
   ];

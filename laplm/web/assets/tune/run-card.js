@@ -25,7 +25,10 @@ function numbers(entry) {
     entry.heldout_loss && `held out ${entry.heldout_loss.toFixed(3)}`,
     entry.tokens_per_second &&
       `${Math.round(entry.tokens_per_second).toLocaleString("en")} tokens/s`,
-    entry.state === "running" && left && `about ${duration(left)} left`,
+    entry.state === "running" &&
+      (entry.step && entry.step === entry.max_steps
+        ? "measuring what it has learnt…"
+        : left && `about ${duration(left)} left`),
   ].filter(Boolean);
 }
 
@@ -136,8 +139,10 @@ export class RunCard {
       replace(this.plan, planView(entry.plan, entry.state !== "done"));
     }
     if (this.buttonsFor !== entry.state) {
+      const ends = this.buttonsFor === "running" && entry.state === "done";
       this.buttonsFor = entry.state;
       replace(this.buttons, this.#buttons());
+      if (ends) this.buttons.scrollIntoView({ block: "nearest" });
     }
     const measured = entry.losses?.length || entry.heldout_losses?.length;
     this.live.hidden = !measured && entry.state !== "running";

@@ -49,6 +49,7 @@ function planForm(open) {
   const say = (problem) => {
     error.textContent = problem?.message ?? "";
     error.hidden = !problem;
+    if (problem) error.scrollIntoView({ block: "nearest" });
   };
   const source = textSource(say, () => {});
   const fields = settingFields();
@@ -80,8 +81,7 @@ function planForm(open) {
     },
     source.element,
     fields.element,
-    h("div", { class: "row" }, plan),
-    error,
+    h("div", { class: "row" }, plan, error),
   );
   return { element, say };
 }
