@@ -83,6 +83,33 @@ def test_a_token_tells_its_alternatives_beside_it_and_another_one_goes_on(watche
     assert texts(page) == kept
 
 
+def test_a_token_is_looked_into_from_where_it_was_said(watched: Any) -> None:
+    page = watched.open("write?text=The capital of France is")
+    write(page)
+    expect(page.locator("#write .token").first).to_have_text("Paris")
+    page.locator("#write .token").first.click()
+    page.get_by_role("button", name="Look inside").click()
+    expect(page.locator("#look .chip.here")).to_have_text("·is")
+    expect(page.locator("#look .story")).to_contain_text("“Paris”")
+    # With no token chosen it is the last one.
+    page.get_by_role("tab", name="Write").click()
+    page.locator("#model").select_option("talker")
+    expect(page.locator("#write .status").first).to_contain_text("Written by pocket, not by talker")
+    expect(page.locator("#write .draws")).to_be_hidden()
+    assert page.locator("#write .actions button").all_inner_texts() == ["Keep", "Copy"]
+    page.locator("#model").select_option("pocket")
+    expect(page.locator("#write .status").first).not_to_contain_text("Written by")
+    page.get_by_role("button", name="Look inside").click()
+    expect(page.locator("#look .word-row .chip.here")).to_have_text(
+        page.locator("#look .word-row .chip").last.inner_text()
+    )
+    page.get_by_role("tab", name="Write").click()
+    page.get_by_role("button", name="Keep", exact=True).click()
+    expect(page.locator("#write .status").first).to_contain_text("Kept")
+    page.locator("#model").select_option("talker")
+    expect(page.locator("#write .status").first).to_be_empty()
+
+
 def test_a_text_is_continued_kept_and_undone(watched: Any) -> None:
     page = watched.open(f"write?text={GIRL}")
     write(page)

@@ -25,15 +25,19 @@ function keep() {
 const keepSoon = debounce(keep, SETTLED);
 addEventListener("pagehide", keep);
 
-/** Change the prompt for all tabs. */
-export function setPrompt(value) {
-  if (value === chosen) return;
+/**
+ * Change the prompt for all tabs.
+ * @param {string} value @param {number | null} [from] the position that it is looked at from; null
+ *   is the last
+ */
+export function setPrompt(value, from = null) {
+  if (value === chosen && from === null) return;
   chosen = value;
   keepSoon();
-  listeners.forEach((run) => run(chosen));
+  listeners.forEach((run) => run(chosen, from));
 }
 
-/** Call `run` with the prompt whenever it changes. */
+/** Call `run` with the prompt, and the position to look from, whenever it changes. */
 export const onPrompt = (run) => listeners.add(run);
 
 /** The tab that the address names. */

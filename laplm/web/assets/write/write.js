@@ -4,7 +4,7 @@
 import { aborted } from "../api.js";
 import { copyText } from "../clipboard.js";
 import { h, looseSpace, replace } from "../dom.js";
-import { chosenModel, entryOf } from "../models-list.js";
+import { chosenModel, entryOf, onModels } from "../models-list.js";
 import { Opening, OPENING_TOKENS } from "../opening.js";
 import { promptText, setPrompt } from "../prompt.js";
 import { session } from "../storage.js";
@@ -25,8 +25,10 @@ class WriteTab {
   /** @param {HTMLElement} root */
   constructor(root) {
     // What is on the screen, as data: what is undone, and what a reload brings back.
-    this.state = { prompt: "", samples: [], status: "" };
+    this.state = { prompt: "", samples: [], status: "", model: null };
     this.running = null;
+    this.asked = null; // the place of the token whose alternatives are shown
+    this.model = null; // for which it is drawn
     this.opening = new Opening(root);
     this.parts = makeParts();
     this.undo = new Undo(this.parts.undo);
@@ -43,6 +45,24 @@ class WriteTab {
     this.parts.many.addEventListener("click", () => this.#start(MANY));
     this.parts.stop.addEventListener("click", () => this.running?.abort());
     this.parts.undo.addEventListener("click", () => this.#undoLast());
+    onModels(() => this.#modelChosen());
+  }
+
+  /** Another model goes on from a text, but its tokens and their odds are not that one's. */
+  #modelChosen() {
+    const before = this.model;
+    this.model = chosenModel();
+    if (before === null || before === this.model || !this.state.model) return;
+    if (this.running) this.state.status = `${before}. Stopped.`;
+    this.#halt();
+    this.opening.end();
+    this.ghost.clear();
+    this.#draw();
+  }
+
+  /** Whether what is shown was written by a model that is not the chosen one. */
+  get #foreign() {
+    return this.state.model !== null && this.state.model !== chosenModel();
   }
 
   /** What a reload brings back; else something that writes itself, to be seen. */
@@ -89,7 +109,6 @@ class WriteTab {
     session.write("written", {
       ...this.state,
       prompt: promptText("write"),
-      model: chosenModel(),
     });
   }
 
@@ -98,10 +117,13 @@ class WriteTab {
   /** All that the state says, drawn anew. */
   #draw() {
     const { state, parts, panel } = this;
+    this.asked = null;
     const drawn = state.samples.map((data, i) =>
-      makeSample(data, this.#actionsOf(data), (at) =>
-        panel.ask(data.tokens[at], (other) => this.#take(i, at, other)),
-      ),
+      makeSample(data, this.#actionsOf(data), (at) => {
+        this.asked = at;
+        const take = (other) => this.#take(i, at, other);
+        panel.ask(data.tokens[at], this.#foreign ? null : take);
+      }),
     );
     replace(
       parts.result,
@@ -115,8 +137,17 @@ class WriteTab {
   }
 
   #drawStatus() {
-    const { status, seed } = this.state;
-    replace(this.parts.status, status, seed === undefined ? null : this.#seedButton(seed));
+    const { samples, model, seed } = this.state;
+    if (this.#foreign && !samples.length) {
+      replace(this.parts.status);
+      return;
+    }
+    const other = this.#foreign ? `Written by ${model}, not by ${chosenModel()}. ` : "";
+    replace(
+      this.parts.status,
+      other + this.state.status,
+      seed === undefined ? null : this.#seedButton(seed),
+    );
   }
 
   #seedButton(seed) {
@@ -136,18 +167,26 @@ class WriteTab {
       { name: "Keep", run: () => this.#keep(whole()) },
       { name: "Copy", run: () => this.#copy(whole()) },
     ];
-    if (this.state.samples.length > 1) return actions;
+    if (this.state.samples.length > 1 || this.#foreign) return actions;
     return [
       { name: "Continue", run: () => this.#goOn(data) },
       ...actions,
-      { name: "Look inside", run: () => look(whole()) },
+      { name: "Look inside", run: () => look(whole(), this.#lookFrom(data)) },
     ];
+  }
+
+  /** The position from which the token that is asked about was said; null for the last one. */
+  #lookFrom({ promptIds, tokens }) {
+    if (this.asked === null || !promptIds) return null;
+    const before = promptIds.length + this.asked - 1;
+    return before >= 0 && before < promptIds.length + tokens.length - 1 ? before : null;
   }
 
   #keep(text) {
     const { field } = this.parts;
     this.#remember();
-    this.state = { prompt: text, samples: [], status: "Kept: it is the prompt now." };
+    const status = "Kept: it is the prompt now.";
+    this.state = { prompt: text, samples: [], status, model: chosenModel() };
     setPrompt(text);
     this.#draw();
     this.#save();
@@ -239,7 +278,7 @@ class WriteTab {
     const control = new AbortController();
     this.running = control;
     this.ghost.clear();
-    this.state = { prompt: promptText("write"), samples, status: "" };
+    this.state = { prompt: promptText("write"), samples, status: "", model: chosenModel() };
     this.parts.result.setAttribute("aria-busy", "true");
     this.parts.error.hidden = true;
     this.parts.stop.disabled = false;
@@ -277,13 +316,14 @@ class WriteTab {
     this.parts.error.hidden = false;
     if (count) return;
     // there is nothing to show but the reason
-    this.state = { prompt: promptText("write"), samples: [], status: "" };
+    this.state = { prompt: promptText("write"), samples: [], status: "", model: chosenModel() };
     this.#draw();
   }
 }
 
-function look(text) {
-  setPrompt(text);
+/** @param {string} text @param {number | null} from the position that is looked from */
+function look(text, from) {
+  setPrompt(text, from);
   showTab("look");
 }
 
