@@ -26,8 +26,8 @@ def test_it_opens_on_what_brings_madrid(watched: Any) -> None:
     assert page.get_by_label("Text", exact=True).input_value() == "The capital of Spain is"
     story = page.locator("#look .story")
     expect(story).to_contain_text("“Madrid”")
-    expect(story).to_contain_text("head 4.6, which looks at “Spain” with 98%")
-    expect(story).to_contain_text("falls from 98.9 to 94.1%")
+    expect(story).to_contain_text("head 4.6, which looks at “Spain” with 98 %")
+    expect(story).to_contain_text("falls from 98.9 to 94.1 %")
     # Its head is open: an arc to Spain with its share, its map named, the pair in numbers.
     expect(page.locator("#look .layers li.open .layer")).to_have_text("4")
     expect(page.locator("#look .head[aria-pressed=true] b")).to_have_text("4.6")
@@ -66,10 +66,86 @@ def test_a_tap_looks_and_a_switch_switches_off(watched: Any) -> None:
     after = when_changed(page, before)
     assert after[0].startswith("·Madrid") and "94.1 %" in after[0]
     expect(switch(page, "Head 4.6")).to_have_attribute("aria-checked", "false")
-    assert page.locator("#look .next .ghost:not([hidden])").count() > 5
+    # What moved says from where; a row that did not has no mark.
+    rows = page.locator("#look .next .bars li")
+    expect(rows.first.locator(".number")).to_have_text("94.1 % was 98.9 %")
+    moved = rows.locator("small").count()
+    assert 1 <= moved < rows.count()
+    assert page.locator("#look .bars .ghost:not([hidden])").count() == moved
+    # What is said of the head is said of one that is off, and the sentence of the whole model.
+    expect(page.locator("#look .story")).to_contain_text("With all parts on: ")
+    page.locator("#look .story button").click()
+    expect(page.locator("#look .looks")).to_contain_text("Head 4.6 (switched off)")
+    expect(page.locator("#look .pair h4")).to_contain_text("Head 4.6 (switched off)")
+    expect(page.locator("#look .pair")).to_contain_text("off: not copied")
+    expect(page.locator("#look .words.off")).to_have_count(1)
     expect(page.locator("#look .offs")).to_contain_text("head 4.6")
     page.get_by_role("button", name="Switch all on").click()
     assert when_changed(page, after) == before
+    expect(page.locator("#look .story")).not_to_contain_text("With all parts on")
+    expect(page.locator("#look .looks")).not_to_contain_text("switched off")
+
+
+def test_a_word_says_what_comes_after_it_and_leads_to_what_brought_it(watched: Any) -> None:
+    page = watched.open("look?text=The capital of Spain is Madrid.")
+    look(page)
+    said = page.locator("#look .from")
+    expect(said).to_be_empty()
+    page.locator("#look .word-row .chip").nth(5).click()
+    expect(said).to_contain_text("What comes after “Madrid”. Why “Madrid” itself was said:")
+    said.get_by_role("button", name="look from “is”").click()
+    expect(page.locator("#look .chip.here")).to_have_text("·is")
+    expect(page.locator("#look .story")).to_contain_text("“Madrid”")
+    page.locator("#look .word-row .chip").first.click()
+    expect(said).to_have_text("What comes after “The”.")
+    page.get_by_label("Text", exact=True).fill("The capital of France is")
+    expect(said).to_be_empty()
+
+
+def test_no_sentence_of_another_text_stands_there(watched: Any) -> None:
+    page = watched.open("look")
+    look(page)
+    held: list[Any] = []
+    page.route("**/api/look/why", lambda route: held.append(route))
+    page.get_by_label("Text", exact=True).fill("The capital of France is")
+    expect(page.locator("#look .word-row")).to_contain_text("France")
+    expect(page.locator("#look .story")).to_have_text("Asking why…")
+    for _ in range(400):
+        if held:
+            break
+        page.wait_for_timeout(25)
+    held[0].continue_()
+    expect(page.locator("#look .story")).to_contain_text("“Paris”")
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 800), (1920, 1080)])
+def test_the_river_ends_above_what_is_as_wide_as_the_page(
+    watched: Any, width: int, height: int
+) -> None:
+    page = watched.page
+    page.set_viewport_size({"width": width, "height": height})
+    watched.open("look")
+    look(page)
+    page.get_by_role("button", name="Walk through").click()
+    for _ in range(STEPS.index("feed")):
+        page.keyboard.press("ArrowRight")
+    table = page.locator("#look [data-part=neurons] table")
+    expect(table).to_be_in_viewport()
+    river = page.locator("#look .river-card").bounding_box()
+    details = page.locator("#look .details").bounding_box()
+    assert river and details
+    assert river["y"] + river["height"] <= details["y"]
+    assert details["y"] < height / 2  # it is scrolled: a card that sticks would be over it
+
+
+def test_the_head_of_the_sentence_comes_into_sight(watched: Any) -> None:
+    watched.page.set_viewport_size({"width": 360, "height": 740})
+    page = watched.open("look")
+    look(page)
+    card = page.locator("#look .head-card").nth(6)
+    expect(card).not_to_be_in_viewport()
+    page.locator("#look .story button").click()
+    expect(card.get_by_role("switch")).to_be_in_viewport(ratio=1)
 
 
 def test_a_pair_of_words_is_compared_in_numbers(watched: Any) -> None:

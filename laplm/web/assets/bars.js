@@ -1,9 +1,11 @@
 // Bars of probability, which all have one scale: the whole width is 100 %. They stay the same
 // elements when their numbers change, so that they move.
 
-import { h, percent } from "./dom.js";
+import { h, percent, replace } from "./dom.js";
 
 const width = (p) => `${(100 * p).toFixed(2)}%`;
+
+const NOTICED = 0.005; // a change that is smaller is none to the eye
 
 /** One row: a token, its bar, and another behind it that shows how it was before. */
 function makeRow(onTake) {
@@ -23,9 +25,14 @@ function makeRow(onTake) {
       item = next;
       word.textContent = next.label;
       full.style.setProperty("width", width(next.p));
-      ghost.hidden = next.before === undefined;
+      const moved = next.before !== undefined && Math.abs(next.p - next.before) >= NOTICED;
+      ghost.hidden = !moved;
       if (!ghost.hidden) ghost.style.setProperty("width", width(next.before));
-      number.textContent = next.out ? "out" : percent(next.p);
+      replace(
+        number,
+        next.out ? "out" : percent(next.p),
+        moved ? h("small", { text: ` was ${percent(next.before)}` }) : null,
+      );
       row.className = next.out ? "gone" : next.own ? "own" : "";
       const was = next.before === undefined ? "" : `, with all parts ${percent(next.before)}`;
       const said = `${next.label}: ${percent(next.p)}${was}`;

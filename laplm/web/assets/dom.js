@@ -162,6 +162,12 @@ export const percent = (p) =>
       ? "< 0.1 %"
       : `${(100 * p).toFixed(1)} %`;
 
+/** A number with so many digits: with a real minus, and none before nothing. */
+export const decimal = (number, digits) => {
+  const said = number.toFixed(digits);
+  return Number(said) === 0 ? said.replace("-", "") : said.replace("-", "−");
+};
+
 export const bytes = (n) => {
   if (n === null || n === undefined) return "–";
   const units = ["B", "kB", "MB", "GB"];

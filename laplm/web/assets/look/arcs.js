@@ -2,6 +2,7 @@
 // follows it; a tap on a percentage chooses it as the other word of the pair.
 
 import { arrowKeys, h, percent, replace, svg } from "../dom.js";
+import { isOff } from "./heads.js";
 
 const HEIGHT = 92; // px, over the words
 const THIN = 0.02; // shares below are no arc
@@ -47,6 +48,7 @@ export function drawWords(root, seen, act) {
   const from = position - first;
   const row = block && act.head !== null ? block.patterns[act.head][from] : null;
   const words = seen.tokens.slice(first);
+  const off = row && isOff(seen, block.layer, act.head);
   const columns = words.map((label, i) => {
     const at = first + i;
     const seenNow = row && i <= from;
@@ -84,15 +86,19 @@ export function drawWords(root, seen, act) {
     columns,
   );
   const earlier = first ? h("p", { class: "note", text: `… ${first} tokens before` }) : null;
-  const scroll = h("div", { class: "scroll words" }, h("div", { class: "fit" }, picture, list));
-  replace(root, earlier, scroll, says(seen, act, row, words, from));
+  const scroll = h(
+    "div",
+    { class: `scroll words${off ? " off" : ""}` },
+    h("div", { class: "fit" }, picture, list),
+  );
+  replace(root, earlier, scroll, says(seen, act, row, words, from, off));
   arrowKeys(list, ".chip")(columns[from].firstChild);
   scroll.scrollLeft = columns[from].offsetLeft - scroll.clientWidth / 2;
   if (row) drawArcs(list, picture, row, from);
 }
 
 /** The same in words, which is read out too. */
-function says(seen, act, row, words, from) {
+function says(seen, act, row, words, from, off) {
   if (!row) return h("p", { class: "note looks", text: "Choose a head to see where it looks." });
   const best = row
     .map((p, i) => [p, i])
@@ -103,8 +109,9 @@ function says(seen, act, row, words, from) {
   const before = seen.block.earlier[act.head][from];
   const rest = before > 0.0005 ? `; to tokens further back ${percent(before)}` : "";
   const most = best.map(([p, i]) => `“${words[i]}” ${percent(p)}`).join(", ");
+  const head = `Head ${seen.block.layer}.${act.head}${off ? " (switched off)" : ""}`;
   return h("p", {
     class: "note looks",
-    text: `Head ${seen.block.layer}.${act.head}: “${words[from]}” attends to ${most}${rest}.`,
+    text: `${head}: “${words[from]}” attends to ${most}${rest}.`,
   });
 }

@@ -2,7 +2,7 @@
 // word, logits. Only what is open is drawn.
 
 import { scatter } from "../charts.js";
-import { freshId, h, percent, replace } from "../dom.js";
+import { decimal, freshId, h, percent, replace } from "../dom.js";
 import { partSwitch } from "./heads.js";
 import { drawLens } from "./lens.js";
 import { vectorRows } from "./vectors.js";
@@ -63,7 +63,7 @@ function drawNeurons(root, seen, act) {
       "tr",
       {},
       h("th", { scope: "row", text: `${block.layer}.${neuron.index}` }),
-      h("td", { class: "number", text: neuron.activation.toFixed(2) }),
+      h("td", { class: "number", text: decimal(neuron.activation, 2) }),
       h("td", { class: "mono", text: neuron.promotes.slice(0, 4).join(" ") }),
       h("td", { class: "mono", text: neuron.suppresses.slice(0, 4).join(" ") }),
       h("td", {}, partSwitch(part, `Neuron ${neuron.index}`, act.off.has(part), act.toggle)),
@@ -176,7 +176,7 @@ function drawLogits(root, seen) {
               {},
               h("th", { scope: "row", class: "mono", text: token }),
               h("td", { class: "number", text: String(seen.next_ids[i]) }),
-              h("td", { class: "number", text: seen.logits[i].toFixed(2) }),
+              h("td", { class: "number", text: decimal(seen.logits[i], 2) }),
               h("td", { class: "number", text: percent(seen.plain.probabilities[i]) }),
             ),
           ),

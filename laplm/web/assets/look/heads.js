@@ -19,6 +19,10 @@ export function partSwitch(part, label, off, toggle) {
   });
 }
 
+/** Whether a head was off in what is seen: by itself, or with all of its layer. */
+export const isOff = ({ without }, layer, head) =>
+  without.includes(`head:${layer}.${head}`) || without.includes(`attention:${layer}`);
+
 const signed = (number) => `${number < 0 ? "−" : "+"}${Math.abs(number).toFixed(1)}`;
 
 /** How many stand side by side where there is room: rows that are as long as each other. */
@@ -36,7 +40,7 @@ export function drawHeads(root, seen, act) {
   const cards = block.patterns.map((pattern, i) => {
     const name = `${block.layer}.${i}`;
     const part = `head:${name}`;
-    const off = act.off.has(part);
+    const without = isOff(seen, block.layer, i);
     const most = pattern[at].indexOf(Math.max(...pattern[at]));
     const adds = act.adds(block.layer, i);
     const canvas = h("canvas", { "aria-hidden": "true" });
@@ -50,7 +54,7 @@ export function drawHeads(root, seen, act) {
         "data-key": `look:${name}`,
         "aria-label": `Head ${name} attends most to ${labels[most]}, ${percent(pattern[at][most])}${
           adds === null ? "" : `; it adds ${signed(adds)}`
-        }`,
+        }${without ? "; switched off" : ""}`,
         onclick: () => act.choose(i),
       },
       canvas,
@@ -59,9 +63,9 @@ export function drawHeads(root, seen, act) {
     );
     return h(
       "div",
-      { class: `head-card${off ? " off" : ""}` },
+      { class: `head-card${without ? " off" : ""}` },
       look,
-      partSwitch(part, `Head ${name}`, off, act.toggle),
+      partSwitch(part, `Head ${name}`, act.off.has(part), act.toggle),
     );
   });
   const part = `attention:${block.layer}`;

@@ -13,7 +13,7 @@ import { Inside } from "./inside.js";
 import { drawGlance, drawnOf, makeNext } from "./next.js";
 import { drawPair } from "./pair.js";
 import { drawRiver } from "./river.js";
-import { drawSentence } from "./sentence.js";
+import { drawSentence, plainToken } from "./sentence.js";
 import { Story } from "./story.js";
 import { makeWalk } from "./walk.js";
 import { addsOf, bestHead, strongestHead } from "./why.js";
@@ -25,7 +25,7 @@ const MANY = 2000; // tokens that are asked for when the one that is drawn is no
 
 /** What is followed and chosen. */
 const freshState = () => ({
-  position: null, // the word that is followed; null is the last
+  position: null, // the word that is followed; null is the last, while nobody chose one
   layer: null,
   head: 0,
   key: null, // the other word of the pair; null is the one that is looked at most
@@ -37,6 +37,7 @@ const most = (row) => row.indexOf(Math.max(...row));
 /** The places of the tab that are drawn anew. */
 const makePlaces = () => ({
   offs: h("p", { class: "row offs", role: "status" }),
+  from: h("p", { class: "row note from" }),
   sentence: h("p", { class: "story", "aria-live": "polite" }),
   words: h("div", { class: "words-body" }),
   river: h("section", { class: "card river-card", "aria-label": "Residual stream" }),
@@ -56,6 +57,8 @@ class LookTab {
     this.shown = false;
     this.seen = null;
     this.model = null;
+    this.said = ""; // the sentence that is shown
+    this.sought = false; // a head is to be brought into sight
     this.story = new Story();
     this.inside = new Inside(root);
     this.places = makePlaces();
@@ -111,6 +114,7 @@ class LookTab {
         h("div", { class: "field wide" }, h("label", { for: textId, text: "Text" }), text),
         h("div", { class: "row between" }, exampleChips(TEXTS, setPrompt), walk.button),
         inside.error,
+        places.from,
         places.sentence,
         places.offs,
       ),
@@ -119,7 +123,7 @@ class LookTab {
         { class: "look" },
         h("div", { class: "look-words card" }, places.words),
         this.next.element,
-        places.river,
+        h("div", { class: "river-side" }, places.river),
         h(
           "section",
           { class: "card heads-card", "aria-label": "Heads" },
@@ -136,12 +140,11 @@ class LookTab {
   }
 
   #listen() {
-    onPrompt(
-      debounce(() => {
-        Object.assign(this.state, { position: null, key: null }); // what was followed may be gone
-        this.ask();
-      }, TYPING),
-    );
+    const askSoon = debounce(() => this.ask(), TYPING);
+    onPrompt((_, from) => {
+      Object.assign(this.state, { position: from, key: null }); // what was followed may be gone
+      askSoon();
+    });
     document.addEventListener("themechange", () => this.seen && this.#draw(this.seen));
     onModels(() => {
       if (chosenModel() === this.model) return;
@@ -188,7 +191,7 @@ class LookTab {
     const found = await this.story.ask(seen);
     if (!found || seen !== this.seen) return;
     this.story.why = found;
-    drawSentence(this.places.sentence, found.sentence, this.act.choose);
+    this.#drawStory();
     const best = found.story ? strongestHead(found.story) : { layer: 0, head: 0 };
     const follows = !state.chosen && (best.layer !== state.layer || best.head !== state.head);
     if (follows || state.layer === null) {
@@ -212,13 +215,9 @@ class LookTab {
   #draw(seen) {
     const known = this.seen;
     this.seen = seen;
-    const { sentence } = this.places;
-    const hadWhy = this.story.why !== null;
     const fits = this.story.fits(seen);
-    if (fits) sentence.classList.remove("old");
-    else if (hadWhy) sentence.classList.add("old");
-    if (!sentence.textContent) sentence.textContent = "Asking why…";
     this.#redraw();
+    if (this.sought) this.#seek();
     if (!fits && seen !== known) this.storySoon();
   }
 
@@ -234,10 +233,7 @@ class LookTab {
     drawWords(places.words, seen, {
       head: opened ? state.head : null,
       key,
-      follow: (at) => {
-        Object.assign(state, { position: at === seen.tokens.length - 1 ? null : at, key: null });
-        this.ask();
-      },
+      follow: (at) => this.#follow(at),
       pair: (to) => this.#pairWith(to),
     });
     drawRiver(places.river, seen, this.act);
@@ -245,6 +241,57 @@ class LookTab {
     this.details.update(seen);
     this.#drawBars(seen);
     this.#drawOffs();
+    this.#drawFrom();
+    this.#drawStory();
+  }
+
+  /** Once a word was chosen: that this is what comes after it, and where to see what brought it. */
+  #drawFrom() {
+    const { seen, state, places } = this;
+    const { position: at } = seen;
+    const named = (i) => `“${plainToken(seen.tokens[i])}”`;
+    if (state.position === null) replace(places.from);
+    else if (!at) replace(places.from, `What comes after ${named(at)}.`);
+    else
+      replace(
+        places.from,
+        `What comes after ${named(at)}. Why ${named(at)} itself was said:`,
+        h("button", {
+          type: "button",
+          class: "link",
+          text: `look from ${named(at - 1)}`,
+          "data-key": "look-from",
+          onclick: () => this.#follow(at - 1),
+        }),
+      );
+  }
+
+  /** The sentence, once it is known. It is of the model with all of its parts. */
+  #drawStory() {
+    const { sentence } = this.places;
+    const { why } = this.story;
+    const whole = this.off.size ? "With all parts on: " : "";
+    const said = why ? whole + why.sentence : "Asking why…";
+    if (said === this.said) return; // it is read out whenever it changes
+    // While another one is asked for, what stands below stays where it is.
+    sentence.style.setProperty("min-height", why ? "0" : `${sentence.offsetHeight}px`);
+    this.said = said;
+    drawSentence(sentence, said, (layer, head) => {
+      this.sought = true;
+      this.#choose(layer, head);
+    });
+  }
+
+  /** Bring the switch of the head that was asked for into sight. */
+  #seek() {
+    this.sought = false;
+    const head = this.root.querySelector(".head-card:has([aria-pressed=true])");
+    head?.scrollIntoView({ block: "nearest" });
+  }
+
+  #follow(at) {
+    Object.assign(this.state, { position: at, key: null });
+    this.ask();
   }
 
   /** The heads of the block that is open, and the pair of words of one. */

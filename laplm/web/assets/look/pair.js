@@ -2,11 +2,11 @@
 // their product, the mask and the softmax.
 
 import { strip } from "../charts.js";
-import { h, percent, replace } from "../dom.js";
+import { decimal, h, percent, replace } from "../dom.js";
+import { isOff } from "./heads.js";
 
 const ROWS = 6;
 const scaleOf = (...vectors) => Math.max(...vectors.flat().map(Math.abs), 1e-9);
-const minus = (number, digits) => number.toFixed(digits).replace("-", "−");
 const sum = (numbers) => numbers.reduce((a, b) => a + b, 0);
 
 const row = (name, numbers, most, said) =>
@@ -68,7 +68,7 @@ function scores(seen, opened, key, choose) {
                 onclick: () => choose(first + i),
               }),
             ),
-            h("td", { class: "number", text: score === null ? "masked" : minus(score, 2) }),
+            h("td", { class: "number", text: score === null ? "masked" : decimal(score, 2) }),
             h(
               "td",
               {},
@@ -111,14 +111,21 @@ export function drawPair(root, seen, key, choose) {
   const after =
     score === null
       ? "masked: this head does not look so far back"
-      : `${minus(dot, 1)} × ${opened.scale.toFixed(3)} = ${minus(score, 2)}`;
+      : `${decimal(dot, 1)} × ${opened.scale.toFixed(3)} = ${decimal(score, 2)}`;
+  const off = isOff(seen, block.layer, opened.head);
+  root.classList.toggle("off", off);
+  const head = `Head ${block.layer}.${opened.head}${off ? " (switched off)" : ""}`;
   replace(
     root,
-    h("h4", {}, `Head ${block.layer}.${opened.head}: “${from}” asks, “${to}” answers`),
-    row("query q", opened.query, most, `of “${from}”`),
-    row("key k", k, most, `of “${to}”`),
-    row("q × k", products, scaleOf(products), `sum q·k = ${minus(dot, 1)}`),
-    row("value v", v, scaleOf(v), `copied × ${percent(p)}`),
+    h("h4", {}, `${head}: “${from}” asks, “${to}” answers`),
+    h(
+      "div",
+      { class: "vectors" },
+      row("query q", opened.query, most, `of “${from}”`),
+      row("key k", k, most, `of “${to}”`),
+      row("q × k", products, scaleOf(products), `sum q·k = ${decimal(dot, 1)}`),
+      row("value v", v, scaleOf(v), off ? "off: not copied" : `copied × ${percent(p)}`),
+    ),
     h(
       "p",
       { class: "note" },

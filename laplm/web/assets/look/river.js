@@ -2,7 +2,7 @@
 // fed by attention from the left and by the feed-forward from the right. Beside it the lens, and
 // the head of each layer that adds most.
 
-import { h, percent, replace, svg } from "../dom.js";
+import { decimal, h, percent, replace, svg } from "../dom.js";
 import { plainToken } from "./sentence.js";
 
 const WIDTH = 150; // of the picture; the stream has at most half of it
@@ -86,7 +86,7 @@ const bestButton = (layer, best, choose) =>
         class: "best",
         "data-key": `best:${layer}`,
         text: `${layer}.${best.head}`,
-        title: `its head that adds most: ${best.adds.toFixed(2)}, looking at ${best.looks}`,
+        title: `its head that adds most: ${decimal(best.adds, 2)}, looking at ${best.looks}`,
         "aria-label": `Head ${layer}.${best.head}, which adds most in this layer`,
         onclick: () => choose(layer, best.head),
       })

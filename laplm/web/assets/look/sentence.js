@@ -5,7 +5,8 @@ import { h, replace } from "../dom.js";
 
 /** White space that opens a token is how models write words, and nothing a reader looks for. */
 export const plainToken = (label) => label.replace(/^·/, "") || label;
-const plain = (sentence) => sentence.replaceAll("“·", "“");
+// Percentages as everywhere on this page: with a space.
+const plain = (sentence) => sentence.replaceAll("“·", "“").replaceAll(/(\d)%/g, "$1 %");
 
 /**
  * @param {HTMLElement} root @param {string} sentence of `laplm look why`

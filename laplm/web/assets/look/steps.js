@@ -1,9 +1,10 @@
 // The stops of the walk: what each points at, and what is said there with the numbers of this
 // prompt. `seen` is the result of /api/look/inside, `why` of /api/look/why (or null).
 
-import { percent } from "../dom.js";
+import { decimal, percent } from "../dom.js";
+import { isOff } from "./heads.js";
 
-const one = (number) => number.toFixed(1);
+const one = (number) => decimal(number, 1);
 const most = (row) => row.indexOf(Math.max(...row));
 
 /** @type {{name: string, title: string, points: string, needs?: string,
@@ -41,12 +42,16 @@ export const STEPS = [
     name: "attention",
     title: "Attention",
     points: ".words",
-    say: ({ tokens, first, position, block }, _, head) => {
+    say: (seen, _, head) => {
+      const { tokens, first, position, block } = seen;
+      const copies = isOff(seen, block.layer, head)
+        ? "but it is switched off, and copies nothing."
+        : "and copies that much of it.";
       const row = block.patterns[head][position - first];
       const to = most(row);
       return (
         `In head ${block.layer}.${head}, “${tokens[position]}” looks at “${tokens[first + to]}” ` +
-        `with ${percent(row[to])}, and copies that much of it.`
+        `with ${percent(row[to])}, ${copies}`
       );
     },
   },
@@ -56,7 +61,7 @@ export const STEPS = [
     points: ".pair",
     say: ({ tokens, first, block: { opened } }) => {
       const to = most(opened.pattern);
-      const score = opened.scores[to].toFixed(2);
+      const score = decimal(opened.scores[to], 2);
       return (
         `Why there: its query fits the key of “${tokens[first + to]}” best. Their scaled ` +
         `product is ${score}, which the softmax makes ${percent(opened.pattern[to])}.`
@@ -85,7 +90,7 @@ export const STEPS = [
       return (
         `Of ${sizes.n_inner.toLocaleString("en")} neurons in layer ${block.layer}, ` +
         `${percent(block.active)} are active. The strongest, ${neuron.index} with ` +
-        `${neuron.activation.toFixed(2)}, promotes “${neuron.promotes[0]}”.`
+        `${decimal(neuron.activation, 2)}, promotes “${neuron.promotes[0]}”.`
       );
     },
   },
@@ -109,7 +114,7 @@ export const STEPS = [
     title: "The next token",
     points: ".next",
     say: ({ next_tokens: tokens, logits, drawn }) =>
-      `“${tokens[0]}” has the highest logit, ${logits[0].toFixed(1)}, and so ` +
+      `“${tokens[0]}” has the highest logit, ${one(logits[0])}, and so ` +
       `${percent(drawn.probabilities[0])}; the uncertainty is ${drawn.entropy.toFixed(2)} bits. ` +
       "Draw takes one by these odds, and all begins anew.",
   },

@@ -1,13 +1,11 @@
 // A vector as a strip of its first numbers, beside others on the same scale.
 
 import { strip } from "../charts.js";
-import { h } from "../dom.js";
+import { decimal, h } from "../dom.js";
 
-// No -0.00.
-const tidy = (number) => (Math.abs(number) < 0.005 ? 0 : number).toFixed(2);
 const units = {
   length: (vector) => `length ${vector.norm.toFixed(1)}`,
-  moments: (vector) => `mean ${tidy(vector.mean)}, variance ${tidy(vector.variance)}`,
+  moments: (vector) => `mean ${decimal(vector.mean, 2)}, variance ${decimal(vector.variance, 2)}`,
 };
 
 /** The largest of all numbers of some vectors: what has the full colour on their scale. */
