@@ -176,10 +176,10 @@ class WriteTab {
   }
 
   /** The position from which the token that is asked about was said; null for the last one. */
-  #lookFrom({ promptIds, tokens }) {
+  #lookFrom({ promptIds }) {
     if (this.asked === null || !promptIds) return null;
     const before = promptIds.length + this.asked - 1;
-    return before >= 0 && before < promptIds.length + tokens.length - 1 ? before : null;
+    return before < 0 ? null : before;
   }
 
   #keep(text) {
