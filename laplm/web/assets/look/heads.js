@@ -1,7 +1,7 @@
 // The heads of the open layer as maps. A tap looks; the switch beneath switches off.
 
 import { paintPattern } from "../charts.js";
-import { arrowKeys, h, percent, replace } from "../dom.js";
+import { arrowKeys, decimal, h, percent, replace } from "../dom.js";
 
 const MOST_ACROSS = 6;
 
@@ -23,7 +23,10 @@ export function partSwitch(part, label, off, toggle) {
 export const isOff = ({ without }, layer, head) =>
   without.includes(`head:${layer}.${head}`) || without.includes(`attention:${layer}`);
 
-const signed = (number) => `${number < 0 ? "−" : "+"}${Math.abs(number).toFixed(1)}`;
+const signed = (number) => {
+  const said = decimal(number, 1);
+  return said.startsWith("−") ? said : `+${said}`;
+};
 
 /** How many stand side by side where there is room: rows that are as long as each other. */
 const across = (n) => Math.ceil(n / Math.ceil(n / MOST_ACROSS));
