@@ -9,6 +9,8 @@ press of a key. Tags of cells:
 - "steps": each item of the lists in it is a fragment.
 - "words": what a code cell gives as Markdown is text of the slide, and its code is not shown.
 - "open-code": the code is on the slide; other code is folded behind a word at its foot.
+- "skip-execution": not run (nbclient's own tag): sliders, since nobody is there to move them, and
+  nbclient now and then waits for ever for what a widget has to say.
 
 reveal.js comes from the package pyreveal, whose copy of it is copied beside the page.
 """
