@@ -15,6 +15,7 @@ from laplm.look import diagrams, figures, passes
 from laplm.look.view import Column, Grid, Model, Part, Table, View, model_label
 from laplm.look.words import percent, quoted
 from laplm.model.activations import names_of
+from laplm.model.families.ops import causal_mask
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -148,10 +149,6 @@ def one_head(model: Model, text: passes.Text, *, layer: int, head: int) -> OneHe
     q = cache[last[0], layer][:, head]
     k, v = (cache[name, layer][:, key_head] for name in (last[1], "v"))
     scale = config.attention_scale(layer)
-    n, window = len(ids), config.layer_window(layer)
-    visible = np.tri(n, dtype=bool)
-    if window is not None:
-        visible &= ~np.tri(n, k=-window, dtype=bool)
     return OneHead(
         model=model_label(model),
         tokens=passes.token_labels(model, ids),
@@ -163,7 +160,7 @@ def one_head(model: Model, text: passes.Text, *, layer: int, head: int) -> OneHe
         v=v,
         scale=scale,
         scores=q @ k.T * np.float32(scale),
-        visible=visible,
+        visible=causal_mask(len(ids), len(ids), config.layer_window(layer)),
         pattern=cache["pattern", layer][head],
         z=cache["z", layer][:, head],
     )

@@ -153,6 +153,15 @@ def _layer_scaling(config: ModelConfig, layer: int) -> RopeScaling | None:
     return None if _is_local(config, layer) else config.rope_scaling
 
 
+def causal_mask(n_queries: int, n_keys: int, window: int | None = None) -> NDArray[np.bool_]:
+    """Which keys each query sees, (n_queries, n_keys); the last query stands at the last key."""
+    before = n_keys - n_queries
+    visible = np.tri(n_queries, n_keys, before, dtype=bool)
+    if window is not None:
+        visible &= ~np.tri(n_queries, n_keys, before - window, dtype=bool)
+    return visible
+
+
 def causal_attention(
     q: Array, k: Array, v: Array, scale: float, layer: int, hook: Hook, window: int | None = None
 ) -> Array:
@@ -168,9 +177,7 @@ def causal_attention(
     scores = np.matmul(q.swapaxes(-3, -2), np.moveaxis(k, -3, -1))  # (..., H, T, P + T)
     scores = scores * np.float32(scale)
     n_queries, n_keys = scores.shape[-2:]
-    visible = np.tri(n_queries, n_keys, n_keys - n_queries, dtype=bool)
-    if window is not None:
-        visible &= ~np.tri(n_queries, n_keys, n_keys - n_queries - window, dtype=bool)
+    visible = causal_mask(n_queries, n_keys, window)
     scores = hook("attn_scores", layer, np.where(visible, scores, np.float32(-np.inf)))
     pattern = hook("pattern", layer, softmax(scores))  # (..., H, T, P + T)
     z = np.matmul(pattern, v.swapaxes(-3, -2)).swapaxes(-3, -2)  # (..., T, H, D)
