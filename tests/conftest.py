@@ -26,8 +26,11 @@ os.environ.pop("COLUMNS", None)
 # torch's threads wait for each other asleep. Awake they take the cores from the other worker's, and
 # from each other: half of all CPU time was spent so. Read when torch is loaded, here or in a child.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# No test is about time: a busy machine makes none of them fail.
-settings.register_profile("laplm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# No test is about time: a busy machine makes none of them fail. The inputs that hypothesis makes
+# are the same at each run, so that a change breaks a test and not chance; others on request.
+timeless = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("laplm", timeless, derandomize=True)
+settings.register_profile("explore", timeless)  # --hypothesis-profile=explore
 settings.load_profile("laplm")
 
 TEXT = """The capital of Spain is Madrid. The capital of France is Paris. Once upon a time, there
@@ -66,6 +69,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Files in the order in which they are collected, not those with most tests first."""
     if hasattr(config.option, "loadscopereorder"):
         config.option.loadscopereorder = False
+        # When a worker dies, xdist may wait for ever for its tests: the run ends instead.
+        config.option.maxworkerrestart = "0"
 
 
 @pytest.hookimpl(trylast=True)

@@ -3,32 +3,59 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import urllib.request
+import weakref
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+# A process of its own for each, that is killed: as it ends, the server may wait for ever for one of
+# its threads, in compiled code that no time limit of a test could interrupt.
+_PROGRAM = """
+import sys, xllamacpp
+params = xllamacpp.CommonParams()
+params.model.path = sys.argv[1]
+params.n_ctx, params.n_parallel, params.cpuparams.n_threads = int(sys.argv[2]), 1, 1
+params.warmup = params.fit_params = False
+params.verbosity = -1
+params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+server = xllamacpp.Server(params)
+print("listening at", server.listening_address, flush=True)
+sys.stdin.read()
+"""
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.communicate()
+
 
 class LlamaServer:
     """A GGUF file, loaded."""
 
     def __init__(self, path: Path, n_ctx: int = 128) -> None:
-        xllamacpp = pytest.importorskip("xllamacpp", reason="llama.cpp: pip install xllamacpp")
-        params = xllamacpp.CommonParams()
-        params.model.path = str(path)
-        params.n_ctx, params.n_parallel, params.cpuparams.n_threads = n_ctx, 1, 1
-        params.warmup = params.fit_params = False
-        params.verbosity = -1
-        params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
-        self._server = xllamacpp.Server(params)
+        if find_spec("xllamacpp") is None:
+            pytest.skip("llama.cpp: pip install xllamacpp")
+        process = subprocess.Popen(
+            [sys.executable, "-c", _PROGRAM, str(path), str(n_ctx)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8",
+        )  # fmt: skip
+        weakref.finalize(self, _end, process)
+        assert process.stdout is not None
+        said = next((line for line in process.stdout if line.startswith("listening at ")), "")
+        assert said, f"llama.cpp does not open {path}"
+        self._address = said.split()[-1]
 
     def post(self, route: str, **body: Any) -> dict[str, Any]:
         request = urllib.request.Request(
-            self._server.listening_address + route,
+            self._address + route,
             json.dumps(body).encode(),
             {"Content-Type": "application/json"},
         )
