@@ -120,13 +120,13 @@ PICTURES = {
             "laplm/talk/slides.*",
             "laplm/talk/formulas.py",
             "laplm/talk/words.py",
-            "laplm/look/figures.py",
+            "laplm/look/figures/*.py",
             "laplm/look/diagrams.py",
             f"notebooks/{NOTEBOOK}",
         ),
         a_slide,
     ),
-    "attention.png": Picture(("laplm/look/figures.py", "laplm/look/views/attention.py"), heads),
+    "attention.png": Picture(("laplm/look/figures/*.py", "laplm/look/views/attention.py"), heads),
 }
 OF_ALL = ("laplm/pocket/model.safetensors",)
 

@@ -77,6 +77,6 @@ def test_a_change_of_what_a_picture_shows_is_noticed(
     assert "page.png" not in pictures.too_old()  # git on Windows
     style.write_bytes(style.read_bytes() + b"body { color: red }\n")
     assert "page.png" in pictures.too_old()
-    (tmp_path / "laplm/look/figures.py").write_bytes(b"")
+    (tmp_path / "laplm/look/figures/matrices.py").write_bytes(b"")
     (tmp_path / "docs/images/attention.png").unlink()
     assert pictures.too_old() == ["page.png", "slide.png", "attention.png"]

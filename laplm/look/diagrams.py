@@ -1,7 +1,7 @@
 """Pictures of the machine itself: rows that are added, a block, a head, a layer, with its numbers.
 
 They are made for slides: few words, large, wide rather than high. Everything else that looks draw
-is in ``figures.py``, whose colours and letters these have.
+is in ``figures``, whose colours and letters these have.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ import pytest
 from tiny_families import FAMILIES, make_family
 
 from laplm.errors import InputError
-from laplm.look import figures
+from laplm.look.figures import canvas
 from laplm.model.files.checkpoint import open_checkpoint
 from laplm.talk import notebooks, slides
 
@@ -149,7 +149,7 @@ def test_the_model_of_laplm_model_is_the_one_that_is_talked_about(
 def run_cells(number: int, model: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A notebook's cells in this process, their checks too; gives its words. No figure is drawn."""
     monkeypatch.setenv("LAPLM_MODEL", str(model))
-    monkeypatch.setattr(figures, "_magnified", 1.0)  # which the notebook changes
+    monkeypatch.setattr(canvas, "_magnified", 1.0)  # which the notebook changes
     names: dict[str, Any] = {"display": lambda *_: None}
     said = []
     for cell in json.loads(NOTEBOOKS[number - 1].read_text(encoding="utf-8"))["cells"]:

@@ -1,7 +1,7 @@
 """Names beside points: each finds a place where it covers no other name, no point and no line.
 
 In plain numbers, dots of a picture: x to the right, y up. A box is (x0, y0, x1, y1), a leader the
-thin line from a point to its name, (x0, y0, x1, y1) too. What draws them is in ``figures.py``.
+thin line from a point to its name, (x0, y0, x1, y1) too. They are drawn in ``scatter_plots.py``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _PART = 0.5
 _ROUNDS, _MORE = 60, 12
 
 
-class Place(NamedTuple):
+class LabelPlacement(NamedTuple):
     """Where a name is.
 
     Attributes:
@@ -35,7 +35,7 @@ class Place(NamedTuple):
     free: bool
 
 
-def overlap(a: Array, b: Array) -> Array:
+def boxes_overlap(a: Array, b: Array) -> Array:
     """Which boxes share more than an edge: (N, 4) and (M, 4) give (N, M)."""
     a, b = a[:, None], b[None]
     return np.asarray(
@@ -44,7 +44,7 @@ def overlap(a: Array, b: Array) -> Array:
     )  # fmt: skip
 
 
-def crossing(lines: Array, boxes: Array) -> Array:
+def lines_cross(lines: Array, boxes: Array) -> Array:
     """Which lines go through which boxes: (N, 4) and (M, 4) give (N, M).
 
     Liang and Barsky's clipping: the share of a line that is within the box, on both axes.
@@ -60,9 +60,9 @@ def crossing(lines: Array, boxes: Array) -> Array:
     return np.asarray(first < last)
 
 
-def place(
+def place_labels(
     points: Array, sizes: Array, frame: Array, radii: Array, taken: Array | None = None
-) -> list[Place]:
+) -> list[LabelPlacement]:
     """A place for the name of each point.
 
     The most crowded points choose first. Names that then find no place that is free, or else the
@@ -80,7 +80,7 @@ def place(
     near = np.linalg.norm(points[:, None] - points[None], axis=-1) < 8 * sizes[:, 1].max(initial=0)
     order = list(np.argsort(-near.sum(1), kind="stable"))
     taken = np.zeros((0, 4)) if taken is None else taken
-    best: tuple[int, float, list[Place]] | None = None
+    best: tuple[int, float, list[LabelPlacement]] | None = None
     more = _MORE  # rounds after the first in which all names are free
     for _ in range(_ROUNDS):
         found = _in_order(order, points, sizes, frame, marks, taken)
@@ -98,8 +98,8 @@ def place(
 
 def _in_order(
     order: Sequence[int], points: Array, sizes: Array, frame: Array, marks: Array, taken: Array
-) -> list[Place]:
-    found: dict[int, Place] = {}
+) -> list[LabelPlacement]:
+    found: dict[int, LabelPlacement] = {}
     names = np.zeros((0, 4))
     leaders = np.zeros((0, 4))
     for i in order:
@@ -115,23 +115,23 @@ def _in_order(
 
 def _first_free(
     point: Array, size: Array, frame: Array, mark: Array, covered: Array, leaders: Array
-) -> Place:
+) -> LabelPlacement:
     """The nearest place where a name covers nothing, or else the one where it covers the least."""
     radius = (mark[2] - mark[0]) / 2
     boxes = _around(point, size, radius)
     boxes = boxes[
         (boxes[:, :2] >= frame[:2]).all(1) & (boxes[:, 2:] <= frame[2:]).all(1)
-        & ~overlap(boxes, mark[None])[:, 0]
+        & ~boxes_overlap(boxes, mark[None])[:, 0]
     ]  # fmt: skip
     if not len(boxes):  # the name is wider than the frame
-        return Place(np.hstack([frame[:2], frame[:2] + size]), None, False)
+        return LabelPlacement(np.hstack([frame[:2], frame[:2] + size]), None, False)
     ends = np.clip(point, boxes[:, :2], boxes[:, 2:])  # of each, the point that is nearest
     lines = np.hstack([np.broadcast_to(point, ends.shape), ends])
     far = np.linalg.norm(ends - point, axis=1) > 2.5 * radius
-    hits = overlap(boxes, covered).sum(1) + crossing(leaders, boxes).sum(0)
-    hits += far * crossing(lines, covered).sum(1)
+    hits = boxes_overlap(boxes, covered).sum(1) + lines_cross(leaders, boxes).sum(0)
+    hits += far * lines_cross(lines, covered).sum(1)
     i = int(np.argmin(hits))  # the first of the least
-    return Place(boxes[i], lines[i] if far[i] else None, bool(hits[i] == 0))
+    return LabelPlacement(boxes[i], lines[i] if far[i] else None, bool(hits[i] == 0))
 
 
 def _around(point: Array, size: Array, radius: float) -> Array:

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from laplm.look.labels import Place, crossing, overlap, place
+from laplm.look.figures.labels import LabelPlacement, boxes_overlap, lines_cross, place_labels
 
 FRAME = np.array([0.0, 0, 1000, 500])
 
@@ -17,28 +17,31 @@ def placed(
     radius: float,
     *taken: list[float],
     frame: np.ndarray = FRAME,
-) -> list[Place]:
+) -> list[LabelPlacement]:
     """Names of one size for points of one size."""
     n = len(points)
-    return place(
+    return place_labels(
         np.array(points, float), np.array([size] * n, float), frame, np.full(n, radius),
         np.array(taken, float).reshape(-1, 4),
     )  # fmt: skip
 
 
 def collisions(
-    places: list[Place], points: list[tuple[float, float]], radius: float, *taken: list[float]
+    places: list[LabelPlacement],
+    points: list[tuple[float, float]],
+    radius: float,
+    *taken: list[float],
 ) -> int:
     """How often something covers something else."""
     boxes = np.array([here.box for here in places])
     marks = np.array([[x - radius, y - radius, x + radius, y + radius] for x, y in points])
     others = np.array([*marks, *taken], float)
-    found = overlap(boxes, boxes).sum() - len(boxes) + overlap(boxes, others).sum()
+    found = boxes_overlap(boxes, boxes).sum() - len(boxes) + boxes_overlap(boxes, others).sum()
     found += (boxes[:, :2] < FRAME[:2]).sum() + (boxes[:, 2:] > FRAME[2:]).sum()
     for i, here in enumerate(places):
         if here.leader is not None:
             rest = np.delete(np.vstack([boxes, marks]), [i, i + len(boxes)], 0)
-            found += crossing(here.leader[None], rest).sum()
+            found += lines_cross(here.leader[None], rest).sum()
     return int(found)
 
 
@@ -84,4 +87,4 @@ def test_where_there_is_no_room_it_says_so() -> None:
 def test_lines_cross_boxes_and_not_those_beside_them() -> None:
     boxes = np.array([[10.0, 10, 20, 20], [10, 30, 20, 40]])
     lines = np.array([[0.0, 0, 30, 30], [0, 15, 30, 15], [15, 0, 15, 50], [0, 0, 5, 5]])
-    assert crossing(lines, boxes).tolist() == [[1, 0], [1, 0], [1, 1], [0, 0]]
+    assert lines_cross(lines, boxes).tolist() == [[1, 0], [1, 0], [1, 1], [0, 0]]
