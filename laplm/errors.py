@@ -19,7 +19,7 @@ class ModelNotFoundError(LaplmError):
 
 
 class ModelFormatError(LaplmError):
-    """The files are there but are not a GPT-2 model that can be read."""
+    """The files are there but are not a model that can be read."""
 
 
 class TokenizerError(LaplmError):
@@ -115,6 +115,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def one_of(words: Sequence[str]) -> str:
     """Words as a sentence lists them: "a, b or c"."""
     return f"{', '.join(words[:-1])} or {words[-1]}"
+
+
+def format_bytes(n_bytes: int) -> str:
+    """A size as a person reads it: "3.4 kB", "36.1 MB", "1.2 GB"."""
+    size, unit = (1e9, "GB") if n_bytes >= 1e9 else (1e6, "MB") if n_bytes >= 1e6 else (1e3, "kB")
+    return f"{n_bytes / size:,.1f} {unit}"
 
 
 def shown(value: object, limit: int = 80) -> str:

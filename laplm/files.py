@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from laplm.errors import WriteError
+from laplm.errors import WriteError, format_bytes
 
 ANOTHER_DIRECTORY = "choose another directory"
 """Advice where a person said where to write."""
@@ -118,13 +118,8 @@ def write_error(
     room = ""
     with contextlib.suppress(OSError):
         if size is not None:
-            room = f" ({megabytes(size)} needed, {megabytes(_free_bytes(parent))} free)"
+            room = f" ({format_bytes(size)} needed, {format_bytes(_free_bytes(parent))} free)"
     return error(f"cannot write {final}: no space left{room}; free some space, or {advice}")
-
-
-def megabytes(n_bytes: int) -> str:
-    """A size as a person reads it."""
-    return f"{n_bytes / 1e6:,.1f} MB"
 
 
 def reason_of(error: OSError | WriteError) -> str:

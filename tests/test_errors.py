@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from laplm.errors import ContextLengthError, InputError, did_you_mean, visible
+from laplm.errors import ContextLengthError, InputError, did_you_mean, format_bytes, visible
 
 
 @given(st.text())
@@ -53,3 +53,11 @@ def test_a_near_miss_is_told_and_nothing_else() -> None:
     assert did_you_mean("runn", ["run", "tune", "look"]) == ". Did you mean run?"
     assert did_you_mean("gpt", ["gpt2", "gpt2-xl", "tune"]) == ". Did you mean gpt2 or gpt2-xl?"
     assert did_you_mean("xyz", ["run", "tune"]) == ""
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(0, "0.0 kB"), (3_400, "3.4 kB"), (36_149_000, "36.1 MB"), (1_234_000_000_000, "1,234.0 GB")],
+)
+def test_sizes_are_in_the_unit_that_people_would_say(size: int, text: str) -> None:
+    assert format_bytes(size) == text

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from laplm.cli.output import note, write
 from laplm.cli.progress import ProgressBars
-from laplm.errors import InputError, LaplmError, did_you_mean, one_of
+from laplm.errors import InputError, LaplmError, did_you_mean, format_bytes, one_of
 
 if TYPE_CHECKING:
     from laplm.run.language_model import LanguageModel
@@ -286,7 +286,5 @@ def open_for_generation(args: argparse.Namespace, progress: ProgressBars) -> Lan
 
 def described_context(lm: LanguageModel) -> str:
     """A model's context and what it takes: "context of 2,048 positions, 36.1 MB when full"."""
-    size = lm.context_bytes
-    unit, word = (1e9, "GB") if size >= 1e9 else (1e6, "MB") if size >= 1e6 else (1e3, "kB")
-    text = f"{size / unit:,.1f} {word}"
-    return f"context of {lm.context:,} position{'s' if lm.context != 1 else ''}, {text} when full"
+    size = format_bytes(lm.context_bytes)
+    return f"context of {lm.context:,} position{'s' if lm.context != 1 else ''}, {size} when full"

@@ -20,7 +20,7 @@ COMMANDS = {
     "run": "Continue a prompt.",
     "chat": "Talk with a model, or ask it one question.",
     "pull": "Download a model: the only command that opens an outside connection.",
-    "models": "List the models on disk; show or delete one.",
+    "models": "List the models on disk; show, rename or delete one.",
     "look": "See what happens inside.",
     "tune": "Fine-tune a model on your own text.",
     "serve": "Serve models over HTTP: OpenAI's API, and a page to look and teach with.",

@@ -26,6 +26,7 @@ from laplm.errors import (
     ModelFormatError,
     WriteError,
     did_you_mean,
+    format_bytes,
     shown_name,
 )
 from laplm.files import write_file
@@ -111,7 +112,8 @@ def pull(name: str, *, force: bool = False, progress: Progress | None = None) ->
         missing -= source.bytes_begun()
         free = shutil.disk_usage(source.folder).free
         if missing > free:
-            raise OSError(errno.ENOSPC, f"{_size(missing)} needed, {_size(free)} free")
+            room = f"{format_bytes(missing)} needed, {format_bytes(free)} free"
+            raise OSError(errno.ENOSPC, room)
         done = 0
         for file in names:
             report = partial(_report, progress, file, done, size)
@@ -415,10 +417,6 @@ def _quiet_hub() -> Iterator[None]:
 
 def _endpoint() -> str:
     return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-
-
-def _size(n_bytes: int) -> str:
-    return f"{n_bytes / 1e6:,.{0 if n_bytes >= 1e8 else 1}f} MB"
 
 
 @contextlib.contextmanager

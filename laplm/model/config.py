@@ -227,6 +227,15 @@ class ModelConfig:
             _refuse(self, "rotary_dim", f"an even number up to head_dim {self.head_dim}")
 
     @property
+    def n_head_per_kv_head(self) -> int:
+        """How many query heads share a key/value head: 1 unless heads are grouped."""
+        return self.n_head // self.n_kv_head
+
+    def kv_head_of(self, head: int) -> int:
+        """Which key/value head a query head reads."""
+        return head // self.n_head_per_kv_head
+
+    @property
     def eos_token_id(self) -> int | None:
         """The first of the tokens that end a text, which is written after one in training."""
         return self.eos_token_ids[0] if self.eos_token_ids else None

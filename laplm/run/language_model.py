@@ -23,7 +23,7 @@ from laplm.model.chat import ChatTemplate
 from laplm.model.config import ModelConfig
 from laplm.model.engine.kv_cache import KVCache, bytes_per_position
 from laplm.model.engine.matrices import default_precision
-from laplm.model.engine.model import GPT, cache_bytes
+from laplm.model.engine.model import GPT, cache_bytes, check_learned_positions
 from laplm.model.engine.prepared import packed_bytes
 from laplm.model.engine.quantize import PRECISIONS, Precision
 from laplm.model.files.checkpoint import Checkpoint, open_checkpoint, open_gguf_checkpoint
@@ -364,13 +364,7 @@ def choose_context(checkpoint: Checkpoint, precision: Precision, context: int | 
         fits = config.n_ctx if room is None else int(room * _COMFORTABLE) // _STEP * _STEP
         return min(config.n_ctx, max(_STEP, fits))
     context = int(Bounds(1, _MOST_POSITIONS, "no model has more").check("context", context))
-    if context > config.n_ctx and config.positions != "rope":
-        raise InputError(
-            f"context is {context:,}, but {checkpoint.path} has learned embeddings for "
-            f"{config.n_ctx:,} positions and none for more: give at most so many; to go on beyond "
-            "them, turn on slide",
-            "slide",
-        )
+    check_learned_positions(checkpoint, context)
     room = _cache_room(checkpoint, precision, context)
     if room is not None and context > room:
         each = cache_bytes(checkpoint, precision)

@@ -172,7 +172,7 @@ class Exercises:
         """
         config = self.lm.config
         layer, head = config.n_layer // 2, config.n_head // 2
-        group = head // (config.n_head // config.n_kv_head)
+        group = config.kv_head_of(head)
         there, n = set(self.cache), config.layer_window(layer)
 
         def last_of(*names: str) -> Array:

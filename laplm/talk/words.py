@@ -50,11 +50,6 @@ def _a(noun: str) -> str:
     return f"an {noun}" if noun.startswith("RMS") else f"a {noun}"
 
 
-def key_heads(config: ModelConfig) -> int:
-    """How many query heads share one key head."""
-    return config.n_head // config.n_kv_head
-
-
 # --- the slides -------------------------------------------------------------------------------
 
 
@@ -275,8 +270,8 @@ def all_heads(config: ModelConfig) -> str:
     wide = config.n_head * config.head_dim
     size = f"**{config.n_head} heads × {config.head_dim} = {wide:,}**"
     shared = ""
-    if key_heads(config) > 1:
-        sharing = "all" if config.n_kv_head == 1 else key_heads(config)
+    if config.n_head_per_kv_head > 1:
+        sharing = "all" if config.n_kv_head == 1 else config.n_head_per_kv_head
         shared = (
             " In GPT-2 each head has keys and values of its own. Here "
             f"{sharing} query heads **share** one key head: "
@@ -392,7 +387,7 @@ def facts(config: ModelConfig) -> dict[str, str]:
         "parameters": f"{config.n_parameters:,}",
         "blocks": f"{config.n_layer}",
         "heads": f"{config.n_head}, {config.head_dim} wide",
-        "key heads": f"{config.n_kv_head}" + " (one each)" * (key_heads(config) == 1),
+        "key heads": f"{config.n_kv_head}" + " (one each)" * (config.n_head_per_kv_head == 1),
         "embedding size": f"{config.n_embd:,}",
         "feed-forward": f"{config.n_inner:,}, {feed_forward_name(config)}",
         "norm": norms,
@@ -450,7 +445,7 @@ def differing(config: ModelConfig) -> list[str]:
     found = [_SAID[what] for what in _SAID if ours[what] != theirs[what]]
     if feed_forward_name(config) == feed_forward_name(GPT2):
         found = [name for name in found if name != "the feed-forward"]  # it is only wider
-    if key_heads(config) == 1:
+    if config.n_head_per_kv_head == 1:
         found = [name for name in found if name != "grouped heads"]
     return found
 

@@ -3,9 +3,11 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import GPT2Config, GPT2LMHeadModel
+from transformers.models.llama.modeling_llama import repeat_kv
 
 from laplm.errors import ModelFormatError
 from laplm.model.config import NAMED_SIZES, ModelConfig
@@ -127,3 +129,10 @@ def test_named_sizes_have_the_published_numbers_of_parameters() -> None:
     assert millions == {
         "gpt2": 124, "distilgpt2": 82, "gpt2-medium": 355, "gpt2-large": 774, "gpt2-xl": 1558,
     }  # fmt: skip
+
+
+def test_which_key_head_a_query_head_reads_is_as_in_transformers() -> None:
+    config = ModelConfig(n_head=12, n_kv_head=4)
+    repeated = repeat_kv(torch.arange(4).view(1, 4, 1, 1), config.n_head_per_kv_head)
+    assert [config.kv_head_of(head) for head in range(12)] == repeated.flatten().tolist()
+    assert ModelConfig().n_head_per_kv_head == 1

@@ -603,7 +603,7 @@ def _head(
 ) -> OpenHead:
     """One head at one position: its query, the keys it is compared with, and their values."""
     config = model.config
-    key_head = head // (config.n_head // config.n_kv_head)
+    key_head = config.kv_head_of(head)
     q, k = (next(run[n, layer] for n in reversed(_SCORED[x]) if (n, layer) in run) for x in "qk")
     scores = run["attn_scores", layer][head, at, shown]
     return OpenHead(

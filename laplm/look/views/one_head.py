@@ -145,7 +145,7 @@ def one_head(model: Model, text: passes.Text, *, layer: int, head: int) -> OneHe
     if config.uses_rope(layer):
         last = ["rot_q", "rot_k"]
     cache = passes.run_with_cache(model, ids, [*last, "v", "pattern", "z"])
-    key_head = head // (config.n_head // config.n_kv_head)
+    key_head = config.kv_head_of(head)
     q = cache[last[0], layer][:, head]
     k, v = (cache[name, layer][:, key_head] for name in (last[1], "v"))
     scale = config.attention_scale(layer)

@@ -80,6 +80,22 @@ def kernel_spec(config: ModelConfig, formats: Iterable[str]) -> k.Spec:
     )
 
 
+def check_learned_positions(checkpoint: Checkpoint, context: int) -> None:
+    """Refuse a context with positions that a model without rotary ones has no embeddings for.
+
+    Raises:
+        InputError: it has.
+    """
+    config = checkpoint.config
+    if context > config.n_ctx and config.positions != "rope":
+        raise InputError(
+            f"context is {context:,}, but {checkpoint.path} has learned embeddings for "
+            f"{config.n_ctx:,} positions and none for more: give at most so many; to go on beyond "
+            "them, turn on slide",
+            "slide",
+        )
+
+
 def cache_bytes(checkpoint: Checkpoint, precision: Precision) -> int:
     """Memory that a position of a sequence takes in the key/value cache, in a precision."""
     spec = _spec_of(checkpoint, precision)
@@ -160,11 +176,7 @@ class GPT:
             raise InputError(f"threads is {threads}, but it must be between 1 and 256")
         self.config: ModelConfig = checkpoint.config
         self.context = self.config.n_ctx if context is None else context
-        if self.context > self.config.n_ctx and self.config.positions != "rope":
-            raise InputError(
-                f"context is {self.context:,}, but the model has learned embeddings for "
-                f"{self.config.n_ctx:,} positions and none for more: give at most so many"
-            )
+        check_learned_positions(checkpoint, self.context)
         self.precision: Precision = precision
         self.threads = threads or default_threads()
         self.isa = isas.choose()
