@@ -18,7 +18,7 @@ from laplm.cli.progress import progress_bars
 from laplm.errors import InputError, LaplmError
 
 if TYPE_CHECKING:
-    from laplm.hub.tuned import KeptRun
+    from laplm.hub.tuning_runs import RecordedRun
     from laplm.run.language_model import LanguageModel
     from laplm.tune.data.read import Dataset
     from laplm.tune.trainer import EvalMetrics, StepMetrics
@@ -140,8 +140,8 @@ class _Entry:
 
     def __init__(self, args: argparse.Namespace, config: TuneConfig) -> None:
         self._args, self._config = args, config
-        self._held = contextlib.ExitStack()
-        self._run: KeptRun | None = None
+        self._recording = contextlib.ExitStack()
+        self._run: RecordedRun | None = None
 
     def __enter__(self) -> None:
         """Nothing yet: what cannot be planned is no run."""
@@ -152,7 +152,7 @@ class _Entry:
         Raises:
             LaplmError: that cannot be, and it has a name that must be kept.
         """
-        from laplm.hub import tuned
+        from laplm.hub import tuning_runs
 
         args = self._args
         record = {
@@ -162,7 +162,8 @@ class _Entry:
             "state": "running", "message": "", "plan": _plan_json(plan), "pid": os.getpid(),
         }  # fmt: skip
         try:
-            self._run = self._held.enter_context(tuned.kept(args.out, record, args.name))
+            recorded = tuning_runs.record_run(args.out, record, args.name)
+            self._run = self._recording.enter_context(recorded)
         except LaplmError:
             if args.name is not None:
                 raise
@@ -170,17 +171,17 @@ class _Entry:
 
     def __exit__(self, kind: Any, error: BaseException | None, *_: object) -> None:
         """Write down how it ended."""
-        with self._held:
+        with self._recording:
             if self._run is None:
                 return
             if (Path(self._args.out) / "summary.json").is_file():
-                self._run.set("done")
+                self._run.set_state("done")
             elif isinstance(error, LaplmError):
-                self._run.set("failed", str(error))
+                self._run.set_state("failed", str(error))
             elif error is not None:
-                self._run.set("failed", f"it ended with {kind.__name__}")
+                self._run.set_state("failed", f"it ended with {kind.__name__}")
             else:
-                self._run.set("stopped")
+                self._run.set_state("stopped")
 
 
 def _given_settings(config: TuneConfig) -> dict[str, Any]:
@@ -225,10 +226,11 @@ def _settings(
 
 def _choose_place(args: argparse.Namespace, at_the_end: contextlib.ExitStack) -> None:
     """Where a new run goes, and what its model is called; completes ``args``."""
-    from laplm.hub import tuned
+    from laplm.hub import tuning_runs
+    from laplm.hub.model_names import name_from_file
 
     if args.name is not None:
-        args.name = tuned.check_free(args.name, tuned.place())
+        args.name = tuning_runs.check_name_is_free(args.name, tuning_runs.runs_directory())
     if args.out is not None:
         return
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # each would choose a place of its own
@@ -237,9 +239,10 @@ def _choose_place(args: argparse.Namespace, at_the_end: contextlib.ExitStack) ->
         place = at_the_end.enter_context(tempfile.TemporaryDirectory(prefix="laplm-plan-"))
         args.out = Path(place) / "run"
         return
+    runs = tuning_runs.runs_directory()
     if args.name is None:
-        args.name = tuned.free_name(args.data.name, tuned.names_in(tuned.place()))
-    directory = tuned.new_directory(tuned.place())
+        args.name = name_from_file(args.data.name, tuning_runs.taken_names(runs))
+    directory = tuning_runs.new_run_directory(runs)
     args.out = directory / "model"
 
     def leave_nothing() -> None:
@@ -255,7 +258,7 @@ def _directory_of(earlier: Path) -> Path:
 
     if (earlier / "run.json").is_file() or len(earlier.parts) != 1:
         return earlier
-    named = tuned.by_name(str(earlier))
+    named = tuned.find_run(str(earlier))
     return earlier if named is None else named.model_directory
 
 

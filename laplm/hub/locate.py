@@ -183,7 +183,7 @@ def _tuned(name: str) -> Path | None:
         return None
     from laplm.hub import tuned
 
-    return tuned.find(name)
+    return tuned.find_model(name)
 
 
 def _tuned_over(name: str, path: Path) -> Path | None:
@@ -334,7 +334,7 @@ def installed() -> list[InstalledModel]:
     from laplm.hub import stores, tuned
 
     models = [_describe_built_in()]
-    for run in tuned.finished():
+    for run in tuned.finished_runs():
         models.append(_describe(str(run.name), run.model_directory))
     try:
         folders = sorted(hub_cache_dir().glob("models--*"))
@@ -591,7 +591,7 @@ def suggestion(name: str) -> str:
     """The end of a message about a name that is not known: those on disk that look like it."""
     from laplm.hub import tuned
 
-    known = [POCKET, *ALIASES, *(str(run.name) for run in tuned.finished())]
+    known = [POCKET, *ALIASES, *(str(run.name) for run in tuned.finished_runs())]
     with contextlib.suppress(OSError):
         for folder in hub_cache_dir().glob("models--*"):
             known.append(folder.name.removeprefix("models--").replace("--", "/"))

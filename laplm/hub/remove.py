@@ -40,7 +40,7 @@ def remove(name: str) -> int:
         raise InputError(
             f"{name} belongs to {program}, and laplm leaves it alone; {stores.removal(name)}"
         )
-    if (run := tuned.by_name(name)) is not None:
+    if (run := tuned.find_run(name)) is not None:
         if "directory" not in run.record or not run.model_directory.is_dir():
             return tuned.remove(run)
         raise InputError(

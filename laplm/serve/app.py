@@ -84,7 +84,11 @@ def make_app(options: ServerOptions) -> tuple[ASGIApp, ServerParts]:
     metrics = Metrics(lambda: registry.loaded)
     tunings = tuning.Tunings(options.runs, taken=options.given)
     registry = ModelRegistry(
-        options.given, options.default, options.settings, runs=tunings.finished, observer=metrics
+        options.given,
+        options.default,
+        options.settings,
+        runs=tunings.finished_runs,
+        observer=metrics,
     )
     pulls = pulling.Pulls(options.allow_pull, registry.forget_soon)
     worker = look.Worker(seconds=options.settings.time_limit)

@@ -29,7 +29,7 @@ from laplm.serve.problems import BODY, ApiError, JsonResponse, error_responses
 from laplm.serve.scheduler import Scheduler, SchedulerObserver
 
 if TYPE_CHECKING:
-    from laplm.hub.tuned import TuningRun
+    from laplm.hub.tuning_runs import TuningRun
     from laplm.model.config import ModelConfig
     from laplm.model.engine.quantize import Precision
     from laplm.progress import Progress

@@ -1,11 +1,11 @@
 """``/api/tune``: runs of ``laplm tune`` as processes, watched, stopped, gone on with, kept.
 
-A run lives in a directory of its own (``hub/tuned.py``): ``entry.json`` (what was asked for, and
-how it stands), its data, ``log`` (what its process complained of), and ``model/``, which is what
-``laplm tune --out`` makes. All else is read from there, so a server that was ended knows its runs
-when it is back: one that was being planned is planned again, one that was stopped can go on, and
-one that trained when the server was killed has failed, and can go on too. Runs that a command or
-another server has begun, ended or taken away are seen as they are: who works on one holds a lock.
+A run lives in a directory of its own (``hub/tuning_runs.py``): ``entry.json`` (what was asked for,
+and how it stands), its data, ``log`` (what its process complained of), and ``model/``, which is
+what ``laplm tune --out`` makes. All else is read from there, so a server that was ended knows its
+runs when it is back: one that was being planned is planned again, one that was stopped can go on,
+and one that trained when the server was killed has failed, and can go on too. Runs that a command
+or another server has begun, ended or taken away are seen as they are: who works on one locks it.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from laplm import home, tune_config
 from laplm.bounds import TUNING
 from laplm.errors import InputError, LaplmError, WriteError
 from laplm.files import reason_of, write_error, write_file
-from laplm.hub import tuned
-from laplm.hub.tuned import BUSY, TuningRun
+from laplm.hub import model_names, tuned, tuning_runs
+from laplm.hub.tuning_runs import BUSY, TuningRun
 from laplm.metrics import METRICS
 from laplm.serve.logs import log, log_exception
 from laplm.serve.models import ModelRegistry
@@ -151,7 +151,7 @@ class Tunings:
                 directory.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise write_error(directory, error) from None
-        self._directory = (directory or home.directory(tuned.RUNS)).resolve()
+        self._directory = (directory or home.directory(tuning_runs.RUNS)).resolve()
         self._taken = tuple(taken)
         self._runs: dict[str, Run] = {}
         self._planning = asyncio.Lock()
@@ -168,16 +168,18 @@ class Tunings:
         """See what others have begun, ended, renamed or taken away."""
         self._refreshed = time.monotonic()
         there = {
-            path.name for path in tuned.directories(self._directory) if self._refresh_run(path)
+            path.name
+            for path in tuning_runs.run_directories(self._directory)
+            if self._refresh_run(path)
         }
         for id_ in self._runs.keys() - there:
-            if self._runs[id_].held is None:
+            if self._runs[id_].lock is None:
                 for observer in self._runs.pop(id_).watchers:
                     observer.put_nowait(None)
         self._runs = dict(sorted(self._runs.items()))
         runs = list(self._runs.values())
         for run, known in zip(
-            runs, tuned.named((r.directory, r.record) for r in runs), strict=True
+            runs, tuning_runs.runs_from_entries((r.directory, r.record) for r in runs), strict=True
         ):
             run.name = known.name
 
@@ -185,11 +187,11 @@ class Tunings:
         """Read a run again if its files have changed; whether it is one."""
         run = self._runs.get(path.name)
         try:
-            if run is not None and run.held is not None:
+            if run is not None and run.lock is not None:
                 return True
-            changed = [(path / tuned.ENTRY).stat().st_mtime_ns]
+            changed = [(path / tuning_runs.ENTRY).stat().st_mtime_ns]
             if run is None or run.read_at[:1] != tuple(changed):
-                record = tuned.read_entry(path)
+                record = tuning_runs.read_entry(path)
                 if run is None:
                     run = Run(path, record)
                 run.record = {"state": "failed", "message": "", "plan": None, **record}
@@ -205,7 +207,7 @@ class Tunings:
         if "directory" in run.record and run.state in _FINAL and not run.model_directory.is_dir():
             return False  # the person who chose it has deleted it
         self._runs[run.id] = run
-        if run.state in BUSY and not tuned.is_held(path):
+        if run.state in BUSY and not tuning_runs.is_locked(path):
             self._take_over(run)
         return True
 
@@ -225,7 +227,7 @@ class Tunings:
 
     # --- what there is ---
 
-    def finished(self) -> dict[str, TuningRun]:
+    def finished_runs(self) -> dict[str, TuningRun]:
         """Runs that are models, by their ids."""
         if time.monotonic() - self._refreshed >= _SCAN_SECONDS:
             self.refresh()
@@ -255,24 +257,24 @@ class Tunings:
         """Plan what an earlier server was planning when it ended. In the event loop."""
         self._began = True
         for run in self._runs.values():
-            if run.state == "planning" and run.held is None:
+            if run.state == "planning" and run.lock is None:
                 self._plan_again(run)
 
     def _plan_again(self, run: Run) -> None:
         with contextlib.suppress(LaplmError):  # another server does
-            self._hold(run)
+            self._lock_run(run)
             self._spawn(self._plan(run))
 
-    def _hold(self, run: Run) -> None:
+    def _lock_run(self, run: Run) -> None:
         """Work on a run, and let nobody else do so until ``run.release()``.
 
         Raises:
             InputError: somebody does.
             WriteError: nothing can be written there.
         """
-        with contextlib.ExitStack() as held:
-            held.enter_context(tuned.hold(run.directory))
-            run.held = held.pop_all()
+        with contextlib.ExitStack() as lock:
+            lock.enter_context(tuning_runs.lock_run(run.directory))
+            run.lock = lock.pop_all()
 
     async def create(self, body: TuneRequest, target: str, model: str) -> Run:
         """Keep the data, and begin to plan.
@@ -292,7 +294,7 @@ class Tunings:
             )
         if body.model_name is not None:
             await asyncio.to_thread(
-                tuned.check_free, body.model_name, self._directory, taken=self._taken
+                tuning_runs.check_name_is_free, body.model_name, self._directory, taken=self._taken
             )
         settings = body.settings or TuneSettings.model_validate({})
         suffix = re.search(r"\.[A-Za-z]{1,8}$", body.name)
@@ -307,7 +309,7 @@ class Tunings:
             "created": time.time(),
             "state": "planning",
         }
-        run = Run(tuned.new_directory(self._directory), record)
+        run = Run(tuning_runs.new_run_directory(self._directory), record)
         await asyncio.to_thread(self._write_data, run, body.content)
         self._runs[run.id] = run
         self._spawn(self._plan(run))
@@ -332,7 +334,7 @@ class Tunings:
                 code="busy",
             )
         try:
-            self._hold(run)
+            self._lock_run(run)
         except InputError as error:  # it has just begun elsewhere
             raise ApiError(409, str(error)) from None
         self._starting = run.id
@@ -379,8 +381,8 @@ class Tunings:
         """
         if run.is_elsewhere:
             raise ApiError(409, f"this run is {run.state} elsewhere; rename it when that has ended")
-        with tuned.names_of(self._directory):
-            run.record["model_name"] = run.name = tuned.check_free(
+        with tuning_runs.lock_names(self._directory):
+            run.record["model_name"] = run.name = tuning_runs.check_name_is_free(
                 name, self._directory, besides=run.id, taken=self._taken
             )
             self._write_entry(run)
@@ -570,9 +572,9 @@ class Tunings:
             log_exception("run not kept", error, run=run.id)
 
     def _write_entry(self, run: Run) -> None:
-        tuned.write_entry(run.directory, run.record)
+        tuning_runs.write_entry(run.directory, run.record)
         with contextlib.suppress(OSError):  # so that it is not read again
-            run.read_at = ((run.directory / tuned.ENTRY).stat().st_mtime_ns, *run.read_at[1:])
+            run.read_at = ((run.directory / tuning_runs.ENTRY).stat().st_mtime_ns, *run.read_at[1:])
 
     def _write_data(self, run: Run, content: str) -> None:
         try:
@@ -581,9 +583,9 @@ class Tunings:
             raise write_error(run.directory, error) from None
         data = content.encode("utf-8", errors="replace")  # half of a character is no text
         try:
-            self._hold(run)
+            self._lock_run(run)
             write_file(run.directory / run.record["data"], data)
-            with tuned.names_of(self._directory):
+            with tuning_runs.lock_names(self._directory):
                 run.record["model_name"] = run.name = self._name_for(run.record)
                 self._write_entry(run)
         except LaplmError:
@@ -594,9 +596,13 @@ class Tunings:
     def _name_for(self, record: Mapping[str, Any]) -> str:
         """The name that was wanted, or one made of the file's."""
         if record["model_name"] is not None:
-            return tuned.check_free(record["model_name"], self._directory, taken=self._taken)
-        taken = tuned.names_in(self._directory) | {tuned.key_of(name) for name in self._taken}
-        return tuned.free_name(record["name"], taken)
+            return tuning_runs.check_name_is_free(
+                record["model_name"], self._directory, taken=self._taken
+            )
+        taken = tuning_runs.taken_names(self._directory) | {
+            model_names.name_key(name) for name in self._taken
+        }
+        return model_names.name_from_file(record["name"], taken)
 
 
 def _silent_end(run: Run, code: int) -> str:

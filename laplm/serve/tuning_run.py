@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from laplm.hub.tuned import BUSY, model_directory
+from laplm.hub.tuning_runs import BUSY, model_directory
 from laplm.machine import terminate_process
 from laplm.metrics import METRICS, read_metrics
 
@@ -28,7 +28,7 @@ class Run:
         record: what ``entry.json`` holds.
         name: what its model is called; None: it has no name.
         process: of ``laplm tune``, where this server has started it.
-        held: what is given up when this server no longer works on it; None: it does not.
+        lock: what is given up when this server no longer works on it; None: it does not.
         read_at: when its files changed that were read last.
         watchers: who is told of what happens.
     """
@@ -45,7 +45,7 @@ class Run:
         self.result: dict[str, Any] | None = None
         self.name: str | None = None
         self.process: asyncio.subprocess.Process | None = None
-        self.held: contextlib.ExitStack | None = None
+        self.lock: contextlib.ExitStack | None = None
         self.read_at: tuple[int, ...] = ()
         self.watchers: set[asyncio.Queue[tuple[str, Any] | None]] = set()
 
@@ -62,7 +62,7 @@ class Run:
     @property
     def is_elsewhere(self) -> bool:
         """Whether another process works on it: a command, or another server."""
-        return self.state in BUSY and self.held is None
+        return self.state in BUSY and self.lock is None
 
     @property
     def model_name(self) -> str:
@@ -71,9 +71,9 @@ class Run:
 
     def release(self) -> None:
         """Let others work on it."""
-        if self.held is not None:
-            self.held.close()
-            self.held = None
+        if self.lock is not None:
+            self.lock.close()
+            self.lock = None
 
     @property
     def log(self) -> Path:

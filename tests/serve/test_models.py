@@ -11,7 +11,7 @@ import pytest
 
 from laplm.errors import InputError
 from laplm.hub import locate
-from laplm.hub.tuned import TuningRun
+from laplm.hub.tuning_runs import TuningRun
 from laplm.serve.models import ModelRegistry, ServingSettings, given_models
 from laplm.serve.problems import ApiError
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from laplm.errors import WriteError
-from laplm.hub import tuned
+from laplm.hub import tuning_runs
 from laplm.serve import tuning
 from laplm.serve.problems import ApiError
 from laplm.serve.tuning import TuneRequest, TuneSettings, Tunings
@@ -94,7 +94,7 @@ def test_runs_that_are_done_are_models(tmp_path: Path) -> None:
     for id_, state in (("1", "done"), ("2", "planned"), ("3", "failed"), ("4", "stopped")):
         (keep(tmp_path, id_, state=state) / "model").mkdir()
     keep(tmp_path, "5", state="done", model_name="tales")  # and its model is gone
-    (found,) = Tunings(tmp_path).finished().values()
+    (found,) = Tunings(tmp_path).finished_runs().values()
     assert found.model_directory == (tmp_path / "1" / "model").resolve()
     assert (found.id, found.name) == ("1", "a"), "the file's name, where an entry says none"
 
@@ -124,9 +124,9 @@ def test_what_others_do_to_runs_is_seen(tmp_path: Path) -> None:
     heard: list[Any] = []
 
     async def scenario() -> None:
-        with tuned.hold(tmp_path / "1"):  # a command goes on with it
+        with tuning_runs.lock_run(tmp_path / "1"):  # a command goes on with it
             entry = json.loads((tmp_path / "1" / "entry.json").read_text())
-            tuned.write_entry(tmp_path / "1", entry | {"state": "running"})
+            tuning_runs.write_entry(tmp_path / "1", entry | {"state": "running"})
             found = tunings.get("1")
             assert (found.state, found.is_elsewhere) == ("running", True)
             for call in (lambda: tunings.start(found), lambda: tunings.rename(found, "b")):
@@ -137,7 +137,7 @@ def test_what_others_do_to_runs_is_seen(tmp_path: Path) -> None:
             metrics.parent.mkdir(parents=True)
             metrics.write_text('{"step": 1, "train_loss": 4.0}\n')
             assert tunings.get("1").entry()["losses"] == [(1, 4.0)]
-            tuned.write_entry(tmp_path / "1", entry | {"state": "done", "model_name": "c"})
+            tuning_runs.write_entry(tmp_path / "1", entry | {"state": "done", "model_name": "c"})
         await asyncio.wait_for(told, 30)  # without anybody's asking
         assert tunings.get("1").name == "c"
 
@@ -158,7 +158,7 @@ def test_what_others_do_to_runs_is_seen(tmp_path: Path) -> None:
     keep(tmp_path, "4", state="failed", data=None)  # its data is not here
     assert "begin again" in refused(lambda: tunings.start(tunings.get("4")))
     shutil.rmtree(tmp_path / "4")
-    with tuned.hold(tmp_path / "3"):
+    with tuning_runs.lock_run(tmp_path / "3"):
         assert "another process" in refused(lambda: tunings.start(tunings.get("3")))
 
 
@@ -182,7 +182,7 @@ def test_who_watches_is_told_of_everything_until_the_end(tmp_path: Path) -> None
     async def scenario() -> tuple[list[bytes], list[bytes]]:
         tunings = Tunings(tmp_path)
         run = tunings.get("1")
-        tunings._hold(run)
+        tunings._lock_run(run)
         run.record["state"] = "running"
         events = tunings.events(run)
         told = [await anext(events)]

@@ -14,7 +14,7 @@ import pytest
 from conftest import chromium
 from pages import Watched
 
-from laplm.hub import tuned
+from laplm.hub import tuning_runs
 from tests.hub.hub_server import Hub, start
 from tests.serve.serving import started, with_chat_template
 
@@ -36,7 +36,9 @@ def run_elsewhere(runs_directory: Path) -> Iterator[str]:
     lines = [{"step": step, "heldout_loss": 5.0 - step} for step in (1, 2)]
     metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
     entry = {"name": "sea.txt", "model": "tiny", "created": 1.0, "settings": {}, "plan": None}
-    tuned.write_entry(path, {**entry, "state": "stopped", "message": "", "model_name": "waves"})
+    tuning_runs.write_entry(
+        path, {**entry, "state": "stopped", "message": "", "model_name": "waves"}
+    )
     yield "waves"
     shutil.rmtree(path)
 
@@ -50,17 +52,17 @@ def training(runs_directory: Path) -> Iterator[Path]:
     metrics.write_text('{"step": 3, "max_steps": 9, "train_loss": 3.0}\n')
     program = (
         "import os, pathlib, signal, sys\n"
-        "from laplm.hub import tuned\n"
+        "from laplm.hub import tuning_runs\n"
         "path = pathlib.Path(sys.argv[1])\n"
         "entry = {'name': 'sea.txt', 'model': 'tiny', 'created': 1.0, 'settings': {},\n"
         "         'plan': None, 'message': '', 'model_name': 'waves', 'data': None,\n"
         "         'target': 'tiny', 'argv': [], 'pid': os.getpid()}\n"
         "signal.signal(signal.SIGTERM, lambda *_: None)\n"
-        "with tuned.hold(path):\n"
-        "    tuned.write_entry(path, entry | {'state': 'running'})\n"
+        "with tuning_runs.lock_run(path):\n"
+        "    tuning_runs.write_entry(path, entry | {'state': 'running'})\n"
         "    print(flush=True)\n"
         "    signal.pause()\n"
-        "    tuned.write_entry(path, entry | {'state': 'stopped'})\n"
+        "    tuning_runs.write_entry(path, entry | {'state': 'stopped'})\n"
     )
     command = [sys.executable, "-c", program, str(path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:

@@ -12,7 +12,7 @@ from pages import Watched, look, write
 from playwright.sync_api import expect
 
 import laplm
-from laplm.hub import tuned
+from laplm.hub import tuning_runs
 from tests.hub.hub_server import Hub
 
 pytest_plugins = ("browsing",)  # its fixtures; a second conftest would hide the first one
@@ -95,7 +95,7 @@ def test_a_plan_says_what_a_lone_short_text_can_teach(watched: Any, runs_directo
         "name": "sea.txt", "model": "tiny", "state": "planned", "created": 1.0, "settings": {},
         "model_name": "waves", "plan": plan, "message": "",
     }  # fmt: skip
-    tuned.write_entry(there, entry)
+    tuning_runs.write_entry(there, entry)
     page = watched.open("tune")
     page.get_by_role("button", name="Show the run waves", exact=True).click()
     facts = page.locator("#tune .facts").first
@@ -145,11 +145,11 @@ def test_the_list_shows_what_others_do(watched: Any, runs_directory: Path) -> No
         "name": "sea.txt", "model": "tiny", "state": "running", "created": 1.0, "settings": {},
         "model_name": "waves", "plan": None, "message": "",
     }  # fmt: skip
-    with tuned.hold(there):
-        tuned.write_entry(there, entry)
+    with tuning_runs.lock_run(there):
+        tuning_runs.write_entry(there, entry)
         row = page.locator("#tune .runs li").filter(has_text="waves")
         expect(row).to_contain_text("tuning, started elsewhere")
-        tuned.write_entry(there, entry | {"state": "stopped", "model_name": "surf"})
+        tuning_runs.write_entry(there, entry | {"state": "stopped", "model_name": "surf"})
         expect(page.locator("#tune .run h3")).to_have_text("sea.txt → surf")
         row = page.locator("#tune .runs li").filter(has_text="surf")
         expect(row).to_contain_text("stopped; it can go on from here")
