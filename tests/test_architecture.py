@@ -127,6 +127,7 @@ TESTED_IN = {
     # A part that one other module alone asks for.
     "look/target.py": "look/views/test_logit_attribution.py",
     "look/unembedding.py": "look/views/test_logit_lens.py",
+    "look/prompt_pieces.py": "look/views/test_chat.py",
     "look/views/continuations.py": "look/views/test_steering.py",
     "cli/line_reader.py": "cli/test_chat.py",
     "model/engine/formats.py": "model/engine/test_packing.py",

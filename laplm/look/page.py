@@ -21,6 +21,7 @@ from laplm import html_page
 from laplm.errors import MissingExtraError
 from laplm.files import json_text
 from laplm.look.view import (
+    AnswerAttention,
     Array,
     Column,
     Grid,
@@ -28,7 +29,6 @@ from laplm.look.view import (
     Network,
     PagePart,
     Passage,
-    Reading,
     Span,
     Table,
     View,
@@ -36,7 +36,7 @@ from laplm.look.view import (
 
 _MOST_NUMBERS = 3_000_000  # of all heads' maps in a page: 8 MB of text
 _IN_TABLES = 2_500  # cells of a matrix that is a table too, for who runs no scripts
-_HEIGHTS = {Maps: 620, Network: 620, Reading: 320, Passage: 170}
+_HEIGHTS = {Maps: 620, Network: 620, AnswerAttention: 320, Passage: 170}
 _ROW = 27  # pixels
 _LEAST, _MOST = 260, 760  # pixels of a frame in a notebook
 
@@ -48,7 +48,7 @@ def page_of(view: View) -> str:
     # What is seen at a glance comes before what is read.
     parts.sort(key=lambda part: isinstance(part, Table))
     picture = ""
-    drawn = any(isinstance(part, Grid | Maps | Network | Reading) for part in parts)
+    drawn = any(isinstance(part, Grid | Maps | Network | AnswerAttention) for part in parts)
     if view.picture_on_page or not drawn:
         try:
             picture = html_page.figure(view.to_svg()) + "\n"
@@ -94,8 +94,8 @@ def _part(part: PagePart, *, heading: bool) -> str:
         data, cut = _maps(part)
         note += html_page.paragraph(cut, "note")
         return html_page.section("maps", f"{title}{note}", _json(data))
-    if isinstance(part, Reading):
-        return html_page.section("reading", f"{title}{note}", _json(_reading(part)))
+    if isinstance(part, AnswerAttention):
+        return html_page.section("reading", f"{title}{note}", _json(_answer_attention(part)))
     return html_page.section("network", f"{title}{note}", _json(_network(part)))
 
 
@@ -221,7 +221,7 @@ def _network(part: Network) -> dict[str, Any]:
     }
 
 
-def _reading(part: Reading) -> dict[str, Any]:
+def _answer_attention(part: AnswerAttention) -> dict[str, Any]:
     words = [
         {"text": w.text, "kind": w.kind, "column": w.column, "last": w.last} for w in part.words
     ]

@@ -22,14 +22,14 @@ from laplm.model.activations import ActivationCache, Key
 from laplm.model.config import ModelConfig
 from laplm.model.engine.kv_cache import KVCache
 from laplm.model.files.checkpoint import Checkpoint, check_finite
-from laplm.model.weights import DensePast, Tap, Weights
+from laplm.model.weights import DenseKVCache, Tap, Weights
 from laplm.run.generate import CausalLM, GenerationStream
 from laplm.run.request import GenerationRequest
 
 Array = NDArray[np.float32]
 Ids = NDArray[np.int64]
 Text = str | bytes | Sequence[int]
-Past = DensePast | KVCache
+AnyKVCache = DenseKVCache | KVCache
 
 _dense: weakref.WeakKeyDictionary[Checkpoint, reference.DenseWeights] = weakref.WeakKeyDictionary()
 
@@ -62,11 +62,11 @@ def check_cancelled() -> None:
 def cancellable_tap(tap: Tap) -> Tap:
     """A tap that can be stopped at every activation: see ``cancellable``."""
 
-    def see(name: str, layer: int | None, x: Array) -> Array | None:
+    def checked(name: str, layer: int | None, x: Array) -> Array | None:
         check_cancelled()
         return tap(name, layer, x)
 
-    return see
+    return checked
 
 
 def generate(gpt: CausalLM, model: Model, request: GenerationRequest) -> GenerationStream:
@@ -81,7 +81,7 @@ def forward(
     model: Model,
     ids: ArrayLike,
     tap: Tap | None = None,
-    past: Past | None = None,
+    kv_cache: AnyKVCache | None = None,
     last_only: bool = False,
 ) -> Array:
     """Token ids (T,) to logits (T, V), or (1, V) of the last one when ``last_only``.
@@ -90,7 +90,7 @@ def forward(
         model: the model.
         ids: the token ids.
         tap: sees, and may replace, every activation of ``laplm.model.activations.HOOKS``.
-        past: keys and values of what came before, from ``new_past``; it grows by T positions.
+        kv_cache: of what came before, from ``new_kv_cache``; it grows by T positions.
         last_only: no logits but the last position's.
 
     Raises:
@@ -100,7 +100,7 @@ def forward(
     """
     # Numbers that grow too large are told of below, by what comes out: not by NumPy on the way.
     with np.errstate(over="ignore", invalid="ignore"):
-        logits = _forward(model, ids, tap, past, last_only)
+        logits = _forward(model, ids, tap, kv_cache, last_only)
     # NaN wins every max, so this one number tells of NaN and of infinity.
     if not math.isfinite(logits.max()):
         raise ModelFormatError(
@@ -111,23 +111,25 @@ def forward(
 
 
 def _forward(
-    model: Model, ids: ArrayLike, tap: Tap | None, past: Past | None, last_only: bool
+    model: Model, ids: ArrayLike, tap: Tap | None, kv_cache: AnyKVCache | None, last_only: bool
 ) -> Array:
-    array = _checked(ids, model.config, 0 if past is None else past.length)
+    array = _checked(ids, model.config, 0 if kv_cache is None else kv_cache.length)
     check_cancelled()
     if tap is not None:
         tap = cancellable_tap(tap)
     if model.precision == "fp32":
-        assert past is None or isinstance(past, DensePast)
-        see = cancellable_tap(lambda name, layer, x: None) if tap is None else tap
-        return reference.forward(array, dense_weights(model), model.config, past, see, last_only)
-    assert past is None or isinstance(past, KVCache)
-    return model.gpt.forward(array, past, tap, last_only=last_only)
+        assert kv_cache is None or isinstance(kv_cache, DenseKVCache)
+        hook = cancellable_tap(lambda name, layer, x: None) if tap is None else tap
+        return reference.forward(
+            array, dense_weights(model), model.config, kv_cache, hook, last_only
+        )
+    assert kv_cache is None or isinstance(kv_cache, KVCache)
+    return model.gpt.forward(array, kv_cache, tap, last_only=last_only)
 
 
-def new_past(model: Model) -> Past:
+def new_kv_cache(model: Model) -> AnyKVCache:
     """An empty store of keys and values, for ``forward``."""
-    return DensePast() if model.precision == "fp32" else model.gpt.new_cache()
+    return DenseKVCache() if model.precision == "fp32" else model.gpt.new_cache()
 
 
 def run_with_cache(

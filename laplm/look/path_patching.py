@@ -128,11 +128,11 @@ class PathPatching:
         return 1 + self._config.n_layer * (self._n_groups + 1)
 
     @property
-    def end(self) -> Node:
+    def logits_node(self) -> Node:
         """The logits of the last position."""
         return Node(self.n_senders, self._n_positions - 1)
 
-    def place(self, sender: int) -> tuple[str, int, int | None]:
+    def component(self, sender: int) -> tuple[str, int, int | None]:
         """What a sender is, its layer and its head.
 
         It is "embedding", "head", "attention" (all heads of a layer), "feed-forward" or "logits".
@@ -148,7 +148,7 @@ class PathPatching:
 
     def senders_before(self, reader: int) -> int:
         """How many senders a reader reads: those of a lower number than this."""
-        kind, layer, _ = self.place(reader)
+        kind, layer, _ = self.component(reader)
         if kind == "logits":
             return reader
         first = 1 + layer * (self._n_groups + 1)
@@ -157,7 +157,7 @@ class PathPatching:
 
     def edges_into(self, reader: Node) -> list[Edge]:
         """Every edge into a node, by position and sender."""
-        kind, _, _ = self.place(reader.sender)
+        kind, _, _ = self.component(reader.sender)
         here = range(reader.position, reader.position + 1)
         places = range(reader.position + 1) if kind in ("head", "attention") else here
         count = self.senders_before(reader.sender)
@@ -170,7 +170,7 @@ class PathPatching:
         those are left out whose senders change little, or at positions that it hardly looks at.
         """
         edges = [e for e in self.edges_into(reader) if self._sizes[e.sender]]
-        kind, layer, head = self.place(reader.sender)
+        kind, layer, head = self.component(reader.sender)
         if kind not in ("head", "attention"):
             return edges
         config, until = self._config, reader.position + 1
@@ -189,7 +189,7 @@ class PathPatching:
         """How many edges there are that lead to the logits of the last position."""
         last, count = self._n_positions - 1, self.n_senders
         for reader in range(1, self.n_senders):
-            kind, layer, _ = self.place(reader)
+            kind, layer, _ = self.component(reader)
             # In the last layer only the last position leads there.
             whole = layer < self._config.n_layer - 1
             if kind == "feed-forward":
@@ -199,9 +199,9 @@ class PathPatching:
                 count += self.senders_before(reader) * sources
         return count
 
-    def affordable(self, reader: Node, operations: float) -> int:
+    def max_edges_within(self, reader: Node, operations: float) -> int:
         """How many edges into a node so many multiplications and additions patch, by themselves."""
-        _, layer, _ = self.place(reader.sender)
+        _, layer, _ = self.component(reader.sender)
         config = self._config
         layers = max(0.0, config.n_layer - layer - 0.5)
         of_one = 2 * layers * self._n_positions * config.n_multiplied / config.n_layer
@@ -209,10 +209,10 @@ class PathPatching:
 
     # --- one edge at a time -------------------------------------------------------------------
 
-    def changes(self, edges: Sequence[Edge]) -> Array:
+    def output_changes(self, edges: Sequence[Edge]) -> Array:
         """What patching each of the edges into one node changes of what it adds: (edges, C)."""
         reader = edges[0].reader
-        kind, layer, _ = self.place(reader.sender)
+        kind, layer, _ = self.component(reader.sender)
         change: Array = -np.stack([self._difference[e.sender] for e in edges])
         if kind == "logits":
             return change
@@ -229,8 +229,8 @@ class PathPatching:
         The clean run's, less that of a run of its own with this edge patched.
         """
         reader, config = edges[0].reader, self._config
-        kind, layer, _ = self.place(reader.sender)
-        change = self.changes(edges)
+        kind, layer, _ = self.component(reader.sender)
+        change = self.output_changes(edges)
         after_attention = kind in ("head", "attention") and not config.parallel_residual
         stream, step = self._post[-1], 2 * config.n_layer
         if kind != "logits":
@@ -250,7 +250,7 @@ class PathPatching:
 
     # --- a circuit ----------------------------------------------------------------------------
 
-    def run(self, edges: Iterable[Edge]) -> Array:
+    def run_circuit(self, edges: Iterable[Edge]) -> Array:
         """The last position's logits (V) of a run in which all other edges are patched."""
         into: dict[Node, list[Node]] = {}
         for edge in edges:
@@ -278,11 +278,11 @@ class PathPatching:
                     added[mine] = self._added(outputs[mine], layer, head)
             for reader, value in zip(readers, added, strict=True):
                 found[reader] = value - self.corrupted[reader]
-        return self._unembed(self._corrupted_stream(self.end)[-1])
+        return self._unembed(self._corrupted_stream(self.logits_node)[-1])
 
     def _sublayer(self, node: Node) -> tuple[str, int]:
         """What is computed together: the feed-forward of a layer, or its attention."""
-        kind, layer, _ = self.place(node.sender)
+        kind, layer, _ = self.component(node.sender)
         return ("attention" if kind == "head" else kind), layer
 
     def _corrupted_stream(self, reader: Node) -> Array:
@@ -324,7 +324,7 @@ class PathPatching:
 
     def _added(self, outputs: Array, layer: int, sender: int) -> Array:
         """What a node of an attention adds, from what ``_attend`` gives: (n, C)."""
-        _, _, head = self.place(sender)
+        _, _, head = self.component(sender)
         return outputs if head is None else self._project(outputs, layer, head)
 
     def _attend(self, x: Array, layer: int, last_only: bool = False) -> Array:

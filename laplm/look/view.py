@@ -212,7 +212,7 @@ class Word:
         text: the piece.
         kind: "word" (said by a person or the model), "control" (a control token), or "template"
             (what the chat template writes around messages).
-        column: of the weights of a ``Reading``, or None where nothing is told of it.
+        column: of the weights of a ``AnswerAttention``, or None where nothing is told of it.
         last: it is of the last question.
     """
 
@@ -223,7 +223,7 @@ class Word:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
+class AnswerAttention:
     """An answer, and how much each of its tokens looked at pieces before it; only pages have it.
 
     Attributes:
@@ -240,7 +240,7 @@ class Reading:
 
 
 Part = Table | Grid | Maps | Passage
-PagePart = Part | Network | Reading
+PagePart = Part | Network | AnswerAttention
 
 
 EXTENSIONS = (".png", ".svg", ".html", ".csv", ".json")

@@ -53,7 +53,7 @@ class PastKV(Protocol):
         ...
 
 
-class DensePast:
+class DenseKVCache:
     """The simplest possible key/value store: one growing array a layer."""
 
     def __init__(self) -> None:

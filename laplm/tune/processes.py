@@ -17,7 +17,7 @@ from typing import Any
 from laplm.errors import InputError, MissingExtraError
 from laplm.tune.data.corpus import Batch
 from laplm.tune.loss import chunked_cross_entropy
-from laplm.tune.models.gpt2 import Past, TorchGPT
+from laplm.tune.models.gpt2 import QKVCache, TorchGPT
 
 try:
     import torch
@@ -155,11 +155,11 @@ class ModelWithLoss(nn.Module):
         targets: Tensor | None = None,
         segments: Tensor | None = None,
         count: int = 1,
-        past: Past | None = None,
+        kv_cache: QKVCache | None = None,
     ) -> Tensor:
         """Sum of the losses of a batch over ``count``, in nats. Ids, targets, segments (B, T)."""
         if targets is None:
-            return self.model.last_logits(inputs, past)
+            return self.model.last_logits(inputs, kv_cache)
         hidden = self.model.hidden(inputs, segments)
         return chunked_cross_entropy(hidden, self.model.output_weight, targets, count=count)
 

@@ -42,7 +42,7 @@ try:
 except ModuleNotFoundError as error:
     raise MissingExtraError("Training a model", "tune") from error
 
-from laplm.tune.models.gpt2 import Past, TorchGPT, continue_ids
+from laplm.tune.models.gpt2 import QKVCache, TorchGPT, continue_ids
 from laplm.tune.optim.adamw import SplitAdamW
 from laplm.tune.optim.master_weights import join_master
 from laplm.tune.processes import Processes, full_tensor, local_shard, shard_like, wrap_ddp
@@ -496,8 +496,10 @@ class Trainer:
     def _generate(self, ids: Sequence[int], max_new_tokens: int, seed: int) -> list[int]:
         """Tokens after ``ids``; all processes draw the same, for each may hold but a part."""
 
-        def last_logits(tokens: Tensor, past: Past) -> Tensor:
-            return self.processes.broadcast(self._model_with_loss(tokens, past=past).float())
+        def last_logits(tokens: Tensor, kv_cache: QKVCache) -> Tensor:
+            return self.processes.broadcast(
+                self._model_with_loss(tokens, kv_cache=kv_cache).float()
+            )
 
         return continue_ids(self.model, ids, max_new_tokens, seed=seed, last_logits=last_logits)
 

@@ -123,9 +123,9 @@ def test_all_edges_together_are_the_model(model: LanguageModel) -> None:
     every = [edge for sender in range(1, patching.n_senders + 1) for position in range(len(ids))
              if sender < patching.n_senders or position == len(ids) - 1
              for edge in patching.edges_into(Node(sender, position))]  # fmt: skip
-    logits = patching.run(every)
+    logits = patching.run_circuit(every)
     np.testing.assert_allclose(logits, model.gpt.forward(ids)[-1], atol=2e-3)
-    nothing = patching.run([])
+    nothing = patching.run_circuit([])
     np.testing.assert_allclose(nothing, model.gpt.forward(other)[-1], atol=2e-3)
     assert np.abs(logits - nothing).max() > 0.1
     assert patching.grouped == (name_of(model) == "gemma3_text")

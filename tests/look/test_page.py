@@ -14,6 +14,7 @@ import pytest
 from laplm import look
 from laplm.look import page
 from laplm.look.view import (
+    AnswerAttention,
     Column,
     Edge,
     Grid,
@@ -23,7 +24,6 @@ from laplm.look.view import (
     PagePart,
     Part,
     Passage,
-    Reading,
     Span,
     Table,
     View,
@@ -43,7 +43,7 @@ class Shown(View):
     given: list[Any] = field(default_factory=list)
 
     def parts(self) -> list[Part]:
-        return [part for part in self.given if not isinstance(part, Network | Reading)]
+        return [part for part in self.given if not isinstance(part, Network | AnswerAttention)]
 
     def page_parts(self) -> list[PagePart]:
         return list(self.given)
@@ -65,7 +65,7 @@ def every_part(text: str) -> list[Any]:
         Maps(title=text, values=np.ones((1, 2, 1, 1), np.float32), row_labels=[text],
              column_labels=[text, text], tokens=[text], marked=[(0, 1)], marked_by=text),
         Network(title=text, nodes=nodes, edges=[Edge(0, 1, 0.5, text)], levels=[(0, text)]),
-        Reading(title=text, words=words, answer=[Span(text, 0.5, text)],
+        AnswerAttention(title=text, words=words, answer=[Span(text, 0.5, text)],
                 weights=np.ones((1, 1), np.float32)),
         Passage(title=text, spans=[Span(text, 0.5, text)]),
         Table(title=text, columns=[Column(text), Column("share", 2, bar=True)],
@@ -277,7 +277,7 @@ def test_an_answer_tells_what_its_tokens_looked_at(opened: Any) -> None:
     words = [Word("<|s|>", "control"), Word("Who", "word", 0, True), Word("?", "word", 1, True)]
     answer = [Span("She", 0.5, "She 50%"), Span(".", 0.9, ". 90%")]
     weights = np.array([[0.75, 0.125], [0.0, 0.5]], np.float32)
-    part = Reading(title="chat", words=words, answer=answer, weights=weights)
+    part = AnswerAttention(title="chat", words=words, answer=answer, weights=weights)
     shown = opened(Shown([part]).to_html())
     shares = shown.locator(".piece small")
     assert shares.all_text_contents() == ["75%", "13%"]

@@ -57,10 +57,10 @@ def test_a_text_in_two_parts_gives_what_it_gives_whole(
 ) -> None:
     model = LanguageModel(tiny_model_dir, precision)
     ids = passes.encode(model, TEXT)
-    past = passes.new_past(model)
-    passes.forward(model, ids[:5], past=past)
-    rest = passes.forward(model, ids[5:], past=past)
-    assert past.length == len(ids)
+    kv_cache = passes.new_kv_cache(model)
+    passes.forward(model, ids[:5], kv_cache=kv_cache)
+    rest = passes.forward(model, ids[5:], kv_cache=kv_cache)
+    assert kv_cache.length == len(ids)
     np.testing.assert_allclose(rest, passes.forward(model, ids)[5:], rtol=0, atol=1e-5)
 
 
@@ -112,10 +112,10 @@ def test_a_text_may_fill_the_context_but_not_more(tiny: LanguageModel) -> None:
     assert passes.forward(tiny, passes.encode(tiny, [1] * n_ctx), last_only=True).shape[0] == 1
     with pytest.raises(ContextLengthError, match=rf"{n_ctx + 1} tokens.* holds {n_ctx}"):
         passes.encode(tiny, [1] * (n_ctx + 1))
-    past = passes.new_past(tiny)
-    passes.forward(tiny, [1] * n_ctx, past=past)
+    kv_cache = passes.new_kv_cache(tiny)
+    passes.forward(tiny, [1] * n_ctx, kv_cache=kv_cache)
     with pytest.raises(ContextLengthError, match=f"{n_ctx + 1} tokens"):
-        passes.forward(tiny, [1], past=past)
+        passes.forward(tiny, [1], kv_cache=kv_cache)
 
 
 def test_ids_outside_the_vocabulary_are_refused(tiny: LanguageModel) -> None:

@@ -175,12 +175,12 @@ def test_an_edge_patched_alone_changes_what_it_changes_in_transformers(
     whole = diff(oracle.logits(ids))
     size = clean.shape[-1] // n
     readers = [Node(1 + (n + 1) + 1, last), Node(1 + (n + 1) + 2, last - 1), Node(1 + n, last - 1),
-               Node(2 * (n + 1), last), patching.end]  # fmt: skip
+               Node(2 * (n + 1), last), patching.logits_node]  # fmt: skip
     tried: list[float] = []
     for reader in readers:
         edges = patching.candidates(reader, 1e12)
         effects = patching.effects(edges, TARGET)
-        kind, layer, head = patching.place(reader.sender)
+        kind, layer, head = patching.component(reader.sender)
         for edge, effect in list(zip(edges, effects, strict=True))[:: max(1, len(edges) // 7)]:
             sender, q = edge.sender
             change = corrupted[sender, q] - clean[sender, q]
@@ -233,7 +233,7 @@ def test_a_circuit_alone_gives_what_it_gives_in_transformers(
         current[0] = clean[0]
         for reader in sorted({edge.reader for edge in some}):
             senders = [edge.sender for edge in some if edge.reader == reader]
-            kind, layer, head = patching.place(reader.sender)
+            kind, layer, head = patching.component(reader.sender)
             before = {"head": pre, "feed-forward": mid}.get(kind)
             stream = before[layer] if before else final_stream(oracle, ids)
             x = stream - (clean - corrupted)[: patching.senders_before(reader.sender)].sum(0)
@@ -247,7 +247,7 @@ def test_a_circuit_alone_gives_what_it_gives_in_transformers(
                 current[reader] = oracle.head(z[reader.position], layer, head)
             else:
                 current[reader] = oracle.feed_forward(x, layer)[reader.position]
-        got = patching.run(some)
+        got = patching.run_circuit(some)
         np.testing.assert_allclose(got, logits, atol=5e-4)
         assert abs(diff(got) - diff(oracle.logits(ids))) > 1e-3, "it is another run"
 
@@ -264,9 +264,9 @@ def test_all_edges_are_the_clean_run_and_none_is_the_corrupted_one(
     ids, other = both
     every = [edge for s in range(1, patching.n_senders) for q in range(len(ids))
              for edge in patching.edges_into(Node(s, q))]  # fmt: skip
-    every += patching.edges_into(patching.end)
-    np.testing.assert_allclose(patching.run(every), oracle.logits(ids), atol=5e-4)
-    np.testing.assert_allclose(patching.run([]), oracle.logits(other), atol=5e-4)
+    every += patching.edges_into(patching.logits_node)
+    np.testing.assert_allclose(patching.run_circuit(every), oracle.logits(ids), atol=5e-4)
+    np.testing.assert_allclose(patching.run_circuit([]), oracle.logits(other), atol=5e-4)
 
 
 @pytest.mark.parametrize("how", ["mean", "zero"])
@@ -281,14 +281,14 @@ def test_without_a_corrupted_prompt_nodes_are_their_mean_or_nothing(
     stream[stream.abs() < 1e-5] = 0  # what rounding leaves of nothing, a norm would make large
     with torch.no_grad():
         want = oracle.hf.lm_head(oracle.norm(stream[None]))[0, -1]
-    np.testing.assert_allclose(patching.run([]), want, atol=5e-4)
+    np.testing.assert_allclose(patching.run_circuit([]), want, atol=5e-4)
 
 
 def test_edges_that_change_nothing_are_no_candidates(
     patching: PathPatching, both: tuple[list[int], list[int]]
 ) -> None:
     (first, *_) = [i for i, pair in enumerate(zip(*both, strict=True)) if pair[0] != pair[1]]
-    reader = Node(1 + 4 + 1, patching.end.position)  # the first head of layer 1
+    reader = Node(1 + 4 + 1, patching.logits_node.position)  # the first head of layer 1
     found = patching.candidates(reader, 1e12)
     rest = set(patching.edges_into(reader)) - set(found)
     assert {edge.sender.position for edge in found} == set(range(first, len(both[0])))
@@ -301,8 +301,8 @@ def test_of_too_many_edges_those_are_ranked_that_a_head_reads_most(
     from laplm.look import path_patching
 
     monkeypatch.setattr(path_patching, "_FEWEST", 8)
-    reader = Node(1 + 5 + 1, patching.end.position)  # head 1.1
-    assert patching.place(reader.sender) == ("head", 1, 1)
+    reader = Node(1 + 5 + 1, patching.logits_node.position)  # head 1.1
+    assert patching.component(reader.sender) == ("head", 1, 1)
     few, every = patching.candidates(reader, 1.0), patching.candidates(reader, 1e12)
     looks = patching.pattern[1][1, reader.position].copy()
     looks[-1] = 1
@@ -326,8 +326,8 @@ def test_a_text_too_long_for_the_memory_is_refused(
 
 
 def test_edges_are_counted_that_lead_to_the_last_logits(patching: PathPatching) -> None:
-    last, found = patching.end.position, set()
-    waiting = [patching.end]
+    last, found = patching.logits_node.position, set()
+    waiting = [patching.logits_node]
     seen = set(waiting)
     while waiting:
         for edge in patching.edges_into(waiting.pop()):

@@ -21,7 +21,7 @@ from transformers import AutoTokenizer
 import laplm
 from laplm.errors import InputError
 from laplm.model import reference
-from laplm.model.weights import DensePast
+from laplm.model.weights import DenseKVCache
 from laplm.run.language_model import LanguageModel
 from laplm.tune import tuning
 from laplm.tune.data.read import Dataset, Example
@@ -481,7 +481,7 @@ def test_peft_finds_the_base_of_an_adapter_of_the_built_in_model(
         model = LanguageModel(directory, "fp32")
         tensors = {name: model.checkpoint.tensor(name) for name in model.checkpoint.names}
         weights = reference.DenseWeights(tensors, model.config)
-        return reference.forward(np.array(ids), weights, model.config, DensePast())
+        return reference.forward(np.array(ids), weights, model.config, DenseKVCache())
 
     np.testing.assert_allclose(ours(out), wanted, rtol=0, atol=2e-3)
     assert AutoTokenizer.from_pretrained(out)("The little cat")["input_ids"] == ids[:3]

@@ -11,23 +11,22 @@ Shapes: N tokens of the answer, W words of the question, T positions, H heads.
 
 from __future__ import annotations
 
-import itertools
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from laplm.errors import InputError
 from laplm.look import figures, passes
+from laplm.look.prompt_pieces import Piece, control_token_ids, split_prompt
 from laplm.look.view import (
+    AnswerAttention,
     Column,
     PagePart,
     Part,
     Passage,
-    Reading,
     Span,
     Table,
     View,
@@ -37,9 +36,7 @@ from laplm.look.view import (
 from laplm.look.views.generation import logits_drawn_from, pieces_of
 from laplm.look.views.next_token import entropy
 from laplm.look.words import percent, quoted
-from laplm.model.chat import ChatTemplate
 from laplm.model.families.ops import softmax
-from laplm.model.tokenizer import Tokenizer
 from laplm.run.chat import Conversation
 from laplm.run.language_model import LanguageModel
 
@@ -50,23 +47,7 @@ Array = NDArray[np.float32]
 Ids = NDArray[np.int64]
 
 _LOOKED_AT = 3  # words that are told of a token
-_STAND_IN = "\U0010fff0"  # a private use character: stands for a message, so that it is found
 _PICTURED = 40  # tokens in a picture
-
-
-class Piece(NamedTuple):
-    """A piece of what the model was given.
-
-    Attributes:
-        text: the piece; all of them together are the text that the chat template makes.
-        kind: "word" (of a message), "control" (a control token) or "template" (other text that the
-            template writes).
-        word: its number among the words of the question, or None.
-    """
-
-    text: str
-    kind: str
-    word: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,7 +135,7 @@ class Chat(View):
                 zip(self.texts, self.labels, self.control, self.probabilities, strict=True)
             )
         ]
-        reading = Reading(
+        attended = AnswerAttention(
             title=f"{self.model} answers",
             words=words,
             answer=answer,
@@ -162,7 +143,7 @@ class Chat(View):
             note=f"Point at a token of the answer: the words of the question that it looked at. "
             f"{self._note()}",
         )
-        return [reading, *(part for part in self.parts() if isinstance(part, Table))]
+        return [attended, *(part for part in self.parts() if isinstance(part, Table))]
 
     def plot(self) -> Figure:
         """See ``View``: tokens of the answer × words of the question."""
@@ -317,10 +298,10 @@ def chat(
     if system:
         given = [{"role": "system", "content": system}, *given]
     assert model.chat_template is not None
-    pieces, words, places = _pieces(model.chat_template, model.tokenizer, given, before)
+    pieces, words, word_of = split_prompt(model.chat_template, model.tokenizer, given, before)
     probabilities, entropies = _chances(model, before, ids)
-    looks = _Looks(model, before, ids, len(words), places)
-    special = _control_ids(model.tokenizer)
+    attention = _QuestionAttention(model, before, ids, len(words), word_of)
+    special = control_token_ids(model.tokenizer)
     texts = list(pieces_of(model, ids))
     return Chat(
         model=model_label(model),
@@ -336,11 +317,11 @@ def chat(
         control=[i in special for i in ids],
         probabilities=probabilities,
         entropies=entropies,
-        shares=looks.shares,
-        layers=looks.layers,
-        heads=looks.heads,
-        head_words=looks.head_words,
-        head_shares=looks.head_shares,
+        shares=attention.shares,
+        layers=attention.layers,
+        heads=attention.heads,
+        head_words=attention.head_words,
+        head_shares=attention.head_shares,
     )
 
 
@@ -355,7 +336,7 @@ def _chances(model: LanguageModel, before: list[int], ids: list[int]) -> tuple[A
     return np.array(own, np.float32), np.array(bits, np.float32)
 
 
-class _Looks:
+class _QuestionAttention:
     """What the positions that wrote an answer attended to in a question's words.
 
     Attributes:
@@ -368,7 +349,7 @@ class _Looks:
         before: list[int],
         ids: list[int],
         n_words: int,
-        places: Sequence[int | None],
+        word_of: Sequence[int | None],
     ) -> None:
         first, last = model.config.n_layer // 2, model.config.n_layer - 1
         count, self.layers = len(ids), (first, last)
@@ -380,12 +361,12 @@ class _Looks:
             return
         # (T, W): which positions are of which word; the answer's own are of none.
         of = np.zeros((len(before) + count - 1, n_words), np.float32)
-        for position, word in enumerate(places):
+        for position, word in enumerate(word_of):
             if word is not None:
                 of[position, word] = 1
         rows = slice(len(before) - 1, len(before) - 1 + count)
 
-        def see(name: str, layer: int | None, x: Array) -> None:
+        def record_pattern(name: str, layer: int | None, x: Array) -> None:
             if name != "pattern" or layer is None or layer < first:
                 return
             shares = x[:, rows] @ of  # (H, N, W)
@@ -398,92 +379,4 @@ class _Looks:
             self.head_words[more] = best[more] % n_words
             self.heads[more] = np.stack([np.full(count, layer), best // n_words], axis=1)[more]
 
-        passes.forward(model, [*before, *ids[:-1]], see, last_only=True)
-
-
-# --- which tokens are words of the question -----------------------------------------------------
-
-
-def _control_ids(tokenizer: Tokenizer) -> frozenset[int]:
-    return frozenset([*tokenizer.special_token_ids, *tokenizer.added_tokens.values()])
-
-
-def _pieces(
-    template: ChatTemplate,
-    tokenizer: Tokenizer,
-    messages: Sequence[dict[str, Any]],
-    ids: Sequence[int],
-) -> tuple[list[Piece], list[str], list[int | None]]:
-    """What the model was given in pieces; the question's words; which word each token is of."""
-    text = template.render(messages, add_generation_prompt=True)
-    said = [_span(template, messages, i, text) for i in range(len(messages))]
-    begin, end = said[-1]
-    words = [(m.start() + begin, m.end() + begin) for m in re.finditer(r"\S+", text[begin:end])]
-    places: list[int | None] = []
-    marks: list[tuple[int, int]] = []  # control tokens
-    control = _control_ids(tokenizer)
-    for token, (start, stop) in zip(ids, _spans(tokenizer, ids, text), strict=True):
-        inside = any(a <= start < b for a, b in said)
-        if token in control and not inside:
-            marks.append((start, stop))
-            places.append(None)
-            continue
-        # A token begins with the space before its word.
-        solid = start + len(text[start:stop]) - len(text[start:stop].lstrip())
-        solid = min(solid, max(start, stop - 1))
-        places.append(next((w for w, (a, b) in enumerate(words) if a <= solid < b), None))
-    pieces = list(_cut(text, said, words, marks))
-    return pieces, [text[a:b] for a, b in words], places
-
-
-def _cut(
-    text: str,
-    said: Sequence[tuple[int, int]],
-    words: Sequence[tuple[int, int]],
-    marks: Sequence[tuple[int, int]],
-) -> Iterator[Piece]:
-    """A text in pieces of one kind each."""
-    edges = sorted({0, len(text), *(place for span in (*said, *words, *marks) for place in span)})
-    for a, b in itertools.pairwise(edges):
-        word = next((i for i, (start, end) in enumerate(words) if start <= a < end), None)
-        kind = "word" if any(start <= a < end for start, end in said) else "template"
-        if any(start <= a < end for start, end in marks):
-            kind = "control"
-        yield Piece(text[a:b], kind, word)
-
-
-def _span(
-    template: ChatTemplate, messages: Sequence[dict[str, Any]], index: int, text: str
-) -> tuple[int, int]:
-    """Where a message stands in the text that a template makes; nowhere, where that is not told."""
-    others = [
-        {**message, "content": _STAND_IN} if i == index else message
-        for i, message in enumerate(messages)
-    ]
-    before, found, after = template.render(others, add_generation_prompt=True).partition(_STAND_IN)
-    if found and text.startswith(before) and text.endswith(after):
-        return len(before), max(len(before), len(text) - len(after))
-    content = messages[index]["content"].strip()
-    start = text.rfind(content)
-    return (start, start + len(content)) if start >= 0 else (0, 0)
-
-
-def _spans(tokenizer: Tokenizer, ids: Sequence[int], text: str) -> Iterator[tuple[int, int]]:
-    """Where each token stands in a text, in characters, as far as its bytes are found there."""
-    data = text.encode()
-    # Characters that begin before each byte.
-    starts = np.cumsum([(byte & 0xC0) != 0x80 for byte in data], dtype=np.int64)
-
-    def character(at: int) -> int:
-        return len(text) if at >= len(data) else int(starts[at]) - 1
-
-    at = 0
-    for token in ids:
-        spelled = tokenizer.token_bytes(token)
-        for wanted in (spelled, spelled.removeprefix(b" ")):  # SentencePiece puts a space in front
-            if data.startswith(wanted, at):
-                start, at = at, at + len(wanted)
-                break
-        else:
-            start = at  # what the tokenizer changed or added: of no width
-        yield character(start), character(at) if at > start else character(start)
+        passes.forward(model, [*before, *ids[:-1]], record_pattern, last_only=True)

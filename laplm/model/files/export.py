@@ -22,7 +22,7 @@ from laplm.model.files.checkpoint import Checkpoint, StoredDtype, open_checkpoin
 from laplm.model.files.gguf_writer import check_llama_cpp, write_gguf
 from laplm.model.files.modelfile import modelfile, write_modelfile
 from laplm.model.pretrained_settings import PretrainedModel
-from laplm.model.weights import DensePast
+from laplm.model.weights import DenseKVCache
 
 Array = NDArray[np.float32]
 Form = Literal["hf", "peft-merged", "gguf"]
@@ -168,7 +168,7 @@ def _deviation(
     ids = np.arange(1, 1 + min(24, config.n_ctx)) * 7919 % config.vocab_size
     exact = {name: checkpoint.tensor(name) for name in checkpoint.names}
     logits = [
-        reference.forward(ids, reference.DenseWeights(tensors, each), each, DensePast())
+        reference.forward(ids, reference.DenseWeights(tensors, each), each, DenseKVCache())
         for tensors, each in ((exact, checkpoint.config), (found, config))
     ]
     deviation = float(np.abs(logits[1] - logits[0]).max() / (logits[0].std() or 1.0))

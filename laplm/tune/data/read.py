@@ -824,7 +824,10 @@ def _document(row: _Fields, train_on_prompt: bool) -> list[Pieces]:
 
 
 def _completion(row: _Fields, train_on_prompt: bool) -> list[Pieces]:
-    prompt, completion = _prompt_text(row, "prompt"), _answer_text(row, "completion")
+    prompt, completion = (
+        _read_prompt_field(row, "prompt"),
+        _read_completion_field(row, "completion"),
+    )
     if not prompt:
         return [((completion, True),)]
     # GPT-2's tokens carry the space before a word, so it belongs to the completion.
@@ -834,7 +837,10 @@ def _completion(row: _Fields, train_on_prompt: bool) -> list[Pieces]:
 
 
 def _instruction(row: _Fields, train_on_prompt: bool) -> list[Pieces]:
-    instruction, output = _prompt_text(row, "instruction"), _answer_text(row, "output")
+    instruction, output = (
+        _read_prompt_field(row, "instruction"),
+        _read_completion_field(row, "output"),
+    )
     # Without an input the datasets library says null, and CSV an empty field.
     more = _unmarked(_string(row, "input"), row.called("input")) if "input" in row else ""
     template = ALPACA_PROMPT_WITH_INPUT if more.strip() else ALPACA_PROMPT
@@ -856,10 +862,10 @@ def _prompt_conversation(row: _Fields, train_on_prompt: bool) -> list[Example]:
 def _system_conversation(row: _Fields, train_on_prompt: bool) -> list[Example]:
     """OpenOrca's: a question and its answer, under instructions for all of them."""
     messages = [
-        Turn("user", _prompt_text(row, "prompt"), False),
-        Turn("assistant", _answer_text(row, "completion"), True),
+        Turn("user", _read_prompt_field(row, "prompt"), False),
+        Turn("assistant", _read_completion_field(row, "completion"), True),
     ]
-    if "system" in row and (system := _prompt_text(row, "system")).strip():
+    if "system" in row and (system := _read_prompt_field(row, "system")).strip():
         messages.insert(0, Turn("system", system, False))
     return [_rendered(messages, train_on_prompt)]
 
@@ -895,12 +901,12 @@ def _message(message: object) -> Turn:
     if isinstance(content, list) and content and all(map(_is_text_part, content)):
         fields = _Fields({"content": "".join(part["text"] for part in content)}, {})
     if role != "assistant":
-        return Turn(role, _prompt_text(fields, "content"), False)
+        return Turn(role, _read_prompt_field(fields, "content"), False)
     # OpenAI's mark for answers that are only context.
     weight = message.get("weight")
     if weight not in (None, 0, 1):
         raise _BadRowError('"weight" must be 0 or 1')
-    return Turn(role, _answer_text(fields, "content"), weight != 0)
+    return Turn(role, _read_completion_field(fields, "content"), weight != 0)
 
 
 def _is_text_part(part: object) -> bool:
@@ -1016,7 +1022,7 @@ def _string(row: _Fields, name: str) -> str:
     return value
 
 
-def _prompt_text(row: _Fields, name: str) -> str:
+def _read_prompt_field(row: _Fields, name: str) -> str:
     """What is only context: an end of text may stand before it, as some models begin with one."""
     text = _string(row, name)
     while text.startswith(END_OF_DOCUMENT):
@@ -1024,7 +1030,7 @@ def _prompt_text(row: _Fields, name: str) -> str:
     return _unmarked(text, row.called(name))
 
 
-def _answer_text(row: _Fields, name: str) -> str:
+def _read_completion_field(row: _Fields, name: str) -> str:
     """What the loss counts: the end of text that may stand behind it comes in any case."""
     text = value = _string(row, name)
     while (bare := text.rstrip()).endswith(END_OF_DOCUMENT):

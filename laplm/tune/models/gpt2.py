@@ -46,8 +46,8 @@ class Conv1D(nn.Module):
         return functional.linear(x, self.weight.t(), self.bias)
 
 
-class Past:
-    """What attention keeps of the tokens that were read: queries, keys, values by layer."""
+class QKVCache:
+    """A key/value cache, with queries too, since a layer makes all three at once."""
 
     def __init__(self) -> None:
         self._qkv: dict[int, Tensor] = {}
@@ -56,7 +56,7 @@ class Past:
         """Tokens that were read, before and after the layers are through with the next ones."""
         return self._qkv[0].shape[1] if self._qkv else 0
 
-    def extend(self, layer: int, qkv: Tensor) -> Tensor:
+    def update(self, layer: int, qkv: Tensor) -> Tensor:
         """Put (B, T, 3 C) behind those of a layer; gives all of them."""
         before = self._qkv.get(layer)
         self._qkv[layer] = qkv if before is None else torch.cat([before, qkv], dim=1)
@@ -75,15 +75,15 @@ class Attention(nn.Module):
         self.c_proj = Conv1D(config.n_embd, config.n_embd)
 
     def forward(
-        self, x: Tensor, documents: DocumentMask | None = None, past: Past | None = None
+        self, x: Tensor, documents: DocumentMask | None = None, kv_cache: QKVCache | None = None
     ) -> Tensor:
         """(B, T, C) -> (B, T, C); no token looks into another of ``documents``.
 
-        With ``past``, to which they are added, tokens come all at once first, then one at a time.
+        With ``kv_cache``, which they are added to, tokens come all at once first, then one by one.
         """
         qkv = self.c_attn(x)
-        if past is not None:
-            qkv = past.extend(self.layer, qkv)
+        if kv_cache is not None:
+            qkv = kv_cache.update(self.layer, qkv)
         if qkv.shape[1] > x.shape[1]:
             z = last_token_attention(qkv, self.n_head, self.scale)
         else:
@@ -160,11 +160,11 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(
-        self, x: Tensor, documents: DocumentMask | None = None, past: Past | None = None
+        self, x: Tensor, documents: DocumentMask | None = None, kv_cache: QKVCache | None = None
     ) -> Tensor:
-        """(B, T, C) -> (B, T, C); ``documents`` and ``past`` as for ``Attention``."""
+        """(B, T, C) -> (B, T, C); ``documents`` and ``kv_cache`` as for ``Attention``."""
         share = self.dropout if self.training else 0.0
-        x = add_dropped(x, self.attn(self.ln_1(x), documents, past), share)
+        x = add_dropped(x, self.attn(self.ln_1(x), documents, kv_cache), share)
         return add_dropped(x, self.mlp(self.ln_2(x)), share)
 
 
@@ -247,7 +247,7 @@ class TorchGPT(nn.Module):
             block.dropout = share
 
     def hidden(
-        self, ids: Tensor, segments: Tensor | None = None, past: Past | None = None
+        self, ids: Tensor, segments: Tensor | None = None, kv_cache: QKVCache | None = None
     ) -> Tensor:
         """Token ids (B, T) to the final layer norm's output (B, T, C).
 
@@ -255,12 +255,12 @@ class TorchGPT(nn.Module):
             ids: (B, T).
             segments: which document of its window each token belongs to, (B, T), equal numbers
                 side by side; each is then read as if it stood alone. None: one document a window.
-            past: of the tokens before, as for ``Attention``; without ``segments``.
+            kv_cache: of the tokens before, as for ``Attention``; without ``segments``.
 
         Raises:
             ContextLengthError: T, with the tokens before, is more than n_ctx.
         """
-        start = 0 if past is None else len(past)
+        start = 0 if kv_cache is None else len(kv_cache)
         t = start + ids.shape[1]
         if t > self.config.n_ctx:
             raise ContextLengthError(
@@ -276,7 +276,7 @@ class TorchGPT(nn.Module):
             if self.checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, documents, use_reentrant=False)
             else:
-                x = block(x, documents, past)
+                x = block(x, documents, kv_cache)
         out: Tensor = self.ln_f(x)
         return out
 
@@ -284,9 +284,9 @@ class TorchGPT(nn.Module):
         """Token ids (B, T) to logits (B, T, V); ``segments`` as for ``hidden``."""
         return functional.linear(self.hidden(ids, segments), self.output_weight)
 
-    def last_logits(self, ids: Tensor, past: Past | None = None) -> Tensor:
-        """Token ids (1, T) to the logits after the last of them, (V,); ``past`` as above."""
-        return functional.linear(self.hidden(ids, past=past)[0, -1], self.output_weight)
+    def last_logits(self, ids: Tensor, kv_cache: QKVCache | None = None) -> Tensor:
+        """Token ids (1, T) to the logits after the last of them, (V,); ``kv_cache`` as above."""
+        return functional.linear(self.hidden(ids, kv_cache=kv_cache)[0, -1], self.output_weight)
 
     def tensors(self) -> dict[str, NDArray[np.float32]]:
         """The checkpoint: copies of all weights by GPT-2 name, fp32."""
@@ -370,7 +370,7 @@ def continue_ids(
     *,
     temperature: float = 0.8,
     seed: int = 0,
-    last_logits: Callable[[Tensor, Past], Tensor] | None = None,
+    last_logits: Callable[[Tensor, QKVCache], Tensor] | None = None,
 ) -> list[int]:
     """Draw tokens after ``ids``: plain, only to watch a training by.
 
@@ -391,13 +391,13 @@ def continue_ids(
     text, new = list(ids[-model.config.n_ctx :]), []
     was_training = model.training
     model.eval()
-    past = Past()
+    kv_cache = QKVCache()
     with torch.no_grad():
         for _ in range(max_new_tokens):
             if len(text) > model.config.n_ctx:  # positions begin anew: nothing kept holds
-                text, past = text[1:], Past()
-            window = torch.tensor([text[len(past) :]], device=device)
-            logits = last_logits(window, past).float().cpu()
+                text, kv_cache = text[1:], QKVCache()
+            window = torch.tensor([text[len(kv_cache) :]], device=device)
+            logits = last_logits(window, kv_cache).float().cpu()
             probabilities = torch.softmax(logits / temperature, dim=0)
             token = int(torch.multinomial(probabilities, 1, generator=generator))
             if token in model.config.eos_token_ids:

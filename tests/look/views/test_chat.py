@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from laplm import look
 from laplm.errors import InputError
-from laplm.look.view import Passage, Reading, Table
+from laplm.look.view import AnswerAttention, Passage, Table
 from laplm.look.views.chat import Chat
 from laplm.model.tokenizer import Tokenizer
 from laplm.run.language_model import LanguageModel
@@ -137,7 +137,7 @@ def test_a_control_token_that_ends_the_answer_is_shown_and_not_counted(
     ]
     assert found.sentence().startswith(f"The answer's {len(found.ids) - 1} tokens have 100")
     reading, _ = found.page_parts()
-    assert isinstance(reading, Reading) and reading.answer[-1].text == "<|im_end|>"
+    assert isinstance(reading, AnswerAttention) and reading.answer[-1].text == "<|im_end|>"
 
 
 def test_the_sentence_and_the_tables_say_the_numbers(found: Chat) -> None:
@@ -155,7 +155,7 @@ def test_the_sentence_and_the_tables_say_the_numbers(found: Chat) -> None:
     assert f"head {layer}.{head} gives “{found.words[found.head_words[most]]}”" in sentence
     assert table.rows[most][4] == pytest.approx(found.shares[most].max())
     reading, _ = found.page_parts()
-    assert isinstance(reading, Reading)
+    assert isinstance(reading, AnswerAttention)
     np.testing.assert_array_equal(reading.weights, found.shares)
     assert [w.column for w in reading.words if w.column is not None] == list(range(6))
 

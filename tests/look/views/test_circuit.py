@@ -13,7 +13,7 @@ import torch
 
 from laplm import look
 from laplm.errors import InputError
-from laplm.look import passes
+from laplm.look import circuit_search, passes
 from laplm.look.path_patching import Edge, Node, PathPatching
 from laplm.look.view import Network, Table
 from laplm.look.views.circuit import Circuit
@@ -33,7 +33,7 @@ def edges_of(found: Circuit, patching: PathPatching) -> list[Edge]:
     def node(index: int) -> Node:
         wanted = found.nodes[index]
         key = (wanted.kind, wanted.layer, wanted.head)
-        sender = next(s for s in range(patching.n_senders + 1) if patching.place(s) == key)
+        sender = next(s for s in range(patching.n_senders + 1) if patching.component(s) == key)
         return Node(sender, wanted.position)
 
     return [Edge(node(e.sender), node(e.reader)) for e in found.edges]
@@ -50,7 +50,7 @@ def test_a_run_of_the_circuit_alone_keeps_the_share_that_is_told(
     assert spain.logit_diff == pytest.approx(whole, abs=1e-3)
     assert spain.patched_logit_diff == pytest.approx(least, abs=1e-3)
     patching = PathPatching(pocket, ids, other)
-    alone = patching.run(edges_of(spain, patching))
+    alone = patching.run_circuit(edges_of(spain, patching))
     share = (float(alone[madrid] - alone[paris]) - least) / (whole - least)
     assert spain.kept == pytest.approx(share, abs=1e-3)
     assert 0.7 <= spain.kept < 0.8
@@ -64,11 +64,11 @@ def test_no_edge_can_be_spared_and_all_lie_on_a_way_to_the_logits(
     assert len(edges) == len(set(edges)) < 40
     for edge in edges:
         assert edge.sender.sender == 0 or any(e.reader == edge.sender for e in edges)
-        assert edge.reader == patching.end or any(e.sender == edge.reader for e in edges)
+        assert edge.reader == patching.logits_node or any(e.sender == edge.reader for e in edges)
     madrid, paris = (passes.one_token(pocket, text) for text in (" Madrid", " Paris"))
     whole = spain.logit_diff - spain.patched_logit_diff
     for edge in edges[-3:]:  # the weakest were tried last
-        alone = patching.run([each for each in edges if each != edge])
+        alone = patching.run_circuit([each for each in edges if each != edge])
         share = (float(alone[madrid] - alone[paris]) - spain.patched_logit_diff) / whole
         assert share < 0.7
 
@@ -103,31 +103,15 @@ def test_without_a_corrupted_prompt_edges_carry_means(tiny_model_dir: Path) -> N
 
 
 def test_what_is_not_kept_is_said(tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from laplm.look.views import circuit
-
-    monkeypatch.setattr(circuit, "_OPENED", 1)
-    monkeypatch.setattr(circuit, "_ROUNDS", 1)
-    monkeypatch.setattr(circuit, "_FEWEST", 2)
-    monkeypatch.setattr(circuit, "_MOST", 2)
+    monkeypatch.setattr(circuit_search, "_OPENED", 1)
+    monkeypatch.setattr(circuit_search, "_ROUNDS", 1)
+    monkeypatch.setattr(circuit_search, "_FEWEST", 2)
+    monkeypatch.setattr(circuit_search, "_MOST", 2)
     model = LanguageModel(str(tiny_model_dir), "fp32")
     found = look.circuit(model, "Once upon a time", corrupted="Once upon a girl", keep=1.0)
     assert found.kept < 1 and "less than the 100% that were asked for" in found.sentence()
     assert found.n_opened == 1 and found.n_patched == 2
     assert "2 edges were patched by themselves" in found.parts()[0].note
-
-
-def test_more_parts_are_opened_until_enough_is_kept(
-    tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from laplm.look.views import circuit
-
-    monkeypatch.setattr(circuit, "_OPENED", 2)
-    model = LanguageModel(str(tiny_model_dir), "fp32")
-    options: dict[str, Any] = {"corrupted": "Once upon a girl", "keep": 1.0}
-    few = look.circuit(model, "Once upon a time", **options | {"keep": 0.01})
-    assert few.n_opened == 2 and few.kept >= 0.01
-    found = look.circuit(model, "Once upon a time", **options)
-    assert found.n_opened > 2 and found.n_opened % 2 == 0
 
 
 def test_tables_and_the_network_hold_every_edge(spain: Circuit) -> None:

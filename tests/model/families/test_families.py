@@ -30,7 +30,7 @@ from laplm.model.engine.kv_cache import KVCache
 from laplm.model.families import ops
 from laplm.model.files.checkpoint import open_checkpoint, save_checkpoint
 from laplm.model.reference import DenseWeights, forward
-from laplm.model.weights import DensePast
+from laplm.model.weights import DenseKVCache
 from laplm.run.generate import generate_tokens
 from laplm.run.request import GenerationRequest
 from laplm.run.sampler import SamplingParams
@@ -104,7 +104,7 @@ def test_the_reference_runs_it_as_transformers_does(
 ) -> None:
     want = logits_of(theirs, IDS)
     np.testing.assert_allclose(forward(np.array(IDS), weights, config), want, rtol=0, atol=1e-4)
-    past = DensePast()
+    past = DenseKVCache()
     parts = [forward(np.array([token]), weights, config, past) for token in IDS]
     np.testing.assert_allclose(np.concatenate(parts), want, rtol=0, atol=1e-4)
     last = forward(np.array(IDS), weights, config, last_only=True)

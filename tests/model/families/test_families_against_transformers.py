@@ -17,7 +17,7 @@ from laplm.model.config import ModelConfig
 from laplm.model.families import FAMILIES, config_from_hf, config_to_hf, tensor_specs
 from laplm.model.files.checkpoint import open_checkpoint, save_checkpoint
 from laplm.model.reference import DenseWeights, forward
-from laplm.model.weights import DensePast
+from laplm.model.weights import DenseKVCache
 
 Array = np.ndarray
 SIZES: dict[str, Any] = {
@@ -217,7 +217,7 @@ def test_logits_are_those_of_transformers(pair: Pair) -> None:
 
 
 def test_a_text_may_come_token_by_token_and_in_parts(pair: Pair) -> None:
-    past = DensePast()
+    past = DenseKVCache()
     ends = [1, 2, 3, 4, 5, 6, 7, 8, 30, 40]
     parts = [
         forward(IDS[start:end], pair.weights, pair.config, past)

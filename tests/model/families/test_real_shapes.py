@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from laplm.model.families import FAMILIES, config_from_hf, family_of, tensor_specs
 from laplm.model.reference import DenseWeights, forward
-from laplm.model.weights import DensePast
+from laplm.model.weights import DenseKVCache
 
 # Of the large ones a few layers: with and without a window, and with and without positions.
 LAYERS = {
@@ -41,7 +41,7 @@ def test_real_shapes_are_run_as_transformers_runs_them(name: str) -> None:
     ids = np.random.default_rng(0).integers(0, config.vocab_size, 540)  # beyond Gemma's window
     with torch.no_grad():
         want = theirs(torch.tensor(ids[None]), logits_to_keep=8).logits[0].numpy()
-    past = DensePast()
+    past = DenseKVCache()
     forward(ids[:-8], weights, config, past, last_only=True)
     got = np.concatenate([forward(ids[i : i + 1], weights, config, past) for i in range(532, 540)])
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-4)

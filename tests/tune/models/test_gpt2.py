@@ -12,7 +12,7 @@ from tuning_examples import VOCAB, tiny_config, tiny_model
 from laplm.errors import ContextLengthError, ModelFormatError
 from laplm.model.config import ACTIVATIONS, ModelConfig
 from laplm.model.families import config_to_hf, tensor_shapes
-from laplm.tune.models.gpt2 import Past, TorchGPT, continue_ids
+from laplm.tune.models.gpt2 import QKVCache, TorchGPT, continue_ids
 
 
 @pytest.mark.parametrize(
@@ -122,12 +122,12 @@ def test_without_torch_the_error_says_what_to_install(module: str) -> None:
 def test_logits_with_what_was_kept_of_the_tokens_before_are_those_of_the_whole_text() -> None:
     model = tiny_model(scale_attn_by_inverse_layer_idx=True)
     ids = torch.randint(0, VOCAB, (1, 12), generator=torch.Generator().manual_seed(1))
-    past = Past()
+    kv_cache = QKVCache()
     with torch.no_grad():
         want = model(ids)[0]
         for start, stop in [(0, 5), *((i, i + 1) for i in range(5, 12))]:
-            got = model.last_logits(ids[:, start:stop], past)
-            assert len(past) == stop
+            got = model.last_logits(ids[:, start:stop], kv_cache)
+            assert len(kv_cache) == stop
             torch.testing.assert_close(got, want[stop - 1], rtol=1e-5, atol=1e-5)
 
 
@@ -135,8 +135,8 @@ def test_a_sample_longer_than_the_context_is_drawn_after_as_much_as_there_is_roo
     model = tiny_model(eos_token_ids=())
     text, windows = [*range(40)], []
 
-    def last_logits(tokens: torch.Tensor, past: Past) -> torch.Tensor:
-        logits = model.last_logits(tokens, past)
+    def last_logits(tokens: torch.Tensor, kv_cache: QKVCache) -> torch.Tensor:
+        logits = model.last_logits(tokens, kv_cache)
         windows.append((text[-32:], logits))
         text.append(int(logits.argmax()))
         return torch.full_like(logits, -1e9).index_fill(0, logits.argmax(), 0)  # no other is drawn
