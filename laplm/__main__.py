@@ -7,7 +7,7 @@ import warnings
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    _hold_closed_streams()
+    _reopen_closed_streams()
     if not sys.warnoptions:  # -W, or PYTHONWARNINGS
         # They show lines of source to somebody who asked for a text; what matters is an error.
         warnings.simplefilter("ignore")
@@ -20,7 +20,7 @@ def main() -> None:
     sys.exit(code)
 
 
-def _hold_closed_streams() -> None:
+def _reopen_closed_streams() -> None:
     """Open something in place of standard streams that are closed, as in ``laplm models >&-``.
 
     The next file that is opened would get their number else, and what a library prints would go

@@ -85,7 +85,7 @@ def new_file(
             temporary.unlink(missing_ok=True)
         sync_directory(path.parent)
     except OSError as cause:
-        raise write_error(path, cause, advice, size, error) from cause
+        raise make_write_error(path, cause, advice, size, error) from cause
 
 
 def temporary_name(path: Path) -> Path:
@@ -103,7 +103,7 @@ def sync_directory(directory: Path) -> None:
             os.close(descriptor)
 
 
-def write_error(
+def make_write_error(
     path: Path,
     cause: OSError,
     advice: str = ANOTHER_DIRECTORY,

@@ -15,7 +15,7 @@ import stat
 from pathlib import Path
 
 from laplm.errors import CacheError, warn
-from laplm.files import write_error
+from laplm.files import make_write_error
 
 ADVICE = "set LAPLM_HOME to another directory"
 """What to do where something of ours cannot be written."""
@@ -38,11 +38,11 @@ def directory(name: str) -> Path:
             move_aside(path)
             path.mkdir(exist_ok=True)
     except OSError as error:
-        raise write_error(path, error, ADVICE, error=CacheError) from error
+        raise make_write_error(path, error, ADVICE, error=CacheError) from error
     return path
 
 
-def place(name: str) -> Path:
+def directory_path(name: str) -> Path:
     """Where the directory ``name`` inside the cache is, or would be.
 
     Raises:
@@ -83,7 +83,7 @@ def move_aside(path: Path) -> None:
     except FileNotFoundError:  # another process was first
         return
     except OSError as error:
-        raise write_error(path, error, ADVICE, error=CacheError) from error
+        raise make_write_error(path, error, ADVICE, error=CacheError) from error
     warn(f"{path} was in the way of what laplm keeps there; it is now called {other.name}")
 
 

@@ -102,7 +102,7 @@ def without_script(body: str) -> str:
     return f"<noscript>{body}</noscript>"
 
 
-def frame(page: str, title: str, height: int) -> str:
+def iframe(page: str, title: str, height: int) -> str:
     """A page within another one, which neither disturbs the other: so many pixels high."""
     return (
         f'<iframe sandbox="allow-scripts" title="{html.escape(title, quote=True)}" '

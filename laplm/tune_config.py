@@ -87,7 +87,7 @@ def _setting(
     )  # fmt: skip
 
 
-def _check(config: Any) -> None:
+def _check_settings(config: Any) -> None:
     """Check a config's numbers and choices, and make the numbers Python's own.
 
     Raises:
@@ -114,7 +114,7 @@ class _Config:
         return cls(**_given(cls, options))
 
     def __post_init__(self) -> None:
-        _check(self)
+        _check_settings(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +158,7 @@ class LoRAConfig:
     )  # fmt: skip
 
     def __post_init__(self) -> None:
-        _check(self)
+        _check_settings(self)
         unknown = [name for name in self.target_modules if name not in TARGETS]
         if unknown or not self.target_modules:
             raise InputError(
@@ -261,7 +261,7 @@ class TuneConfig:
     )
 
     def __post_init__(self) -> None:
-        _check(self)
+        _check_settings(self)
         if self.base_precision == "int8" and self.method == "full":
             raise InputError(
                 "weights in int8 cannot be trained: --base-precision int8 belongs to --method lora"

@@ -14,7 +14,7 @@ from typing import IO
 import pytest
 
 from laplm.errors import CacheError, WriteError
-from laplm.files import new_file, write_error, write_file
+from laplm.files import make_write_error, new_file, write_file
 
 
 def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
@@ -107,7 +107,9 @@ def test_the_advice_is_the_callers(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             advice="set X to another directory", error=CacheError,
         )  # fmt: skip
     denied = PermissionError(errno.EACCES, "Permission denied")
-    assert str(write_error(Path("a"), denied, "ask")) == "cannot write a: Permission denied; ask"
+    assert (
+        str(make_write_error(Path("a"), denied, "ask")) == "cannot write a: Permission denied; ask"
+    )
 
 
 def test_what_a_process_that_died_has_left_is_removed(tmp_path: Path) -> None:

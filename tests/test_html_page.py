@@ -68,7 +68,7 @@ def test_the_one_script_of_a_page_is_allowed_by_its_hash_and_data_cannot_end_it(
 
 def test_a_page_in_a_frame_comes_back_as_it_was() -> None:
     page = html_page.page(EVIL, html_page.paragraph(EVIL))
-    tags = Tags(html_page.frame(page, EVIL, 300))
+    tags = Tags(html_page.iframe(page, EVIL, 300))
     assert ("srcdoc", page) in tags.attributes and ("sandbox", "allow-scripts") in tags.attributes
     assert tags.seen == ["iframe"]
 

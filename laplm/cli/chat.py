@@ -117,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
         else:
             _ = lm.gpt
     if question is not None:
-        return _once(session, question, answer, args)
+        return _ask_once(session, question, answer, args)
     return converse(session, verbose=args.verbose, history=not args.no_history)
 
 
@@ -178,7 +178,7 @@ def _has_content() -> bool:
     return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
 
 
-def _once(session: Session, question: str, answer: Answer, args: argparse.Namespace) -> int:
+def _ask_once(session: Session, question: str, answer: Answer, args: argparse.Namespace) -> int:
     with interruptible() as interrupted:
         if args.json:
             for _ in answer:

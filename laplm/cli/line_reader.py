@@ -55,7 +55,7 @@ class LineReader:
             KeyboardInterrupt: Ctrl-C was typed instead.
         """
         try:
-            line = input(prompt) if self._typed else _plain_line(prompt)
+            line = input(prompt) if self._typed else _read_plain_line(prompt)
         except UnicodeDecodeError:
             raise InputError("what was typed is not UTF-8; set the terminal to UTF-8") from None
         # What a terminal passes on that is not UTF-8 comes as lone surrogates.
@@ -139,7 +139,7 @@ def read_message(reader: LineReader, prompt: str, more: str) -> tuple[str, bool]
     return (head + text, False) if head.strip() else (text, True)
 
 
-def _plain_line(prompt: str) -> str:
+def _read_plain_line(prompt: str) -> str:
     with contextlib.suppress(AttributeError, OSError):  # standard error may be closed
         sys.stderr.write(prompt)
         sys.stderr.flush()

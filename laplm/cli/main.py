@@ -125,7 +125,9 @@ def _call(argv: list[str]) -> int:
         return int(end.code or 0)
     command = selected_parser(parser, args)
     if unknown:
-        raise InputError(f"{_not_known(command, unknown)} (see {command.prog} --help)")
+        raise InputError(
+            f"{_unknown_arguments_message(command, unknown)} (see {command.prog} --help)"
+        )
     if args.subcommand is None:
         write(parser.format_help())
         return 0
@@ -136,7 +138,7 @@ def _call(argv: list[str]) -> int:
     return code
 
 
-def _not_known(command: argparse.ArgumentParser, unknown: Sequence[str]) -> str:
+def _unknown_arguments_message(command: argparse.ArgumentParser, unknown: Sequence[str]) -> str:
     option = next((word for word in unknown if word.startswith("-")), None)
     if option is None:
         return f"too many arguments: {unknown[0]!r}"

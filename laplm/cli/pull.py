@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
             progress=lambda _, done, total: bars(args.name, done, total),
         )
     write(f"{args.name} is in {path}\n")
-    base = pull.missing_base(path)
+    base = pull.missing_base_model(path)
     if base is not None:
         write(f"it is an adapter for {base}, which is not on disk: laplm pull {base}\n")
     return 0

@@ -335,7 +335,7 @@ def _draw_maps(console: Console, part: Maps) -> None:
     for place, (label, row) in enumerate(zip(part.row_labels, part.values, strict=True)):
         if place:
             console.print()
-        maps = [_smaller(values, most) for values in row]
+        maps = [_pool_cells(values, most) for values in row]
         height, step = len(maps[0]), 2 if colour else 1
         for top in range(0, height, step):
             line = Text(f"{label if top == 0 else '':<{margin}}")
@@ -363,7 +363,7 @@ def _draw_labelled_maps(console: Console, part: Maps) -> None:
         return
     cell = max(1, min(4, room // count))
     for row in part.values:
-        maps = [_columns(values[first:], min(count, room)) for values in row]
+        maps = [_pool_columns(values[first:], min(count, room)) for values in row]
         width = cell * maps[0].shape[1]
         heading = "".join(f"{_short(name, width):<{width + 2}}" for name in part.column_labels)
         console.print(Text(" " * margin + heading, style="dim"), no_wrap=True, overflow="crop")
@@ -395,7 +395,7 @@ def _share_cell(console: Console, share: float, width: int) -> Text:
     return Text(text or _SHADES[min(4, int(share * 5))] * width)
 
 
-def _columns(values: Array, most: int) -> Array:
+def _pool_columns(values: Array, most: int) -> Array:
     """A matrix of at most so many columns: each the greatest of those that it stands for."""
     import numpy as np
 
@@ -406,7 +406,7 @@ def _columns(values: Array, most: int) -> Array:
     return np.where(out < 0, np.nan, out).astype(np.float32)
 
 
-def _smaller(values: Array, most: int) -> Array:
+def _pool_cells(values: Array, most: int) -> Array:
     """A matrix of at most so many rows and columns: each the greatest of what it stands for."""
     import numpy as np
 

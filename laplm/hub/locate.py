@@ -130,8 +130,8 @@ def locate(name_or_path: str) -> Path:
     if ":" in name_or_path:
         from laplm.hub import stores
 
-        if stores.is_name(name_or_path):
-            return stores.find(name_or_path)
+        if stores.is_store_name(name_or_path):
+            return stores.find_model_file(name_or_path)
     repo, file = split_name(name_or_path)
     if file is not None:
         return _locate_file(repo, file)
@@ -232,7 +232,7 @@ def out_of_package(name: str) -> Path | None:
         return None
     from laplm import home
 
-    return home.place(PACKAGED) / wheel.file.rpartition("/")[2]
+    return home.directory_path(PACKAGED) / wheel.file.rpartition("/")[2]
 
 
 def known_model(path: Path) -> KnownModel | None:
@@ -534,7 +534,7 @@ def _layout(path: Path) -> tuple[str, list[str]]:
 def _problem(path: Path) -> str | None:
     """What a model's directory lacks, by the names of its files; None when it is whole."""
     try:
-        return _lack(path)
+        return _missing_part(path)
     except OSError as error:
         return f"its files cannot be read: {error.strerror}"
 
@@ -551,7 +551,7 @@ def is_adapter(path: Path) -> bool:
     return adapter.is_adapter(path)
 
 
-def _lack(path: Path) -> str | None:
+def _missing_part(path: Path) -> str | None:
     if is_adapter(path):
         return None  # whether it is whole is told when it is opened, with its base model
     if _gguf_in(path) is not None:

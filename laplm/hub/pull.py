@@ -125,7 +125,7 @@ def pull(name: str, *, force: bool = False, progress: Progress | None = None) ->
         return snapshot / names[0] if _is_gguf(names[0]) else snapshot
 
 
-def missing_base(path: Path) -> str | None:
+def missing_base_model(path: Path) -> str | None:
     """The model that what was pulled is an adapter for, where that is not on disk."""
     if not is_adapter(path):
         return None

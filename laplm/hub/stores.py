@@ -40,12 +40,12 @@ class StoredModel:
     problem: str | None = None
 
 
-def is_name(name: str) -> bool:
+def is_store_name(name: str) -> bool:
     """Whether a name is that of a model of another program."""
     return name.partition(":")[0] in PROGRAMS and ":" in name
 
 
-def find(name: str) -> Path:
+def find_model_file(name: str) -> Path:
     """The GGUF file of a model of another program.
 
     Args:
@@ -68,14 +68,14 @@ def find(name: str) -> Path:
     return model.path
 
 
-def removal(name: str) -> str:
+def describe_removal(name: str) -> str:
     """How a model of another program is removed: the end of a sentence."""
     program, _, rest = name.partition(":")
     if program == "ollama":
         return f"`ollama rm {rest}` removes it"
     if program == "lmstudio":
         return "LM Studio removes it, under My Models"
-    return f"llama.cpp has no command for that; delete {find(name)} yourself"
+    return f"llama.cpp has no command for that; delete {find_model_file(name)} yourself"
 
 
 def stored_models() -> list[StoredModel]:

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from laplm.errors import InputError, LaplmError, ModelNotFoundError, shown_name
-from laplm.files import write_error
+from laplm.files import make_write_error
 from laplm.hub.model_names import name_key
 from laplm.hub.tuning_runs import (
     BUSY,
@@ -112,5 +112,5 @@ def remove(run: TuningRun) -> int:
         run.directory.rename(gone)  # out of sight first, so that half of it is never seen
         shutil.rmtree(gone)
     except OSError as error:
-        raise write_error(run.directory, error, "check who may write there") from None
+        raise make_write_error(run.directory, error, "check who may write there") from None
     return size

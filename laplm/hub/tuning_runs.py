@@ -21,7 +21,7 @@ import filelock
 
 from laplm import home
 from laplm.errors import InputError, LaplmError
-from laplm.files import json_text, write_error, write_file
+from laplm.files import json_text, make_write_error, write_file
 from laplm.hub.locate import repo_folder
 from laplm.hub.model_names import check_model_name, name_from_file, name_key
 
@@ -75,7 +75,7 @@ def runs_directory() -> Path:
     Raises:
         CacheError: LAPLM_HOME begins with the home directory of nobody.
     """
-    return home.place(RUNS)
+    return home.directory_path(RUNS)
 
 
 def new_run_directory(runs: Path) -> Path:
@@ -153,7 +153,7 @@ def lock_run(directory: Path) -> Iterator[None]:
     except filelock.Timeout:
         raise InputError(f"another process works on the run in {directory}") from None
     except OSError as error:
-        raise write_error(directory / _LOCK, error) from None
+        raise make_write_error(directory / _LOCK, error) from None
     try:
         yield
     finally:
@@ -217,7 +217,7 @@ def lock_names(runs: Path) -> Iterator[None]:
     except filelock.Timeout:
         raise InputError(f"another process gives names in {runs}; try again") from None
     except OSError as error:
-        raise write_error(runs / _NAMES_LOCK, error) from None
+        raise make_write_error(runs / _NAMES_LOCK, error) from None
 
 
 class RecordedRun:
@@ -255,7 +255,7 @@ def record_run(out: Path, record: dict[str, Any], name: str | None) -> Iterator[
         WriteError: the entry cannot be written.
     """
     out = out.resolve()
-    earlier = run_with_output(out)
+    earlier = find_run_by_output(out)
     if earlier is not None:
         if is_locked(earlier.directory):
             yield None
@@ -281,7 +281,7 @@ def _current_state(record: Mapping[str, Any]) -> dict[str, Any]:
     return {key: record[key] for key in ("state", "message", "pid") if key in record}
 
 
-def run_with_output(out: Path) -> TuningRun | None:
+def find_run_by_output(out: Path) -> TuningRun | None:
     """The run whose model is in a directory; None where none is known."""
     with contextlib.suppress(OSError, ValueError):
         record = read_entry(out.parent)

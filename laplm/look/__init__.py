@@ -49,7 +49,7 @@ _PARTS = (
 # --- parameters that several views take -------------------------------------------------------
 
 
-def _prompt(name: str = "text", kind: Kind = "prompt") -> Parameter:
+def _prompt_parameter(name: str = "text", kind: Kind = "prompt") -> Parameter:
     return Parameter(
         name, kind, "the text; - or nothing reads it from a pipe", typed=("TEXT",), piped=True
     )
@@ -132,7 +132,7 @@ VIEWS: tuple[ViewEntry, ...] = (
         name="why", function="why.why", title="Why this token",
         summary="How a prompt comes to its next token: when, by which parts, what falls without.",
         parameters=(
-            _prompt(),
+            _prompt_parameter(),
             _TARGET,
             Parameter(
                 "contrast", "string",
@@ -148,7 +148,7 @@ VIEWS: tuple[ViewEntry, ...] = (
         name="circuit", function="circuit.circuit", title="Circuit",
         summary="Which heads and feed-forwards bring a token, and how they reach each other.",
         parameters=(
-            _prompt(),
+            _prompt_parameter(),
             Parameter(
                 "corrupted", "prompt",
                 "a prompt of as many tokens with another answer, whose numbers take the place of "
@@ -182,7 +182,7 @@ VIEWS: tuple[ViewEntry, ...] = (
     ViewEntry(
         name="tokens", function="tokens.tokens", title="Tokens", summary="A text as tokens.",
         parameters=(
-            _prompt(kind="string"),
+            _prompt_parameter(kind="string"),
             Parameter("merges", "bool", "how each word was put together", False,
                       typed=("--merges",)),
         ),
@@ -243,7 +243,7 @@ VIEWS: tuple[ViewEntry, ...] = (
         name="block", function="block.block", title="One block",
         summary="One block followed in numbers, or the residual stream through all.",
         parameters=(
-            _prompt(),
+            _prompt_parameter(),
             _layer("which block", 0),
             _position("the token to follow closely"),
             Parameter("neurons", "int", "how many of the most active neurons", 5),
@@ -253,14 +253,14 @@ VIEWS: tuple[ViewEntry, ...] = (
     ViewEntry(
         name="residual", function="block.residual_stream", title="The residual stream",
         summary="The residual stream followed through all layers.",
-        parameters=(_prompt(),),
+        parameters=(_prompt_parameter(),),
         command="block", flag=("--all", "the residual stream through all layers"),
     ),
     ViewEntry(
         name="attention", function="attention.attention", title="Attention",
         summary="Where heads attend to, and what kinds of heads they are.",
         parameters=(
-            _prompt(),
+            _prompt_parameter(),
             _layer("only this layer (default: all)"),
             Parameter("head", "int", "only this head (default: all)", None, typed=("--head",),
                       metavar="H"),
@@ -280,7 +280,7 @@ VIEWS: tuple[ViewEntry, ...] = (
         name="next", function="next_token.next_token", title="The next token",
         summary="The next token, and what the settings of sampling make of it.",
         parameters=(
-            _prompt(),
+            _prompt_parameter(),
             _count("tokens"),
             *_sampling(
                 Group("settings of sampling",
@@ -294,7 +294,7 @@ VIEWS: tuple[ViewEntry, ...] = (
         name="inside", function="inside.inside", title="One pass at a glance",
         summary="One pass at a glance, with parts switched off.",
         parameters=(
-            _prompt(),
+            _prompt_parameter(),
             _without("switch off", ()),
             _position("the token to follow"),
             _layer("open this block (default: none)"),
@@ -315,20 +315,20 @@ VIEWS: tuple[ViewEntry, ...] = (
     ViewEntry(
         name="lens", function="logit_lens.logit_lens", title="Logit lens",
         summary="The residual stream after every layer, read as a prediction (logit lens).",
-        parameters=(_prompt(),),
+        parameters=(_prompt_parameter(),),
         continues="text",
     ),
     ViewEntry(
         name="attribution", function="logit_attribution.logit_attribution", title="Attribution",
         summary="A logit, split among the parts whose sum it is (direct logit attribution).",
-        parameters=(_prompt(), _TARGET, _CONTRAST, _position("after which token")),
+        parameters=(_prompt_parameter(), _TARGET, _CONTRAST, _position("after which token")),
         continues="text",
     ),
     ViewEntry(
         name="ablate", function="ablation.ablate", title="Ablation",
         summary="What changes when heads, layers or neurons are ablated.",
         parameters=(
-            _prompt(),
+            _prompt_parameter(),
             Parameter("components", "string", "heads, layers, or neurons of one layer", "heads",
                       typed=("--parts",), metavar="KIND", choices=("heads", "layers", "neurons")),
             _layer("only this layer; neurons need one"),
@@ -343,7 +343,7 @@ VIEWS: tuple[ViewEntry, ...] = (
         name="without", function="ablation.ablated_generation", title="Text without parts",
         summary="Text written with heads, layers or neurons ablated.",
         parameters=(
-            _prompt(), _without("write text without"), _HOW, _MEAN_OF, *_WRITTEN,
+            _prompt_parameter(), _without("write text without"), _HOW, _MEAN_OF, *_WRITTEN,
         ),
         continues="text", command="ablate", chosen_by=("without",),
     ),
@@ -407,7 +407,7 @@ VIEWS: tuple[ViewEntry, ...] = (
         name="steer", function="steering.steer", title="Steering",
         summary="Text written with more or less of a direction.",
         parameters=(
-            _prompt(kind="string"),
+            _prompt_parameter(kind="string"),
             Parameter("towards", "string", "the prompt to lead to", typed=("TOWARDS",),
                       many="or one", files="--towards", lines=True),
             Parameter("away_from", "string", "the prompt to lead away from", typed=("AWAY",),
@@ -427,7 +427,7 @@ VIEWS: tuple[ViewEntry, ...] = (
         name="trace", function="trace.trace", title="Every activation",
         summary="Every activation of one pass, under TransformerLens's names.",
         parameters=(
-            _prompt(),
+            _prompt_parameter(),
             Parameter(
                 "names", "string",
                 "only this activation, such as pattern; may be given several times", None,
@@ -441,7 +441,7 @@ VIEWS: tuple[ViewEntry, ...] = (
         summary="Two models on one prompt: what they predict, where they differ.",
         parameters=(
             Parameter("other", "model", "another", typed=("OTHER",)),
-            _prompt(),
+            _prompt_parameter(),
             _count("next tokens"),
         ),
         continues="text",
@@ -450,7 +450,7 @@ VIEWS: tuple[ViewEntry, ...] = (
         name="generation", function="generation.generation", title="A continuation",
         summary="A continuation, token by token, with what else there was.",
         parameters=(
-            _prompt("prompt"),
+            _prompt_parameter("prompt"),
             _new_tokens(20),
             Parameter("alternatives", "int", "other tokens shown for each", 3,
                       typed=("--alternatives",), metavar="N"),

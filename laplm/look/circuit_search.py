@@ -99,7 +99,7 @@ class CircuitSearch:
 
     def _strongest_edges(self, reader: Node) -> list[Edge]:
         """The edges into a node that move what it adds most, along the way all of them move it."""
-        edges = self._patching.candidates(reader, _RANKED)
+        edges = self._patching.candidate_edges(reader, _RANKED)
         most = self._patching.max_edges_within(reader, _OPERATIONS)
         most = max(_FEWEST, min(_MOST, most))
         if len(edges) <= most:
@@ -121,7 +121,7 @@ class CircuitSearch:
             low, high = (low, middle) if self._keeps(order[:middle]) else (middle, high)
         kept = self._connected(order[:high])
         # Where all that were tried keep less, nearly as much as they do.
-        share = self._share(kept)
+        share = self._share_kept(kept)
         enough = self._keep if share >= self._keep else _NEARLY * share
         total, done = len(_SPARED) * len(kept), 0
         for step, size in enumerate(_SPARED):
@@ -132,15 +132,15 @@ class CircuitSearch:
                 some = set(kept[max(0, at - size) : at])
                 at -= size
                 without = self._connected([edge for edge in kept if edge not in some])
-                if self._share(without) >= enough:
+                if self._share_kept(without) >= enough:
                     kept, at = without, min(at, len(without))
         self._tell("edges that can be spared", total, total)
         return kept
 
     def _keeps(self, edges: Sequence[Edge]) -> bool:
-        return self._share(self._connected(edges)) >= self._keep
+        return self._share_kept(self._connected(edges)) >= self._keep
 
-    def _share(self, edges: Sequence[Edge]) -> float:
+    def _share_kept(self, edges: Sequence[Edge]) -> float:
         logits = self._patching.run_circuit(edges)
         diff = float(self._target.logit_diff(logits))
         return (diff - self._least) / (self._whole - self._least)

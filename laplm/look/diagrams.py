@@ -61,7 +61,7 @@ def equation(
     figure = figures.new_figure(_WIDE[0], min(height, 1.9 + 0.55 * rows))
     together = [t for i, t in enumerate(terms) if i not in (*apart, *shares)]
     limit = _limit(together)
-    with figures.style():
+    with figures.style_context():
         figures.sheet_title(figure, title, subtitle)
         every = figure.subplots(1, len(terms), width_ratios=widths, squeeze=False)[0]
         for i, (axes, term) in enumerate(zip(every, terms, strict=True)):
@@ -124,7 +124,7 @@ def word_grid(
         subtitle: a smaller line under the title.
     """
     figure = figures.new_figure(*_WIDE)
-    with figures.style():
+    with figures.style_context():
         figures.sheet_title(figure, title, subtitle)
         axes = figure.add_subplot()
         image = figures.paint(axes, values, limit=1.0)
@@ -161,7 +161,7 @@ def block(
     """
     figure = figures.new_figure(*_WIDE)
     wide, high, line = 24.0, 7.0, 1.35
-    with figures.style():
+    with figures.style_context():
         figures.sheet_title(figure, title, subtitle)
         axes = figure.add_subplot()
         axes.set_xlim(0, wide)
@@ -242,7 +242,7 @@ def head(tokens: Sequence[str], pattern: Array, title: str, *, subtitle: str = "
     figure = figures.new_figure(*_WIDE)
     hidden = np.where(np.tri(n, dtype=bool), pattern, np.nan)
     labels = [figures.shorten(token) for token in tokens]
-    with figures.style():
+    with figures.style_context():
         figures.sheet_title(figure, title, subtitle)
         left, right = figure.subplots(1, 2, width_ratios=(1.0, 1.0))
         row = np.nan_to_num(pattern[-1])
@@ -308,7 +308,7 @@ def all_heads(
         top, left = row * cell, column * cell
         sheet[top : top + n, left : left + n] = grid[row, column]
     figure = figures.new_figure(*_WIDE)
-    with figures.style():
+    with figures.style_context():
         figures.sheet_title(figure, title, subtitle)
         axes = figure.add_subplot()
         # What the mask hides is grey; what is no part of a square stays as the page is.
@@ -340,7 +340,7 @@ def all_heads(
 def big_numbers(numbers: Sequence[tuple[str, str]], title: str) -> Figure:
     """A few numbers, very large, each over what it counts."""
     figure = figures.new_figure(_WIDE[0], 3.2)
-    with figures.style():
+    with figures.style_context():
         figures.sheet_title(figure, title)
         axes = figure.add_subplot()
         axes.axis("off")
@@ -367,7 +367,7 @@ def feed_forward(
         subtitle: a smaller line under the title.
     """
     figure = figures.new_figure(_WIDE[0], 4.0)
-    with figures.style():
+    with figures.style_context():
         figures.sheet_title(figure, title, subtitle)
         axes = figure.add_subplot()
         axes.set_xlim(0, 24)
@@ -451,7 +451,7 @@ def activation_curves(
         subtitle: a smaller line under the title.
     """
     figure = figures.new_figure(8.4, 6.0)
-    with figures.style():
+    with figures.style_context():
         figures.sheet_title(figure, title, subtitle)
         axes = figure.add_subplot()
         under = axes.twinx()
@@ -488,7 +488,7 @@ def ranked(
     """
     figure = figures.new_figure(8.4, 6.4)
     families = ["DejaVu Sans Mono", *figures.other_scripts()]
-    with figures.style():
+    with figures.style_context():
         figures.sheet_title(figure, title, subtitle)
         left, right = figure.subplots(1, 2, width_ratios=(1.1, 1.0))
         places = np.arange(len(rows))

@@ -68,7 +68,7 @@ def frame_of(view: View) -> str:
         rows = len(part.values) if isinstance(part, Grid) else 0
         rows = min(24, len(part.rows)) if isinstance(part, Table) else rows
         height += _HEIGHTS.get(type(part), 110 + _ROW * rows)
-    return html_page.frame(
+    return html_page.iframe(
         page_of(view), view.page_parts()[0].title, min(_MOST, max(_LEAST, height))
     )
 

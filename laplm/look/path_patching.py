@@ -163,7 +163,7 @@ class PathPatching:
         count = self.senders_before(reader.sender)
         return [Edge(Node(s, q), reader) for q in places for s in range(count)]
 
-    def candidates(self, reader: Node, operations: float) -> list[Edge]:
+    def candidate_edges(self, reader: Node, operations: float) -> list[Edge]:
         """The edges into a node that change anything when they are patched.
 
         Where to compute what it then adds takes more multiplications and additions than so many,

@@ -107,7 +107,7 @@ _ONLY = (
 )
 
 
-def names_of(config: ModelConfig) -> list[str]:
+def activation_names(config: ModelConfig) -> list[str]:
     """The activations that a model has, in the order of the forward pass."""
     absent = {name for only in _ONLY if not only.had(config) for name in only.names}
     return [name for name in HOOKS if name not in absent]
@@ -119,12 +119,12 @@ def in_layers(config: ModelConfig, name: str) -> bool:
     Raises:
         InputError: the model has none.
     """
-    if name not in names_of(config):
+    if name not in activation_names(config):
         for only in _ONLY:
             if name in only.names:
                 raise InputError(f"this {config.family} model has no {name!r}: {only.because}")
         raise InputError(
-            f"no activation is called {name!r}; they are {', '.join(names_of(config))}"
+            f"no activation is called {name!r}; they are {', '.join(activation_names(config))}"
         )
     return "{}" in HOOKS[name][0]
 
@@ -152,11 +152,11 @@ def every_key(config: ModelConfig, names: Iterable[str] | None = None) -> list[K
 
 def _listed(config: ModelConfig, names: Iterable[str] | None) -> list[str]:
     if names is None:
-        return names_of(config)
+        return activation_names(config)
     return [names] if isinstance(names, str) else list(dict.fromkeys(names))
 
 
-def shape_of(config: ModelConfig, name: str, n_positions: int) -> tuple[int, ...]:
+def activation_shape(config: ModelConfig, name: str, n_positions: int) -> tuple[int, ...]:
     """The shape of an activation after a prompt of ``n_positions`` tokens."""
     sizes = {
         "T": n_positions, "C": config.n_embd, "H": config.n_head, "K": config.n_kv_head,
@@ -168,7 +168,8 @@ def shape_of(config: ModelConfig, name: str, n_positions: int) -> tuple[int, ...
 def trace_bytes(config: ModelConfig, n_positions: int, names: Iterable[str] | None = None) -> int:
     """Memory that a cache of these activations will take, known before anything is computed."""
     numbers = sum(
-        int(np.prod(shape_of(config, name, n_positions))) for name, _ in every_key(config, names)
+        int(np.prod(activation_shape(config, name, n_positions)))
+        for name, _ in every_key(config, names)
     )
     return 4 * numbers
 

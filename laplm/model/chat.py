@@ -274,7 +274,7 @@ class ChatTemplate:
                 raise ChatTemplateError(
                     "the last message is to be continued and a new one begun; choose one of them"
                 )
-            final, messages = _with_mark(messages)
+            final, messages = _with_marker(messages)
         from laplm.model.bounded_jinja import limited
 
         try:
@@ -465,7 +465,7 @@ def _with_reasoning(message: dict[str, Any]) -> dict[str, Any]:
     return {"thinking": found, **message, "reasoning_content": found}
 
 
-def _with_mark(messages: Sequence[Message]) -> tuple[str, list[Message]]:
+def _with_marker(messages: Sequence[Message]) -> tuple[str, list[Message]]:
     """The last message's text, and the messages with a mark behind it."""
     last = dict(messages[-1])
     content = last.get("content")

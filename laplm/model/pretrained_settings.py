@@ -89,7 +89,7 @@ class PretrainedSettings:
             return cls.from_gguf(read_gguf(path).metadata, tokenizer)
         if base.is_file():
             adapters = cls.from_directories(path, path, tokenizer)
-            return adapters.over(cls.from_directories(base, base, tokenizer))
+            return adapters.with_defaults_from(cls.from_directories(base, base, tokenizer))
         own = any((path / name).is_file() for name in _TOKENIZER_FILES)
         generation = (each / "generation_config.json" for each in (path, base))
         return cls(
@@ -113,7 +113,7 @@ class PretrainedSettings:
             chat_templates=chat_templates(metadata),
         )
 
-    def over(self, base: PretrainedSettings) -> PretrainedSettings:
+    def with_defaults_from(self, base: PretrainedSettings) -> PretrainedSettings:
         """These of an adapter, and what they do not say as its base model's GGUF file has it."""
         return dataclasses.replace(
             self,

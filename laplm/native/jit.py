@@ -48,7 +48,7 @@ def _features(isa: Isa) -> str:
     return ",".join(filter(None, [host, *(f"+{feature}" for feature in isa.needs)]))
 
 
-def _key(isa: Isa, spec: object, sources: Path | None) -> str:
+def _cache_key(isa: Isa, spec: object, sources: Path | None) -> str:
     digest = hashlib.sha256()
     for folder in filter(None, (Path(__file__).parent, sources)):
         for file in sorted(folder.rglob("*.py")):
@@ -130,7 +130,7 @@ def load(
     Raises:
         CacheError: the cache directory cannot be written.
     """
-    key = _key(isa, spec, sources)
+    key = _cache_key(isa, spec, sources)
     if key in _loaded:
         return _loaded[key][1]
     file = home.directory("kernels") / f"{key}.o"

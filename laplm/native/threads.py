@@ -129,9 +129,9 @@ class ThreadChoice:
         known = self._seconds[level]
         self._seconds[level] = 0.5 * (known + seconds) if known else seconds
         if now >= self._next:
-            self._attempt()
+            self._try_another()
 
-    def _attempt(self) -> None:
+    def _try_another(self) -> None:
         """Try fewer threads where something disturbs these, else, or by turns, more."""
         level, fewer = self._level, self._level + 1
         disturbed = fewer < len(self._counts) and self._seconds[level] > min(

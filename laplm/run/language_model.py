@@ -325,7 +325,7 @@ def _open(path: Path) -> tuple[Checkpoint, Tokenizer, Path, PretrainedSettings |
     assert settings is not None
     tokenizer = Tokenizer.from_directory(path) if has_own else tokenizer
     own = PretrainedSettings.from_directories(path, path, tokenizer)
-    return open_adapter(path, checkpoint), tokenizer, base, own.over(settings)
+    return open_adapter(path, checkpoint), tokenizer, base, own.with_defaults_from(settings)
 
 
 def _check_memory(checkpoint: Checkpoint, precision: Precision) -> None:

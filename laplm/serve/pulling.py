@@ -129,7 +129,7 @@ def _missing(path: Path) -> str:
     """What a model needs besides, and how it comes; empty when that is nothing."""
     from laplm.hub import pull
 
-    base = pull.missing_base(path)
+    base = pull.missing_base_model(path)
     return "" if base is None else f"it is an adapter for {base}, which is not on disk; pull that"
 
 

@@ -31,7 +31,7 @@ from starlette.responses import Response
 from laplm import home, tune_config
 from laplm.bounds import TUNING
 from laplm.errors import InputError, LaplmError, WriteError
-from laplm.files import reason_of, write_error, write_file
+from laplm.files import make_write_error, reason_of, write_file
 from laplm.hub import model_names, tuned, tuning_runs
 from laplm.hub.tuning_runs import BUSY, TuningRun
 from laplm.metrics import METRICS
@@ -150,7 +150,7 @@ class Tunings:
             try:
                 directory.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise write_error(directory, error) from None
+                raise make_write_error(directory, error) from None
         self._directory = (directory or home.directory(tuning_runs.RUNS)).resolve()
         self._taken = tuple(taken)
         self._runs: dict[str, Run] = {}
@@ -533,7 +533,7 @@ class Tunings:
                 f"the tuning was ended from outside (signal {-code}); it can go on"
             )
         else:
-            said = run.last_stderr_line() or _silent_end(run, code)
+            said = run.last_stderr_line() or _unexplained_exit(run, code)
         log("tuning ended", run=run.id, status=code)
         # By the name that its owner gave it, and not by that of our own copy.
         return code, said.replace(str(run.directory / run.record["data"]), run.record["name"])
@@ -580,7 +580,7 @@ class Tunings:
         try:
             run.directory.mkdir()
         except OSError as error:
-            raise write_error(run.directory, error) from None
+            raise make_write_error(run.directory, error) from None
         data = content.encode("utf-8", errors="replace")  # half of a character is no text
         try:
             self._lock_run(run)
@@ -605,7 +605,7 @@ class Tunings:
         return model_names.name_from_file(record["name"], taken)
 
 
-def _silent_end(run: Run, code: int) -> str:
+def _unexplained_exit(run: Run, code: int) -> str:
     """Why a process ended that could not write down a reason."""
     with contextlib.suppress(OSError):
         if code != 0 and shutil.disk_usage(run.directory).free < _ROOM:

@@ -224,12 +224,12 @@ def moved(before: Checkpoint, after: Checkpoint) -> Moved:
         layers[layer] = [_share(d, m) for d, m in zip(change, ours, strict=True)]
         for head in range(config.n_head):
             mine = slice(head * config.head_dim, (head + 1) * config.head_dim)
-            parts = [_of_head(qkv, out, mine) for qkv, out in (change[:2], ours[:2])]
+            parts = [_head_weights(qkv, out, mine) for qkv, out in (change[:2], ours[:2])]
             heads[layer, head] = _share(*parts)
     return Moved(tuple(spec.kind for spec in specs), layers, heads)
 
 
-def _of_head(qkv: Any, out: Any, mine: slice) -> Any:
+def _head_weights(qkv: Any, out: Any, mine: slice) -> Any:
     """The rows of one head's queries, keys, values and output, (4 D, C)."""
     return np.concatenate([*(part[:, mine].T for part in np.split(qkv, 3, axis=1)), out[mine]])
 

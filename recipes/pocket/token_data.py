@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from laplm.errors import InputError
 from laplm.files import write_file
-from laplm.tune.data.corpus import Batch, Windows, shuffled
+from laplm.tune.data.corpus import Batch, Windows, shuffled_ids
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +111,7 @@ class TokenWindows:
 
     def batch(self, number: int, batch_size: int) -> Batch:
         """Batch ``number``, the same whenever asked."""
-        chosen = shuffled(len(self), self.seed, number * batch_size, batch_size)
+        chosen = shuffled_ids(len(self), self.seed, number * batch_size, batch_size)
         begins = self._begins[chosen]
         grid = begins[:, None] + np.arange(self.n_positions + 1)
         window = self.data.tokens[grid].astype(np.int64)

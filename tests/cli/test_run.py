@@ -273,13 +273,13 @@ def test_a_damaged_built_in_model_is_refused_though_its_weights_are_prepared(
 
 def test_the_first_use_says_what_it_does(run, tiny_model_dir, tmp_path, monkeypatch) -> None:
     """With kernels that are compiled already, under another name: compiling takes seconds."""
-    kept, real, keys = home.directory("kernels"), jit._key, []
+    kept, real, keys = home.directory("kernels"), jit._cache_key, []
 
     def key(isa, spec, sources) -> str:
         keys.append(real(isa, spec, sources))
         return f"{Path(os.environ['LAPLM_HOME']).name}-{keys[-1]}"
 
-    monkeypatch.setattr(jit, "_key", key)
+    monkeypatch.setattr(jit, "_cache_key", key)
     monkeypatch.setattr(
         jit, "_compile", lambda isa, function, done: (kept / f"{keys[-1]}.o").read_bytes()[32:]
     )

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 
 from laplm.errors import ContextLengthError, InputError, ModelFormatError
 from laplm.look import passes
-from laplm.model.activations import names_of
+from laplm.model.activations import activation_names
 from laplm.run.language_model import LanguageModel
 
 TEXT = "Once upon a time, there was a little dog. The little dog"
@@ -67,7 +67,9 @@ def test_a_text_in_two_parts_gives_what_it_gives_whole(
 def test_only_the_named_activations_are_kept(tiny: LanguageModel) -> None:
     kept = passes.run_with_cache(tiny, passes.encode(tiny, TEXT), ["pattern", "embed"])
     assert set(kept) == {("embed", None), *(("pattern", i) for i in range(tiny.config.n_layer))}
-    assert set(names_of(tiny.config)) == {name for name, _ in passes.run_with_cache(tiny, [1, 2])}
+    assert set(activation_names(tiny.config)) == {
+        name for name, _ in passes.run_with_cache(tiny, [1, 2])
+    }
 
 
 def test_a_tap_changes_what_is_kept_and_what_follows(tiny: LanguageModel) -> None:

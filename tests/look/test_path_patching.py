@@ -178,7 +178,7 @@ def test_an_edge_patched_alone_changes_what_it_changes_in_transformers(
                Node(2 * (n + 1), last), patching.logits_node]  # fmt: skip
     tried: list[float] = []
     for reader in readers:
-        edges = patching.candidates(reader, 1e12)
+        edges = patching.candidate_edges(reader, 1e12)
         effects = patching.effects(edges, TARGET)
         kind, layer, head = patching.component(reader.sender)
         for edge, effect in list(zip(edges, effects, strict=True))[:: max(1, len(edges) // 7)]:
@@ -289,7 +289,7 @@ def test_edges_that_change_nothing_are_no_candidates(
 ) -> None:
     (first, *_) = [i for i, pair in enumerate(zip(*both, strict=True)) if pair[0] != pair[1]]
     reader = Node(1 + 4 + 1, patching.logits_node.position)  # the first head of layer 1
-    found = patching.candidates(reader, 1e12)
+    found = patching.candidate_edges(reader, 1e12)
     rest = set(patching.edges_into(reader)) - set(found)
     assert {edge.sender.position for edge in found} == set(range(first, len(both[0])))
     assert all(np.abs(patching.effects([edge], TARGET)) < 1e-6 for edge in list(rest)[:3])
@@ -303,7 +303,7 @@ def test_of_too_many_edges_those_are_ranked_that_a_head_reads_most(
     monkeypatch.setattr(path_patching, "_FEWEST", 8)
     reader = Node(1 + 5 + 1, patching.logits_node.position)  # head 1.1
     assert patching.component(reader.sender) == ("head", 1, 1)
-    few, every = patching.candidates(reader, 1.0), patching.candidates(reader, 1e12)
+    few, every = patching.candidate_edges(reader, 1.0), patching.candidate_edges(reader, 1e12)
     looks = patching.pattern[1][1, reader.position].copy()
     looks[-1] = 1
     change = np.linalg.norm(patching.clean - patching.corrupted, axis=-1)

@@ -15,7 +15,7 @@ from transformers import GPT2LMHeadModel
 
 from laplm.errors import InputError
 from laplm.model import activations, reference
-from laplm.model.activations import ActivationCache, names_of
+from laplm.model.activations import ActivationCache, activation_names
 from laplm.model.config import NAMED_SIZES, ModelConfig
 from laplm.model.files.checkpoint import open_checkpoint
 
@@ -61,12 +61,15 @@ def test_every_activation_is_that_of_transformers(tmp_path: Path, sizes: dict[st
 def test_keys_come_in_the_order_of_the_forward_pass(cache: ActivationCache) -> None:
     order = activations.every_key(cache.config)
     assert list(cache) == order
-    assert {name for name, _ in order} == set(names_of(cache.config))
+    assert {name for name, _ in order} == set(activation_names(cache.config))
 
 
 def test_shapes_and_bytes_are_known_before(cache: ActivationCache) -> None:
     for (name, layer), array in cache.items():
-        assert array.shape == activations.shape_of(cache.config, name, len(IDS)), (name, layer)
+        assert array.shape == activations.activation_shape(cache.config, name, len(IDS)), (
+            name,
+            layer,
+        )
     assert activations.trace_bytes(cache.config, len(IDS)) == cache.nbytes
 
 
@@ -77,7 +80,7 @@ def test_patterns_of_gpt2_small_take_600_mb() -> None:
 
 @given(
     n_positions=st.integers(1, 128),
-    names=st.none() | st.lists(st.sampled_from(names_of(ModelConfig())), min_size=1),
+    names=st.none() | st.lists(st.sampled_from(activation_names(ModelConfig())), min_size=1),
     limit=st.integers(0, 10_000_000),
 )
 def test_a_cache_is_refused_exactly_when_it_is_too_large(
@@ -171,4 +174,4 @@ def test_what_another_kind_of_model_has_is_refused_with_the_reason(
 ) -> None:
     with pytest.raises(InputError, match=f"this gpt2 model has no {name!r}: .*{because}"):
         activations.every_key(config, [name])
-    assert name not in activations.names_of(config)
+    assert name not in activations.activation_names(config)

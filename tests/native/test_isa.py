@@ -97,16 +97,16 @@ def test_llvm_is_told_of_features_that_it_does_not_list(machine, monkeypatch) ->
         }""")
     assembly = jit._target_machine(neon).emit_assembly(module)
     assert "sdot" in assembly and "ldaddal" in assembly
-    assert jit._key(neon, "spec", None) != jit._key(generic, "spec", None)
+    assert jit._cache_key(neon, "spec", None) != jit._cache_key(generic, "spec", None)
 
 
 def test_the_kernel_cache_tells_cpus_apart(machine, monkeypatch) -> None:
     machine("x86", AVX512)
     monkeypatch.setattr(llvm, "get_host_cpu_name", lambda: "znver4")
     best = isa.choose()
-    before = jit._key(best, "spec", None)
+    before = jit._cache_key(best, "spec", None)
     monkeypatch.setattr(llvm, "get_host_cpu_features", lambda: llvm.FeatureMap(avx512bf16=True))
-    assert jit._key(best, "spec", None) != before
+    assert jit._cache_key(best, "spec", None) != before
 
 
 @pytest.mark.parametrize(

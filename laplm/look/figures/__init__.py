@@ -21,7 +21,7 @@ from laplm.look.figures.canvas import (
     other_scripts,
     sheet_title,
     shorten,
-    style,
+    style_context,
 )
 from laplm.look.figures.curves import learning_curves, lines, map_and_lines
 from laplm.look.figures.matrices import (
@@ -62,7 +62,7 @@ __all__ = [
     "shorten",
     "small_multiples",
     "story",
-    "style",
+    "style_context",
     "ticks",
     "timeline",
     "token_columns",

@@ -20,7 +20,7 @@ from laplm.look.figures.canvas import (
     panel_title,
     sheet_title,
     shorten,
-    style,
+    style_context,
     titled_axes,
 )
 
@@ -55,7 +55,7 @@ def bars(
         subtitle: a smaller line under the title.
     """
     figure, axes = titled_axes(title, 8.0, max(2.6, 1.5 + 0.32 * len(labels)))
-    with style():
+    with style_context():
         places = np.arange(len(labels))
         colours = [
             OKABE_ITO[1] if i in marked or (signed and value < 0) else OKABE_ITO[0]
@@ -89,7 +89,7 @@ def grouped_bars(
 ) -> Figure:
     """Horizontal bars of several series side by side, such as before and after."""
     figure, axes = titled_axes(title, 8.0, max(3.0, 1.6 + 0.42 * len(labels)))
-    with style():
+    with style_context():
         places = np.arange(len(labels))
         height = 0.8 / len(series)
         for i, (name, values) in enumerate(series.items()):
@@ -118,7 +118,7 @@ def bar_panels(
     large = magnification() > 1
     size = (2.2 + 1.9 * many, max(3.2, 1.9 + 0.3 * len(labels)))
     figure = new_figure(*((9.0, 6.8) if large else size))
-    with style():
+    with style_context():
         sheet_title(figure, title, subtitle)
         places = np.arange(len(labels))
         every = figure.subplots(1, many, sharey=True, squeeze=False)[0]
@@ -151,7 +151,7 @@ def token_columns(
     """Upright bars over the tokens of a text, a row for each series; dots go with the first."""
     width = min(16.0, max(6.5, 1.6 + 0.3 * len(labels)))
     figure = new_figure(width, 1.8 + 1.6 * len(series))
-    with style():
+    with style_context():
         sheet_title(figure, title, subtitle)
         places = np.arange(len(labels))
         every = figure.subplots(len(series), 1, sharex=True, squeeze=False)[:, 0]
@@ -200,7 +200,7 @@ def story(
     """
     most = max(len(stages), 2 * len(parts))
     figure = new_figure(13.0, max(4.2, 2.4 + 0.26 * most))
-    with style():
+    with style_context():
         sheet_title(figure, title, subtitle)
         first, second, third = figure.subplots(1, 3, width_ratios=(1.0, 1.15, 1.0))
         heights = np.arange(len(stages))
@@ -276,7 +276,7 @@ def neuron_panels(
         subtitle: a smaller line under the title.
     """
     figure = new_figure(13.0, max(4.4, 2.4 + 0.28 * max(len(places), len(tokens))))
-    with style():
+    with style_context():
         sheet_title(figure, title, subtitle)
         every = figure.subplots(1, 3, width_ratios=(1.0, 0.9, 0.9))
         for axes, labels, values, what in zip(

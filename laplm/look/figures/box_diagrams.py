@@ -18,7 +18,7 @@ from laplm.look.figures.canvas import (
     other_scripts,
     sheet_title,
     shorten,
-    style,
+    style_context,
     titled_axes,
 )
 
@@ -42,7 +42,7 @@ def boxes(labels: Sequence[str], notes: Sequence[str], title: str, *, subtitle: 
         places.append((x, row, size))
         x += size + 0.05
     figure, axes = titled_axes(title, width + 0.3, 0.9 + line * (row + 1))
-    with style():
+    with style_context():
         from matplotlib.patches import FancyBboxPatch
 
         tints = ("#cfe5f5", "#fbdcc0")  # Okabe and Ito's blue and vermilion, light
@@ -94,7 +94,7 @@ def tower(
     line, box = 0.86, 0.5
     height = line * len(stages)
     figure, axes = titled_axes(title, 9.0, height + 0.9)
-    with style():
+    with style_context():
         from matplotlib.patches import FancyBboxPatch
 
         blue, orange, grey, ink = "#cfe5f5", "#fbdcc0", "#eceff3", "#444444"
@@ -177,7 +177,7 @@ def network(drawn: Network, title: str, *, value_label: str, subtitle: str = "")
     figure = new_figure(
         min(24.0, max(7.0, 2.2 + 0.62 * (right + 1))), min(24.0, max(4.2, 1.9 + 0.62 * (top + 1)))
     )
-    with style():
+    with style_context():
         from matplotlib.patches import FancyBboxPatch, PathPatch
         from matplotlib.path import Path as Outline
 

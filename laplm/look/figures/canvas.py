@@ -69,7 +69,7 @@ def font_points(size: float) -> float:
     return size if _magnified <= 1 else max(size, SMALLEST_POINTS)
 
 
-def style() -> Any:
+def style_context() -> Any:
     """The context in which every figure is made and drawn upon."""
     try:
         import matplotlib as mpl
@@ -96,7 +96,7 @@ def new_figure(width: float, height: float) -> Figure:
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    with style():
+    with style_context():
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
@@ -109,7 +109,7 @@ def new_figure(width: float, height: float) -> Figure:
 def titled_axes(title: str, width: float, height: float) -> tuple[Figure, Axes]:
     """A figure of so many inches that is one pair of axes with a title."""
     figure = new_figure(width, height)
-    with style():
+    with style_context():
         axes = figure.add_subplot()
         # It begins where the axes do; large labels beside them leave it less room.
         labels = 1.3 if _magnified > 1 else 0.0

@@ -16,7 +16,7 @@ from laplm.look.figures.canvas import (
     magnification,
     new_figure,
     sheet_title,
-    style,
+    style_context,
     titled_axes,
 )
 from laplm.look.figures.matrices import paint
@@ -41,7 +41,7 @@ def lines(
 ) -> Figure:
     """Curves over a common axis, each with its name at its end when there is more than one."""
     figure, axes = titled_axes(title, 8.5, 4.6 * min(magnification(), 1.3))
-    with style():
+    with style_context():
         from matplotlib.ticker import MaxNLocator
 
         for i, (name, y) in enumerate(series.items()):
@@ -81,7 +81,7 @@ def learning_curves(
         subtitle: a smaller line under the title.
     """
     figure, axes = titled_axes(title, 8.5, 4.6 * min(magnification(), 1.3))
-    with style():
+    with style_context():
         from matplotlib.ticker import MaxNLocator
 
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -122,7 +122,7 @@ def map_and_lines(
         label: what the axes are.
     """
     figure = new_figure(*((12.0, 5.2) if magnification() <= 1 else _WIDE))
-    with style():
+    with style_context():
         sheet_title(figure, title)
         left, right = figure.subplots(1, 2, width_ratios=(1.0, 1.15))
         image = paint(left, values, diverging=True)

@@ -23,7 +23,7 @@ from laplm.look.figures.canvas import (
     new_figure,
     sheet_title,
     shorten,
-    style,
+    style_context,
     titled_axes,
 )
 
@@ -82,7 +82,7 @@ def heatmap(
     width = min(28.0 if words else 16.0, edges + cell * columns)
     height = min(16.0, 2.2 + 0.32 * rows + 0.05 * max(map(len, column_labels), default=0))
     figure, axes = titled_axes(title, max(6.0, width), max(3.2, height))
-    with style():
+    with style_context():
         from matplotlib.patches import Rectangle
 
         image = paint(axes, values, diverging=diverging, limit=limit)
@@ -147,7 +147,7 @@ def small_multiples(
     """Many small matrices on one sheet, on one scale, ``columns`` to a row."""
     rows = math.ceil(len(grids) / columns)
     figure = new_figure(max(6.0, 1.15 * columns + 1), max(3.0, 1.25 * rows + 0.8))
-    with style():
+    with style_context():
         sheet_title(figure, title)
         for i, (grid, name) in enumerate(zip(grids, titles, strict=True)):
             axes = figure.add_subplot(rows, columns, i + 1)
@@ -204,7 +204,7 @@ def panels(
     if one_scale and limit is None:
         finite = np.concatenate([p.values[np.isfinite(p.values)] for p in panels])
         limit = float(np.abs(finite).max()) if finite.size else None
-    with style():
+    with style_context():
         sheet_title(figure, title, subtitle)
         every: list[Axes] = []
         image: Any = None

@@ -16,7 +16,7 @@ from laplm.look.figures.canvas import (
     font_points,
     format_numbers,
     magnification,
-    style,
+    style_context,
     titled_axes,
 )
 from laplm.look.figures.labels import boxes_overlap, place_labels
@@ -54,7 +54,7 @@ def scatter(
         pairs: points (by index) that belong together and are joined by a line.
     """
     figure, axes = titled_axes(title, 9.0, 7.0)
-    with style():
+    with style_context():
         names = list(dict.fromkeys(groups))
         markers = "osD^vPX*"
         for first, second in pairs:
@@ -173,7 +173,7 @@ def timeline(
         n = sum(point.year == year for point in points)
         places += [year + (i + 0.5) / n for i in range(n)]
     kinds = list(dict.fromkeys(point.kind for point in points))
-    with style():
+    with style_context():
         for x, point in zip(places, points, strict=True):
             kind = kinds.index(point.kind) % 3
             colour = FRAME if point.marked else _COLOURS[kind]

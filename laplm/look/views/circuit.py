@@ -198,7 +198,7 @@ class Circuit(View):
             said += f", less than the {percent(self.asked, 0)} that were asked for"
         path = self._strongest_path()
         if path:
-            said += f"; the strongest way goes {self._way(path)}"
+            said += f"; the strongest way goes {self._path_in_words(path)}"
         return f"{said}."
 
     # --- words --------------------------------------------------------------------------------
@@ -232,7 +232,7 @@ class Circuit(View):
         position = self.nodes[index].position
         return f"{position} {self.tokens[position]}"
 
-    def _way(self, path: Sequence[int]) -> str:
+    def _path_in_words(self, path: Sequence[int]) -> str:
         words = []
         for i in path:
             node = self.nodes[i]

@@ -187,7 +187,7 @@ def next_token(
     settings = [{name: value} for name, value in (given or EXAMPLES).items()]
     if len(given) > 1:
         settings.append(given)
-    every = [_params(setting) for setting in settings]
+    every = [_sampling_params(setting) for setting in settings]
     ids = passes.encode(model, text)
     logits = passes.forward(model, ids, last_only=True)[-1, :known]
     best = np.argsort(-logits, kind="stable")[:k]
@@ -207,7 +207,7 @@ def next_token(
         ids=best,
         labels=tuple(passes.token_labels(model, best.tolist())),
         logits=logits[best],
-        before=effect("as it is", _params({})),
+        before=effect("as it is", _sampling_params({})),
         effects=tuple(effect(n, params) for n, params in zip(names, every, strict=True)),
     )
 
@@ -258,6 +258,6 @@ def entropy(p: NDArray[Any]) -> float:
     return max(0.0, float(-(some * np.log(some)).sum()) / math.log(2))
 
 
-def _params(setting: dict[str, Any]) -> SamplingParams:
+def _sampling_params(setting: dict[str, Any]) -> SamplingParams:
     """Only these settings, all others off."""
     return SamplingParams(**(OFF | setting))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from laplm.look import diagrams, figures, passes
 from laplm.look.view import Column, Grid, Model, Part, Table, View, model_label
 from laplm.look.words import percent, quoted
-from laplm.model.activations import names_of
+from laplm.model.activations import activation_names
 from laplm.model.families.ops import causal_mask
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def one_head(model: Model, text: passes.Text, *, layer: int, head: int) -> OneHe
     passes.check_layer(model, layer)
     passes.check_head(model, head)
     ids = passes.encode(model, text)
-    there = names_of(config)
+    there = activation_names(config)
     # Queries and keys as they are multiplied: after their norms, and turned by their positions.
     last = ["q", "k"]
     if "q_norm" in there:

@@ -30,12 +30,12 @@ from laplm.model.activations import (
     HOOKS,
     MAX_BYTES,
     ActivationCache,
+    activation_names,
+    activation_shape,
     check_bytes,
     every_key,
     hook_name,
     in_layers,
-    names_of,
-    shape_of,
 )
 from laplm.progress import Progress
 
@@ -108,7 +108,7 @@ class Trace(View):
         rows = [
             [
                 name, HOOKS[name][0].format("{layer}"),
-                " × ".join(f"{n:,}" for n in shape_of(config, name, count)),
+                " × ".join(f"{n:,}" for n in activation_shape(config, name, count)),
                 config.n_layer if in_layers(config, name) else 1,
                 sum(self.cache[key].nbytes for key in self.cache if key[0] == name) / 1e6,
                 *_ends(sizes[i]),
@@ -239,14 +239,16 @@ def trace(
     """
     ids = passes.encode(model, text)
     wanted = (
-        names_of(model.config)
+        activation_names(model.config)
         if names is None
         else [names]
         if isinstance(names, str)
         else list(names)
     )
     if not wanted:
-        raise InputError(f"no activation is named; they are {', '.join(names_of(model.config))}")
+        raise InputError(
+            f"no activation is named; they are {', '.join(activation_names(model.config))}"
+        )
     size = check_bytes(model.config, len(ids), wanted, max_bytes)
     kept = 0
     keys = set(every_key(model.config, wanted))

@@ -132,15 +132,18 @@ def special_token_ids(
     def there(token: int | None) -> bool:
         return token is not None and 0 <= token < config.vocab_size
 
-    ends = [*_ids(values.get("eos_token_id", default)), *_ids(generation.get("eos_token_id"))]
+    ends = [
+        *_token_ids(values.get("eos_token_id", default)),
+        *_token_ids(generation.get("eos_token_id")),
+    ]
     out: dict[str, Any] = {"eos_token_ids": tuple(dict.fromkeys(filter(there, ends)))}
     for key, usual in (("bos_token_id", default), ("pad_token_id", None)):
-        ids = _ids(generation.get(key)) or _ids(values.get(key, usual))
+        ids = _token_ids(generation.get(key)) or _token_ids(values.get(key, usual))
         out[key] = ids[0] if ids and there(ids[0]) else None
     return out
 
 
-def _ids(value: object) -> tuple[int, ...]:
+def _token_ids(value: object) -> tuple[int, ...]:
     """Token ids as files have them: one, or a list; whatever else stands there is none."""
     values = value if isinstance(value, list) else [value]
     return tuple(v for v in values if type(v) is int)

@@ -37,10 +37,10 @@ def config_from_hf(
 ) -> ModelConfig:
     """See ``families.config_from_hf``."""
     config = read_config("qwen2", values, generation, DEFAULTS, attn_bias=True)
-    return dataclasses.replace(config, window=windows(values, config.n_layer))
+    return dataclasses.replace(config, window=layer_windows(values, config.n_layer))
 
 
-def windows(values: Mapping[str, Any], n_layer: int) -> tuple[int | None, ...]:
+def layer_windows(values: Mapping[str, Any], n_layer: int) -> tuple[int | None, ...]:
     """Of each layer: only with ``use_sliding_window``, and from ``max_window_layers`` on."""
     values = {"sliding_window": 4096, "max_window_layers": 28} | dict(values)
     first = whole_number(values, "max_window_layers", least=0)
@@ -54,5 +54,5 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
 
 
 def write_window_settings(config: ModelConfig) -> dict[str, Any]:
-    """What ``windows`` reads."""
+    """What ``layer_windows`` reads."""
     return {"use_sliding_window": bool(config.window), **write_windows(config)}

@@ -34,7 +34,7 @@ def config_from_hf(
 ) -> ModelConfig:
     """See ``families.config_from_hf``."""
     config = read_config("qwen3", values, generation, _DEFAULTS, _SETTINGS, qk_norm=True)
-    window = qwen2.windows(values, config.n_layer)
+    window = qwen2.layer_windows(values, config.n_layer)
     return dataclasses.replace(config, window=window, attn_out_bias=config.attn_bias)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laplm.errors import InputError, ModelFormatError, shown, shown_name, warn
-from laplm.files import sync_directory, temporary_name, write_error, write_file
+from laplm.files import make_write_error, sync_directory, temporary_name, write_file
 from laplm.model.config import ModelConfig
 from laplm.model.families import (
     Family,
@@ -212,7 +212,7 @@ def _gguf_file(path: Path) -> Path | None:
 
     files = gguf_files(path)
     if len(files) > 1:
-        listed = _some([each.name for each in files])
+        listed = _list_some([each.name for each in files])
         refuse(path, f"holds {len(files)} GGUF files ({listed}); give one of them: {files[0]}")
     return files[0] if files else None
 
@@ -335,7 +335,7 @@ def _read_index(path: Path) -> tuple[list[Path], dict[str, str]]:
     shards = [path.parent / shard for shard in sorted(set(weight_map.values()))]
     missing = [shard.name for shard in shards if not shard.is_file()]
     if missing:
-        refuse(path, f"{len(missing)} of {len(shards)} files missing ({_some(missing)})")
+        refuse(path, f"{len(missing)} of {len(shards)} files missing ({_list_some(missing)})")
     return shards, weight_map
 
 
@@ -370,7 +370,10 @@ def _merge(
         if weight_map is not None:
             absent = [n for n, shard in weight_map.items() if shard == path.name and n not in found]
             if absent:
-                refuse(path, f"lacks tensors that the index names: {len(absent)} ({_some(absent)})")
+                refuse(
+                    path,
+                    f"lacks tensors that the index names: {len(absent)} ({_list_some(absent)})",
+                )
     return merged
 
 
@@ -411,7 +414,7 @@ def _check_tensors(directory: Path, tensors: Mapping[str, Tensor], config: Model
     if missing:
         refuse(
             directory,
-            f"{len(missing)} of {len(wanted)} tensors missing ({_some(missing)}); config.json "
+            f"{len(missing)} of {len(wanted)} tensors missing ({_list_some(missing)}); config.json "
             "and the weights do not belong together, or the weights are incomplete",
         )
     extra = [name for name in tensors if name not in wanted]
@@ -422,19 +425,20 @@ def _check_tensors(directory: Path, tensors: Mapping[str, Tensor], config: Model
     if inside:
         refuse(
             directory,
-            f"tensors that no {config.family} of these sizes has: {len(inside)} ({_some(inside)}); "
-            "check n_layer or num_hidden_layers in config.json, or save the model as a "
-            f"{family_of(config).HF_ARCHITECTURE}",
+            f"tensors that no {config.family} of these sizes has: {len(inside)} "
+            f"({_list_some(inside)}); check n_layer or num_hidden_layers in config.json, or save "
+            f"the model as a {family_of(config).HF_ARCHITECTURE}",
         )
     if extra:
-        _tell_once(f"{directory}: not used, no part of the language model: {_some(extra)}")
+        _tell_once(f"{directory}: not used, no part of the language model: {_list_some(extra)}")
     wrong = [name for name, shape in wanted.items() if tensors[name].shape != shape]
     if wrong:
         name = wrong[0]
         refuse(
             directory,
-            f"tensors of another shape than config.json asks for: {len(wrong)} ({_some(wrong)}); "
-            f"{name} is {list(tensors[name].shape)}, not {list(wanted[name])}",
+            f"tensors of another shape than config.json asks for: {len(wrong)} "
+            f"({_list_some(wrong)}); {name} is {list(tensors[name].shape)}, "
+            f"not {list(wanted[name])}",
         )
     for name in wanted:
         if tensors[name].dtype not in _DTYPES:
@@ -445,7 +449,7 @@ def _check_tensors(directory: Path, tensors: Mapping[str, Tensor], config: Model
             )
 
 
-def _some(names: Sequence[str], count: int = 3) -> str:
+def _list_some(names: Sequence[str], count: int = 3) -> str:
     more = len(names) - count
     listed = ", ".join(map(shown_name, names[:count]))
     return listed + (f" and {more} more" if more > 0 else "")
@@ -483,8 +487,8 @@ def _refuse_layout(directory: Path) -> NoReturn:
         kinds = [f"{name} ({_OTHER_KINDS[Path(name).suffix]})" for name in others]
         refuse(
             directory,
-            f"holds {_some(kinds)}, but laplm reads {needed}; save the model with transformers' "
-            "save_pretrained, or fetch it with `laplm pull`",
+            f"holds {_list_some(kinds)}, but laplm reads {needed}; save the model with "
+            "transformers' save_pretrained, or fetch it with `laplm pull`",
         )
     if any(name.startswith("model.ckpt") for name in names):
         refuse(
@@ -495,9 +499,9 @@ def _refuse_layout(directory: Path) -> NoReturn:
     if not names:
         found = "this directory is empty"
     elif "config.json" in names:
-        found = f"this directory has no weights ({_some(names)})"
+        found = f"this directory has no weights ({_list_some(names)})"
     else:
-        found = f"this directory has no config.json ({_some(names)})"
+        found = f"this directory has no config.json ({_list_some(names)})"
     refuse(directory, f"a model is {needed}, and {found}")
 
 
@@ -563,7 +567,7 @@ def save_checkpoint(
                 staging.rename(directory)
                 sync_directory(directory.parent)
         except OSError as error:
-            raise write_error(directory, error) from error
+            raise make_write_error(directory, error) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 

@@ -175,13 +175,13 @@ class _Reader:
         return values[: len(self._tokens)]
 
     def _id(self, name: str) -> int | None:
-        usual = _SENTENCEPIECE_IDS.get(name) if self._kind == "llama" else None
-        value = self._metadata.get(f"tokenizer.ggml.{name}_token_id", usual)
+        default = _SENTENCEPIECE_IDS.get(name) if self._kind == "llama" else None
+        value = self._metadata.get(f"tokenizer.ggml.{name}_token_id", default)
         return value if type(value) is int and 0 <= value < len(self._tokens) else None
 
-    def _flag(self, name: str, usual: bool) -> bool:
+    def _flag(self, name: str, default: bool) -> bool:
         value = self._setting(name)
-        return value if isinstance(value, bool) else usual
+        return value if isinstance(value, bool) else default
 
     # --- byte-level BPE ---
 
@@ -229,7 +229,7 @@ class _Reader:
             backend.normalizer = normalizers.Replace(" ", "▁")
             backend.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
         else:
-            in_front = self._flag("add_space_prefix", usual=True)
+            in_front = self._flag("add_space_prefix", default=True)
             backend.pre_tokenizer = pre_tokenizers.Metaspace(
                 prepend_scheme="first" if in_front else "never", split=False
             )
@@ -267,9 +267,9 @@ class _Reader:
     def _set_post_processor(
         self, backend: tokenizers.Tokenizer, special: Mapping[str, str]
     ) -> None:
-        usual = self._kind == "llama" or self._text("pre") in _ADD_BOS
-        begin = special.get("bos_token") if self._flag("add_bos_token", usual) else None
-        end = special.get("eos_token") if self._flag("add_eos_token", usual=False) else None
+        default = self._kind == "llama" or self._text("pre") in _ADD_BOS
+        begin = special.get("bos_token") if self._flag("add_bos_token", default) else None
+        end = special.get("eos_token") if self._flag("add_eos_token", default=False) else None
         around = [token for token in (begin, end) if token is not None]
         if around:
             backend.post_processor = processors.TemplateProcessing(

@@ -340,7 +340,7 @@ def write_safetensors(
     header += b" " * (-(8 + len(header)) % _ALIGNMENT)
 
     def write_to(file: IO[bytes]) -> None:
-        write, digest = _hashed(file) if checksum else (file.write, None)
+        write, digest = _hashing_writer(file) if checksum else (file.write, None)
         write(len(header).to_bytes(8, "little") + header)
         for name, code, shape, maker in plan:
             if maker is None:
@@ -358,7 +358,7 @@ def write_safetensors(
     write_file(path, write_to, advice=advice, size=8 + len(header) + end, error=error)
 
 
-def _hashed(file: IO[bytes]) -> tuple[Callable[[Any], object], Callable[[], bytes]]:
+def _hashing_writer(file: IO[bytes]) -> tuple[Callable[[Any], object], Callable[[], bytes]]:
     """A function that writes to a file, and one that gives the checksum of what it wrote."""
     import xxhash
 

@@ -81,7 +81,7 @@ def perplexity(nats_per_token: float) -> float:
     return math.exp(nats_per_token) if nats_per_token < 700 else math.inf
 
 
-def shuffled(n: int, seed: int, first: int, count: int) -> Ids:
+def shuffled_ids(n: int, seed: int, first: int, count: int) -> Ids:
     """Samples ``first`` to ``first + count`` of a run that sees all ``n`` once an epoch.
 
     The order is drawn anew for every epoch, from the seed alone.

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from laplm.errors import InputError
 from laplm.model.chat import ControlText, encode_piece
 from laplm.model.tokenizer import Tokenizer
-from laplm.tune.data.corpus import IGNORE, Batch, Ids, shuffled
+from laplm.tune.data.corpus import IGNORE, Batch, Ids, shuffled_ids
 from laplm.tune.data.read import Example
 
 _PADDING = -1
@@ -185,7 +185,7 @@ class PackedWindows:
 
     def batch(self, number: int, batch_size: int) -> Batch:
         """Batch ``number`` of a run, the same whenever it is asked for."""
-        chosen = shuffled(len(self), self.seed, number * batch_size, batch_size)
+        chosen = shuffled_ids(len(self), self.seed, number * batch_size, batch_size)
         return self.windows([int(i) for i in chosen])
 
     def windows(self, numbers: Sequence[int]) -> Batch:

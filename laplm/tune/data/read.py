@@ -606,7 +606,7 @@ def _table(path: Path, column: str | None) -> _Table | None:
         )
     if column is None and len(names) == 1:
         other = re.fullmatch(r"\w+([^\w\s])\w+(?:\1\w+)*", names[0])
-        if other and _is_known(names[0].split(other[1]), None):
+        if other and _has_known_columns(names[0].split(other[1]), None):
             raise InputError(
                 f"{path}, line {number}: the columns {_names(names[0].split(other[1]))} are "
                 f"separated by {other[1]!r}; put a line sep={other[1]} before them, or separate "
@@ -651,7 +651,7 @@ def _separator(lines: Sequence[str], usual: str, column: str | None) -> str:
     if not several:  # one column: the text of rows must not be cut
         whole = (s for s in candidates if all(len(fields) == 1 for fields in records[s]))
         return next(whole, usual)
-    known = [s for s in several if _is_known([n.strip() for n in records[s][0]], column)]
+    known = [s for s in several if _has_known_columns([n.strip() for n in records[s][0]], column)]
     several = known or several
 
     def share(separator: str) -> float:
@@ -674,7 +674,7 @@ def _records(lines: Sequence[str], separator: str) -> list[list[str]]:
     return found[:-1] if len(found) > 2 else found
 
 
-def _is_known(names: Sequence[str], column: str | None) -> bool:
+def _has_known_columns(names: Sequence[str], column: str | None) -> bool:
     try:
         _layout(tuple(names), column)
     except _BadRowError:
@@ -849,14 +849,14 @@ def _instruction(row: _Fields, train_on_prompt: bool) -> list[Pieces]:
 
 
 def _conversation(row: _Fields, train_on_prompt: bool) -> list[Example]:
-    return [_rendered(_messages(row, "messages"), train_on_prompt)]
+    return [_render_turns(_messages(row, "messages"), train_on_prompt)]
 
 
 def _prompt_conversation(row: _Fields, train_on_prompt: bool) -> list[Example]:
     """TRL's: of two lists of messages only the second is in the loss."""
     context, answer = _messages(row, "prompt"), _messages(row, "completion")
     context = [Turn(m.role, m.content, False) for m in context]
-    return [_rendered([*context, *answer], train_on_prompt)]
+    return [_render_turns([*context, *answer], train_on_prompt)]
 
 
 def _system_conversation(row: _Fields, train_on_prompt: bool) -> list[Example]:
@@ -867,7 +867,7 @@ def _system_conversation(row: _Fields, train_on_prompt: bool) -> list[Example]:
     ]
     if "system" in row and (system := _read_prompt_field(row, "system")).strip():
         messages.insert(0, Turn("system", system, False))
-    return [_rendered(messages, train_on_prompt)]
+    return [_render_turns(messages, train_on_prompt)]
 
 
 def _messages(row: _Fields, name: str) -> list[Turn]:
@@ -915,7 +915,7 @@ def _is_text_part(part: object) -> bool:
     )
 
 
-def _rendered(messages: Sequence[Turn], train_on_prompt: bool) -> Example:
+def _render_turns(messages: Sequence[Turn], train_on_prompt: bool) -> Example:
     """A conversation as ``CHAT_TEMPLATE`` renders it."""
     pieces = []
     context = ""

@@ -159,27 +159,27 @@ class Spec:
     bfloat16: bool
 
     @property
-    def number_bytes(self) -> int:
+    def bytes_per_number(self) -> int:
         """Bytes of a number in memory."""
         return 2 if self.bfloat16 else 4
 
     @property
-    def word_numbers(self) -> int:
+    def numbers_per_word(self) -> int:
         """Numbers in a word of 32 bits."""
-        return 4 // self.number_bytes
+        return 4 // self.bytes_per_number
 
     @property
     def dim_words(self) -> int:
         """Words of a head's components."""
-        return self.head_dim // self.word_numbers
+        return self.head_dim // self.numbers_per_word
 
     @property
-    def dim_bytes(self) -> int:
+    def row_bytes(self) -> int:
         """Bytes of a row of numbers, one a component."""
-        return self.head_dim * self.number_bytes
+        return self.head_dim * self.bytes_per_number
 
     @property
-    def word_row(self) -> int:
+    def word_row_bytes(self) -> int:
         """Bytes of a row of words or floats, one a component."""
         return self.head_dim * 4
 
@@ -187,10 +187,10 @@ class Spec:
         """Memory that one thread works in."""
         padded = -(-tokens // BLOCK) * BLOCK
         head, block, tile = padded * self.head_dim, BLOCK * self.head_dim, BLOCK * BLOCK
-        forward = self.number_bytes * (2 * head + 2 * block + QUERIES * padded) + 4 * (
+        forward = self.bytes_per_number * (2 * head + 2 * block + QUERIES * padded) + 4 * (
             QUERIES * padded + block
         )
-        backward = self.number_bytes * (4 * head + 4 * block + 3 * tile) + 4 * (
+        backward = self.bytes_per_number * (4 * head + 4 * block + 3 * tile) + 4 * (
             head + 3 * padded + 2 * block + 2 * tile
         )
         return max(forward, backward)

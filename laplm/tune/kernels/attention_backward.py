@@ -32,8 +32,8 @@ from laplm.tune.kernels.attention import BLOCK, Spec
 from laplm.tune.kernels.attention_tiles import (
     clear,
     make_head_args,
-    make_pack_across,
-    make_pack_natural,
+    make_pack_row_pairs,
+    make_pack_rows,
     make_pack_transposed,
     make_product,
     make_store_row_pair,
@@ -50,15 +50,15 @@ def make_query_scratch(spec: Spec) -> Any:
     Addresses of: queries natural and across; d_out natural and across; d_q in fp32; delta; the
     softmax statistics; and of what comes after all these.
     """
-    dim_bytes, word_row = spec.dim_bytes, spec.word_row
+    row_bytes, word_row_bytes = spec.row_bytes, spec.word_row_bytes
 
     @lower.kernel
     def query_scratch(scratch: int, padded: int) -> tuple[int, int, int, int, int, int, int, int]:
-        query_across = scratch + padded * dim_bytes
-        d_out = query_across + padded * dim_bytes
-        d_out_across = d_out + padded * dim_bytes
-        d_query = d_out_across + padded * dim_bytes
-        delta = d_query + padded * word_row
+        query_across = scratch + padded * row_bytes
+        d_out = query_across + padded * row_bytes
+        d_out_across = d_out + padded * row_bytes
+        d_query = d_out_across + padded * row_bytes
+        delta = d_query + padded * word_row_bytes
         stats = delta + padded * 4
         return (
             scratch, query_across, d_out, d_out_across, d_query, delta, stats, stats + padded * 8
@@ -74,8 +74,8 @@ def make_block_scratch(spec: Spec) -> Any:
     Addresses of: keys and values transposed, keys across, a natural block; scores and d_pattern in
     fp32; the pattern across; d_scores natural and across; d_k and d_v in fp32.
     """
-    block, tile = BLOCK * spec.dim_bytes, BLOCK * BLOCK
-    size, word_row = spec.number_bytes, spec.word_row
+    block, tile = BLOCK * spec.row_bytes, BLOCK * BLOCK
+    size, word_row_bytes = spec.bytes_per_number, spec.word_row_bytes
 
     @lower.kernel
     def block_scratch(
@@ -89,7 +89,7 @@ def make_block_scratch(spec: Spec) -> Any:
         d_key = d_scores_across + tile * size
         return (
             begin, begin + block, begin + 2 * block, begin + 3 * block, scores, d_pattern, pattern,
-            d_scores, d_scores_across, d_key, d_key + BLOCK * word_row,
+            d_scores, d_scores_across, d_key, d_key + BLOCK * word_row_bytes,
         )  # fmt: skip
 
     return block_scratch
@@ -97,7 +97,7 @@ def make_block_scratch(spec: Spec) -> Any:
 
 def make_delta(spec: Spec) -> Any:
     """``delta_of(out, out_row, d_out, row)``: ``(out * d_out).sum(-1)`` of one query."""
-    dim, size, dim_bytes = spec.head_dim, spec.number_bytes, spec.dim_bytes
+    dim, size, row_bytes = spec.head_dim, spec.bytes_per_number, spec.row_bytes
     load_numbers = numbers.make_load(bfloat16=spec.bfloat16)
 
     @lower.kernel
@@ -107,7 +107,7 @@ def make_delta(spec: Spec) -> Any:
             at = d * size
             total = fma(
                 load_numbers(out + row * out_row + at),
-                load_numbers(d_out + row * dim_bytes + at),
+                load_numbers(d_out + row * row_bytes + at),
                 total,
             )
         return sum_lanes(total)
@@ -117,9 +117,9 @@ def make_delta(spec: Spec) -> Any:
 
 def make_pack_queries(spec: Spec) -> Any:
     """``pack_queries(args, scratch, head)``: fill what ``query_scratch`` names, and clear d_q."""
-    word_row = spec.word_row
+    word_row_bytes = spec.word_row_bytes
     head_args, query_scratch = make_head_args(spec), make_query_scratch(spec)
-    pack_natural, pack_across = make_pack_natural(spec), make_pack_across(spec)
+    pack_rows, pack_row_pairs = make_pack_rows(spec), make_pack_row_pairs(spec)
     delta_of = make_delta(spec)
 
     @lower.kernel
@@ -130,11 +130,11 @@ def make_pack_queries(spec: Spec) -> Any:
             scratch, padded
         )
         out = get_i64(call, args.OUT) + in_out
-        pack_natural(get_i64(call, args.QKV) + in_qkv, qkv_row, tokens, padded, query)
-        pack_across(query, padded, query_across)
-        pack_natural(get_i64(call, args.D_OUT) + in_out, out_row, tokens, padded, d_out)
-        pack_across(d_out, padded, d_out_across)
-        clear(d_query, padded * word_row)
+        pack_rows(get_i64(call, args.QKV) + in_qkv, qkv_row, tokens, padded, query)
+        pack_row_pairs(query, padded, query_across)
+        pack_rows(get_i64(call, args.D_OUT) + in_out, out_row, tokens, padded, d_out)
+        pack_row_pairs(d_out, padded, d_out_across)
+        clear(d_query, padded * word_row_bytes)
         for r in range(padded):
             if r < tokens:
                 set_f32(delta, r, delta_of(out, out_row, d_out, r))
@@ -154,7 +154,7 @@ def make_score_grads(spec: Spec) -> Any:
     Keys from ``low`` to ``high`` count. Written are the pattern across, and d_scores natural and
     across.
     """
-    size, word_numbers = spec.number_bytes, spec.word_numbers
+    size, numbers_per_word = spec.bytes_per_number, spec.numbers_per_word
     store_row_pair = make_store_row_pair(spec)
     store_numbers = numbers.make_store(bfloat16=spec.bfloat16)
 
@@ -168,7 +168,7 @@ def make_score_grads(spec: Spec) -> Any:
         top1, inverse1 = splat(get_f32(stats, 2)), splat(get_f32(stats, 3))
         delta0, delta1 = splat(get_f32(delta, 0)), splat(get_f32(delta, 1))
         zero = splat(0.0)
-        line = r // word_numbers * _BLOCK_ROW
+        line = r // numbers_per_word * _BLOCK_ROW
         for i in range(0, BLOCK, 16):
             at = r * BLOCK + i
             p0 = exp2(fma(load(scores, at), log_scale, zero - top0)) * inverse0
@@ -191,8 +191,12 @@ def make_tile_grads(isa: Isa, spec: Spec) -> Any:
 
     Adds to d_q of the queries from ``q`` on, and to d_k and d_v of the keys from ``k`` on.
     """
-    dim, size, dim_bytes = spec.head_dim, spec.number_bytes, spec.dim_bytes
-    word_row, dim_words, block_words = spec.word_row, spec.dim_words, BLOCK // spec.word_numbers
+    dim, size, row_bytes = spec.head_dim, spec.bytes_per_number, spec.row_bytes
+    word_row_bytes, dim_words, block_words = (
+        spec.word_row_bytes,
+        spec.dim_words,
+        BLOCK // spec.numbers_per_word,
+    )
     query_scratch, block_scratch = make_query_scratch(spec), make_block_scratch(spec)
     score, add_product = make_product(isa, spec, BLOCK), make_product(isa, spec, dim, add=True)
     score_grads = make_score_grads(spec)
@@ -209,11 +213,11 @@ def make_tile_grads(isa: Isa, spec: Spec) -> Any:
             d_scores_across, d_key, d_value,
         ) = block_scratch(begin)  # fmt: skip
         score(
-            query + q * dim_bytes, dim_bytes, 4, key_transposed, dim_words, BLOCK, scores,
+            query + q * row_bytes, row_bytes, 4, key_transposed, dim_words, BLOCK, scores,
             _BLOCK_ROW,
         )  # fmt: skip
         score(
-            d_out + q * dim_bytes, dim_bytes, 4, value_transposed, dim_words, BLOCK, d_pattern,
+            d_out + q * row_bytes, row_bytes, 4, value_transposed, dim_words, BLOCK, d_pattern,
             _BLOCK_ROW,
         )  # fmt: skip
         for r in range(0, BLOCK, 2):
@@ -227,16 +231,16 @@ def make_tile_grads(isa: Isa, spec: Spec) -> Any:
                 low0, q + r + 1 - k, low1, q + r + 2 - k, get_i64(call, args.SCALES),
             )  # fmt: skip
         add_product(
-            pattern, 4, _BLOCK_ROW, d_out_across + q * dim_bytes, block_words, BLOCK, d_value,
-            word_row,
+            pattern, 4, _BLOCK_ROW, d_out_across + q * row_bytes, block_words, BLOCK, d_value,
+            word_row_bytes,
         )  # fmt: skip
         add_product(
-            d_scores_across, 4, _BLOCK_ROW, query_across + q * dim_bytes, block_words, BLOCK,
-            d_key, word_row,
+            d_scores_across, 4, _BLOCK_ROW, query_across + q * row_bytes, block_words, BLOCK,
+            d_key, word_row_bytes,
         )  # fmt: skip
         add_product(
-            d_scores, BLOCK * size, 4, key_across, block_words, BLOCK, d_query + q * word_row,
-            word_row,
+            d_scores, BLOCK * size, 4, key_across, block_words, BLOCK, d_query + q * word_row_bytes,
+            word_row_bytes,
         )  # fmt: skip
 
     return tile_grads
@@ -244,24 +248,24 @@ def make_tile_grads(isa: Isa, spec: Spec) -> Any:
 
 def make_store_rows(spec: Spec) -> Any:
     """``store_rows(sums, rows, to, to_row)``: rows of sums in fp32, as numbers."""
-    dim, size, word_row = spec.head_dim, spec.number_bytes, spec.word_row
+    dim, size, word_row_bytes = spec.head_dim, spec.bytes_per_number, spec.word_row_bytes
     store_numbers = numbers.make_store(bfloat16=spec.bfloat16)
 
     @lower.kernel
     def store_rows(sums: int, rows: int, to: int, to_row: int) -> None:
         for r in range(rows):
             for d in range(0, dim, 16):
-                store_numbers(to + r * to_row + d * size, load(sums + r * word_row, d))
+                store_numbers(to + r * to_row + d * size, load(sums + r * word_row_bytes, d))
 
     return store_rows
 
 
 def make_backward(isa: Isa, spec: Spec) -> Any:
     """``backward(args, scratch, head)``: the gradient of one head's queries, keys and values."""
-    word_row = spec.word_row
+    word_row_bytes = spec.word_row_bytes
     head_args, pack_queries = make_head_args(spec), make_pack_queries(spec)
     query_scratch, block_scratch = make_query_scratch(spec), make_block_scratch(spec)
-    pack_natural, pack_across = make_pack_natural(spec), make_pack_across(spec)
+    pack_rows, pack_row_pairs = make_pack_rows(spec), make_pack_row_pairs(spec)
     pack_transposed = make_pack_transposed(spec)
     tile_grads, store_rows = make_tile_grads(isa, spec), make_store_rows(spec)
 
@@ -282,10 +286,10 @@ def make_backward(isa: Isa, spec: Spec) -> Any:
             present = min(BLOCK, tokens - k)
             pack_transposed(keys + k * row, row, present, key_transposed)
             pack_transposed(values + k * row, row, present, value_transposed)
-            pack_natural(keys + k * row, row, present, BLOCK, block)
-            pack_across(block, BLOCK, key_across)
-            clear(d_key, BLOCK * word_row)
-            clear(d_value, BLOCK * word_row)
+            pack_rows(keys + k * row, row, present, BLOCK, block)
+            pack_row_pairs(block, BLOCK, key_across)
+            clear(d_key, BLOCK * word_row_bytes)
+            clear(d_value, BLOCK * word_row_bytes)
             for q in range(k, tokens, BLOCK):
                 if doc_starts and get_i64(doc_starts, q) >= k + BLOCK:
                     break  # these queries, and those after them, belong to later documents

@@ -28,8 +28,8 @@ from laplm.tune.kernels import numbers
 from laplm.tune.kernels.attention import BLOCK, QUERIES, Spec
 from laplm.tune.kernels.attention_tiles import (
     make_head_args,
-    make_pack_across,
-    make_pack_natural,
+    make_pack_row_pairs,
+    make_pack_rows,
     make_pack_transposed,
     make_product,
 )
@@ -42,7 +42,7 @@ def make_softmax_row(spec: Spec) -> Any:
     In torch ``out = exp(scale * (scores - scores.max()))`` over the keys from ``low`` to ``high``,
     and zeros elsewhere. ``stats`` gets the largest score times log2(e), and 1 / the sum.
     """
-    size = spec.number_bytes
+    size = spec.bytes_per_number
     store_numbers = numbers.make_store(bfloat16=spec.bfloat16)
 
     @lower.kernel
@@ -78,8 +78,8 @@ def make_pack_keys_values(spec: Spec) -> Any:
 
     Keys transposed, for scores; values across, for their weighted sums.
     """
-    dim_bytes = spec.dim_bytes
-    pack_natural, pack_across = make_pack_natural(spec), make_pack_across(spec)
+    row_bytes = spec.row_bytes
+    pack_rows, pack_row_pairs = make_pack_rows(spec), make_pack_row_pairs(spec)
     pack_transposed = make_pack_transposed(spec)
 
     @lower.kernel
@@ -89,19 +89,19 @@ def make_pack_keys_values(spec: Spec) -> Any:
     ) -> None:  # fmt: skip
         for k in range(0, tokens, BLOCK):
             present = min(BLOCK, tokens - k)
-            pack_transposed(keys + k * row, row, present, keys_packed + k * dim_bytes)
-            pack_natural(values + k * row, row, present, BLOCK, block)
-            pack_across(block, BLOCK, values_packed + k * dim_bytes)
+            pack_transposed(keys + k * row, row, present, keys_packed + k * row_bytes)
+            pack_rows(values + k * row, row, present, BLOCK, block)
+            pack_row_pairs(block, BLOCK, values_packed + k * row_bytes)
 
     return pack_keys_values
 
 
-def make_pattern(spec: Spec) -> Any:
-    """``make_pattern``'s kernel: scores of some queries to softmax numerators, row by row.
+def make_attention_pattern(spec: Spec) -> Any:
+    """``pattern_of(…)``: scores of some queries to softmax numerators, row by row.
 
     Queries that are not present get zeros.
     """
-    size = spec.number_bytes
+    size = spec.bytes_per_number
     softmax_row = make_softmax_row(spec)
     store_numbers = numbers.make_store(bfloat16=spec.bfloat16)
 
@@ -126,12 +126,17 @@ def make_pattern(spec: Spec) -> Any:
 
 def make_forward(isa: Isa, spec: Spec) -> Any:
     """``forward(args, scratch, head)``: one head's ``softmax(scale * q @ k.T) @ v``."""
-    dim, size, dim_bytes, word_row = spec.head_dim, spec.number_bytes, spec.dim_bytes, spec.word_row
-    word_numbers, dim_words = spec.word_numbers, spec.dim_words
+    dim, size, row_bytes, word_row_bytes = (
+        spec.head_dim,
+        spec.bytes_per_number,
+        spec.row_bytes,
+        spec.word_row_bytes,
+    )
+    numbers_per_word, dim_words = spec.numbers_per_word, spec.dim_words
     head_args = make_head_args(spec)
-    pack_natural, pack_keys_values = make_pack_natural(spec), make_pack_keys_values(spec)
+    pack_rows, pack_keys_values = make_pack_rows(spec), make_pack_keys_values(spec)
     score, weighted_values = make_product(isa, spec, BLOCK), make_product(isa, spec, dim)
-    pattern_of = make_pattern(spec)
+    pattern_of = make_attention_pattern(spec)
     store_numbers = numbers.make_store(bfloat16=spec.bfloat16)
 
     @lower.kernel
@@ -142,12 +147,12 @@ def make_forward(isa: Isa, spec: Spec) -> Any:
         padded = (tokens + BLOCK - 1) // BLOCK * BLOCK
 
         keys_packed = scratch
-        values_packed = keys_packed + padded * dim_bytes
-        query = values_packed + padded * dim_bytes
-        scores = query + QUERIES * dim_bytes
+        values_packed = keys_packed + padded * row_bytes
+        query = values_packed + padded * row_bytes
+        scores = query + QUERIES * row_bytes
         pattern = scores + QUERIES * padded * 4
         sums = pattern + QUERIES * padded * size
-        block = sums + QUERIES * word_row  # natural, before it is packed
+        block = sums + QUERIES * word_row_bytes  # natural, before it is packed
         pack_keys_values(
             queries + out_row, queries + 2 * out_row, qkv_row, tokens, keys_packed, values_packed,
             block,
@@ -155,26 +160,26 @@ def make_forward(isa: Isa, spec: Spec) -> Any:
 
         for q in range(0, tokens, QUERIES):
             present = min(QUERIES, tokens - q)
-            pack_natural(queries + q * qkv_row, qkv_row, present, QUERIES, query)
+            pack_rows(queries + q * qkv_row, qkv_row, present, QUERIES, query)
             # The keys that some of these queries may look at.
             first = get_i64(doc_starts, q) // BLOCK * BLOCK if doc_starts else 0
             end = (q + present + BLOCK - 1) // BLOCK * BLOCK
             for k in range(first, end, BLOCK):
                 score(
-                    query, dim_bytes, 4, keys_packed + k * dim_bytes, dim_words, QUERIES,
+                    query, row_bytes, 4, keys_packed + k * row_bytes, dim_words, QUERIES,
                     scores + (k - first) * 4, (end - first) * 4,
                 )  # fmt: skip
             pattern_of(call, scores, q, present, first, end, pattern, stats, doc_starts)
             weighted_values(
-                pattern, (end - first) * size, 4, values_packed + first * dim_bytes,
-                (end - first) // word_numbers, QUERIES, sums, word_row,
+                pattern, (end - first) * size, 4, values_packed + first * row_bytes,
+                (end - first) // numbers_per_word, QUERIES, sums, word_row_bytes,
             )  # fmt: skip
             for r in range(present):
                 inverse = splat(get_f32(stats, 2 * (q + r) + 1))
                 for d in range(0, dim, 16):
                     store_numbers(
                         out + (q + r) * out_row + d * size,
-                        load(sums + r * word_row, d) * inverse,
+                        load(sums + r * word_row_bytes, d) * inverse,
                     )
 
     return forward

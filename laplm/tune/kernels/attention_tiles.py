@@ -40,15 +40,15 @@ def make_head_args(spec: Spec) -> Any:
     Tokens; bytes of a row of queries, keys and values, and of one of the output; where the head is
     in either array; the addresses of its softmax statistics, and of where documents start or 0.
     """
-    size, dim_bytes = spec.number_bytes, spec.dim_bytes
+    size, row_bytes = spec.bytes_per_number, spec.row_bytes
 
     @lower.kernel
     def head_args(call: int, head: int) -> tuple[int, int, int, int, int, int, int]:
         n_head, tokens = get_i64(call, args.N_HEAD), get_i64(call, args.TOKENS)
         window, number = head // n_head, head % n_head
         out_row = get_i64(call, args.WIDTH) * size
-        in_qkv = window * tokens * 3 * out_row + number * dim_bytes
-        in_out = window * tokens * out_row + number * dim_bytes
+        in_qkv = window * tokens * 3 * out_row + number * row_bytes
+        in_out = window * tokens * out_row + number * row_bytes
         stats = get_i64(call, args.SOFTMAX_STATS) + head * tokens * 8
         doc_starts = get_i64(call, args.DOC_STARTS)
         if doc_starts:
@@ -193,41 +193,41 @@ def clear(to: int, n_bytes: int) -> None:
 
 
 @functools.cache
-def make_pack_natural(spec: Spec) -> Any:
-    """``pack_natural(source, source_row, present, rows, to)``: ``present`` rows, then zeros."""
-    dim, size, dim_bytes = spec.head_dim, spec.number_bytes, spec.dim_bytes
+def make_pack_rows(spec: Spec) -> Any:
+    """``pack_rows(source, source_row, present, rows, to)``: ``present`` rows, then zeros."""
+    dim, size, row_bytes = spec.head_dim, spec.bytes_per_number, spec.row_bytes
     load_numbers = numbers.make_load(bfloat16=spec.bfloat16)
     store_numbers = numbers.make_store(bfloat16=spec.bfloat16)
 
     @lower.kernel
-    def pack_natural(source: int, source_row: int, present: int, rows: int, to: int) -> None:
+    def pack_rows(source: int, source_row: int, present: int, rows: int, to: int) -> None:
         for r in range(present):
             for d in range(0, dim, 16):
                 at = d * size
-                store_numbers(to + r * dim_bytes + at, load_numbers(source + r * source_row + at))
+                store_numbers(to + r * row_bytes + at, load_numbers(source + r * source_row + at))
         for r in range(present, rows):
             for d in range(0, dim, 16):
-                store_numbers(to + r * dim_bytes + d * size, splat(0.0))
+                store_numbers(to + r * row_bytes + d * size, splat(0.0))
 
-    return pack_natural
+    return pack_rows
 
 
 @functools.cache
-def make_pack_across(spec: Spec) -> Any:
-    """``pack_across(natural, rows, to)``: an even number of natural rows, neighbours in a word."""
-    dim, size, dim_bytes = spec.head_dim, spec.number_bytes, spec.dim_bytes
-    word_numbers, word_row = spec.word_numbers, spec.word_row
+def make_pack_row_pairs(spec: Spec) -> Any:
+    """``pack_row_pairs(natural, rows, to)``: packed rows, an even number; neighbours in a word."""
+    dim, size, row_bytes = spec.head_dim, spec.bytes_per_number, spec.row_bytes
+    numbers_per_word, word_row_bytes = spec.numbers_per_word, spec.word_row_bytes
     copy_row_pair = make_copy_row_pair(spec)
 
     @lower.kernel
-    def pack_across(natural: int, rows: int, to: int) -> None:
+    def pack_row_pairs(natural: int, rows: int, to: int) -> None:
         for r in range(0, rows, 2):
-            first, line = natural + r * dim_bytes, to + (r // word_numbers) * word_row
+            first, line = natural + r * row_bytes, to + (r // numbers_per_word) * word_row_bytes
             for d in range(0, dim, 16):
                 at = d * size
-                copy_row_pair(line + d * 4, word_row, first + at, first + dim_bytes + at)
+                copy_row_pair(line + d * 4, word_row_bytes, first + at, first + row_bytes + at)
 
-    return pack_across
+    return pack_row_pairs
 
 
 @functools.cache

@@ -50,7 +50,7 @@ class Spec:
     bfloat16: bool
 
     @property
-    def number_bytes(self) -> int:
+    def bytes_per_number(self) -> int:
         """Bytes of a number in memory."""
         return 2 if self.bfloat16 else 4
 

@@ -31,7 +31,7 @@ def build(isa: Isa, spec: Spec) -> Any:
     ``what`` is one of four; ``args`` is an address; ``begin`` to ``end`` are vectors of 16 numbers,
     or rows of logits.
     """
-    size = spec.number_bytes
+    size = spec.bytes_per_number
     gelu, gelu_grad, cross_entropy = make_gelu(spec), make_gelu_grad(spec), make_cross_entropy(spec)
 
     @lower.kernel
@@ -55,7 +55,7 @@ def build(isa: Isa, spec: Spec) -> Any:
 
 
 @lower.inlined
-def gate(x: Any) -> Any:
+def gelu_gate(x: Any) -> Any:
     """1 / (1 + e**(-2u)) = 0.5 (1 + tanh(u)), u = sqrt(2 / pi) (x + 0.044715 x**3)."""
     # -2 sqrt(2 / pi) log2(e) = -2.3022082, and 0.044715 times that
     power = x * fma(x * x, splat(-0.10294324), splat(-2.3022082))
@@ -64,7 +64,7 @@ def gate(x: Any) -> Any:
 
 def make_gelu(spec: Spec) -> Any:
     """``gelu(x, out, begin, end)``: torch's ``functional.gelu(x, approximate="tanh")``."""
-    size = spec.number_bytes
+    size = spec.bytes_per_number
     load = numbers.make_load(bfloat16=spec.bfloat16)
     store = numbers.make_store(bfloat16=spec.bfloat16)
 
@@ -72,14 +72,14 @@ def make_gelu(spec: Spec) -> Any:
     def gelu(x: int, out: int, begin: int, end: int) -> None:
         for i in range(begin * 16 * size, end * 16 * size, 16 * size):
             v = load(x + i)
-            store(out + i, v * gate(v))
+            store(out + i, v * gelu_gate(v))
 
     return gelu
 
 
 def make_gelu_grad(spec: Spec) -> Any:
     """``gelu_grad(x, d_out, d_x, begin, end)``: what autograd makes of ``gelu``."""
-    size = spec.number_bytes
+    size = spec.bytes_per_number
     load = numbers.make_load(bfloat16=spec.bfloat16)
     store = numbers.make_store(bfloat16=spec.bfloat16)
 
@@ -87,7 +87,7 @@ def make_gelu_grad(spec: Spec) -> Any:
     def gelu_grad(x: int, d_out: int, d_x: int, begin: int, end: int) -> None:
         for i in range(begin * 16 * size, end * 16 * size, 16 * size):
             v = load(x + i)
-            s = gate(v)
+            s = gelu_gate(v)
             # 2 du/dx = 2 sqrt(2 / pi) (1 + 3 * 0.044715 x**2)
             two_du = fma(v * v, splat(0.21406445), splat(1.5957691))
             derivative = fma(v * s * (splat(1.0) - s), two_du, s)
@@ -102,7 +102,7 @@ def make_cross_entropy(spec: Spec) -> Any:
     ``stats`` gets the largest logit, the sum of exponentials less that, and the target's logit.
     Where ``scale`` is an address, (softmax - one-hot) * scale takes the row's place.
     """
-    size = spec.number_bytes
+    size = spec.bytes_per_number
     load = numbers.make_load(bfloat16=spec.bfloat16)
     store = numbers.make_store(bfloat16=spec.bfloat16)
     get_one = numbers.make_get(bfloat16=spec.bfloat16)

@@ -164,11 +164,11 @@ class Block(nn.Module):
     ) -> Tensor:
         """(B, T, C) -> (B, T, C); ``documents`` and ``kv_cache`` as for ``Attention``."""
         share = self.dropout if self.training else 0.0
-        x = add_dropped(x, self.attn(self.ln_1(x), documents, kv_cache), share)
-        return add_dropped(x, self.mlp(self.ln_2(x)), share)
+        x = add_with_dropout(x, self.attn(self.ln_1(x), documents, kv_cache), share)
+        return add_with_dropout(x, self.mlp(self.ln_2(x)), share)
 
 
-def add_dropped(x: Tensor, y: Tensor, share: float) -> Tensor:
+def add_with_dropout(x: Tensor, y: Tensor, share: float) -> Tensor:
     """``x + y``, of ``y`` a share dropped at random and the rest made larger by as much.
 
     Torch's generator decides. On a CPU it only seeds a faster one, since millions of draws for

@@ -2,8 +2,8 @@
 
 One scale for each output, the largest of its weights; a whole number up to 127 is exact in
 bfloat16, so only the rounding of the weights themselves is lost (as QLoRA does with 4 bits;
-Dettmers et al. 2023, arXiv:2305.14314, section 3). Weights are widened for the product they are in,
-forwards and again backwards, and no longer.
+Dettmers et al. 2023, arXiv:2305.14314, section 3). Weights are dequantized for the product they
+are in, forwards and again backwards, and no longer.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Int8Conv1D(nn.Module):
         product: Tensor = _Product.apply(x, self.weight, self.scale)  # type: ignore[no-untyped-call]
         return product + self.bias.to(x.dtype)
 
-    def widened(self) -> Tensor:
+    def dequantized(self) -> Tensor:
         """The weight that it computes with, in fp32."""
         return self.weight * self.scale
 

@@ -15,7 +15,7 @@ from hf_activations import hf_activations
 from laplm.errors import InputError
 from laplm.look import passes
 from laplm.look.views.trace import trace
-from laplm.model.activations import hook_name, names_of, trace_bytes
+from laplm.model.activations import activation_names, hook_name, trace_bytes
 from laplm.run.language_model import LanguageModel
 
 TEXT = "Once upon a time, there was a little dog. The little dog"
@@ -77,7 +77,7 @@ def test_data_files_name_every_activation(pocket: LanguageModel, tmp_path: Path)
     found = trace(pocket, TEXT)
     rows = list(csv.DictReader(io.StringIO(found.save(tmp_path / "t.csv").read_text())))
     assert [row["name"] for row in rows] == list(dict.fromkeys(name for name, _ in found.cache))
-    assert {row["name"] for row in rows} == set(names_of(pocket.config))
+    assert {row["name"] for row in rows} == set(activation_names(pocket.config))
     data = json.loads(found.save(tmp_path / "t.json").read_text())
     assert [(a["name"], a["layer"]) for a in data["activations"]] == list(found.cache)
 

@@ -120,7 +120,9 @@ def test_taps_see_and_change_its_own_activations(
     assert set(cache) == set(activations.every_key(config))
     assert ("pos_embed", None) not in list(cache)
     for name, layer in cache:
-        assert cache[name, layer].shape == activations.shape_of(config, name, len(IDS)), name
+        assert cache[name, layer].shape == activations.activation_shape(config, name, len(IDS)), (
+            name
+        )
     # Rotating changes no length, and nothing at position 0.
     np.testing.assert_allclose(cache["rot_k", 1][0], cache["k", 1][0])
     lengths = [np.linalg.norm(cache[name, 1], axis=-1) for name in ("q", "rot_q")]

@@ -232,7 +232,9 @@ def test_activations_are_those_of_transformers(pair: Pair) -> None:
     )
     assert set(cache) == set(activations.every_key(pair.config))
     for name, layer in cache:
-        assert cache[name, layer].shape == activations.shape_of(pair.config, name, len(IDS)), name
+        assert cache[name, layer].shape == activations.activation_shape(
+            pair.config, name, len(IDS)
+        ), name
     for key, theirs in pair.seen.items():
         close(cache[key], theirs, key)
 

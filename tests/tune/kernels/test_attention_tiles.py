@@ -23,19 +23,19 @@ def test_scores_are_queries_times_transposed_keys(dtype: torch.dtype, present: i
     spec = spec_of(dtype)
 
     def build() -> Any:
-        pack_natural, pack_transposed = (
-            tiles.make_pack_natural(spec), tiles.make_pack_transposed(spec)
+        pack_rows, pack_transposed = (
+            tiles.make_pack_rows(spec), tiles.make_pack_transposed(spec)
         )  # fmt: skip
         score = tiles.make_product(isas.choose(), spec, BLOCK)
-        dim_bytes, dim_words = spec.dim_bytes, spec.dim_words
+        row_bytes, dim_words = spec.row_bytes, spec.dim_words
 
         @lower.kernel
         def engine(a: int, _b: int, _c: int, _d: int) -> int:
             """At ``a``: queries, keys, present, packed queries, packed keys, scores."""
             present, query, key = get_i64(a, 2), get_i64(a, 3), get_i64(a, 4)
-            pack_natural(get_i64(a, 0), dim_bytes, QUERIES, QUERIES, query)
-            pack_transposed(get_i64(a, 1), dim_bytes, present, key)
-            score(query, dim_bytes, 4, key, dim_words, QUERIES, get_i64(a, 5), BLOCK * 4)
+            pack_rows(get_i64(a, 0), row_bytes, QUERIES, QUERIES, query)
+            pack_transposed(get_i64(a, 1), row_bytes, present, key)
+            score(query, row_bytes, 4, key, dim_words, QUERIES, get_i64(a, 5), BLOCK * 4)
             return 0
 
         return engine
@@ -55,20 +55,22 @@ def test_sums_over_tokens_are_added_to_what_is_there(dtype: torch.dtype, present
     spec = spec_of(dtype)
 
     def build() -> Any:
-        pack_natural, pack_across = tiles.make_pack_natural(spec), tiles.make_pack_across(spec)
+        pack_rows, pack_row_pairs = tiles.make_pack_rows(spec), tiles.make_pack_row_pairs(spec)
         product = tiles.make_product(isas.choose(), spec, DIM)
         add_product = tiles.make_product(isas.choose(), spec, DIM, add=True)
-        size, dim_bytes, word_row = spec.number_bytes, spec.dim_bytes, spec.word_row
-        words = BLOCK // spec.word_numbers
+        size, row_bytes, word_row_bytes = spec.bytes_per_number, spec.row_bytes, spec.word_row_bytes
+        words = BLOCK // spec.numbers_per_word
 
         @lower.kernel
         def engine(a: int, _b: int, _c: int, _d: int) -> int:
             """At ``a``: weights, values, present, natural and packed values, two sums."""
             weights, natural, across = get_i64(a, 0), get_i64(a, 3), get_i64(a, 4)
-            pack_natural(get_i64(a, 1), dim_bytes, get_i64(a, 2), BLOCK, natural)
-            pack_across(natural, BLOCK, across)
-            product(weights, BLOCK * size, 4, across, words, QUERIES, get_i64(a, 5), word_row)
-            add_product(weights, BLOCK * size, 4, across, words, QUERIES, get_i64(a, 6), word_row)
+            pack_rows(get_i64(a, 1), row_bytes, get_i64(a, 2), BLOCK, natural)
+            pack_row_pairs(natural, BLOCK, across)
+            product(weights, BLOCK * size, 4, across, words, QUERIES, get_i64(a, 5), word_row_bytes)
+            add_product(
+                weights, BLOCK * size, 4, across, words, QUERIES, get_i64(a, 6), word_row_bytes
+            )
             return 0
 
         return engine

@@ -23,14 +23,14 @@ def layers() -> tuple[Conv1D, Int8Conv1D]:
 def test_a_weight_is_rounded_by_half_a_step_at_most() -> None:
     layer, small = layers()
     step = layer.weight.abs().amax(dim=0) / 127
-    assert ((small.widened() - layer.weight).abs() <= step / 2 + 1e-6).all()
+    assert ((small.dequantized() - layer.weight).abs() <= step / 2 + 1e-6).all()
     assert small.weight.dtype == torch.int8
 
 
 def test_it_computes_with_the_rounded_weight_forwards_and_backwards() -> None:
     layer, small = layers()
     with torch.no_grad():
-        layer.weight.copy_(small.widened())
+        layer.weight.copy_(small.dequantized())
     one, two = (torch.randn(2, 5, 48, generator=torch.Generator().manual_seed(1)) for _ in "ab")
     for x, way in ((one, layer), (two, small)):
         x.requires_grad_(True)

@@ -43,7 +43,7 @@ def act_of(args: int, thread: int, tokens: int) -> tuple[int, int, int]:
     return get_i64(args, k.ACT), get_i64(args, k.ACT_SCALE), get_i64(args, k.ACT_SUM)
 
 
-def make_inputs(spec: k.Spec, barrier: Any, *, floats: bool) -> Any:
+def make_linear_inputs(spec: k.Spec, barrier: Any, *, floats: bool) -> Any:
     """``inputs(args, thread, phase, …)``: all tokens' inputs of a linear layer; the next phase."""
     act_bytes = 4 if floats else 1
     normalise = layer_norm if spec.norm == "layer" else rms_norm
@@ -109,7 +109,7 @@ def make_scale_stride(form: Format) -> Any:
     return scale_stride
 
 
-def make_rows(isa: Isa, form: Format) -> Any:
+def make_linear_rows(isa: Isa, form: Format) -> Any:
     """``rows(…)``: some tiles of a linear layer's output rows, for all tokens."""
     together = tiles.rows_together(isa, form)
     # Several tokens multiply for longer than one tile takes to come from memory: the first of
@@ -183,7 +183,7 @@ def make_linear(isa: Isa, spec: k.Spec, form: Format, barrier: Any) -> Any:
     """``linear(args, thread, phase, …)``: a whole linear layer, its rows shared among threads."""
     # Tiles of gate and up rows alternate, and stay together.
     together = tiles.rows_together(isa, form) * (2 if spec.gated else 1)
-    rows = make_rows(isa, form)
+    rows = make_linear_rows(isa, form)
 
     @lower.inlined
     def activate_rows(
@@ -237,7 +237,7 @@ def make_linear_dispatch(isa: Isa, spec: k.Spec, barrier: Any) -> Any:
     ``out``.
     """
     forms = [FORMATS[name] for name in spec.formats]
-    floats, in_bytes = (make_inputs(spec, barrier, floats=each) for each in (True, False))
+    floats, in_bytes = (make_linear_inputs(spec, barrier, floats=each) for each in (True, False))
 
     @lower.kernel
     def no_format(

@@ -11,7 +11,7 @@ from running import compiled, floats
 
 from laplm.model.engine import kernel_args as k
 from laplm.model.engine.formats import FORMATS, Format
-from laplm.model.engine.kernels.linear import make_rows, quantize_row
+from laplm.model.engine.kernels.linear import make_linear_rows, quantize_row
 from laplm.model.engine.kv_cache import to_bytes
 from laplm.model.engine.packing import pack_rows, unpack
 from laplm.native import lower
@@ -23,7 +23,7 @@ pytest_plugins = ("running",)
 
 
 def make_engine(isa: Isa, form: Format) -> Any:
-    rows = make_rows(isa, form)
+    rows = make_linear_rows(isa, form)
 
     @lower.kernel
     def engine(a: int, start: int, end: int, store_mode: int) -> int:
