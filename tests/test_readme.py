@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 
 from laplm import cli
 from laplm.cli.main import make_parser
+from laplm.look import VIEWS
 from laplm.model.config import NAMED_SIZES
 from laplm.model.engine import packing, quantize
 from laplm.model.engine.formats import FORMATS
@@ -135,6 +137,19 @@ def test_the_tree_is_the_tree() -> None:
     for name in shown:
         if name.endswith("/"):
             assert (ROOT / name).is_dir(), name
+
+
+def test_what_the_readme_counts_is_as_many() -> None:
+    commands = [entry.name for entry in VIEWS if not entry.command]
+    words = {19: "Nineteen", 20: "Twenty", 21: "Twenty-one", 22: "Twenty-two"}
+    assert f"[{words[len(commands)]} views]" in README
+    cells = [
+        cell
+        for path in ROOT.glob("notebooks/[0-9]*.ipynb")
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]
+    ]
+    slides = [c for c in cells if c["metadata"].get("slideshow", {}).get("slide_type") == "slide"]
+    assert f"[{len(slides)} slides]" in README
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)

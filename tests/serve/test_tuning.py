@@ -244,6 +244,7 @@ def test_a_run_whose_state_a_full_disk_cannot_hold_goes_on_and_the_log_has_one_l
     (line,) = caplog.records
     assert line.exc_info is None and "no space left" in line.fields["reason"]
     assert (
-        tuning._unexplained_exit(run, 2) == f"no space left in {tmp_path}: free some, then start it again"
+        tuning._unexplained_exit(run, 2)
+        == f"no space left in {tmp_path}: free some, then start it again"
     )
     assert Tunings(tmp_path).get("1").state == "planned", "as it was kept last"
