@@ -97,7 +97,7 @@ def add_parser(add_command: AddCommand) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    if _nothing_is_asked(args):
+    if _has_no_prompt(args):
         from laplm.cli import chat
 
         return chat.run_instead(args)
@@ -130,7 +130,7 @@ def run(args: argparse.Namespace) -> int:
     return INTERRUPTED if interrupted.is_set() else 0
 
 
-def _nothing_is_asked(args: argparse.Namespace) -> bool:
+def _has_no_prompt(args: argparse.Namespace) -> bool:
     """Whether somebody sits at a terminal and has not said what is to be continued."""
     told = args.prompt is not None or args.prompt_file is not None or args.json
     return not told and args.samples == 1 and is_terminal(sys.stdin)

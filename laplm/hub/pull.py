@@ -261,13 +261,13 @@ def _is_gguf(file: str) -> bool:
     return file.lower().endswith(".gguf")
 
 
-def _sees(file: str) -> bool:
+def _is_vision_part(file: str) -> bool:
     return Path(file).name.lower().startswith("mmproj")  # the part of a model that sees images
 
 
 def _choose_file(file: str, source: _Source) -> list[str]:
     """The one GGUF file that was asked for, or that there is; it needs nothing beside it."""
-    there = sorted(name for name in source.sizes if _is_gguf(name) and not _sees(name))
+    there = sorted(name for name in source.sizes if _is_gguf(name) and not _is_vision_part(name))
     files = matching_files(file, there if not _is_gguf(file) else source.sizes)
     if not files:
         close = did_you_mean(file, there) if _is_gguf(file) else ""
@@ -320,7 +320,7 @@ def _choose(name: str, source: _Source) -> list[str]:
         if ADAPTER_FILES[1] not in source.sizes:
             raise refuse(f"it is an adapter without {ADAPTER_FILES[1]}")
         return [*ADAPTER_FILES, *_small_files(source)]
-    ggufs = sorted(f for f in source.sizes if _is_gguf(f) and not _sees(f))
+    ggufs = sorted(f for f in source.sizes if _is_gguf(f) and not _is_vision_part(f))
     if ggufs and not whole & source.sizes.keys():
         return _choose_gguf(name, source, ggufs)
     if "config.json" not in source.sizes:

@@ -277,7 +277,7 @@ def head(tokens: Sequence[str], pattern: Array, title: str, *, subtitle: str = "
         image = figures.paint(right, hidden, limit=1.0)
         if n <= 10:
             figures.write_numbers(right, hidden, image, 2)
-        figures.ticks(right, labels, labels)
+        figures.label_ticks(right, labels, labels)
         right.tick_params(axis="x", rotation=0 if n <= 6 else 40)
         right.set_title(
             "every token's row; grey: the future", fontsize=10.5, fontweight="normal", loc="center"

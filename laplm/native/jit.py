@@ -78,7 +78,7 @@ def _compile(isa: Isa, function: Any, done: Callable[[int], None]) -> bytes:
     return code
 
 
-def _offer_c_functions() -> None:
+def _register_c_functions() -> None:
     """Let compiled code find the few C functions that LLVM may call instead of an instruction."""
     if sys.platform == "win32":
         libraries = [ctypes.CDLL("kernel32"), ctypes.CDLL("ucrtbase")]
@@ -146,7 +146,7 @@ def load(
         home.clear_the_way(file)
         write_file(file, _digest(key, code) + code, advice=home.ADVICE, error=CacheError)
         done(_STEPS)
-    _offer_c_functions()
+    _register_c_functions()
     jit = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target_machine(isa))
     jit.add_object_file(llvm.ObjectFileRef.from_data(code))
     jit.finalize_object()

@@ -76,7 +76,7 @@ def _json_type(p: Parameter) -> Any:
     return one | None if p.default is None else one
 
 
-def listed(entry: ViewEntry) -> dict[str, Any]:
+def describe_view(entry: ViewEntry) -> dict[str, Any]:
     """A view as ``GET /api/look`` lists it."""
     parameters = [
         {
@@ -185,7 +185,7 @@ def router(registry: ModelRegistry, worker: Worker) -> APIRouter:
     @api.get("")
     async def list_views() -> Response:
         """The views that there are, and what they take."""
-        return JsonResponse({"views": [listed(entry) for entry in VIEWS]})
+        return JsonResponse({"views": [describe_view(entry) for entry in VIEWS]})
 
     for entry in VIEWS:
         _add(api, entry, registry, worker)

@@ -49,7 +49,7 @@ class Metrics:
         )  # fmt: skip
         registry.register(_Now(models))
 
-    def request(self, route: str, method: str, status: int, seconds: float) -> None:
+    def record_request(self, route: str, method: str, status: int, seconds: float) -> None:
         """A request has been answered."""
         # A client may invent methods, and each would be kept for good.
         named = method if method in _METHODS else "other"

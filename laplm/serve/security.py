@@ -294,7 +294,7 @@ class MetricsMiddleware:
         finally:
             seconds = time.perf_counter() - start
             status = status or CLIENT_GONE
-            self._metrics.request(self._route_of(scope), method, status, seconds)
+            self._metrics.record_request(self._route_of(scope), method, status, seconds)
             if path not in ("/healthz", "/health", "/metrics"):
                 client = (scope.get("client") or ("", 0))[0]
                 log("request", method=method, path=path, status=status, seconds=round(seconds, 4),

@@ -8,45 +8,46 @@ from laplm.look.figures.bar_charts import (
     bars,
     grouped_bars,
     neuron_panels,
-    story,
     token_columns,
+    why_panels,
 )
-from laplm.look.figures.box_diagrams import boxes, network, tower
+from laplm.look.figures.box_diagrams import block_diagram, boxes, network
 from laplm.look.figures.canvas import (
     FRAME,
     OKABE_ITO,
-    ending,
     magnify,
     new_figure,
     other_scripts,
     sheet_title,
     shorten,
+    shorten_start,
     style_context,
 )
 from laplm.look.figures.curves import learning_curves, lines, map_and_lines
 from laplm.look.figures.matrices import (
     Panel,
     heatmap,
+    label_ticks,
     paint,
     panels,
     small_multiples,
-    ticks,
     write_numbers,
     write_texts,
 )
-from laplm.look.figures.scatter_plots import Dated, scatter, timeline
+from laplm.look.figures.scatter_plots import TimelinePoint, scatter, timeline
 
 __all__ = [
     "FRAME",
     "OKABE_ITO",
-    "Dated",
     "Panel",
+    "TimelinePoint",
     "bar_panels",
     "bars",
+    "block_diagram",
     "boxes",
-    "ending",
     "grouped_bars",
     "heatmap",
+    "label_ticks",
     "learning_curves",
     "lines",
     "magnify",
@@ -60,13 +61,12 @@ __all__ = [
     "scatter",
     "sheet_title",
     "shorten",
+    "shorten_start",
     "small_multiples",
-    "story",
     "style_context",
-    "ticks",
     "timeline",
     "token_columns",
-    "tower",
+    "why_panels",
     "write_numbers",
     "write_texts",
 ]

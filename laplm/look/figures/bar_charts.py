@@ -167,7 +167,7 @@ def token_columns(
     return figure
 
 
-def story(
+def why_panels(
     *,
     stages: Sequence[str],
     leading: Sequence[str],

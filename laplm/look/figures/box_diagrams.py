@@ -71,7 +71,7 @@ def boxes(labels: Sequence[str], notes: Sequence[str], title: str, *, subtitle: 
     return figure
 
 
-def tower(
+def block_diagram(
     stages: Sequence[tuple[str, str]],
     opened: int,
     branches: Sequence[Sequence[str]],

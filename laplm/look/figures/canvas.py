@@ -187,7 +187,7 @@ def shorten(label: str) -> str:
     return label if len(label) <= MAX_LABEL_LENGTH else label[: MAX_LABEL_LENGTH - 1] + "…"
 
 
-def ending(text: str) -> str:
+def shorten_start(text: str) -> str:
     """The end of a text on one line, for a subtitle."""
     text = text.replace("\n", "↵")
     return text if len(text) <= 60 else f"…{text[-59:]}"

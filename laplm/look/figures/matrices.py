@@ -86,7 +86,7 @@ def heatmap(
         from matplotlib.patches import Rectangle
 
         image = paint(axes, values, diverging=diverging, limit=limit)
-        ticks(axes, row_labels, column_labels)
+        label_ticks(axes, row_labels, column_labels)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         bar = figure.colorbar(image, ax=axes, shrink=0.8, aspect=30)
@@ -123,7 +123,7 @@ def paint(axes: Axes, values: Array, *, diverging: bool = False, limit: float | 
     return image
 
 
-def ticks(axes: Axes, row_labels: Sequence[str], column_labels: Sequence[str]) -> None:
+def label_ticks(axes: Axes, row_labels: Sequence[str], column_labels: Sequence[str]) -> None:
     """Label rows and columns; thinned out when there are too many to read."""
     for axis, labels in ((axes.yaxis, row_labels), (axes.xaxis, column_labels)):
         step = max(1, math.ceil(len(labels) / MAX_TICK_LABELS))
@@ -211,7 +211,7 @@ def panels(
         for i, panel in enumerate(panels):
             axes = figure.add_subplot(down, across, i + 1)
             image = paint(axes, panel.values, diverging=diverging, limit=limit)
-            ticks(axes, panel.row_labels, panel.column_labels)
+            label_ticks(axes, panel.row_labels, panel.column_labels)
             axes.set_title(panel.title, fontsize=font_points(10), fontweight="normal")
             axes.set_xlabel(panel.x_label)
             axes.set_ylabel(panel.y_label)

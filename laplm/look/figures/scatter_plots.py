@@ -129,7 +129,7 @@ def _label_beside_points(
 
 
 @dataclass(frozen=True)
-class Dated:
+class TimelinePoint:
     """A point of ``timeline``.
 
     Attributes:
@@ -150,7 +150,7 @@ class Dated:
 
 
 def timeline(
-    points: Sequence[Dated],
+    points: Sequence[TimelinePoint],
     title: str,
     *,
     y_label: str,
@@ -228,7 +228,7 @@ def _label_points(
     figure: Figure,
     axes: Axes,
     places: Sequence[float],
-    points: Sequence[Dated],
+    points: Sequence[TimelinePoint],
     level: tuple[float, str],
 ) -> None:
     """Write the name of each point, and of the dashed line, where they cover nothing."""

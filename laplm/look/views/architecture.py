@@ -80,7 +80,7 @@ class Architecture(View):
         norm = "RMS" if config.norm == "rms" else "layer"
         after = [f"{norm} norm"] if config.post_norms else []
         wide = f"T × {config.n_embd:,}"
-        return figures.tower(
+        return figures.block_diagram(
             [
                 ("text", ""),
                 ("tokenizer", "T tokens"),

@@ -260,7 +260,7 @@ class Block(View):
             self.tokens,
             f"What block {self.layer} adds to the residual stream",
             value_label="length of the vector",
-            limit=_without_first(values),
+            limit=_max_without_first_token(values),
             texts=[[_short(value) for value in row] for row in values],
             subtitle=f"X: the stream, ΔX: what a sublayer adds to it; {self.model}",
         )
@@ -490,7 +490,7 @@ def cosine(a: Array, b: Array) -> Array:
     return out
 
 
-def _without_first(values: Array) -> float | None:
+def _max_without_first_token(values: Array) -> float | None:
     """The largest value, the first token's left out: GPT-2 writes very long vectors there."""
     return float(values[:, 1:].max()) if values.shape[1] > 1 else None
 

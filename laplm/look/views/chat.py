@@ -162,7 +162,7 @@ class Chat(View):
             y_label="token of the answer, and its probability",
             value_label=f"share of attention, mean over the heads of layers {self._between}",
             numbers=2,
-            subtitle=f"“{figures.ending(self.question)}”; {self.model}"
+            subtitle=f"“{figures.shorten_start(self.question)}”; {self.model}"
             + (f"; {cut} more tokens are left out" if cut > 0 else ""),
         )
 

@@ -174,8 +174,8 @@ class Circuit(View):
             self._network(),
             self.sentence(),
             value_label=f"what the {self._measure} loses without it",
-            subtitle=f"after “{figures.ending(''.join(self.tokens))}”; solid: for it, dashed: "
-            f"against it; {self.model}",
+            subtitle=f"after “{figures.shorten_start(''.join(self.tokens))}”; solid: for it, "
+            f"dashed: against it; {self.model}",
         )
 
     def sentence(self) -> str:

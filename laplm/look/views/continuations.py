@@ -104,7 +104,7 @@ class Continuations(View):
                 change: row.tolist()
                 for change, row in zip(self.changes, self.probabilities, strict=True)
             },
-            f"{self.model}: next after “{figures.ending(self.prompt)}”",
+            f"{self.model}: next after “{figures.shorten_start(self.prompt)}”",
             value_label="probability",
         )
 

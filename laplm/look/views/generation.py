@@ -149,7 +149,7 @@ class Generation(View):
                 "probability": self.probabilities.tolist(),
                 "entropy, bits": self.entropies.tolist(),
             },
-            f"{self.model} continues “{figures.ending(self.prompt)}”",
+            f"{self.model} continues “{figures.shorten_start(self.prompt)}”",
             dots=others[:, 0].tolist() if others.shape[1] else (),
             subtitle="dots: the likeliest other token; orange: entropy of the next token",
         )

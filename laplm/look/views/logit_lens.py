@@ -196,11 +196,11 @@ def lens_from(
         ContextLengthError: the text has more tokens than the model has positions.
     """
     cache = passes.run_with_cache(model, ids, ["resid_pre", "resid_post"])
-    streams = [stream[first:] for stream in streams_of(model, cache)]
+    streams = [stream[first:] for stream in residual_streams(model, cache)]
     return lens_of(model, passes.token_labels(model, ids[first:]), streams, progress=progress)
 
 
-def streams_of(model: Model, cache: Mapping[Key, Array]) -> list[Array]:
+def residual_streams(model: Model, cache: Mapping[Key, Array]) -> list[Array]:
     """The residual stream before the first layer and after each, from ``resid_pre, resid_post``."""
     after = (cache["resid_post", layer] for layer in range(model.config.n_layer))
     return [cache["resid_pre", 0], *after]

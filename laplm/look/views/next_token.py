@@ -143,7 +143,7 @@ class NextToken(View):
         """Probabilities as bars, before and after each setting."""
         every = [self.before, *self.effects]
         names = [e.name for e in every]
-        after = f"after “{figures.ending(self.text)}”; outlined: before"
+        after = f"after “{figures.shorten_start(self.text)}”; outlined: before"
         return plot_effects(self.model, self.labels, every, names, after)
 
 

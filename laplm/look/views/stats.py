@@ -404,7 +404,7 @@ class ModelScale(View):
     def plot(self) -> Figure:
         """Parameters over years on a logarithmic scale; GPT-2 small and this model are marked."""
         points = [
-            figures.Dated(
+            figures.TimelinePoint(
                 f"{m.name} ≈ {_short(m.parameters)}" if m.estimate else m.name,
                 m.year, m.parameters, "estimate by others" if m.estimate else m.kind,
                 m.estimate, m.name == "GPT-2 small",

@@ -131,7 +131,7 @@ def _format_coefficient(coefficient: float) -> str:
 
 def _named(prompts: Sequence[str]) -> str:
     """A prompt, or the first of several and how many there are."""
-    first = f"“{figures.ending(visible(prompts[0]))}”"
+    first = f"“{figures.shorten_start(visible(prompts[0]))}”"
     return first if len(prompts) == 1 else f"{len(prompts):,} texts ({first}, …)"
 
 

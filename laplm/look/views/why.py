@@ -41,7 +41,7 @@ from laplm.look.views.logit_attribution import (
     part_name,
     required_activations,
 )
-from laplm.look.views.logit_lens import Lens, lens_of, streams_of
+from laplm.look.views.logit_lens import Lens, lens_of, residual_streams
 from laplm.look.words import (
     describe_change,
     describe_key_heads,
@@ -175,7 +175,7 @@ class Why(View):
         for p in self.strongest:
             where = self._looks_at(p.layer, p.head, most=1)
             labels.append(f"{p.name} → {where}" if where else p.name)
-        return figures.story(
+        return figures.why_panels(
             stages=lens.stages,
             leading=[row[0] for row in lens.top_tokens],
             rising=lens.answer_probabilities[:, 0].tolist(),
@@ -188,7 +188,7 @@ class Why(View):
             added=f"added to the logit of {quoted(self.target)}"
             + f" less that of {quoted(self.contrast)}" * self.by_contrast,
             title=self.sentence(),
-            subtitle=f"after “{figures.ending(''.join(self.tokens))}”; {self.model}",
+            subtitle=f"after “{figures.shorten_start(''.join(self.tokens))}”; {self.model}",
         )
 
     # --- the sentence -----------------------------------------------------------------------
@@ -335,7 +335,9 @@ def why(
     at = len(ids) - 1
     alone = attribution_of(model, tokens, at, here, Target(chosen.token_id, chosen.token))
     over = attribution_of(model, tokens, at, here, other)
-    streams = streams_of(model, {key: x[None] for key, x in here.items() if "resid" in key[0]})
+    streams = residual_streams(
+        model, {key: x[None] for key, x in here.items() if "resid" in key[0]}
+    )
     lens = lens_of(model, tokens[-1:], streams, followed=chosen.token_id)
     probabilities = targets.probabilities(logits)
     best = targets.best(model, logits)

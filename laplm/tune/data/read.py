@@ -454,7 +454,7 @@ def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
     """(line from 1, position of its first byte, its bytes); no byte order mark, LF for CRLF."""
     position = 0
     unpack = _COMPRESSED.get(path.suffix.lower(), io.open)
-    with unpack(path, "rb") as file, _unpacking(path):
+    with unpack(path, "rb") as file, _refuse_damaged_archive(path):
         for number, line in enumerate(file, start=1):
             begin = position
             position += len(line)
@@ -469,7 +469,7 @@ def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
 
 
 @contextlib.contextmanager
-def _unpacking(path: Path) -> Iterator[None]:
+def _refuse_damaged_archive(path: Path) -> Iterator[None]:
     try:
         yield
     except (gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError, OSError) as error:

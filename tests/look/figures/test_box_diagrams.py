@@ -39,7 +39,7 @@ def test_lines_of_a_network_are_as_wide_as_they_are_strong_and_dashed_where_they
 def test_a_stage_that_is_opened_shows_what_is_in_it() -> None:
     stages = [("embed", "x"), ("block", "x"), ("logits", "")]
     branches = [["norm", "attention"], ["norm", "feed-forward"]]
-    (axes,) = figures.tower(stages, 1, branches, "a title").axes
+    (axes,) = figures.block_diagram(stages, 1, branches, "a title").axes
     texts = [text.get_text() for text in axes.texts if text.get_text()]
     for word in ("embed", "block", "logits", "attention", "feed-forward"):
         assert texts.count(word) == 1
