@@ -22,12 +22,12 @@ def test_delta_is_the_sum_of_output_times_its_gradient(dtype: torch.dtype) -> No
     spec = spec_of(dtype)
 
     def build() -> Any:
-        delta_of, dim_bytes = make_delta(spec), spec.dim_bytes
+        delta_of, row_bytes = make_delta(spec), spec.row_bytes
 
         @lower.kernel
         def engine(a: int, _b: int, _c: int, _d: int) -> int:
             for row in range(5):
-                set_f32(get_i64(a, 2), row, delta_of(get_i64(a, 0), dim_bytes, get_i64(a, 1), row))
+                set_f32(get_i64(a, 2), row, delta_of(get_i64(a, 0), row_bytes, get_i64(a, 1), row))
             return 0
 
         return engine
@@ -95,11 +95,11 @@ def test_rows_of_sums_are_rounded_to_their_place(dtype: torch.dtype) -> None:
     spec = spec_of(dtype)
 
     def build() -> Any:
-        store_rows, dim_bytes = make_store_rows(spec), spec.dim_bytes
+        store_rows, row_bytes = make_store_rows(spec), spec.row_bytes
 
         @lower.kernel
         def engine(a: int, _b: int, _c: int, _d: int) -> int:
-            store_rows(get_i64(a, 0), 3, get_i64(a, 1), 2 * dim_bytes)
+            store_rows(get_i64(a, 0), 3, get_i64(a, 1), 2 * row_bytes)
             return 0
 
         return engine
