@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import os
@@ -221,6 +222,22 @@ def smollm2() -> Path:
     if not path:
         pytest.skip("LAPLM_TEST_SMOLLM2 names no SmolLM2-135M-Instruct.Q4_1.gguf")
     return Path(path)
+
+
+@pytest.fixture(scope="session")
+def smollm2_in_transformers(smollm2: Path) -> Any:
+    """The same file as transformers reads it, in fp32."""
+    import gguf
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with pytest.MonkeyPatch.context() as patch:
+        # transformers reads the file twice, and asks for all names once for each module.
+        for name in ("GGUFReader", "get_tensor_name_map"):
+            patch.setattr(gguf, name, functools.cache(getattr(gguf, name)))
+        return AutoModelForCausalLM.from_pretrained(
+            smollm2.parent, gguf_file=smollm2.name, dtype=torch.float32
+        )
 
 
 @pytest.fixture(scope="session")

@@ -100,14 +100,19 @@ def test_commands_that_are_named_have_a_help_text(
 
 def test_options_that_are_named_exist(capsys: pytest.CaptureFixture[str]) -> None:
     texts = [README, SETTINGS, *(b.text for b in BLOCKS if b.language in ("sh", "console"))]
+    there, named = verbs(), dict[tuple[str, ...], set[str]]()  # a view has options of its own
     for verb, rest in re.findall(r"laplm ([a-z]+)((?: [^\n`|]*)?)", "\n".join(texts)):
-        if verb not in verbs() or verb == "audit":
+        if verb not in there or verb == "audit":
             continue
-        view = re.match(r" ([a-z]+)", rest) if verb == "look" else None  # has options of its own
-        cli.main([verb, *([view[1]] if view else []), "--help"])
+        view = re.match(r" ([a-z]+)", rest) if verb == "look" else None
+        command = (verb, view[1]) if view else (verb,)
+        named.setdefault(command, set()).update(re.findall(r"(?<= )--?[a-z][a-z-]*", rest))
+    assert named
+    for command, options in named.items():
+        cli.main([*command, "--help"])
         known = capsys.readouterr().out
-        for option in re.findall(r"(?<= )--?[a-z][a-z-]*", rest):
-            assert re.search(rf"(?<![\w-]){option}\b", known), f"laplm {verb} {option}"
+        for option in options:
+            assert re.search(rf"(?<![\w-]){option}\b", known), f"laplm {' '.join(command)} {option}"
 
 
 def test_variables_that_are_named_are_those_that_are_read() -> None:

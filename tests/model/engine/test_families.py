@@ -159,11 +159,10 @@ PROMPTS = (
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_smollm2_writes_greedily_what_transformers_writes(smollm2: Path) -> None:
-    lm = LanguageModel(smollm2, "fp32")
-    theirs = AutoModelForCausalLM.from_pretrained(
-        smollm2.parent, gguf_file=smollm2.name, dtype=torch.float32
-    )
+def test_smollm2_writes_greedily_what_transformers_writes(
+    smollm2: Path, smollm2_in_transformers: Any
+) -> None:
+    lm, theirs = LanguageModel(smollm2, "fp32"), smollm2_in_transformers
     for prompt in PROMPTS:
         ids = lm.tokenizer.encode(prompt)
         with torch.no_grad():
