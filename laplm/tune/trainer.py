@@ -45,6 +45,7 @@ except ModuleNotFoundError as error:
 from laplm.tune.models.gpt2 import QKVCache, TorchGPT, continue_ids
 from laplm.tune.optim.adamw import SplitAdamW
 from laplm.tune.optim.master_weights import join_master
+from laplm.tune.optim.optimizer import AdamW
 from laplm.tune.processes import Processes, full_tensor, local_shard, shard_like, wrap_ddp
 
 GenerateFn = Callable[[Sequence[int], int, int], list[int]]
@@ -514,7 +515,7 @@ class Trainer:
         groups = decay_groups(model.parameters(), config.weight_decay)
         rate, betas = config.learning_rate, (config.beta1, config.beta2)
         if config.precision != "bf16":
-            return [torch.optim.AdamW(groups, lr=rate, betas=betas, fused=True)]
+            return [AdamW(groups, lr=rate, betas=betas)]
         adamw = SplitAdamW(groups, lr=rate, betas=betas)
         for name, parameter in self._trained().items():
             adamw.state[parameter]["master_low"] = self._master_low[name]

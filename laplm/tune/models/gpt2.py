@@ -188,6 +188,16 @@ def add_with_dropout(x: Tensor, y: Tensor, share: float) -> Tensor:
     return torch.addcmul(x, y, kept)
 
 
+def _embedding(n: int, dim: int) -> nn.Embedding:
+    """A table of ``n`` rows of ``dim`` numbers, drawn as torch draws them.
+
+    Where there is nothing to draw, as only the shapes are wanted (the device "meta"), nothing is:
+    torch would load its compiler to draw it, see ``optim/optimizer.py``.
+    """
+    table = torch.empty(n, dim)
+    return nn.Embedding(n, dim, _weight=table if table.is_meta else nn.init.normal_(table))
+
+
 class TorchGPT(nn.Module):
     """The whole model. ``forward`` gives logits, ``hidden`` what the loss works from.
 
@@ -203,8 +213,8 @@ class TorchGPT(nn.Module):
         self.config = config
         self.master_low: dict[str, Tensor] = {}
         self.checkpointing = False
-        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
-        self.wpe = nn.Embedding(config.n_ctx, config.n_embd)
+        self.wte = _embedding(config.vocab_size, config.n_embd)
+        self.wpe = _embedding(config.n_ctx, config.n_embd)
         self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd, eps=config.norm_eps)
         if not config.tied:

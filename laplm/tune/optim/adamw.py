@@ -20,6 +20,7 @@ from laplm.errors import MissingExtraError
 from laplm.progress import Progress
 from laplm.tune.kernels.runtime import load_kernel, parallel_for
 from laplm.tune.optim.master_weights import join_master, split_master
+from laplm.tune.optim.optimizer import Optimizer
 from laplm.tune.processes import local_shard
 
 try:
@@ -32,7 +33,7 @@ _STEPS_OF_BF16 = 64
 """A moment in bfloat16 has 256 steps between powers of two: a step must move it by some."""
 
 
-class SplitAdamW(torch.optim.Optimizer):
+class SplitAdamW(Optimizer):
     """AdamW (Loshchilov and Hutter 2019, algorithm 2) over weights in bfloat16.
 
     Its state holds ``master_low``, the lower half of each weight, and the two moments. ``scale``
