@@ -19,6 +19,10 @@ svg, img { max-width: 100%; height: auto; }
 table { border-collapse: collapse; margin: 0.5rem 0; }
 th, td { padding: 0.15rem 0.8rem; text-align: left; border-bottom: 1px solid #8884; }
 td { white-space: pre-wrap; vertical-align: top; }
+.beside { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 18rem), 1fr));
+  gap: 0 1.5rem; }
+.beside p { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0.2rem 0 0.8rem; }
+.beside h4 { margin: 0; opacity: 0.75; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 .passage { white-space: pre-wrap; font-size: 1.1rem; line-height: 1.9; }
 .passage span { border-radius: 3px; padding: 0.1rem 0; color: black; }
@@ -60,6 +64,14 @@ def paragraph(text: str, kind: str = "") -> str:
     """A paragraph, of some class; nothing for an empty text."""
     of = f' class="{kind}"' if kind else ""
     return f"<p{of}>{html.escape(text)}</p>" if text else ""
+
+
+def beside(title: str, texts: Sequence[tuple[str, str]]) -> str:
+    """Texts side by side, where there is room, each under its name; their lines stay lines."""
+    columns = "".join(
+        f"<div><h4>{html.escape(name)}</h4><p>{html.escape(text)}</p></div>" for name, text in texts
+    )
+    return f'<h3>{html.escape(title)}</h3><div class="beside">{columns}</div>'
 
 
 def bullets(items: Sequence[str]) -> str:

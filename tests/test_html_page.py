@@ -41,12 +41,13 @@ class Tags(HTMLParser):
 def test_texts_of_all_parts_come_back_as_they_were_and_are_never_markup() -> None:
     body = [
         html_page.heading(EVIL), html_page.paragraph(EVIL), html_page.bullets([EVIL]),
-        html_page.table([EVIL], [[EVIL]]), html_page.passage([html_page.span(EVIL, "red", EVIL)]),
+        html_page.table([EVIL], [[EVIL]]), html_page.beside(EVIL, [(EVIL, EVIL)]),
+        html_page.passage([html_page.span(EVIL, "red", EVIL)]),
         html_page.figure(html_page.image(EVIL, "data:,")),
     ]  # fmt: skip
     tags = Tags(html_page.page(EVIL, "\n".join(body)))
     assert "script" not in tags.seen
-    assert tags.texts.count(EVIL) == 2 + 6  # title and heading, then one in each place
+    assert tags.texts.count(EVIL) == 2 + 9  # title and heading, then one in each place
     assert ("title", EVIL) in tags.attributes and ("alt", EVIL) in tags.attributes
 
 

@@ -388,6 +388,8 @@ def _plan_json(plan: Plan) -> dict[str, Any]:
         "filled": plan.windows.filled,
         "split": plan.windows.n_split,
         "first_window": plan.first_window,
+        "opening": plan.opening,
+        "asks": plan.asks,
         "method": config.method,
         "rank": config.lora.r if config.method == "lora" else None,
         "trained": plan.n_trainable,

@@ -32,6 +32,7 @@ BUSY = ("planning", "running", "stopping")
 """States in which a process works on a run."""
 _LOCK = "held.lock"  # as earlier versions call it
 _NAMES_LOCK = ".names.lock"
+_OPENING_WORDS = 6
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,21 @@ class TuningRun:
 def model_directory(directory: Path, record: Mapping[str, Any]) -> Path:
     """Where the model of a run is: with it, or where a person wanted it."""
     return Path(record.get("directory") or directory / "model")
+
+
+def opening_of(record: Mapping[str, Any]) -> tuple[str | None, bool]:
+    """How a document of a run begins, and whether that is a question of a conversation.
+
+    Plans of earlier versions have the first window that is trained on, which begins with a
+    document too; of conversations it does not tell the question, and there is None.
+    """
+    plan = record.get("plan") or {}
+    if plan.get("opening"):
+        return str(plan["opening"]), bool(plan.get("asks"))
+    first = str(plan.get("first_window", "")).split("¶")[0].split()
+    if not first or plan.get("kind", "documents") != "documents":
+        return None, False
+    return " ".join(first[:_OPENING_WORDS]), False
 
 
 def runs_directory() -> Path:

@@ -22,6 +22,8 @@ from starlette.responses import Response
 from laplm import built_in
 from laplm.errors import InputError, LaplmError
 from laplm.hub import locate
+from laplm.hub.licence import licence_of
+from laplm.hub.tuning_runs import TuningRun, opening_of
 from laplm.model.chat import read_chat_templates
 from laplm.model.files.adapter import is_adapter, read_adapter_config
 from laplm.model.files.checkpoint import read_config
@@ -29,7 +31,6 @@ from laplm.serve.problems import BODY, ApiError, JsonResponse, error_responses
 from laplm.serve.scheduler import Scheduler, SchedulerObserver
 
 if TYPE_CHECKING:
-    from laplm.hub.tuning_runs import TuningRun
     from laplm.model.config import ModelConfig
     from laplm.model.engine.quantize import Precision
     from laplm.progress import Progress
@@ -313,8 +314,10 @@ class ModelRegistry:
             self._described |= await asyncio.to_thread(
                 lambda: {(name, target): _describe(name, target) for name, target in new}
             )
-        runs = {str(run.model_directory): id_ for id_, run in self._runs().items()}
-        return [self._entry(*each) | {"run": runs.get(each[1])} for each in names.items()]
+        runs = {str(run.model_directory): run for run in self._runs().values()}
+        return [
+            self._entry(*each, runs.get(self._described[each]["path"])) for each in names.items()
+        ]
 
     async def entry(self, name: str) -> dict[str, Any]:
         """One of ``entries``.
@@ -328,11 +331,15 @@ class ModelRegistry:
             return found[0]
         described = await asyncio.to_thread(_describe, name, target)  # run:ID of one with a name
         self._described[name, target] = described
-        return self._entry(name, target) | {"run": name.removeprefix("run:")}
+        return self._entry(name, target, self._runs().get(name.removeprefix("run:")))
 
-    def _entry(self, name: str, target: str) -> dict[str, Any]:
+    def _entry(self, name: str, target: str, run: TuningRun | None) -> dict[str, Any]:
         served = self._loaded.get(name)
+        opening, asks = (None, False) if run is None else opening_of(run.record)
         return self._described[name, target] | {
+            "run": None if run is None else run.id,
+            "opening": opening,
+            "asks": asks,
             "loaded": served is not None,
             "precision": served.lm.precision if served else self.settings.precision,
             "look_precision": (
@@ -401,27 +408,35 @@ def _describe(name: str, target: str) -> dict[str, Any]:
         "adapter": False,
         "description": "",
         "parameters": None,
+        "family": None,
+        "stored_as": None,
+        "licence": None,
         **dict.fromkeys(("n_layer", "n_head", "n_embd", "n_ctx", "vocab_size")),
     }
     try:
         path = locate.locate(target)
         adapter = is_adapter(path)
-        base = path
+        base, stored_as = path, None
         if adapter:
             base = locate.locate_base(path, read_adapter_config(path).base_model_name_or_path)
         config: ModelConfig = read_config(base)
         chat = bool(read_chat_templates(path) or read_chat_templates(base))
+        if not adapter:
+            stored_as = locate.describe(target).dtype
     except LaplmError as error:
         return out | {"description": str(error)}
     is_built_in = path.resolve() == built_in.DIRECTORY.resolve()
     return out | {
-        "path": str(path),
+        "path": str(path.absolute()),
         "built_in": is_built_in,
         "bytes_on_disk": _bytes_on_disk(path),
         "chat": chat,
         "adapter": adapter,
         "description": built_in.summary() or "" if is_built_in else "",
         "parameters": config.n_parameters,
+        "family": config.family,
+        "stored_as": stored_as,
+        "licence": licence_of(path),
         "n_layer": config.n_layer,
         "n_head": config.n_head,
         "n_embd": config.n_embd,

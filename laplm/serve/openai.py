@@ -416,6 +416,7 @@ async def _chat(builder: _ResponseBuilder, body: ChatRequest) -> dict[str, Any]:
     choices = [_ChoiceBuilder(i) for i in range(body.n or 1)]
     for step in steps:
         choices[step.sample].add(step)
+    with_ids = bool(body.return_token_ids)
     return {
         **builder.head,
         "object": "chat.completion",
@@ -426,9 +427,11 @@ async def _chat(builder: _ResponseBuilder, body: ChatRequest) -> dict[str, Any]:
                 "logprobs": chat_logprobs(tokenizer, choice.steps) if body.logprobs else None,
                 "finish_reason": choice.finish_reason,
             }
+            | ({"token_ids": [step.token_id for step in choice.steps]} if with_ids else {})
             for choice in choices
         ],
         "usage": builder.usage(),
+        **({"prompt_token_ids": list(builder.jobs[0].request.prompt_ids)} if with_ids else {}),
     }
 
 
@@ -438,12 +441,21 @@ async def _stream_chat(builder: _ResponseBuilder, body: ChatRequest) -> AsyncGen
     usage = {"usage": None} if body.with_usage else {}
     choices = [_ChoiceBuilder(i) for i in range(body.n or 1)]
 
-    def chunk(choice: _ChoiceBuilder, delta: dict[str, Any], logprobs: Any = None) -> bytes:
-        out = {
-            "index": choice.index, "delta": delta, "logprobs": logprobs,
+    def chunk(
+        choice: _ChoiceBuilder, delta: dict[str, Any], steps: Sequence[GenerationStep] = ()
+    ) -> bytes:
+        out: dict[str, Any] = {
+            "index": choice.index, "delta": delta, "logprobs": None,
             "finish_reason": choice.finish_reason,
         }  # fmt: skip
-        return event({**head, "choices": [out], **usage})
+        more: dict[str, Any] = {}
+        if steps and body.logprobs:
+            out["logprobs"] = chat_logprobs(tokenizer, steps)
+        if body.return_token_ids:  # as vLLM: the prompt's in the first chunk
+            out["token_ids"] = [step.token_id for step in steps]
+            if choice is choices[0] and not choice.steps:
+                more["prompt_token_ids"] = list(builder.jobs[0].request.prompt_ids)
+        return event({**head, "choices": [out], **more, **usage})
 
     for choice in choices:
         yield chunk(choice, {"role": "assistant", "content": ""})
@@ -457,8 +469,7 @@ async def _stream_chat(builder: _ResponseBuilder, body: ChatRequest) -> AsyncGen
             for step in steps:
                 choices[i].add(step)
             text = "".join(step.text for step in steps)
-            logprobs = chat_logprobs(tokenizer, steps) if body.logprobs else None
-            yield chunk(choices[i], {"content": text} if text else {}, logprobs)
+            yield chunk(choices[i], {"content": text} if text else {}, steps)
     counts = builder.usage()
     if body.with_usage:
         yield event({**head, "choices": [], "usage": counts})

@@ -57,7 +57,7 @@ _ENDED = "the server was ended while this run was training; it can go on"
 _LINE = 8 << 20  # bytes of a line that a run tells: its plan has a whole window of text in it
 _REPORT_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'none'; "
-    "base-uri 'none'; frame-ancestors 'self'; sandbox"
+    "base-uri 'none'; frame-ancestors 'none'; sandbox"
 )
 _HTTP = {setting.http: setting for _, setting in tune_config.settings() if setting.http is not None}
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from laplm.hub.tuning_runs import BUSY, model_directory
+from laplm.hub.tuning_runs import BUSY, model_directory, opening_of
 from laplm.machine import terminate_process
 from laplm.metrics import METRICS, read_metrics
 
@@ -118,6 +118,7 @@ class Run:
     def entry(self) -> dict[str, Any]:
         """All of it, as ``GET /api/tune/{id}`` tells it."""
         plan = self.record["plan"]
+        opening, asks = opening_of(self.record)
         return {
             "id": self.id,
             "name": self.record["name"],
@@ -128,6 +129,8 @@ class Run:
             "message": self.record["message"],
             "created": self.record["created"],
             "plan": plan,
+            "opening": opening,
+            "asks": asks,
             "step": self.now.get("step", 0),
             "max_steps": self.now.get("max_steps") or (plan or {}).get("max_steps"),
             "train_loss": self.now.get("train_loss"),

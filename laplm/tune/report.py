@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -249,9 +248,7 @@ def write_report(report: Report) -> list[Path]:
 def _prompt(example: Example) -> Prompt:
     """What comes before the answer, or the first words of a text, in pieces."""
     context = tuple(text for text, _ in itertools.takewhile(lambda p: not p[1], example.pieces))
-    # The first words as they stand: verses keep their lines.
-    first = re.match(rf"\s*(?:\S+\s+){{0,{_PROMPT_WORDS - 1}}}\S+", example.text)
-    return context or (first[0].lstrip() if first else example.text,)
+    return context or (example.first_words(_PROMPT_WORDS),)
 
 
 def _ids(prompt: Prompt, tokenizer: Tokenizer) -> str | list[int]:
@@ -272,10 +269,19 @@ def _share(change: Any, matrix: Any) -> float:
 def _figures(report: Report) -> list[tuple[str, str]]:
     s = report.summary
     rows = [
-        ("perplexity", f"{perplexity(s['loss_before']):.2f}", f"{perplexity(s['loss_after']):.2f}"),
-        ("nats a token", f"{s['loss_before']:.4f}", f"{s['loss_after']:.4f}"),
-        ("bits a byte", f"{s['bits_before']:.4f}", f"{s['bits_after']:.4f}"),
-    ]
+        (
+            "perplexity (as unsure as if it chose among so many tokens)",
+            f"{perplexity(s['loss_before']):.2f}", f"{perplexity(s['loss_after']):.2f}",
+        ),
+        (
+            "loss (its logarithm: nats a token)",
+            f"{s['loss_before']:.4f}", f"{s['loss_after']:.4f}",
+        ),
+        (
+            "bits a byte (to store the text with it; the same measure for every model)",
+            f"{s['bits_before']:.4f}", f"{s['bits_after']:.4f}",
+        ),
+    ]  # fmt: skip
     return [(f"held-out text, {name}", f"{a} before, {b} after") for name, a, b in rows] + [
         ("steps", f"{s['steps']:,}; kept: {s['best_step']:,}, the best on held-out text"),
         ("time in steps", f"{s['seconds']:.0f} s"),
@@ -380,16 +386,22 @@ def _md_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]
 def _html(report: Report) -> str:
     rows, heads = _moved_rows(report)
     curve = loss_curve_svg(report.directory / METRICS)
-    legend = "Blue: training loss; orange: held-out loss; both in nats a token."
+    legend = (
+        "Blue: training loss; orange: loss on held-out text. Both in nats a token: how much the "
+        "next token surprises the model, on average; lower is better."
+    )
     body = [
         html_page.paragraph(_sentence(report)),
         html_page.heading("Before and after"),
         html_page.table(["what", "value"], _figures(report)),
         curve,
         html_page.paragraph(legend if curve else ""),
-        html_page.table(
-            ["prompt", "seed", "before", "after"],
-            [[s.prompt, str(s.seed), s.before, s.after] for s in report.samples],
+        *(
+            html_page.beside(
+                f"{' '.join(s.prompt.split())} … (seed {s.seed})",
+                [("before", s.before.strip("\n")), ("after", s.after.strip("\n"))],
+            )
+            for s in report.samples
         ),
         html_page.heading("Copied from the training text"),
         html_page.paragraph(_copied_text(report)),

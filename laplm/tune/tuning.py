@@ -61,6 +61,7 @@ RUN_FILES = "run"
 SUMMARY = "summary.json"
 _SAMPLE_TOKENS = 40
 _PROMPT_TOKENS = 8
+_OPENING_WORDS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +77,9 @@ class Plan:
         heldout: those that it is only evaluated on.
         windows: the training documents in windows.
         first_window: of these as text, ``¶`` between its documents.
+        opening: what a person would have the tuned model go on from, out of a held-out document:
+            its question, its prompt, or its first words. Of a text that is one document, its own.
+        asks: whether that is a question of a conversation.
         settings: the trainer's settings.
         n_trainable: numbers that are trained.
         memory: bytes at the peak, counted.
@@ -96,6 +100,8 @@ class Plan:
     heldout: Documents
     windows: PackedWindows
     first_window: str
+    opening: str
+    asks: bool
     settings: TrainConfig
     n_trainable: int
     memory: MemoryEstimate
@@ -228,7 +234,9 @@ def prepare(
     """
     processes = processes or Processes()
     dataset = dataset.with_chat_template(model.chat_template)
-    train, heldout = _encode(dataset, model, config.heldout_share)
+    apart = split(dataset.examples, model.tokenizer, config.heldout_share)
+    train, heldout = _encode(*apart, model)
+    shown = (apart[1] if len(dataset.examples) > 1 else apart[0])[0]
     precision = config.precision or best_precision(processes.device)
     config = dataclasses.replace(config, precision=precision)
     gpt = model_to_train(model.checkpoint, config, precision, progress)
@@ -247,7 +255,9 @@ def prepare(
     plan = Plan(
         model=model, directory=directory, config=config, dataset=dataset,
         train=train, heldout=heldout, windows=windows,
-        first_window=_first_window(windows, model.tokenizer), settings=settings,
+        first_window=_first_window(windows, model.tokenizer),
+        opening=shown.opening(_OPENING_WORDS),
+        asks=any(turn.role == "user" for turn in shown.turns), settings=settings,
         n_trainable=sum(p.numel() for p in gpt.parameters() if p.requires_grad),
         memory=memory, available=available, checkpointing=gpt.checkpointing,
         n_processes=processes.size, trainer=trainer,
@@ -396,11 +406,10 @@ def split(
 
 
 def _encode(
-    dataset: Dataset, model: PretrainedModel, heldout_share: float
+    train: Sequence[Example], heldout: Sequence[Example], model: PretrainedModel
 ) -> tuple[Documents, Documents]:
     """Documents to train on and to evaluate on, as tokens."""
     end = _end_of_text(model)
-    train, heldout = split(dataset.examples, model.tokenizer, heldout_share)
     return _documents(train, model.tokenizer, end), _documents(heldout, model.tokenizer, end)
 
 

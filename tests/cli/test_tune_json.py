@@ -21,6 +21,7 @@ def test_every_line_is_an_object_that_says_what_happened(
     plan, last, done = lines[0], lines[-2], lines[-1]
     assert (plan["documents"], plan["window"], plan["max_steps"]) == (40, 32, 2)
     assert "The dog number" in plan["first_window"]
+    assert plan["opening"].startswith("The dog number ") and not plan["asks"]
     assert (last["step"], last["max_steps"]) == (2, 2)
     assert lines[-3]["text"].startswith("The dog")
     assert lines[-3]["heldout_loss"] == last["heldout_loss"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from run_entries import keep
@@ -60,3 +61,21 @@ def test_entries_without_names_have_their_files_names(runs: Path) -> None:
     (runs / "5" / "entry.json").write_text(json.dumps({"name": "x"}))
     names = [run.name for run in tuning_runs.read_runs(runs)]
     assert names == ["tales", "tales-3", "TALES-2", None]
+
+
+@pytest.mark.parametrize(
+    ("plan", "opening"),
+    [
+        (None, (None, False)),
+        ({"opening": "Hey\nyou", "asks": False, "first_window": "Not it"}, ("Hey\nyou", False)),
+        ({"opening": "Why?", "asks": True}, ("Why?", True)),
+        # Plans of earlier versions.
+        ({"first_window": "a b c d e f g"}, ("a b c d e f", False)),
+        ({"first_window": "a b¶c d", "kind": "documents"}, ("a b", False)),
+        ({"first_window": "### User:\nHi", "kind": "conversations"}, (None, False)),
+    ],
+)
+def test_a_run_knows_how_its_documents_begin(
+    plan: dict[str, Any] | None, opening: tuple[str | None, bool]
+) -> None:
+    assert tuning_runs.opening_of({"plan": plan}) == opening

@@ -34,6 +34,10 @@ def test_the_list_has_every_model_and_its_sizes(client: TestClient) -> None:
     assert (entries["tiny"]["n_layer"], entries["tiny"]["n_head"]) == (3, 4)
     assert entries["tiny"]["bytes_on_disk"] > 0
     assert entries["tiny"]["memory_bytes"] is None
+    assert (entries["tiny"]["family"], entries["tiny"]["stored_as"]) == ("gpt2", "fp32")
+    assert entries["tiny"]["licence"] is None
+    assert entries["pocket"]["licence"] == "apache-2.0, as laplm"
+    assert Path(entries["pocket"]["path"]).is_absolute()
 
 
 def test_a_model_is_loaded_and_let_go(client: TestClient) -> None:

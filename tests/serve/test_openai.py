@@ -388,14 +388,14 @@ def test_as_many_alternatives_of_a_conversations_tokens_come_as_are_asked_for(
     assert [len(token["top_logprobs"]) for token in choice["logprobs"]["content"]] == [given] * 4
 
 
-def test_streamed_chat_of_two_is_the_whole_answer(client: TestClient) -> None:
+def test_streamed_chat_of_two_is_the_whole_answer(client: TestClient, tokenizer: Tokenizer) -> None:
     body = {"messages": [{"role": "user", "content": "Hi"}], "n": 2, "max_tokens": 12}
-    body |= {"logprobs": True, "top_logprobs": 1, "ignore_eos": True}
+    body |= {"logprobs": True, "top_logprobs": 1, "ignore_eos": True, "return_token_ids": True}
     whole = converse(client, **body)
     streamed = chunks(client, "/v1/chat/completions", model="chat", **body,
                       stream_options={"include_usage": True})  # fmt: skip
-    texts, tokens, ends = ["", ""], [[], []], [None, None]
-    roles = []
+    texts, tokens, ends, ids = ["", ""], [[], []], [None, None], [[], []]
+    roles, prompts = [], []
     for chunk in streamed[:-1]:
         assert chunk["usage"] is None
         (choice,) = chunk["choices"]
@@ -403,12 +403,19 @@ def test_streamed_chat_of_two_is_the_whole_answer(client: TestClient) -> None:
         texts[at] += choice["delta"].get("content", "")
         roles += [at] if choice["delta"].get("role") == "assistant" else []
         tokens[at] += (choice["logprobs"] or {"content": []})["content"]
+        ids[at] += choice["token_ids"]
+        prompts += [chunk["prompt_token_ids"]] if "prompt_token_ids" in chunk else []
         ends[at] = choice["finish_reason"] or ends[at]
     assert sorted(roles) == [0, 1]
     assert texts == [choice["message"]["content"] for choice in whole["choices"]]
     assert texts[0] != texts[1]
     assert tokens == [choice["logprobs"]["content"] for choice in whole["choices"]]
     assert ends == [choice["finish_reason"] for choice in whole["choices"]]
+    assert ids == [choice["token_ids"] for choice in whole["choices"]]
+    assert [len(each) for each in ids] == [12, 12]
+    assert prompts == [whole["prompt_token_ids"]]
+    assert tokenizer.decode(prompts[0]) == "user: Hi\nassistant: "
+    assert tokenizer.decode(ids[0]) == texts[0]
     assert [choice["index"] for choice in whole["choices"]] == [0, 1]
     usage = streamed[-1]["usage"]
     assert streamed[-1]["choices"] == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -109,6 +110,10 @@ def _plan_train_watch_and_use(client: TestClient, other: str) -> None:
     assert "script-src" not in report.headers["content-security-policy"]
     assert "default-src 'none'" in report.headers["content-security-policy"]
     names = {m["name"]: m for m in client.get("/api/models").json()["models"]}
+    # How a held-out document begins is what people are shown of it first.
+    assert re.fullmatch(r"The dog number \d+ saw the", entry["opening"])
+    assert (names["notes-2"]["opening"], names["notes-2"]["asks"]) == (entry["opening"], False)
+    assert names["tiny"]["opening"] is None
     assert entry["model_name"] == "notes-2", "the file's name, which the other one has already"
     assert names["notes-2"]["run"] == id_
     for name in ("notes-2", f"run:{id_}"):

@@ -124,9 +124,25 @@ def test_conversations_are_kept_branched_exported_and_deleted(page: Any, tmp_pat
 
 def test_an_answer_is_looked_into(page: Any) -> None:
     say(page, "Hello")
-    page.get_by_role("button", name="Look inside").click()
+    with page.expect_request("**/api/look/inside") as asked:
+        page.get_by_role("button", name="Look inside").click()
     expect(page.get_by_role("tab", name="Look inside")).to_have_attribute("aria-selected", "true")
     look(page)
     talk = page.evaluate("JSON.parse(localStorage.getItem('laplm-chats'))[0]")
     answer = talk["messages"][talk["last"]]["text"].strip()
-    assert answer and page.get_by_label("Text", exact=True).input_value() == answer
+    field = page.get_by_label("Text", exact=True)
+    assert answer and field.input_value().strip() == answer
+    # At its own tokens, behind the conversation as the model read it: "user: Hello\nassistant: ".
+    ids = talk["messages"][talk["last"]]["ids"]
+    sent = asked.value.post_data_json["text"]
+    assert len(ids) == 8 and sent[-8:] == ids and len(sent) > 12
+    before = page.locator("#look .context")
+    expect(before).to_contain_text(f"{len(sent) - 8} tokens of the conversation stand before")
+    page.reload()
+    expect(before).to_contain_text("tokens of the conversation")
+    typed = f"{field.input_value()}!"  # another text
+    with page.expect_request(
+        lambda r: r.url.endswith("/look/inside") and r.post_data_json["text"] == typed
+    ):
+        field.fill(typed)
+    expect(before).to_be_empty()

@@ -53,15 +53,22 @@ def test_a_tuning_is_planned_watched_compared_named_and_exported(
     expect(page.locator("#tune .steps")).to_contain_text(re.compile(r"step ([1-9]\d*) of \1(?!\d)"))
     expect(page.locator("#tune .run .chart path.curve")).to_have_count(2)
     texts = page.locator("#tune .two .sample-text")
+    # On what it was tuned on: as a document begins that it has not seen.
+    opening = re.compile(r"^Tom had a boat of \d+")
     for text in (texts.first, texts.last):
-        expect(text).to_contain_text("Once upon a time", timeout=60_000)
+        expect(text).to_have_text(opening, timeout=60_000)
     assert texts.first.inner_text() != texts.last.inner_text()
-    expect(page.locator("#tune iframe.report")).to_be_visible()
-    report = page.locator("#tune iframe.report")
-    assert report.get_attribute("sandbox") == ""
+    expect(page.locator("#tune .run")).to_contain_text(
+        re.compile(r"better what comes next in held-out text.*\(perplexity\).*\d\.\d\d bits")
+    )
+    report = page.get_by_role("link", name="Open the report")
     for theme in ("dark", "light"):  # as the page is, whatever the system is
         page.locator("#theme").click()
-        expect(report).to_have_attribute("src", re.compile(rf"/report\?theme={theme}$"))
+        expect(report).to_have_attribute("href", re.compile(rf"/report\?theme={theme}$"))
+    with page.expect_popup() as opened:
+        report.click()
+    expect(opened.value.locator("h1")).to_contain_text(", tuned")
+    opened.value.close()
     # With the run that a command has made meanwhile on one chart, until one takes it off.
     compared = page.locator("#tune .runs + div .chart path.curve")
     expect(compared).to_have_count(2)
@@ -82,6 +89,11 @@ def test_a_tuning_is_planned_watched_compared_named_and_exported(
     expect(page.get_by_role("tab", name="Write")).to_have_attribute("aria-selected", "true")
     expect(page.locator("#about")).to_contain_text("boats")
     expect(page.locator("#write .token").first).to_be_attached()
+    expect(page.locator("#write").get_by_label("Prompt")).to_have_value(opening)
+    for tab in ("write", "look"):
+        expect(page.locator(f"#{tab} .example").first).to_have_text(opening)
+    page.locator("#model").select_option("tiny")
+    expect(page.locator("#write .example").first).to_have_text("The capital of Spain is")
 
 
 def test_a_plan_says_what_a_lone_short_text_can_teach(watched: Any, runs_directory: Path) -> None:
@@ -199,6 +211,11 @@ def test_models_are_listed_with_sizes_loaded_and_unloaded(watched: Any) -> None:
     card = page.locator("#models .model").filter(has=page.get_by_role("heading", name="pocket"))
     expect(card).to_contain_text("6.2 million")
     expect(card).to_contain_text("6 layers × 8 heads")
+    for said in ("base: it goes on", "gpt2", "fp16", "apache-2.0", "laplm/pocket"):
+        expect(card).to_contain_text(said)
+    talker = page.locator("#models .model").filter(has_text="talker")
+    expect(talker).to_contain_text("chat: it answers messages")
+    expect(talker).not_to_contain_text("licence")
     button = card.get_by_role("button", name=re.compile("^(Load|Unload) pocket"))
     if button.inner_text() == "Load":
         button.click()

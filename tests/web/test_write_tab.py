@@ -88,7 +88,12 @@ def test_a_token_is_looked_into_from_where_it_was_said(watched: Any) -> None:
     write(page)
     expect(page.locator("#write .token").first).to_have_text("Paris")
     page.locator("#write .token").first.click()
-    page.get_by_role("button", name="Look inside").click()
+    kept = page.evaluate("JSON.parse(sessionStorage.getItem('laplm-written')).samples[0]")
+    with page.expect_request("**/api/look/inside") as asked:
+        page.get_by_role("button", name="Look inside").click()
+    # At the tokens that the model wrote, and not at those that the text would be made of.
+    ids = [token["id"] for token in kept["tokens"] if not token["ends"]]
+    assert asked.value.post_data_json["text"] == kept["promptIds"] + ids
     expect(page.locator("#look .chip.here")).to_have_text("·is")
     expect(page.locator("#look .story")).to_contain_text("“Paris”")
     # With no token chosen it is the last one.
@@ -254,3 +259,18 @@ def test_no_word_is_broken_at_the_end_of_a_line(watched: Any) -> None:
     assert words.count() < page.locator("#write .token").count()
     heights = words.evaluate_all("all => all.map((each) => each.getBoundingClientRect().height)")
     assert max(heights) < 45  # one line
+
+
+def test_on_a_phone_the_bars_lie_over_nothing_that_one_types_in(watched: Any) -> None:
+    watched.page.set_viewport_size({"width": 390, "height": 844})
+    page = watched.open(f"write?text={GIRL}")
+    write(page, tokens=60)  # which unfolds the settings
+    form, draws = page.locator("#write form"), page.locator("#write .draws")
+    for there in (form.get_by_label("Prompt"), form.get_by_label("Seed"), draws):
+        there.scroll_into_view_if_needed()
+        below = draws.bounding_box()["y"]
+        box = form.bounding_box()
+        assert below >= box["y"] + box["height"]
+    # While one reads on, they stay in sight.
+    page.locator("#write .legend").scroll_into_view_if_needed()
+    expect(draws).to_be_in_viewport(ratio=1)

@@ -112,6 +112,23 @@ class Example:
         """All pieces, joined."""
         return "".join(text for text, _ in self.pieces)
 
+    def opening(self, words: int) -> str:
+        """What a model is given to go on from: a question, a prompt, or the first words of a text.
+
+        Args:
+            words: how many, of a text that is no answer to anything.
+        """
+        for turn in self.turns:
+            if turn.role == "user":
+                return turn.content.strip()
+        context = itertools.takewhile(lambda piece: not piece[1], self.pieces)
+        return "".join(text for text, _ in context) or self.first_words(words)
+
+    def first_words(self, count: int) -> str:
+        """So many words of its text as they stand: verses keep their lines."""
+        found = re.match(rf"\s*(?:\S+\s+){{0,{count - 1}}}\S+", self.text)
+        return found[0].lstrip() if found else self.text
+
     @property
     def n_bytes(self) -> int:
         """Length of the text in UTF-8."""

@@ -58,7 +58,7 @@ export function curves({ title, xLabel, series, room }) {
       }),
     );
   }
-  for (const v of ticks(x0, x1, 6)) {
+  for (const v of ticks(x0, x1, Math.min(6, x1 - x0))) {
     picture.append(
       svg("text", {
         class: "tick",

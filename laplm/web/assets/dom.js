@@ -106,13 +106,21 @@ export function freshId() {
   return `x${count}`;
 }
 
+/** What is said below a field of what it does; nothing where there is nothing to say. */
+function helpFor(help) {
+  if (!help) return { element: null, of: {} };
+  const id = freshId();
+  return { element: h("small", { class: "help", id, text: help }), of: { "aria-describedby": id } };
+}
+
 /**
  * A labelled slider with its value written beside it.
  * @returns {{element: HTMLElement, input: HTMLInputElement, value: () => number}}
  */
 export function slider({ label, min, max, step, value, say = String, help, change }) {
   const id = freshId();
-  const input = h("input", { type: "range", id, min, max, step, value, title: help });
+  const told = helpFor(help);
+  const input = h("input", { type: "range", id, min, max, step, value, ...told.of });
   const out = h("output", { for: id });
   const show = () => {
     const text = say(Number(input.value));
@@ -130,6 +138,7 @@ export function slider({ label, min, max, step, value, say = String, help, chang
     h("label", { for: id, text: label }),
     out,
     input,
+    told.element,
   );
   return { element, input, value: () => Number(input.value) };
 }
@@ -137,6 +146,7 @@ export function slider({ label, min, max, step, value, say = String, help, chang
 /** A labelled number. */
 export function numberField({ label, min, max, step = 1, value, placeholder, help }) {
   const id = freshId();
+  const told = helpFor(help);
   const input = h("input", {
     type: "number",
     id,
@@ -145,13 +155,12 @@ export function numberField({ label, min, max, step = 1, value, placeholder, hel
     step,
     value,
     placeholder,
-    title: help,
     inputmode: "numeric",
+    ...told.of,
   });
-  return {
-    element: h("div", { class: "field" }, h("label", { for: id, text: label }), input),
-    input,
-  };
+  const element = h("div", { class: "field" }, h("label", { for: id, text: label }), input);
+  if (told.element) element.append(told.element);
+  return { element, input };
 }
 
 /** Numbers in words that a person reads. */

@@ -35,7 +35,7 @@ export const samplingSliders = ({ temperature, top_k: topK, most_k: mostK, chang
     step: 0.05,
     value: temperature,
     say: (v) => (v === 0 ? "0, greedy" : v.toFixed(2)),
-    help: "Low: the likeliest tokens. High: surprises.",
+    help: "Low: it takes the likeliest tokens. High: surprises.",
     change,
   }),
   top_k: slider({

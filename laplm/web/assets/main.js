@@ -21,7 +21,9 @@ const panels = {
   tune: startTune(document.getElementById("tune")),
   models: startModels(document.getElementById("models")),
 };
-startTabs(document.querySelector("[role=tablist]"), (name) => panels[name]?.shown?.());
+startTabs(document.querySelector("[role=tablist]"), (name, anew) => {
+  panels[name]?.shown?.(anew);
+});
 onModels(() => offerTab("chat", Boolean(entryOf(chosenModel())?.chat)));
 await refreshModels();
 openAddress();

@@ -13,22 +13,27 @@ const withCode = (text) =>
 const held = ({ precision, look_precision: look }) =>
   !look || look === precision ? precision : `${precision} to write, ${look} to look inside`;
 
-/** What is known of a model: label and value. */
+const count = (n) => n.toLocaleString("en", { maximumFractionDigits: 1 });
+
+/** What is known of a model: label and value; what is not is left out. */
 function factsOf(model) {
-  const millions = (model.parameters / 1e6).toLocaleString("en", { maximumFractionDigits: 1 });
-  const sizes = model.n_layer
-    ? [
-        ["parameters", `${millions} million`],
-        ["shape", `${model.n_layer} layers × ${model.n_head} heads, ${model.n_embd} wide`],
-        ["context", `${model.n_ctx.toLocaleString("en")} tokens`],
-        ["vocabulary", `${model.vocab_size.toLocaleString("en")} tokens`],
-      ]
-    : [];
-  return [
-    ...sizes,
-    ["on disk", bytes(model.bytes_on_disk)],
-    ["in memory", model.loaded ? `${bytes(model.memory_bytes)}: ${held(model)}` : "not loaded"],
+  const { chat, n_layer: layers, stored_as: stored } = model;
+  const sizes = layers && [
+    ["kind", chat ? "chat: it answers messages" : "base: it goes on with a text"],
+    ["family", model.family],
+    ["parameters", `${count(model.parameters / 1e6)} million`],
+    ["shape", `${layers} layers × ${model.n_head} heads, ${model.n_embd} wide`],
+    ["context", `${count(model.n_ctx)} tokens: what it can have in view`],
+    ["vocabulary", `${count(model.vocab_size)} tokens: its words and pieces of words`],
   ];
+  return [
+    ...(sizes || []),
+    ["on disk", bytes(model.bytes_on_disk)],
+    ["stored as", stored],
+    ["in memory", model.loaded ? `${bytes(model.memory_bytes)}: ${held(model)}` : "not loaded"],
+    ["licence", model.licence],
+    ["lies in", model.path],
+  ].filter(([, value]) => value);
 }
 
 const tag = (told, text, kind = "tag") => (told ? h("span", { class: kind, text }) : null);
@@ -40,9 +45,40 @@ const tagsOf = (model) =>
     tag(model.built_in, "built in"),
     tag(model.run, "tuned here"),
     tag(model.adapter, "adapter"),
-    tag(model.chat, "conversations"),
+    tag(model.chat, "chat"),
     tag(model.loaded, "in memory", "tag on"),
   );
+
+const wide = matchMedia("(min-width: 46em)").matches;
+const opened = new Map(); // whether somebody has unfolded a card's facts, or folded them
+
+/** All that is known of a model: folded on a phone, where a list of models is to be one. */
+function factsElement(model) {
+  const { name } = model;
+  const element = h(
+    "details",
+    { open: opened.get(name) ?? wide },
+    h("summary", { text: "What it is" }),
+    h(
+      "dl",
+      { class: "facts" },
+      factsOf(model).flatMap(([what, value]) => [
+        h("dt", { text: what }),
+        h("dd", { text: value }),
+      ]),
+    ),
+  );
+  element.addEventListener("toggle", () => opened.set(name, element.open));
+  return element;
+}
+
+/** The few facts that one chooses by. */
+const inShort = ({ parameters, bytes_on_disk: size, family }) =>
+  parameters &&
+  h("p", {
+    class: "note",
+    text: `${family}, ${count(parameters / 1e6)} million parameters, ${bytes(size)}`,
+  });
 
 /** @param {any} model @param {(verb: string, button: HTMLButtonElement) => void} change */
 function card(model, change) {
@@ -57,14 +93,8 @@ function card(model, change) {
     h("h3", { text: model.name }),
     tagsOf(model),
     model.description ? h("p", {}, withCode(model.description)) : null,
-    h(
-      "dl",
-      { class: "facts" },
-      factsOf(model).flatMap(([what, value]) => [
-        h("dt", { text: what }),
-        h("dd", { text: value }),
-      ]),
-    ),
+    inShort(model),
+    factsElement(model),
     h(
       "div",
       { class: "row" },

@@ -8,7 +8,7 @@ let whenShown = () => {};
 const there = () => tabs.filter((tab) => !tab.hidden);
 const named = (name) => there().find((tab) => tab.getAttribute("aria-controls") === name);
 
-function select(tab, focus) {
+function select(tab, focus, anew = false) {
   // Another tab is read from its top.
   if (tab.getAttribute("aria-selected") !== "true") scrollTo(0, 0);
   for (const each of tabs) {
@@ -20,19 +20,21 @@ function select(tab, focus) {
   if (focus) tab.focus();
   const name = tab.getAttribute("aria-controls");
   addressTab(name);
-  whenShown(name);
+  whenShown(name, anew);
 }
 
-/** Show a tab, from another one. */
-export function showTab(name) {
+/**
+ * Show a tab, from another one.
+ * @param {string} name @param {boolean} [anew] it begins as the page does, with something to see
+ */
+export function showTab(name, anew = false) {
   const tab = named(name);
-  if (!tab) return;
-  select(tab, false);
+  if (tab) select(tab, false, anew);
 }
 
 /**
  * @param {HTMLElement} list the element with role=tablist
- * @param {(name: string) => void} shown called with the panel's id when it is shown
+ * @param {(name: string, anew: boolean) => void} shown called with the panel's id when it is shown
  */
 export function startTabs(list, shown) {
   tabs = [...list.querySelectorAll("[role=tab]")];

@@ -197,6 +197,22 @@ def test_prompts_are_learned_where_that_is_asked_for(tmp_path: Path, row: dict) 
     assert all(learned for _, learned in other.examples[0].pieces)
 
 
+@pytest.mark.parametrize(
+    ("row", "opening"),
+    [
+        ({"text": "\nHey diddle diddle,\nThe cat and the fiddle"}, "Hey diddle diddle,\nThe"),
+        ({"text": "Two words"}, "Two words"),
+        ({"prompt": "Q: a b c d e?", "completion": "A"}, "Q: a b c d e?"),
+        ({"messages": [turn("system", "S"), turn("user", " Hi\n"), turn("assistant", "A")]}, "Hi"),
+    ],
+)
+def test_a_document_says_what_it_is_gone_on_with_from(
+    tmp_path: Path, row: dict, opening: str
+) -> None:
+    (example,) = read_examples(jsonl(tmp_path / "a.jsonl", row)).examples
+    assert example.opening(4) == opening
+
+
 contents = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 conversations = st.lists(
     st.builds(turn, st.sampled_from(["system", "user", "assistant"]), contents)

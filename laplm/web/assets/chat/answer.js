@@ -1,15 +1,16 @@
 // An answer as it comes from the server, piece by piece.
 
-import { events } from "../api.js";
+import { events, post } from "../api.js";
 import { ALTERNATIVES } from "../write/stream.js";
 
 /**
  * @param {any} asked the body of a request to /v1/chat/completions
- * @returns {AsyncGenerator<{text: string, tokens: any[], ended: string | null}>} pieces of text,
- *   the tokens that they are made of, and in the last why it ended
+ * @returns {AsyncGenerator<{text: string, tokens: any[], ids: number[], ended: string | null}>}
+ *   pieces of text, the tokens that they are made of, and in the last why it ended
  */
 export async function* answer(asked, signal) {
-  const body = { ...asked, stream: true, logprobs: true, top_logprobs: ALTERNATIVES };
+  const shown = { logprobs: true, top_logprobs: ALTERNATIVES, return_token_ids: true };
+  const body = { ...asked, ...shown, stream: true };
   for await (const { data } of events("POST", "/v1/chat/completions", body, signal)) {
     const [choice] = data.choices;
     if (!choice) continue;
@@ -23,6 +24,15 @@ export async function* answer(asked, signal) {
         logprob: other.logprob,
       })),
     }));
-    yield { text: choice.delta.content ?? "", tokens, ended: choice.finish_reason ?? null };
+    const ended = choice.finish_reason ?? null;
+    // The token that ends an answer is none of it.
+    const ids = ended === "stop" ? choice.token_ids.slice(0, -1) : choice.token_ids;
+    yield { text: choice.delta.content ?? "", tokens, ids, ended };
   }
+}
+
+/** The tokens that a conversation is to a model, which an answer to it comes behind. */
+export async function promptIds(model, messages) {
+  const body = { model, messages, max_tokens: 1, return_token_ids: true };
+  return (await post("/v1/chat/completions", body)).prompt_token_ids;
 }

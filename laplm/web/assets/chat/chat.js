@@ -3,7 +3,7 @@
 import { aborted } from "../api.js";
 import { copyText } from "../clipboard.js";
 import { h, replace } from "../dom.js";
-import { exampleChips, QUESTIONS } from "../examples.js";
+import { exampleChips, questions } from "../examples.js";
 import { chosenModel, entryOf } from "../models-list.js";
 import { Opening, OPENING_TOKENS } from "../opening.js";
 import { setPrompt } from "../prompt.js";
@@ -11,7 +11,7 @@ import { session } from "../storage.js";
 import { showTab } from "../tabs.js";
 import { makeDrawPanel } from "../write/draw-panel.js";
 import { paced } from "../write/stream.js";
-import { answer } from "./answer.js";
+import { answer, promptIds } from "./answer.js";
 import {
   addMessage,
   branchAt,
@@ -53,7 +53,7 @@ class ChatTab {
       this.#ask(text);
     };
     const composer = makeComposer(this.parts, this.settings, ask);
-    const column = [exampleChips(QUESTIONS, ask), this.parts.said, composer];
+    const column = [exampleChips(questions, ask), this.parts.said, composer];
     root.append(
       h(
         "div",
@@ -74,9 +74,15 @@ class ChatTab {
       this.#show(before);
       return;
     }
+    this.openExample();
+  }
+
+  /** An example answers itself, to be seen. */
+  openExample() {
+    this.#show(newConversation(this.talk.system));
     this.example = true;
     this.opening.begin();
-    this.#reply(addMessage(this.talk, null, "user", QUESTIONS[0]).id, OPENING_TOKENS);
+    this.#reply(addMessage(this.talk, null, "user", questions()[0]).id, OPENING_TOKENS);
   }
 
   // --- conversations ---
@@ -147,11 +153,27 @@ class ChatTab {
       return [{ name: "Edit", run: change }, copy];
     }
     return [
-      { name: "Look inside", run: () => look(message) },
+      { name: "Look inside", run: () => this.#look(message) },
       { name: "Again", run: () => this.#reply(message.parent) },
       { name: "Branch", run: () => this.#branchFrom(message) },
       copy,
     ];
+  }
+
+  /** Look inside at the answer's own tokens, behind the conversation that it answers. */
+  async #look({ text, ids, model, parent }) {
+    let made = null;
+    if (ids?.length && model === chosenModel()) {
+      try {
+        const before = await promptIds(model, requestMessages(this.talk, parent));
+        made = { ids: [...before, ...ids], context: before.length, model };
+      } catch (problem) {
+        this.#fail(problem.message);
+        return;
+      }
+    }
+    setPrompt(made ? text : text.trim(), null, made);
+    showTab("look");
   }
 
   async #copy(text) {
@@ -197,6 +219,7 @@ class ChatTab {
     };
     if (tokens) Object.assign(body, { max_tokens: tokens, temperature: 0 });
     const message = addMessage(talk, question, "assistant");
+    Object.assign(message, { model: body.model, ids: [] });
     const drawn = this.#draw().get(message.id);
     this.parts.error.hidden = true;
     this.parts.stop.disabled = false;
@@ -218,6 +241,7 @@ class ChatTab {
       for await (const piece of paced(answer(body, signal), () => this.opening.pace)) {
         message.text += piece.text;
         count += piece.tokens.length;
+        message.ids.push(...piece.ids);
         if (piece.tokens.length) this.panel.drawn(piece.tokens.at(-1));
         if (piece.ended === "length") message.note = "It reached the most tokens that are set.";
         drawn.update();
@@ -255,11 +279,6 @@ class ChatTab {
 const rate = (count, seconds) =>
   `${count} tokens, ${Math.round(count / Math.max(seconds, 0.001))} tokens/s.`;
 
-function look(message) {
-  setPrompt(message.text.trim());
-  showTab("look");
-}
-
 /** Keep the end of an answer in sight, if that is where one reads. */
 function follow(element) {
   const { bottom } = element.getBoundingClientRect();
@@ -271,10 +290,11 @@ export function startChat(root) {
   const tab = new ChatTab(root);
   let opened = false;
   return {
-    shown() {
-      if (!opened && entryOf(chosenModel())?.chat) {
+    shown(anew) {
+      if ((anew || !opened) && entryOf(chosenModel())?.chat) {
         opened = true;
-        tab.open();
+        if (anew) tab.openExample();
+        else tab.open();
       }
       tab.list.draw();
     },

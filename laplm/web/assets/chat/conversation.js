@@ -7,7 +7,8 @@ const freshName = () => crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}
 export const newConversation = (system = "") => ({
   id: freshName(),
   system,
-  messages: {}, // by their id: {id, parent, role, text, note}
+  // By their id: {id, parent, role, text, note}; of an answer also the model and its tokens' ids.
+  messages: {},
   last: null, // the message that is at the end of what is shown
   changed: Date.now(),
 });
@@ -47,7 +48,7 @@ export function branchAt(talk, message) {
   const out = newConversation(talk.system);
   for (const each of shownMessages(talk, message.id)) {
     const copy = addMessage(out, out.last, each.role, each.text);
-    copy.note = each.note;
+    Object.assign(copy, { note: each.note, model: each.model, ids: each.ids });
   }
   return out;
 }

@@ -6,36 +6,69 @@ import { isOff } from "./heads.js";
 
 const HEIGHT = 92; // px, over the words
 const THIN = 0.02; // shares below are no arc
-const NAMED = 0.1; // shares from here have their number at the arc
+const NAMED = 0.1; // shares from here have their number at the arc, where there is room
+const [WIDE_NUMBER, HIGH_NUMBER] = [48, 17]; // px that "100 %" takes, with a gap
+const POINTING = { pointerenter: true, focusin: true, pointerleave: false, focusout: false };
 
 /** A share as a short number: 98 %. */
 export const share = (p) => (p >= 0.995 ? "100 %" : p < 0.005 ? "" : `${Math.round(100 * p)} %`);
 
+/** An arc between two places, and where its number stands. */
+function makeArc(p, a, b, far) {
+  const own = a === b;
+  const top = HEIGHT - 26 - (own ? 0 : 0.7 * HEIGHT * Math.sqrt(Math.abs(a - b) / far));
+  const path = own
+    ? `M${a - 9} ${HEIGHT} C${a - 22} ${top},${a + 22} ${top},${a + 9} ${HEIGHT}`
+    : `M${a} ${HEIGHT} C${a} ${top},${b} ${top},${b} ${HEIGHT}`;
+  const arc = svg("path", { class: "arc", d: path });
+  arc.style.setProperty("stroke-width", `${1 + 9 * p}px`);
+  arc.style.setProperty("opacity", String(0.35 + 0.65 * p));
+  const y = Math.max(13, HEIGHT - 0.75 * (HEIGHT - top) - 8);
+  return { arc, x: (a + b) / 2, y };
+}
+
 /** @param {HTMLElement} list the row of words, laid out already */
 function drawArcs(list, picture, row, from) {
-  const middles = [...list.children].map((each) => each.offsetLeft + each.offsetWidth / 2);
+  const columns = [...list.children];
+  const middles = columns.map((each) => each.offsetLeft + each.offsetWidth / 2);
   const width = list.scrollWidth;
   picture.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
   picture.style.setProperty("width", `${width}px`);
   const far = Math.max(...middles.map((x) => Math.abs(x - middles[from])), 1);
-  const arcs = row.flatMap((p, to) => {
-    if (to > from || p < THIN) return [];
-    const [a, b] = [middles[from], middles[to]];
-    const reach = Math.abs(a - b) / far;
-    const top = to === from ? HEIGHT - 26 : HEIGHT - 26 - 0.7 * HEIGHT * Math.sqrt(reach);
-    const path =
-      to === from
-        ? `M${a - 9} ${HEIGHT} C${a - 22} ${top},${a + 22} ${top},${a + 9} ${HEIGHT}`
-        : `M${a} ${HEIGHT} C${a} ${top},${b} ${top},${b} ${HEIGHT}`;
-    const arc = svg("path", { class: "arc", d: path });
-    arc.style.setProperty("stroke-width", `${1 + 9 * p}px`);
-    arc.style.setProperty("opacity", String(0.35 + 0.65 * p));
-    if (p < NAMED) return [arc];
-    const y = HEIGHT - 0.75 * (HEIGHT - top) - 8;
-    const text = share(p);
-    return [arc, svg("text", { class: "arc-name", x: (a + b) / 2, y: Math.max(13, y), text })];
+  const made = row
+    .map((p, to) => ({ p, to }))
+    .filter(({ p, to }) => to <= from && p >= THIN)
+    .map((each) => ({ ...each, ...makeArc(each.p, middles[from], middles[each.to], far) }));
+  // Numbers do not lie over one another: the strongest have their place, the others are told of
+  // while somebody points at the arc, or at its word.
+  const named = [];
+  for (const one of [...made].sort((a, b) => b.p - a.p)) {
+    const half = WIDE_NUMBER / 2;
+    one.x = Math.max(half, Math.min(width - half, one.x));
+    const apart = ({ x, y }) =>
+      Math.abs(x - one.x) > WIDE_NUMBER || Math.abs(y - one.y) > HIGH_NUMBER;
+    one.told = one.p >= NAMED && named.every(apart);
+    if (one.told) named.push(one);
+  }
+  const groups = made.map(({ p, to, arc, x, y, told }) => {
+    const name = svg("text", {
+      class: told ? "arc-name" : "arc-name untold",
+      x,
+      y,
+      text: share(p),
+    });
+    const group = svg("g", { class: "arc-group" }, arc, name);
+    const point = (at) => () => {
+      picture.querySelector(".pointed-at")?.classList.remove("pointed-at");
+      group.classList.toggle("pointed-at", at);
+      picture.classList.toggle("pointing", at);
+    };
+    for (const [kind, at] of Object.entries(POINTING)) {
+      for (const place of [arc, columns[to]]) place.addEventListener(kind, point(at));
+    }
+    return group;
   });
-  picture.replaceChildren(...arcs);
+  picture.replaceChildren(...groups);
 }
 
 /**

@@ -88,7 +88,8 @@ export function drawHeads(root, seen, act) {
       class: "note",
       text:
         "Rows attend to columns; framed: the word that is followed. Beneath: what the head adds " +
-        "to the logit of the next token. A tap looks, the switch switches off.",
+        "to the logit of the next token (its score, before scores become probabilities). A tap " +
+        "looks, the switch switches off.",
     }),
   );
 }

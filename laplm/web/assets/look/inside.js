@@ -18,7 +18,7 @@ export class Inside {
     this.running?.abort();
     const control = new AbortController();
     this.running = control;
-    if (!promptText("look")) {
+    if (!body.text.length) {
       this.timing.textContent = "Type something to look at.";
       return;
     }

@@ -3,9 +3,9 @@
 
 import { post } from "../api.js";
 import { debounce, freshId, h, keepFocus, replace, visible } from "../dom.js";
-import { exampleChips, TEXTS } from "../examples.js";
+import { exampleChips, texts } from "../examples.js";
 import { chosenModel, onModels } from "../models-list.js";
-import { bindPrompt, onPrompt, promptText, setPrompt } from "../prompt.js";
+import { bindPrompt, onPrompt, promptText, promptTokens, setPrompt } from "../prompt.js";
 import { drawWords } from "./arcs.js";
 import { makeDetails } from "./details.js";
 import { drawHeads } from "./heads.js";
@@ -38,6 +38,7 @@ const most = (row) => row.indexOf(Math.max(...row));
 const makePlaces = () => ({
   offs: h("p", { class: "row offs", role: "status" }),
   from: h("p", { class: "row note from" }),
+  context: h("p", { class: "note context" }),
   sentence: h("p", { class: "story", "aria-live": "polite" }),
   words: h("div", { class: "words-body" }),
   river: h("section", { class: "card river-card", "aria-label": "Residual stream" }),
@@ -66,7 +67,7 @@ class LookTab {
     this.next = makeNext({
       settings: () => this.seen && this.#request({ lens: false }, (seen) => this.#drawBars(seen)),
       draw: () => this.#drawToken(),
-      take: (token) => this.#append(token),
+      take: (item) => this.#append(item.text, item.id),
     });
     this.details = makeDetails(this.act);
     this.walk = makeWalk(root, {
@@ -112,7 +113,13 @@ class LookTab {
         "div",
         { class: "card form look-prompt" },
         h("div", { class: "field wide" }, h("label", { for: textId, text: "Text" }), text),
-        h("div", { class: "row between" }, exampleChips(TEXTS, setPrompt), walk.button),
+        places.context,
+        h(
+          "div",
+          { class: "row between" },
+          exampleChips(texts, (taken) => setPrompt(taken)),
+          walk.button,
+        ),
         inside.error,
         places.from,
         places.sentence,
@@ -161,7 +168,7 @@ class LookTab {
   #asked() {
     return {
       model: chosenModel(),
-      text: promptText("look"),
+      text: promptTokens()?.ids ?? promptText("look"),
       without: [...this.off],
       position: this.state.position ?? -1,
       window: WINDOW,
@@ -241,8 +248,18 @@ class LookTab {
     this.details.update(seen);
     this.#drawBars(seen);
     this.#drawOffs();
+    this.#drawContext();
     this.#drawFrom();
     this.#drawStory();
+  }
+
+  /** What comes before the text that stands in the field. */
+  #drawContext() {
+    const before = promptTokens()?.context;
+    this.places.context.textContent = before
+      ? `${before} tokens of the conversation stand before this text and are looked at too. What ` +
+        "you type here is a text of its own."
+      : "";
   }
 
   /** Once a word was chosen: that this is what comes after it, and where to see what brought it. */
@@ -336,10 +353,15 @@ class LookTab {
   // --- the next token ---
 
   /** Put a token behind the word that is followed: it is the last one then. */
-  #append(token) {
-    const before = this.state.position !== null ? textUpTo(this.seen) : promptText("look");
-    Object.assign(this.state, { position: null, key: null });
-    setPrompt(before + token);
+  #append(text, id) {
+    const { seen, state } = this;
+    const context = Math.min(promptTokens()?.context ?? 0, seen.position + 1);
+    const before = state.position !== null ? textUpTo(seen, context) : promptText("look");
+    const ids = [...seen.ids.slice(0, seen.position + 1), id];
+    // Somebody may have typed on since it was seen: then it is the text that counts.
+    const fits = labelsOf(seen, 0).endsWith(visible(before));
+    Object.assign(state, { position: null, key: null });
+    setPrompt(before + text, null, fits ? { ids, context, model: this.model } : null);
   }
 
   /** Draw a token by the odds that are shown, and append it. */
@@ -364,7 +386,7 @@ class LookTab {
       at = drawnOf(from, lot);
     }
     const drawn = from.next_texts[at ?? 0];
-    if (drawn !== null) this.#append(drawn);
+    if (drawn !== null) this.#append(drawn, from.next_ids[at ?? 0]);
   }
 }
 
@@ -379,13 +401,19 @@ export function startLook(root) {
   };
 }
 
-/** The prompt down to the token that is followed. */
-function textUpTo(seen) {
-  // White space is one character when it is made visible too.
-  const before = seen.tokens.slice(0, seen.position + 1).join("");
+/** The prompt down to the token that is followed; so many tokens stand before it. */
+function textUpTo(seen, context) {
   const prompt = promptText("look");
-  return visible(prompt).startsWith(before) ? prompt.slice(0, before.length) : prompt;
+  const shown = visible(prompt); // white space is one character there too
+  // A token that begins every text is none of the prompt's.
+  const before = [context, context + 1]
+    .map((first) => labelsOf(seen, first))
+    .find((labels) => shown.startsWith(labels));
+  return before === undefined ? prompt : prompt.slice(0, before.length);
 }
+
+/** The tokens from one on, down to the one that is followed, as one text. */
+const labelsOf = ({ tokens, position }, first) => tokens.slice(first, position + 1).join("");
 
 /** "head:3.1" in words; layers and heads count from 0. */
 function partName(part) {

@@ -5,12 +5,12 @@ import { h, percent, replace } from "../dom.js";
 import { foldedSettings, samplingSliders, valuesOf } from "../folded.js";
 
 /**
- * @param {{settings: () => void, draw: () => void, take: (text: string) => void}} act
+ * @param {{settings: () => void, draw: () => void, take: (item: any) => void}} act
  * @returns {{element: HTMLElement, values: () => any, update: (seen: any) => void}}
  */
 export function makeNext(act) {
   const sliders = samplingSliders({ temperature: 1, top_k: 0, most_k: 50, change: act.settings });
-  const bars = makeBars("Probabilities of the next token", (item) => act.take(item.text));
+  const bars = makeBars("Probabilities of the next token", (item) => act.take(item));
   const after = h("p", { class: "note" });
   const legend = h("p", { class: "note", hidden: true });
   const draw = h("button", { type: "button", class: "main", text: "Draw", onclick: act.draw });
@@ -35,14 +35,15 @@ export function makeNext(act) {
         out: now[i] === 0,
         takes: seen.next_texts[i] !== null,
         text: seen.next_texts[i],
+        id: seen.next_ids[i],
       })),
     );
     replace(
       after,
       "After ",
       h("b", { class: "mono", text: seen.tokens[seen.position] }),
-      `: entropy ${seen.drawn.entropy.toFixed(2)} bits${canBeDrawn(seen)}. A full bar is 100 %; ` +
-        "a click takes the token.",
+      `: entropy ${seen.drawn.entropy.toFixed(2)} bits (0: it is certain)${canBeDrawn(seen)}. ` +
+        "A full bar is 100 %; a click takes the token.",
     );
     legend.hidden = !before;
     if (before)

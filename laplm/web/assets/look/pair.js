@@ -118,6 +118,12 @@ export function drawPair(root, seen, key, choose) {
   replace(
     root,
     h("h4", {}, `${head}: “${from}” asks, “${to}” answers`),
+    h("p", {
+      class: "note",
+      text:
+        "The query says what a word looks for, the key what another one offers. As far as they " +
+        "fit, its value is copied.",
+    }),
     h(
       "div",
       { class: "vectors" },

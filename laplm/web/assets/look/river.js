@@ -92,7 +92,7 @@ const bestButton = (layer, best, choose) =>
       })
     : h("span");
 
-const HEADINGS = ["layer", "stream X", "lens", "head"];
+const HEADINGS = ["layer", "vector X", "would say", "head"];
 
 /** What stands below the river. */
 const legend = (token, streams) => [
@@ -107,9 +107,10 @@ const legend = (token, streams) => [
   h("p", {
     class: "note",
     text:
-      `The vector X of “${token}”, as broad as it is long: ${streams[0].toFixed(1)} ` +
-      `at the top, ${streams.at(-1).toFixed(1)} at the end. Lens: what it would say if it ` +
-      "ended there. Head: the one of the layer that adds most.",
+      `The residual stream: the vector X of “${token}” on its way through the layers, as broad ` +
+      `as it is long: ${streams[0].toFixed(1)} at the top, ${streams.at(-1).toFixed(1)} at the ` +
+      "end. Would say: the next token, were this the last layer (logit lens). Head: the one of " +
+      "the layer that adds most.",
   }),
 ];
 

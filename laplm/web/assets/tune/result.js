@@ -2,7 +2,9 @@
 
 import { patch, post } from "../api.js";
 import { bytes, freshId, h, replace } from "../dom.js";
+import { openingOf } from "../examples.js";
 import { chooseModel, chosenModel, entryOf, refreshModels } from "../models-list.js";
+import { setPrompt } from "../prompt.js";
 import { showTab } from "../tabs.js";
 
 /** What the model of a run is asked for by. */
@@ -20,8 +22,11 @@ function useButton(entry, text, writes) {
       const name = modelOf(entry());
       await refreshModels();
       chooseModel(name);
+      // It begins with what it has learnt to go on with.
+      const opening = openingOf({ asks: false });
+      if (opening !== null) setPrompt(opening);
       if (!writes) showTab("look");
-      else showTab(entryOf(name)?.chat ? "chat" : "write");
+      else showTab(entryOf(name)?.chat ? "chat" : "write", true);
     },
   });
 }

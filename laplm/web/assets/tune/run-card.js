@@ -61,7 +61,9 @@ function progress(entry) {
       h("span", { class: "swatch c0" }),
       " training loss  ",
       h("span", { class: "swatch c1" }),
-      " loss on held-out documents, which tells whether it generalises or memorises",
+      " loss on held-out documents, which it is not trained on. Loss: how much the next token " +
+        "surprises it, on average; lower is better. Where only the training loss falls, it " +
+        "learns the text by heart.",
     ),
     last
       ? h(

@@ -24,7 +24,9 @@ function chart(runs, room) {
     }),
     h("p", {
       class: "note",
-      text: "Loss on held-out documents; between runs on other texts it says nothing.",
+      text:
+        "How much held-out documents surprise each model (loss; lower is better). Runs on " +
+        "different texts cannot be compared so.",
     }),
   ];
 }

@@ -21,8 +21,14 @@ function settingFields() {
   );
   const name = h("input", { type: "text", id: nameId, maxlength: 64, placeholder: "as the file" });
   const most = { min: 1, max: 100, value: 3, placeholder: "default" };
-  const epochs = numberField({ label: "Epochs", ...most });
-  const rate = numberField({ label: "Learning rate", min: 0, step: "any", placeholder: "default" });
+  const epochs = numberField({ label: "Epochs", help: "How often it reads the text.", ...most });
+  const rate = numberField({
+    label: "Learning rate",
+    min: 0,
+    step: "any",
+    placeholder: "default",
+    help: "How far one step moves it.",
+  });
   const field = (id, label, input) =>
     h("div", { class: "field choose" }, h("label", { for: id, text: label }), input);
   return {

@@ -17,6 +17,7 @@ export function itemsOf(token) {
   }));
 }
 
+const DOT = "A token is a word or a piece of one; · stands for the space before it.";
 const nameOf = (token) => (token.ends ? "the end of the text" : `“${visible(token.text)}”`);
 
 /** @returns {{element: HTMLElement, drawn: (token: any) => void, ask: (token: any, take:
@@ -41,8 +42,8 @@ export function makeDrawPanel() {
     bars.update(itemsOf(token).map((item) => ({ ...item, takes: Boolean(take) })));
     note.textContent = take
       ? "Choose one to go on from it. These are the model’s own probabilities, before " +
-        "temperature, top-k and top-p."
-      : "The model gives every token a probability, and one is drawn.";
+        `temperature, top-k and top-p. ${DOT}`
+      : `The model gives every token a probability, and one is drawn. ${DOT}`;
   }
   return {
     element,

@@ -1,7 +1,7 @@
 // The form of the Write tab, and what is read below it.
 
 import { freshId, h, percent } from "../dom.js";
-import { exampleChips, TEXTS } from "../examples.js";
+import { exampleChips, texts } from "../examples.js";
 import { bindPrompt } from "../prompt.js";
 import { SURPRISES } from "./sample.js";
 
@@ -72,7 +72,7 @@ export function makeForm(parts, ghost, settings, start) {
 
 /** All of the tab. @param {(text: string) => void} take an example */
 export const layOut = (parts, form, panel, take) => [
-  exampleChips(TEXTS, take),
+  exampleChips(texts, take),
   h(
     "div",
     { class: "write-grid" },

@@ -12,13 +12,14 @@ const drawSeed = () => Math.floor(Math.random() * 1_000_000);
  */
 export function makeSettings() {
   const sliders = samplingSliders({ temperature: 0.8, top_k: 40, most_k: 100 });
-  const length = numberField({ label: "Tokens", min: 1, max: 1000, value: 60 });
+  const help = "How much it writes: words, and pieces of words.";
+  const length = numberField({ label: "Tokens", min: 1, max: 1000, value: 60, help });
   const seed = numberField({
     label: "Seed",
     min: 0,
     max: Number.MAX_SAFE_INTEGER,
     placeholder: "random",
-    help: "The same seed gives the same text",
+    help: "The same seed gives the same text.",
   });
   const suggest = h("input", { type: "checkbox", checked: true });
   const after = h(

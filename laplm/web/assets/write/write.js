@@ -65,14 +65,20 @@ class WriteTab {
     return this.state.model !== null && this.state.model !== chosenModel();
   }
 
-  /** What a reload brings back; else something that writes itself, to be seen. */
+  /** What a reload brings back; else something that writes itself. */
   open() {
     const kept = session.read("written");
-    if (kept?.prompt === promptText("write") && kept.model === chosenModel()) {
-      this.state = kept;
-      this.#draw();
+    if (kept?.prompt !== promptText("write") || kept.model !== chosenModel()) {
+      this.begin();
       return;
     }
+    this.state = kept;
+    this.#draw();
+  }
+
+  /** The prompt goes on by itself, to be seen. */
+  begin() {
+    if (this.state.samples.length) this.undo.remember(this.state);
     const prompt = promptText("write");
     if (!prompt.trim()) return;
     this.opening.begin();
@@ -171,15 +177,19 @@ class WriteTab {
     return [
       { name: "Continue", run: () => this.#goOn(data) },
       ...actions,
-      { name: "Look inside", run: () => look(whole(), this.#lookFrom(data)) },
+      { name: "Look inside", run: () => this.#look(data) },
     ];
   }
 
-  /** The position from which the token that is asked about was said; null for the last one. */
-  #lookFrom({ promptIds }) {
-    if (this.asked === null || !promptIds) return null;
-    const before = promptIds.length + this.asked - 1;
-    return before < 0 ? null : before;
+  /** Look inside at the tokens as they were written, from where the one asked about was said. */
+  #look(data) {
+    const { prompt, promptIds, tokens } = data;
+    const kept = tokens.filter((token) => !token.ends).map((token) => token.id);
+    const ids = promptIds && [...promptIds, ...kept];
+    const from = promptIds && this.asked !== null ? promptIds.length + this.asked - 1 : -1;
+    const made = ids?.length ? { ids, context: 0, model: this.state.model } : null;
+    setPrompt(prompt + textOf(tokens), from < 0 ? null : from, made);
+    showTab("look");
   }
 
   #keep(text) {
@@ -321,21 +331,16 @@ class WriteTab {
   }
 }
 
-/** @param {string} text @param {number | null} from the position that is looked from */
-function look(text, from) {
-  setPrompt(text, from);
-  showTab("look");
-}
-
 /** @param {HTMLElement} root */
 export function startWrite(root) {
   const tab = new WriteTab(root);
   let opened = false;
   return {
-    shown() {
-      if (opened || !entryOf(chosenModel())) return;
+    shown(anew) {
+      if (!entryOf(chosenModel())) return;
+      if (anew) tab.begin();
+      else if (!opened) tab.open();
       opened = true;
-      tab.open();
     },
   };
 }

@@ -1,0 +1,54 @@
+"""The licence of a model, as far as its files tell."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from pathlib import Path
+
+from laplm import built_in
+from laplm.errors import LaplmError
+from laplm.hub.locate import known_model
+
+_CARD = "README.md"
+_CARD_BYTES = 1 << 16  # in which its settings end
+_FIELD = r"^(license|license_name):[ \t]*['\"]?([^'\"\n#]+)"
+
+
+def licence_of(path: Path) -> str | None:
+    """What a model's licence is called; None where nothing here says so.
+
+    It is looked for in the list of known models, in the settings of a GGUF file, and at the head of
+    the model card that the hub keeps beside the weights.
+
+    Args:
+        path: the model's directory, or its GGUF file.
+    """
+    if path.resolve() == built_in.DIRECTORY.resolve():
+        return "apache-2.0, as laplm"
+    known = known_model(path)
+    if known is not None:
+        return known.licence
+    return _of_gguf(path) if path.is_file() else _of_card(path / _CARD)
+
+
+def _of_gguf(path: Path) -> str | None:
+    from laplm.model.files.gguf_reader import read_gguf
+
+    with contextlib.suppress(LaplmError):
+        found = read_gguf(path).metadata.get("general.license")
+        return found if isinstance(found, str) and found.strip() else None
+    return None
+
+
+def _of_card(path: Path) -> str | None:
+    """The hub's own field; where that says "other", the name that the makers give it."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        text = file.read(_CARD_BYTES).decode("utf-8", errors="replace")
+        head = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", text, re.DOTALL)
+        fields = re.findall(_FIELD, head[1], re.MULTILINE) if head else []
+        said = {name: value.strip() for name, value in fields}
+        if said.get("license") == "other":
+            return said.get("license_name", "other")
+        return said.get("license")
+    return None
