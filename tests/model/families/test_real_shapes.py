@@ -14,7 +14,7 @@ from laplm.model.weights import DenseKVCache
 
 # Of the large ones a few layers: with and without a window, and with and without positions.
 LAYERS = {
-    "SmolLM2-135M": 30, "Llama-3.2-1B": 3, "Mistral-7B-v0.1": 2, "Qwen2.5-0.5B": 24,
+    "SmolLM2-135M": 30, "Llama-3.2-1B": 16, "Mistral-7B-v0.1": 2, "Qwen2.5-0.5B": 24,
     "Qwen3-0.6B": 28, "gemma-3-270m": 18, "pythia-70m": 6, "SmolLM3-3B": 4, "Phi-3-mini-4k": 2,
 }  # fmt: skip
 
