@@ -2,7 +2,7 @@
 
 An answer is a number, a text, a place in the model, or a function of a few lines of NumPy. It is
 compared with what the engine and the views of ``laplm.look`` give for the notebook's model when it
-is checked; no result is stored. What an exercise says of a wrong answer is a hint, not the answer.
+is checked; no result is stored. For a wrong answer an exercise gives a hint, not the answer.
 
 Shapes: T positions, C n_embd, D head_dim, V vocabulary.
 """
@@ -42,11 +42,11 @@ LORA_RANK = 8
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is said of an answer.
+    """The verdict on an answer.
 
     Attributes:
         accepted: whether it is right; None where nothing was answered yet.
-        text: why, what is so, or what to think of next.
+        text: the result, or a hint.
     """
 
     accepted: bool | None
@@ -62,7 +62,7 @@ class Verdict:
 
 _FEED_FORWARD = ("gate", "up", "gate_up", "down")
 _ATTENTION = ("q", "k", "v", "qkv", "attn_out")
-_MARKS = {True: "✔ Right.", False: "✘ Not yet.", None: "… Yours to answer."}
+_MARKS = {True: "✔ Right.", False: "✘ Not yet.", None: "… Your turn."}
 
 
 class OneHead(NamedTuple):
@@ -260,11 +260,11 @@ def _percent(share: float) -> str:
 # --- 1 · Introduction -------------------------------------------------------------------------
 
 
-@_exercise(1, "How many parameters?", "Predict how many: the power of ten will do.")
+@_exercise(1, "How many parameters?", "Predict how many; the nearest power of ten will do.")
 def _parameters(at: Exercises, answer: Any) -> str:
     n, guess = at.lm.config.n_parameters, _number(answer, "a count, such as 1e9")
     if guess <= 0:
-        raise _WrongError("There are some.")
+        raise _WrongError("There is at least one.")
     factor = max(guess / n, n / guess)
     if factor > 3.2:
         side = "many" if guess > n else "few"
@@ -272,22 +272,22 @@ def _parameters(at: Exercises, answer: Any) -> str:
     return f"{model_label(at.lm)} has {n:,}; GPT-2 small has {NAMED_SIZES['gpt2'].n_parameters:,}."
 
 
-@_exercise(1, "Change the sentence", "Give a beginning after which the next token is certain.")
+@_exercise(1, "Change the sentence", "Give a prompt after which the next token is certain.")
 def _sure(at: Exercises, answer: Any) -> str:
     if not isinstance(answer, str) or not answer:
-        raise _WrongError("Give the beginning of a text, in quotes.")
+        raise _WrongError("Give a prompt, in quotes.")
     try:
         seen = next_token(at.lm, answer, k=1)
     except LaplmError as error:
-        raise _WrongError(f"The model cannot take that: {error}.") from None
+        raise _WrongError(f"The model cannot run that: {error}.") from None
     p = float(seen.before.probabilities[0])
-    said = f"After it “{seen.labels[0]}” has {_percent(p)}"
+    said = f"After it, “{seen.labels[0]}” has {_percent(p)}"
     if p < 0.9:
         raise _WrongError(
-            f"{said}; look for 90 %. What can go on in one way only: a fact that the model knows, "
-            "or a sentence that it has just read twice?"
+            f"{said}; look for 90 %. Which text can continue in only one way? Perhaps a fact that "
+            "the model knows, or a sentence that it has just read twice."
         )
-    return f"{said}: a model is sure where its texts went on in one way only."
+    return f"{said}: a model is sure where it has seen only one continuation."
 
 
 # --- 2 · Load ---------------------------------------------------------------------------------
@@ -302,7 +302,7 @@ def _n_bytes(at: Exercises, answer: Any) -> str:
         raise _WrongError("Those are bits: eight of them are a byte.")
     if abs(guess - n) <= 0.01 * n:
         raise _WrongError("That is one byte each; fp32 says how many bits a number has.")
-    raise _WrongError("Take lm.config.n_parameters, and how many bytes 32 bits are.")
+    raise _WrongError("Multiply lm.config.n_parameters by the number of bytes in 32 bits.")
 
 
 @_exercise(2, "Where the parameters are", "Give the feed-forward layers' share, between 0 and 1.")
@@ -313,50 +313,50 @@ def _feed_forward_share(at: Exercises, answer: Any) -> str:
     share = sum(part.parameters for part in sizes if part.role in _FEED_FORWARD) / total
     attention_share = sum(part.parameters for part in sizes if part.role in _ATTENTION) / total
     if abs(guess - share) < 0.02:
-        return f"The feed-forwards have {_percent(share)}, attention {_percent(attention_share)}."
+        return f"Feed-forward has {_percent(share)}, attention {_percent(attention_share)}."
     if abs(guess - attention_share) < 0.02:
         raise _WrongError("That is attention's share; a block has other matrices too.")
     if guess > 1:
         raise _WrongError("A share is between 0 and 1: divide by all parameters.")
     side = "more" if guess < share else "less"
-    raise _WrongError(f"It is {side}. stats(lm).sizes has all parts, each with its role.")
+    raise _WrongError(f"It is {side}. stats(lm).sizes lists all parts with their roles.")
 
 
-@_exercise(2, "Count the beginnings", "Give how many different tokens the seeds 0 to 19 draw.")
+@_exercise(2, "How many different tokens?", "Say how many different tokens the seeds 0 to 19 draw.")
 def _first_tokens(at: Exercises, answer: Any) -> str:
     guess = _number(answer, "a count")
     drawn = {at.lm.generate(BEGINNING, 1, seed=seed).text for seed in range(SEEDS)}
     if guess == len(drawn):
-        return f"{SEEDS} seeds draw {len(drawn)} different tokens: the likely ones more than once."
+        return f"{SEEDS} seeds draw {len(drawn)} different tokens, the likely ones more than once."
     if guess == SEEDS:
         raise _WrongError("Some seeds draw the same token: count the different ones, with a set.")
     if guess > SEEDS or guess < 1:
         raise _WrongError(f"There are {SEEDS} draws, and each gives one token.")
     raise _WrongError(
-        f"Draw one token with each seed from 0 to {SEEDS - 1} after {BEGINNING!r}, and keep the "
-        "settings as they are: lm.generate(BEGINNING, 1, seed=seed).text"
+        f"Draw one token with each seed from 0 to {SEEDS - 1} after {BEGINNING!r}, with the "
+        "default settings: lm.generate(BEGINNING, 1, seed=seed).text"
     )
 
 
 # --- 3 · Core concepts ------------------------------------------------------------------------
 
 
-@_exercise(3, "A merge of byte-pair encoding", "Write merge(pieces, pair), and give it.")
+@_exercise(3, "A byte-pair merge", "Write merge(pieces, pair).")
 def _merge(at: Exercises, answer: Any) -> str:
     def given(pieces: list[str], pair: tuple[str, str]) -> list[str]:
         value = _call(answer, list(pieces), pair)
         pieces_given = isinstance(value, list | tuple)
         if not pieces_given or not all(isinstance(piece, str) for piece in value):
-            raise _WrongError("Give a list of pieces, each of them a text.")
+            raise _WrongError("Return a list of pieces, each of them a string.")
         return list(value)
 
     if "".join(given(["b", "a", "n"], ("b", "a"))) != "ban":
-        raise _WrongError("No letter may be lost, and none may come twice.")
+        raise _WrongError("No letter may be lost, and none may appear twice.")
     if given(["b", "a", "n", "a", "n", "a"], ("a", "n")) == ["b", "an", "a", "n", "a"]:
-        raise _WrongError("The pair may occur more than once: merge every one of them.")
+        raise _WrongError("The pair may occur more than once: merge all of its occurrences.")
     if given(["a", "a", "a"], ("a", "a")) != ["aa", "a"]:
         raise _WrongError(
-            "“a a a” with the pair (a, a) becomes “aa a”: from the left, no piece used twice."
+            "“a a a” with the pair (a, a) becomes “aa a”: go from the left, no piece used twice."
         )
     made = 0
     for word in tokens(at.lm, _LONG, merges=True).words:
@@ -368,60 +368,60 @@ def _merge(at: Exercises, answer: Any) -> str:
             pair = min(there, key=lambda pair: ranks[pair])
             before, pieces = pieces, given(pieces, pair)
             if len(pieces) >= len(before):
-                raise _WrongError(f"{' '.join(before)} has the pair {pair}, and it stays.")
+                raise _WrongError(f"{' '.join(before)} has the pair {pair}, and you left it.")
         wanted = list(word.merges[-1].pieces if word.merges else word.pieces)
         if pieces != wanted:
-            raise _WrongError(f"{word.text} becomes {' '.join(pieces)}, not {' '.join(wanted)}.")
+            raise _WrongError(f"{word.text} became {' '.join(pieces)}, not {' '.join(wanted)}.")
         made += len(pieces)
     own = f"With it, “{_LONG}” becomes the {made} tokens of this model's own tokenizer. "
-    return own * (made > 0) + "A vocabulary is made by doing this thousands of times."
+    return own * (made > 0) + "A vocabulary is built by doing this thousands of times."
 
 
 _LONG = "Antidisestablishmentarianism in Madrid"
 
 
-@_exercise(3, "The norm", "Write norm(x) without the gain, and give it.")
+@_exercise(3, "The norm", "Write norm(x), without the gain.")
 def _norm(at: Exercises, answer: Any) -> str:
     config = at.lm.config
     x, wanted = at.cache["resid_pre", 0], at.cache["ln1_normalized", 0]
     came = _array(_call(answer, x), wanted.shape)
     if np.allclose(came, wanted, rtol=1e-2, atol=1e-3):
-        return f"Your lines and the model's {_NORMS[config.norm]} agree in {came.size:,} numbers."
+        return f"Your {_NORMS[config.norm]} and the model's agree in all {came.size:,} numbers."
     centred = x - x.mean(-1, keepdims=True)
     if config.norm == "layer":
         if np.allclose(came, x / np.sqrt((x * x).mean(-1, keepdims=True)), rtol=1e-2, atol=1e-3):
-            raise _WrongError("That is RMSNorm; this model takes the mean away before it divides.")
+            raise _WrongError("That is RMSNorm; this model subtracts the mean before it divides.")
         if np.allclose(came, centred / x.var(-1, keepdims=True), rtol=1e-2, atol=1e-3):
-            raise _WrongError("Divide by the root of the variance.")
+            raise _WrongError("Divide by the square root of the variance.")
     elif np.allclose(came, centred / x.std(-1, keepdims=True), rtol=1e-2, atol=1e-3):
-        raise _WrongError("That is LayerNorm; this model's RMSNorm takes no mean away.")
+        raise _WrongError("That is LayerNorm; this model's RMSNorm subtracts no mean.")
     if came.shape[0] > 1 and abs(float(np.square(came).mean()) - 1) < 1e-2:
         raise _WrongError("Each row by itself: over the last axis, with keepdims=True.")
-    raise _WrongError(f"After it the mean of the squares of each row is 1 ({_NORMS[config.norm]}).")
+    raise _WrongError(f"After {_NORMS[config.norm]}, the mean square of each row is 1.")
 
 
 _NORMS = {"layer": "LayerNorm", "rms": "RMSNorm"}
 
 
-@_exercise(3, "Softmax", "Write softmax(x) over the last axis, and give it.")
+@_exercise(3, "Softmax", "Write softmax(x), over the last axis.")
 def _softmax(at: Exercises, answer: Any) -> str:
     layer = at.lm.config.n_layer // 2
     scores = at.cache["attn_scores", layer]
     came = _array(_call(answer, scores), scores.shape)
     if np.any(np.isnan(came)):
-        raise _WrongError("Some are no numbers: what is masked is -inf, and exp makes 0 of it.")
+        raise _WrongError("Some are nan: masked scores are -inf, and exp(-inf) is 0.")
     if _same(came.sum(), 1) and scores.size > 1:
-        raise _WrongError("All rows together sum to 1; each row shall: axis=-1, keepdims=True.")
+        raise _WrongError("All rows together sum to 1; each row should: axis=-1, keepdims=True.")
     if not _same(came.sum(-1), 1):
         raise _WrongError("A row of probabilities sums to 1: divide by its sum.")
     if not _same(came, at.cache["pattern", layer]):
-        raise _WrongError("Exponentials, and each divided by the sum of its row.")
+        raise _WrongError("Take exponentials, and divide each by the sum of its row.")
     large = np.array([[1000.0, 999.0]])
     with np.errstate(all="ignore"):
         came = _array(_call(answer, large), large.shape)
     if not _same(came, softmax(large.astype(np.float32))):
-        raise _WrongError("exp(1000) is beyond every float: take a row's largest away first.")
-    return f"Of layer {layer}'s scores it makes the very patterns that the model has."
+        raise _WrongError("exp(1000) overflows: subtract the largest value of each row first.")
+    return f"It turns the scores of layer {layer} into the model's own attention patterns."
 
 
 def _head_of(q: Array, k: Array, v: Array, scale: float, *, masked: bool) -> tuple[Array, Array]:
@@ -432,7 +432,7 @@ def _head_of(q: Array, k: Array, v: Array, scale: float, *, masked: bool) -> tup
     return pattern @ v, pattern
 
 
-@_exercise(3, "One attention head", "Write head(q, k, v, scale), and give it.")
+@_exercise(3, "One attention head", "Write head(q, k, v, scale).")
 def _head(at: Exercises, answer: Any) -> str:
     layer, number, q, k, v, scale = at.one_head()
     wanted = at.cache["z", layer][: len(q), number]
@@ -441,14 +441,14 @@ def _head(at: Exercises, answer: Any) -> str:
         return f"That is head {layer}.{number} of {model_label(at.lm)}, number for number."
     if np.allclose(came, _head_of(q, k, v, scale, masked=False)[0], rtol=1e-2, atol=1e-3):
         raise _WrongError(
-            "Your head sees the future: right of the diagonal scores get -inf, before softmax."
+            "Your head sees the future: to the right of the diagonal, set scores to -inf first."
         )
     if np.allclose(came, _head_of(q, k, v, 1.0, masked=True)[0], rtol=1e-2, atol=1e-3):
-        raise _WrongError("The scores are to be multiplied by scale, before softmax.")
-    raise _WrongError("Scores q @ k.T * scale, the mask, softmax over the last axis, then times v.")
+        raise _WrongError("The scores must be multiplied by scale, before the softmax.")
+    raise _WrongError("First q @ k.T * scale, then the mask, softmax over the last axis, then @ v.")
 
 
-@_exercise(3, "Break the mask", "Give the share that the first token gives to tokens after it.")
+@_exercise(3, "Break the mask", "Give the share that the first token gives to later tokens.")
 def _mask(at: Exercises, answer: Any) -> str:
     guess = _number(answer, "a share between 0 and 1")
     head = at.one_head()
@@ -456,15 +456,15 @@ def _mask(at: Exercises, answer: Any) -> str:
     future = float(pattern[0, 1:].sum())
     if abs(guess - future) < 0.01:
         return (
-            f"Without the mask the first token gives {_percent(future)} to words that it cannot "
-            "know when a text is being written."
+            f"Without the mask the first token gives {_percent(future)} to tokens that do not "
+            "exist yet while a text is being generated."
         )
     if guess == 0:
         raise _WrongError("That is how it is with the mask. Leave it out, and look at row 0.")
     if abs(guess - (1 - future)) < 0.01:
-        raise _WrongError("That is what it gives to itself; the rest goes to tokens after it.")
+        raise _WrongError("That is what it gives to itself; the rest goes to later tokens.")
     raise _WrongError(
-        "softmax(q @ k.T * scale) without a mask: what is in row 0 right of the diagonal?"
+        "In softmax(q @ k.T * scale), without a mask: what is in row 0 after the first column?"
     )
 
 
@@ -476,7 +476,7 @@ def _find_head(at: Exercises, answer: Any) -> str:
     if share < best - 1e-4:
         raise _WrongError(
             f"Head {layer}.{head} gives it {_percent(share)}; another one gives more. "
-            "In attention(lm, PROMPT).pattern it is [layer, head, -1, -2]."
+            "Look at attention(lm, PROMPT).pattern[:, :, -1, -2]."
         )
     return f"Head {layer}.{head} gives {_percent(share)} of its attention to that word."
 
@@ -501,18 +501,18 @@ def _change(at: Exercises, answer: Any) -> str:
     old, new = PROMPT.split(), answer.split()
     if len(old) != len(new):
         raise _WrongError(
-            f"{PROMPT!r} has {len(old)} words, yours {len(new)}: change one, add none."
+            f"{PROMPT!r} has {len(old)} words, yours has {len(new)}: change one, add none."
         )
     changed = [i for i, (a, b) in enumerate(zip(old, new, strict=True)) if a != b]
     if len(changed) != 1:
-        raise _WrongError(f"{len(changed)} words are changed; it shall be one.")
+        raise _WrongError(f"{len(changed)} words are changed; change exactly one.")
     before, after = (next_token(at.lm, text, k=1) for text in (PROMPT, answer))
     if before.ids[0] == after.ids[0]:
         raise _WrongError(
-            f"“{after.labels[0]}” still comes next. Which word decides? The head that you found "
-            "looks at it."
+            f"“{after.labels[0]}” still comes next. Which word matters most? Think of what a head "
+            "would look at."
         )
-    return f"“{before.labels[0]}” became “{after.labels[0]}”: that word decides."
+    return f"“{before.labels[0]}” became “{after.labels[0]}”: that word matters."
 
 
 @_exercise(3, "Add up the stream", "Give the stream after the last block, as a sum.")
@@ -520,18 +520,16 @@ def _stream(at: Exercises, answer: Any) -> str:
     wanted = at.cache["resid_post", -1]
     came = _array(answer, wanted.shape)
     if np.allclose(came, wanted, rtol=1e-2, atol=1e-2 * float(np.abs(wanted).mean())):
-        return "Everything that the model says is this sum: nothing in it is ever overwritten."
+        return "Nothing is ever overwritten: what the model says comes from this sum."
     n_layer = at.lm.config.n_layer
     start = at.cache["resid_pre", 0]
     attention_only = start + sum(at.cache["attn_out", i] for i in range(n_layer))
     if np.allclose(came, attention_only, rtol=1e-2, atol=1e-2 * float(np.abs(wanted).mean())):
         raise _WrongError("The feed-forwards add something too: mlp_out of every layer.")
     if np.allclose(came, wanted - start, rtol=1e-2, atol=1e-2 * float(np.abs(wanted).mean())):
-        raise _WrongError(
-            "Those are the changes; they are added to something: resid_pre of layer 0."
-        )
+        raise _WrongError("Those are the changes; add what they start from: resid_pre of layer 0.")
     raise _WrongError(
-        f"resid_pre of layer 0, and attn_out and mlp_out of layers 0 to {n_layer - 1}."
+        f"Add up resid_pre of layer 0, and attn_out and mlp_out of layers 0 to {n_layer - 1}."
     )
 
 
@@ -547,9 +545,9 @@ def _leads_from(at: Exercises, answer: Any) -> str:
         said = lens.top_tokens[int(guess) + 1][-1]
         if guess < stage - 1:
             raise _WrongError(
-                f"After layer {guess:.0f} it is “{said}”, or another later: go higher."
+                f"After layer {guess:.0f} it is “{said}”, and that can still change: go higher."
             )
-        raise _WrongError(f"After layer {guess:.0f} it leads, but it did so before: go lower.")
+        raise _WrongError(f"After layer {guess:.0f} it leads, but it did so earlier too: go lower.")
     where = "the embedding" if stage == 0 else f"layer {stage - 1}"
     return f"From {where} on “{lens.top_tokens[-1][-1]}” stays in first place."
 
@@ -563,35 +561,35 @@ def _by_hand(at: Exercises, answer: Any) -> str:
     try:
         cold, hot = (float(number) for number in answer)
     except (TypeError, ValueError):
-        raise _WrongError("Give two numbers, in brackets.") from None
+        raise _WrongError("Give two numbers, in parentheses.") from None
     logits = np.array([2.0, 1.0], np.float32)
     wanted = [float(softmax(logits / t)[0]) for t in (0.5, 2.0)]
     if abs(cold - wanted[0]) < 0.02 and abs(hot - wanted[1]) < 0.02:
         return f"{wanted[0]:.3f} and {wanted[1]:.3f}; at 1 it is {softmax(logits)[0]:.3f}."
     if abs(cold - wanted[1]) < 0.02 and abs(hot - wanted[0]) < 0.02:
-        raise _WrongError("The other way round: cold makes the likely likelier.")
+        raise _WrongError("The other way round: a low temperature makes the likely token likelier.")
     raise _WrongError(
         "Divide both logits by the temperature, then softmax: 1 / (1 + exp(-difference))."
     )
 
 
-@_exercise(4, "Softmax with temperature", "Write tempered(logits, temperature), and give it.")
+@_exercise(4, "Softmax with temperature", "Write tempered(logits, temperature).")
 def _tempered(at: Exercises, answer: Any) -> str:
     logits = at.last_logits()
     for temperature in (0.3, 1.0, 2.0):
         came = _array(_call(answer, logits, temperature), logits.shape)
         if _same(came, softmax(logits * np.float32(temperature))) and temperature != 1:
-            raise _WrongError("Divide by the temperature: so 0.3 makes the likely likelier.")
+            raise _WrongError("Divide by the temperature: 0.3 makes likely tokens likelier.")
         if not _same(came.sum(), 1):
             raise _WrongError("Probabilities sum to 1.")
         if _same(came, softmax(logits)) and temperature != 1:
-            raise _WrongError("The temperature changes nothing in it.")
+            raise _WrongError("The temperature makes no difference in yours.")
         if not _same(came, at._drawn_from(temperature=temperature)):
             raise _WrongError("Divide the logits by the temperature, then softmax.")
-    return "The same as the sampler draws from, at 0.3, 1 and 2."
+    return "The same as the sampler's, at temperatures 0.3, 1 and 2."
 
 
-@_exercise(4, "Top-k", "Write top_k(p, k), and give it.")
+@_exercise(4, "Top-k", "Write top_k(p, k).")
 def _top_k(at: Exercises, answer: Any) -> str:
     p = softmax(at.last_logits())
     for k in (1, 3, 10):
@@ -600,26 +598,24 @@ def _top_k(at: Exercises, answer: Any) -> str:
         if kept != min(k, len(p)):
             raise _WrongError(f"With k = {k} it leaves {kept:,} tokens that can be drawn.")
         if not _same(came.sum(), 1):
-            raise _WrongError("What is left shall sum to 1 again: divide by its sum.")
+            raise _WrongError("What is left should sum to 1 again: divide by its sum.")
         if not _same(came, at._drawn_from(top_k=k)):
-            raise _WrongError("The likeliest are to be kept, in the proportions that they had.")
-    return "Those that are left share the probability of what was cut off, as in the sampler."
+            raise _WrongError("Keep the likeliest, in the proportions that they had.")
+    return "The tokens that are left share the probability of the others, as in the sampler."
 
 
-@_exercise(4, "How many does top-p keep?", f"Give how many tokens top-p {TOP_P} leaves.")
+@_exercise(4, "How many does top-p keep?", f"Say how many tokens top-p {TOP_P} keeps.")
 def _top_p(at: Exercises, answer: Any) -> str:
     guess = _number(answer, "a count")
     kept = int(np.count_nonzero(at._drawn_from(top_p=TOP_P)))
     if guess == kept:
-        return f"{kept:,} of {at.lm.config.vocab_size:,} tokens hold {_percent(TOP_P)}."
+        return f"{kept:,} of {at.lm.config.vocab_size:,} tokens have {_percent(TOP_P)} of it all."
     if guess == kept - 1:
-        raise _WrongError(
-            "One more: the token with which the sum reaches that share is kept as well."
-        )
+        raise _WrongError("One more: the token that takes the sum past that share is kept as well.")
     if guess > at.lm.config.vocab_size:
         raise _WrongError("The vocabulary has fewer.")
     raise _WrongError(
-        "Sort the probabilities, likeliest first, and add them up: when is 0.9 reached?"
+        f"Sort the probabilities, largest first, and add them up: when do you reach {TOP_P}?"
     )
 
 
@@ -633,7 +629,7 @@ def _half(at: Exercises, answer: Any) -> str:
     if abs(p - 0.5) > 0.02:
         way = "colder" if p < 0.5 else "warmer"
         raise _WrongError(f"At {temperature:g} the likeliest has {_percent(p)}: {way}.")
-    return f"At {temperature:g} the likeliest has {_percent(p)}, all others together the rest."
+    return f"At {temperature:g} the likeliest has {_percent(p)}, and the others share the rest."
 
 
 # --- 5 · Fine-tuning --------------------------------------------------------------------------
@@ -645,15 +641,15 @@ def _perplexity(at: Exercises, answer: Any) -> str:
     p = at.token_probabilities().astype(np.float64)
     wanted = float(np.exp(-np.log(p).mean()))
     if abs(guess / wanted - 1) < 0.03:
-        return f"{wanted:.2f}: the model wavers as among so many equally likely tokens."
+        return f"{wanted:.2f}: as if the model chose among that many equally likely tokens."
     if abs(guess - math.log(wanted)) < 0.03:
         raise _WrongError("That is the loss, the mean of -log p; perplexity is exp of it.")
     if abs(guess * float(p.mean()) - 1) < 0.03:
         raise _WrongError("The mean is taken of the logarithms, not of the probabilities.")
-    raise _WrongError("exp of the mean of -log p, over all tokens of the text.")
+    raise _WrongError("It is exp of the mean of -log p, over all tokens of the text.")
 
 
-@_exercise(5, "How small is LoRA?", f"Give how many numbers rank {LORA_RANK} trains there.")
+@_exercise(5, "How small is LoRA?", f"Say how many numbers LoRA trains there at rank {LORA_RANK}.")
 def _lora(at: Exercises, answer: Any) -> str:
     guess = _number(answer, "a count")
     n_in, n_out = at.lm.config.n_embd, at.lm.config.n_inner
@@ -662,13 +658,13 @@ def _lora(at: Exercises, answer: Any) -> str:
     if guess == wanted:
         return f"{wanted:,} instead of {n_in * n_out:,}: {_percent(wanted / (n_in * n_out))}."
     if guess == n_in * n_out:
-        raise _WrongError("Those are the matrix's own numbers, which stay as they are.")
+        raise _WrongError("Those are the numbers of the matrix itself, which stay as they are.")
     if guess in (LORA_RANK * n_in, LORA_RANK * n_out):
-        raise _WrongError("There are two narrow matrices: one into the rank, and one out of it.")
+        raise _WrongError("There are two narrow matrices: one down to the rank, and one back up.")
     raise _WrongError(f"{n_in} numbers become {LORA_RANK}, and {LORA_RANK} become {n_out}.")
 
 
-@_exercise(5, "The gradient of the loss", "Write gradient(logits, target), and give it.")
+@_exercise(5, "The gradient of the loss", "Write gradient(logits, target).")
 def _gradient(at: Exercises, answer: Any) -> str:
     del at  # of no model: five logits
     logits, target = np.array([2.0, -1.0, 0.5, 0.0, 1.0]), 2
@@ -683,12 +679,12 @@ def _gradient(at: Exercises, answer: Any) -> str:
     ])  # fmt: skip
     p = np.exp(logits) / np.exp(logits).sum()
     if _same(came, wanted):
-        return "So says a small step in each direction too: push the target up, all others down."
+        return "Small steps say the same: training pushes the target up and all others down."
     if _same(came, p):
-        raise _WrongError("Nearly: at the target the probability is too high by 1.")
+        raise _WrongError("Nearly: at the target yours is too high by 1.")
     if _same(came, -wanted):
         raise _WrongError("That is the way down; the gradient points up, where the loss grows.")
-    raise _WrongError("The probabilities, less 1 at the target.")
+    raise _WrongError("It is the probabilities, minus 1 at the target.")
 
 
 # --- 6 · Conclusion ---------------------------------------------------------------------------
@@ -698,15 +694,15 @@ def _gradient(at: Exercises, answer: Any) -> str:
 def _bound(at: Exercises, answer: Any) -> str:
     guess, n = _number(answer, "tokens per second"), at.lm.config.n_parameters
     if abs(guess * n / BANDWIDTH - 1) < 0.03:
-        return f"{guess:,.0f} tokens per second, for one text. laplm bench says how near it comes."
+        return f"{guess:,.0f} tokens per second, for one text. laplm bench says how close you get."
     if abs(guess * 4 * n / BANDWIDTH - 1) < 0.03:
         raise _WrongError("That would be fp32; in int8 a weight is one byte.")
     if abs(guess * n / 8 / BANDWIDTH - 1) < 0.03 or abs(guess * 8 * n / BANDWIDTH - 1) < 0.03:
-        raise _WrongError("Bytes on both sides: int8 is eight bits, one byte.")
+        raise _WrongError("Mind bits and bytes: int8 is eight bits, which is one byte.")
     if abs(guess * BANDWIDTH / n - 1) < 0.03:
         raise _WrongError("Upside down: those are seconds per token.")
     raise _WrongError(
-        "For each token every weight is read once: bytes per second by bytes per token."
+        "Every weight is read once per token: divide bytes per second by bytes per token."
     )
 
 
@@ -719,7 +715,7 @@ def _missed(at: Exercises, answer: Any) -> str:
     if mine > worst + 1e-3:
         raise _WrongError(
             f"Without {layer}.{head} the logit of “{seen.target}” changes by {mine:+.2f}; without "
-            "another one it falls more. ablate(lm, PROMPT).effect has all of them."
+            "another one it falls more. They are all in ablate(lm, PROMPT).effect."
         )
     p = float(seen.probabilities[layer, head])
     return (

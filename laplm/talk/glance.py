@@ -1,7 +1,8 @@
 """Models at a glance: the facts of GPT-2, and the same facts of the model at hand.
 
 What a model's files say is read from them. Who made it, when, and of what texts stands in no file:
-of models that have a short name here it is in ``known_facts.json``, from their makers' own pages.
+of models that have a short name here it is in ``known_facts.json``, with the page of the makers
+that says so.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def gpt2() -> Glance:
         f"{short(config.n_parameters)} in the small one", facts["trained_on"],
         f"{config.n_ctx:,} tokens", f"{config.vocab_size:,} tokens",
         f"{config.n_layer} blocks of {config.n_head} heads, {config.n_embd} wide",
-        " · ".join(sizes), "uses the small one as its yardstick",
+        " · ".join(sizes), "compares everything with the small one",
     )  # fmt: skip
 
 

@@ -56,17 +56,16 @@ def _a(noun: str) -> str:
 def plan(config: ModelConfig) -> str:
     """The architecture in a paragraph."""
     added = (
-        "To each row a second one is added, for its **position**."
+        "A second vector is added to it for the token's **position**."
         if config.positions == "learned"
-        else "Where a token stands is told later, inside attention."
+        else "The token's **position** comes in later, inside attention."
     )
-    return f"""## The plan of the machine
+    return f"""## The architecture
 
-Text becomes **tokens**. Each token becomes a row of {config.n_embd:,} numbers. {added}
+Text is split into **tokens**. Each token becomes a vector of {config.n_embd:,} numbers. {added}
 
-{config.n_layer} **blocks** work on the rows, all built alike. A **linear layer** makes
-{config.vocab_size:,}
-**logits** of the last one, and softmax makes **probabilities** of those.
+The vectors go through {config.n_layer} **blocks** of the same design. A **linear layer** turns the
+last vector into {config.vocab_size:,} **logits**, and softmax turns those into **probabilities**.
 """
 
 
@@ -75,7 +74,7 @@ def hidden(config: ModelConfig, n_tokens: int) -> str:
     return f"""## Hidden states have a shape
 
 **(batch, sequence, hidden)** = (1, {n_tokens}, {config.n_embd:,}): one text, {n_tokens} tokens,
-{config.n_embd:,} numbers for each. A text may have up to {config.n_ctx:,} tokens.
+{config.n_embd:,} numbers for each token. A text can have up to {config.n_ctx:,} tokens.
 """
 
 
@@ -85,9 +84,9 @@ def position_table(config: ModelConfig) -> str:
         return f"""## A row for each position
 
 A second table has a row for each of {config.n_ctx:,} positions, as long as a token's:
-**{config.n_ctx:,} × {config.n_embd:,}**. It was learned, like everything else.
+**{config.n_ctx:,} × {config.n_embd:,}**. It is learned, like everything else.
 
-That is the **context window**: there is no row for position {config.n_ctx + 1:,}.
+This sets the **context window**: there is no row for position {config.n_ctx + 1:,}.
 """
     some = f"{config.rotary_dim} of the {config.head_dim} numbers"
     if config.rotary_dim == config.head_dim:
@@ -96,13 +95,11 @@ That is the **context window**: there is no row for position {config.n_ctx + 1:,
     none = f" Layers {ranges(without)} have no positions at all." if without else ""
     return f"""## Rotary positions
 
-GPT-2 adds a learned row for each position. This model has **no such table**: it **turns** queries
-and
-keys. In pairs, {some} of a head turn, at each position a little farther, so that their product
-tells
-**how far apart** two tokens are.{none}
+GPT-2 adds a learned vector for each position. This model has **no such table**: it **rotates**
+queries and keys. Of each head, {some} are rotated in pairs, a little further at each position, so
+that their product depends on **how far apart** two tokens are.{none}
 
-The context window is {config.n_ctx:,} tokens, and a position has {config.rotary_dim // 2} angles.
+The context window is {config.n_ctx:,} tokens. Each position has {config.rotary_dim // 2} angles.
 """
 
 
@@ -111,7 +108,7 @@ def before_blocks(config: ModelConfig) -> str:
     if config.positions == "learned":
         return r"""## What happens before the blocks
 
-Look up the token's row, look up the position's row, add the two.
+Look up the token's row, look up the position's row, and add them.
 
 $$X = E_{\mathrm{token}} + P_{\mathrm{position}}$$
 """
@@ -122,12 +119,11 @@ $$X = E_{\mathrm{token}} + P_{\mathrm{position}}$$
     )
     if not times and config.embed_scale != 1:
         times = rf"{config.embed_scale:g} \cdot "
-    longer = " and makes it longer" if times else ""
+    scaled = " and scales it" if times else ""
     return rf"""## What happens before the blocks
 
-GPT-2 adds a row for the position here. This model only looks up the token's row{longer}; the
-positions
-come as **angles**, by which queries and keys turn in every block.
+GPT-2 adds a vector for the position here. This model only looks up the token's row{scaled}.
+Positions come in later, as the **angles** by which queries and keys are rotated.
 
 $$X = {times}E_{{\mathrm{{token}}}}$$
 """
@@ -153,20 +149,18 @@ def residual_formula(config: ModelConfig) -> str:
 
 def block(config: ModelConfig) -> str:
     """The transformer block."""
-    order = (
-        "Twice something is **added** to it: once by attention, then once by the feed-forward layer"
-    )
+    order = "Attention reads it and **adds** its output, then the feed-forward layer does the same"
     if config.parallel_residual:
         order = (
-            "Attention and the feed-forward layer read it **side by side**, where GPT-2 has them "
-            "one after the other, and both **add** to it"
+            "Attention and the feed-forward layer read it **side by side**, while in GPT-2 one "
+            "comes after the other, and both **add** their outputs"
         )
-    norms = f"each behind {_a(norm_name(config))}"
+    norms = f"Each of them has {_a(norm_name(config))} in front"
     if config.post_norms:
-        norms = "each between two norms; GPT-2 has only the first"
+        norms = "Each of them sits between two norms; GPT-2 has only the first"
     return f"""## The transformer block
 
-What comes in goes straight through, and comes out in the **same shape**. {order}; {norms}.
+What comes in goes straight through and comes out in the **same shape**. {order}. {norms}.
 """
 
 
@@ -175,19 +169,18 @@ def norm(config: ModelConfig) -> str:
     if config.norm == "layer":
         return rf"""## Layer norm
 
-Each token **by itself**, across its {config.n_embd:,} numbers: to mean 0 and variance 1, then
-times a
-**gain** and plus a **shift** that were learned. It keeps the scale the same, however deep the
-stack.
+Each token **by itself**: its {config.n_embd:,} numbers are brought to mean 0 and variance 1, then
+multiplied by a learned **gain** and shifted by a learned **bias**. This keeps the numbers at the
+same scale, however deep the model.
 
 $$\mathrm{{LayerNorm}}(x) = \frac{{x - \mu}}{{\sqrt{{\sigma^2 + \varepsilon}}}} \cdot \gamma +
 \beta$$
 """
     return rf"""## RMS norm
 
-GPT-2 has a layer norm here, with a mean and a shift. This model has the simpler **RMS norm**:
-each token
-**by itself**, its {config.n_embd:,} numbers to a mean square of 1, then times a learned **gain**.
+GPT-2 has a layer norm here, which also subtracts the mean and adds a bias. This model has the
+simpler **RMS norm**. Each token **by itself**: its {config.n_embd:,} numbers are brought to
+a mean square of 1, then multiplied by a learned **gain**.
 
 $$\mathrm{{RMSNorm}}(x) = \frac{{x}}{{\sqrt{{\frac{{1}}{{C}} \sum_i x_i^2 + \varepsilon}}}} \cdot
 \gamma$$
@@ -201,14 +194,13 @@ def residual(config: ModelConfig, update: float) -> str:
         config: the model's.
         update: the median update's length, as a share of the stream's.
     """
-    twice = "both at once" if config.parallel_residual else "twice in each block"
     return rf"""## The residual stream
 
 $$X_{{new}} = X + \Delta X$$
 
-Nothing is overwritten. Attention and the feed-forward layer **add**, {twice}, and every layer
-reads what
-all before it have written. The median update is **{update:.0%}** as long as the stream.
+Nothing is overwritten. In each block attention and the feed-forward layer **add** something, and
+every layer reads what all the earlier ones wrote. The median update is **{update:.0%}** as long as
+the stream.
 """
 
 
@@ -216,17 +208,18 @@ def attention(config: ModelConfig) -> str:
     """Attention in one formula."""
     scale = config.attention_scale(0)
     inside = r"\frac{Q K^\top}{\sqrt{d}}"
-    why = f"With d = {config.head_dim}, the numbers of one head."
+    why = f"The size of a head is d = {config.head_dim}."
     if not math.isclose(scale, config.head_dim**-0.5, rel_tol=1e-3):
-        inside, why = rf"{scale:.4g} \cdot Q K^\top", "The factor takes the place of GPT-2's 1/√d."
-    turned = " Both are **turned** by their position first." if config.positions == "rope" else ""
-    normed = " Queries and keys are **normalised** first, each by itself." if config.qk_norm else ""
+        inside, why = rf"{scale:.4g} \cdot Q K^\top", "The factor replaces GPT-2's 1/√d."
+    first = ["**normalised**"] * config.qk_norm
+    first += ["**rotated** by their position"] * (config.positions == "rope")
+    before = f" Queries and keys are {' and '.join(first)} first." if first else ""
     return rf"""## Attention in one formula
 
 $$\mathrm{{Attention}}(Q, K, V) = \mathrm{{softmax}}\left({inside}\right) V$$
 
-Each token asks with a **query**, offers a **key**, and hands over a **value**.
-{why}{normed}{turned}
+Each token has a **query** (what it looks for), a **key** (what it offers) and a **value** (what it
+passes on). {why}{before}
 """
 
 
@@ -241,10 +234,10 @@ def mask(config: ModelConfig) -> str:
         )
         seen = f"\n\n{which} no further back than **{max(windows):,} tokens**, a sliding window"
         seen += "; GPT-2 has none."
-    return f"""## The mask: nobody sees the future
+    return f"""## The causal mask
 
-Every query meets every key, but a token may look **back only**: what lies ahead is taken out
-before the softmax, or training would be copying.{seen}
+Every query meets every key, but a token may only look **back**: later tokens are masked before the
+softmax. Otherwise, in training, the model could simply copy the next token.{seen}
 """
 
 
@@ -259,9 +252,8 @@ def telling_head(name: str, token: str, answer: str, adds: float) -> str:
     """
     return f"""## The telling head
 
-Head **{name}** does most for the answer, “{answer}”: it adds **{adds:+.1f}** to its logit. Where
-does it look,
-from “{token}”?
+Head **{name}** does most for the answer “{answer}”: it adds **{adds:.1f}** to its logit. Where does
+it look from “{token}”?
 """
 
 
@@ -273,15 +265,15 @@ def all_heads(config: ModelConfig) -> str:
     if config.n_head_per_kv_head > 1:
         sharing = "all" if config.n_kv_head == 1 else config.n_head_per_kv_head
         shared = (
-            " In GPT-2 each head has keys and values of its own. Here "
+            " In GPT-2 each head has its own keys and values. Here "
             f"{sharing} query heads **share** one key head: "
-            f"{counted(config.n_kv_head, 'key head')} for {config.n_head} (grouped heads)."
+            f"{counted(config.n_kv_head, 'key head')} for {config.n_head}: grouped-query attention."
         )
     back = "projected" if wide == config.n_embd else f"projected to {config.n_embd:,} numbers"
     return f"""## All heads
 
-{size}: think of {config.n_head} linguists who read one sentence, each from another angle. What
-they find is put side by side and {back} by one matrix.{shared}
+{size}. Think of {config.n_head} linguists who read the same sentence, each from a different angle.
+What they find is concatenated and {back} by one matrix.{shared}
 """
 
 
@@ -294,16 +286,14 @@ def feed_forward(config: ModelConfig) -> str:
     if not config.gated:
         return f"""## Feed-forward
 
-**{way}**, for each token by itself. Attention moves things between tokens; here each token thinks
-about
-what it has.
+**{way}**, for each token by itself. Attention moves information between tokens; here each token
+works on what it has.
 """
     return rf"""## Feed-forward
 
 **{config.n_embd:,} → 2 × {config.n_inner:,} → {config.n_embd:,}**, for each token by itself.
-GPT-2 has one wide
-row and a GELU. This model has **{feed_forward_name(config)}**: two wide rows, and one is the
-**gate** of the other.
+GPT-2 has one wide layer with a GELU. This model has **{feed_forward_name(config)}**: two wide
+layers side by side, and one is the **gate** of the other.
 
 $$\left(\mathrm{{{name}}}(x W_{{gate}}) \odot x W_{{up}}\right) W_{{down}}$$
 """
@@ -316,15 +306,15 @@ def activation_function(config: ModelConfig) -> str:
     if name == "GELU":
         tail = r"""$$\Phi(x) = \int_{-\infty}^{x} \frac{1}{\sqrt{2\pi}}\, e^{-t^2/2}\, dt$$
 
-How much goes through is the **area under the normal curve** up to x."""
+Φ(x), the fraction that goes through, is the **area under the normal curve** up to x."""
         if config.activation in ("gelu_new", "gelu_pytorch_tanh"):
-            tail += " In practice a tanh stands for the integral; nobody can see the difference."
+            tail += " In practice the integral is approximated with a tanh."
     else:
-        tail = f"GPT-2 has the GELU here, dashed in the picture:\n\n$${_FORMULAS['GELU']}$$"
-    return f"""## {name}: the bend
+        tail = f"GPT-2 has a GELU here, dashed in the figure:\n\n$${_FORMULAS['GELU']}$$"
+    return f"""## {name}: the activation function
 
-Without a bend two matrices would be no more than one. Large numbers pass, negative ones are held
-near 0.
+Without a nonlinearity, two matrices could do no more than one. Large numbers go through, negative
+ones are held near 0.
 
 $${formula}$$
 
@@ -336,26 +326,25 @@ def final_norm(config: ModelConfig) -> str:
     """The norm after the last block."""
     return f"""## The final norm
 
-After the last block, one {norm_name(config)} more, as before. It takes the **length** out of the
-stream:
-what counts from here on is the direction.
+After the last block comes one more {norm_name(config)}, like the ones before. It brings all vectors
+to the same **length**: from here on, what counts is the direction.
 """
 
 
 def output(config: ModelConfig) -> str:
     """The output layer with its formulas."""
-    tied = "It is the token embedding once more, turned round: GPT-2 does that, and this model too."
+    tied = "It is the token embedding again, transposed, as in GPT-2."
     if not config.tied:
-        tied = "It is a table of its own; GPT-2 uses its token embedding a second time."
+        tied = "It is a table of its own; GPT-2 uses its token embedding again."
     return rf"""## The output layer
 
-One more matrix, **{config.n_embd:,} × {config.vocab_size:,}**: a column for each token. {tied}
+One more matrix, **{config.n_embd:,} × {config.vocab_size:,}**, with a column for each token. {tied}
 
 $$\mathrm{{logits}} = h^\top W_O \qquad
 p_i = \frac{{e^{{\mathrm{{logit}}_i / T}}}}{{\sum_j e^{{\mathrm{{logit}}_j / T}}}}$$
 
-T is the **temperature**. Greedy, the default of transformers, takes the largest logit and needs
-no T.
+T is the **temperature**. Greedy decoding, the default in transformers, takes the largest logit and
+needs no T.
 """
 
 
@@ -424,23 +413,24 @@ def _how(name: str, config: ModelConfig) -> str:
     if name == "the feed-forward":
         return f"{feed_forward_name(config)}, not {feed_forward_name(GPT2)}"
     if name == "the norm":
-        after = "after each part too"
+        after = "also after each sublayer"
         if config.norm == "layer":
             return after
-        return "no mean and no shift" + f", and {after}" * config.post_norms
+        return "no mean, no bias" + f", and {after}" * config.post_norms
+    biased = "no" if facts(config)["biases"] == "none" else "hardly any"
     return {
-        "grouped heads": "several share one set of keys, so that less must be kept",
+        "grouped heads": "several share keys and values, so the cache is smaller",
         "norms on queries and keys": "they keep the scores in bounds",
-        "positions": "turned, not added",
-        "a sliding window": "layers that look back only so far",
-        "parallel sublayers": "both read what comes in",
-        "fewer biases": "matrices that only multiply",
-        "the output matrix": "not the embedding again",
+        "positions": "rotary, not learned",
+        "a sliding window": "a token looks back only so far",
+        "parallel sublayers": "both read the same input",
+        "fewer biases": f"{biased} matrix has one",
+        "the output matrix": "a table of its own, not the embedding",
     }[name]
 
 
 def differing(config: ModelConfig) -> list[str]:
-    """The kinds of things in which a model is another machine than GPT-2, not only another size."""
+    """In what a model's architecture differs from GPT-2's, apart from its size."""
     ours, theirs = facts(config), facts(GPT2)
     found = [_SAID[what] for what in _SAID if ours[what] != theirs[what]]
     if feed_forward_name(config) == feed_forward_name(GPT2):
@@ -455,14 +445,14 @@ def beside(config: ModelConfig) -> str:
     found = differing(config)
     if not found:
         said = (
-            "**The same machine** in another size: every part that you have seen on these slides "
-            "is in GPT-2 too."
+            "**The same architecture** in another size: every part that you have seen on these "
+            "slides is in GPT-2 too."
         )
         if config.n_parameters == GPT2.n_parameters:
-            said = "**The same machine**, in the same size: every part that you have seen is in it."
+            said = "**The same architecture**, in the same size: it has every part you have seen."
     else:
         listed = "\n".join(f"- **{name}**: {_how(name, config)}" for name in found)
-        said = f"The same plan. What is **not** as in GPT-2:\n\n{listed}"
+        said = f"The same design, but these parts **differ** from GPT-2:\n\n{listed}"
     return f"""## GPT-2 beside it
 
 {said}
@@ -477,6 +467,6 @@ def tuned_model(name: str, refusal: str) -> str:
         refusal: why it cannot be tuned, as the program says it; "" where it can.
     """
     if not refusal:
-        return f"We tune **{name}**, here and now: all of it, or small matrices beside it."
+        return f"We fine-tune **{name}**, live: all of it, or small matrices beside it."
     why = refusal.partition(";")[0]
-    return f"{why}. So on these slides it is the **built-in model** that learns."
+    return f"{why}. So on these slides we fine-tune the **built-in model** instead."

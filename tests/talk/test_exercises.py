@@ -29,7 +29,7 @@ SECTION = "## Exercises"
 MISTAKES: dict[str, list[tuple[str, str]]] = {
     "parameters": [("answer = 1e12", "Too many: by a factor of"), ("answer = 10", "Too few")],
     "sure": [
-        ('answer = "I think that"', r"After it “.*” has .*; look for 90 %"),
+        ('answer = "I think that"', r"After it, “.*” has .*; look for 90 %"),
         ("answer = 3", "in quotes"),
     ],
     "n_bytes": [
@@ -74,7 +74,7 @@ MISTAKES: dict[str, list[tuple[str, str]]] = {
     ],
     "softmax": [
         ("def softmax(x):\n    e = np.exp(x)\n    return e / e.sum(-1, keepdims=True)", "largest"),
-        ("def softmax(x):\n    e = np.exp(x - x.max())\n    return e / e.sum()", "each row shall"),
+        ("def softmax(x):\n    e = np.exp(x - x.max())\n    return e / e.sum()", "each row should"),
         ("def softmax(x):\n    return np.exp(x)", "divide by its sum"),
         ("softmax = np.zeros(3)", "without brackets"),
     ],

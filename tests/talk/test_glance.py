@@ -19,7 +19,8 @@ def test_every_known_model_has_a_maker_a_date_and_its_texts() -> None:
     facts = glance._facts()
     assert list(facts) == list(KNOWN)
     for name, said in facts.items():
-        assert set(said) == {"maker", "released", "trained_on"} and all(said.values()), name
+        assert set(said) == {"maker", "released", "trained_on", "source"}, name
+        assert all(said.values()) and said["source"].startswith("https://"), name
 
 
 def test_sizes_are_said_as_people_say_them() -> None:

@@ -149,27 +149,27 @@ def test_the_scale_is_one_large_picture(deck: Any) -> None:
 
 
 def test_the_environment_says_python_the_device_and_that_torch_is_not_needed(deck: Any) -> None:
-    said = text_of(slide_of(deck, "Where are we?").outputs)
+    said = text_of(slide_of(deck, "What are we running on?").outputs)
     assert re.search(r"^Python 3\.\d+\.\d+ · laplm \S+ · NumPy \d", said)
     assert "torch not needed · transformers not needed" in said
     assert re.search(r"^device: CPU, \w+ on \w+, \d+ threads$", said, re.MULTILINE)
 
 
 def test_a_seed_repeats_what_chance_has_done(deck: Any) -> None:
-    slide = slide_of(deck, "Chance, but the same one each time")
+    slide = slide_of(deck, "Random, but repeatable")
     lines = re.findall(rf"^seed (\d+): ({PROMPT} .*)$", text_of(slide.outputs), re.MULTILINE)
     assert [seed for seed, _ in lines] == ["42", "42", "43"]
     assert lines[0] == lines[1]
 
 
 def test_loading_says_what_is_fetched_and_times_the_warm_one(deck: Any) -> None:
-    slide = slide_of(deck, "Downloaded once, or not at all")
+    slide = slide_of(deck, "Download once, then load from disk")
     assert {"downloaded", "cached", "forced"} <= set(re.findall(r"<strong>(\w+)", slide.words[0]))
     said = text_of(slide.outputs)
     assert said.startswith("pocket: 12.5 MB on disk, stored as fp16\n")
     assert re.search(r"^opened in \d+\.\d\d s, with a tokenizer of 5,120", said, re.MULTILINE)
     assert "cached" in said or re.search(
-        r"kernels made ready for this CPU, once: █+ (\d+) of \1", said
+        r"kernels prepared for this CPU, once: █+ (\d+) of \1", said
     )
     (cell,) = [c for c in deck.ran["2_load.ipynb"].cells if "opened in" in c.source]
     assert "{warm.load_seconds:.2f}" in cell.source and "warm = laplm.load" in cell.source
@@ -207,7 +207,8 @@ def test_the_conclusion_has_the_bill_what_to_do_next_links_and_questions(deck: A
     bill = text_of(slide_of(deck, "What it cost").outputs)
     for entry in ("loading", "60 tokens", "memory, at most", "connections opened", "0 cents"):
         assert entry in bill
-    commands = set(re.findall(r"laplm (\w+)", text_of(slide_of(deck, "Where to go on").words)))
+    onwards = text_of(slide_of(deck, "Where to go from here").words)
+    commands = set(re.findall(r"laplm (\w+)", onwards))
     assert len(commands) >= 6
     for command in commands:
         assert laplm_(command, "--help").code == 0, command

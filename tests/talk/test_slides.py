@@ -76,6 +76,19 @@ def test_the_talk_has_the_slides_that_its_page_lists(deck) -> None:
     ]
 
 
+def test_the_page_counts_the_slides_and_the_short_talk_is_half_of_them() -> None:
+    page = " ".join((ROOT / "docs/talk.md").read_text(encoding="utf-8").split())
+    assert f"these {len(SLIDES)} slides" in page
+    (listed,) = re.findall(r"leave out slides ([\d–, and]+)\.", page)
+    ends = [(int(a), int(b or a)) for a, b in re.findall(r"(\d+)(?:–(\d+))?", listed)]
+    out = [number for first, last in ends for number in range(first, last + 1)]
+    assert out == sorted(set(out)) and out[-1] <= len(SLIDES)
+    left = [row.title for row in SLIDES if row.number not in out]
+    assert abs(len(left) - len(SLIDES) / 2) < 2
+    assert {"Core concepts", "Running inference", "Fine-tuning", "Conclusion"} < set(left)
+    assert {"The telling head", "Full fine-tuning or LoRA", "The loss curve"} < set(left)
+
+
 def test_the_listed_cells_are_those_that_show_something(deck) -> None:
     for row in SLIDES:
         cells = deck.ran[row.notebook].cells

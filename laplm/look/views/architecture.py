@@ -95,7 +95,7 @@ class Architecture(View):
                 [f"{norm} norm", f"attention, {config.n_head} heads", *after],
                 [f"{norm} norm", f"feed-forward, {config.n_inner:,} wide", *after],
             ],
-            f"{self.model}: the plan of the machine",
+            f"{self.model}: the architecture",
             parallel=config.parallel_residual,
             subtitle="left: from text to the next token; right: what is in each block",
         )
