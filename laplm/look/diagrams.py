@@ -338,18 +338,18 @@ def all_heads(
 
 
 def big_numbers(numbers: Sequence[tuple[str, str]], title: str) -> Figure:
-    """A few numbers, very large, each over what it counts."""
-    figure = figures.new_figure(_WIDE[0], 3.2)
+    """A few numbers, very large, one below the other, each before what it counts."""
+    figure = figures.new_figure(9.0, 6.4)
     with figures.style_context():
         figures.sheet_title(figure, title)
         axes = figure.add_subplot()
         axes.axis("off")
-        axes.set_xlim(0, len(numbers))
-        axes.set_ylim(0, 1)
+        axes.set_xlim(0, 1)
+        axes.set_ylim(len(numbers), 0)
         for i, (number, what) in enumerate(numbers):
-            axes.text(i + 0.5, 0.5, number, ha="center", va="bottom", fontsize=27,
+            axes.text(0.38, i + 0.5, number, ha="right", va="center_baseline", fontsize=30,
                       fontweight="bold", color=OKABE_ITO[0])  # fmt: skip
-            axes.text(i + 0.5, 0.42, wrapped(what, 14), ha="center", va="top", fontsize=11.5)
+            axes.text(0.43, i + 0.5, what, ha="left", va="center_baseline", fontsize=15)
     return figure
 
 

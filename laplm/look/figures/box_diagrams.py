@@ -32,16 +32,19 @@ def boxes(labels: Sequence[str], notes: Sequence[str], title: str, *, subtitle: 
     """Short texts in boxes that follow each other like the words of a page, a note under each."""
     # Inches: a letter of this font at 12 points, a line, a page.
     em, line, width = 0.1 * magnification(), 0.52 * magnification(), 9.0
+    small = 0.72 if magnification() <= 1 else 0.8  # a letter of a note, beside one of a label
     places: list[tuple[float, int, float]] = []
     x, row = 0.0, 0
     labels = [shorten(label) for label in labels]
     for label, note in zip(labels, notes, strict=True):
-        size = em * max(1.0, display_width(label), 0.72 * len(note)) + 0.12
+        size = em * max(1.0, display_width(label), small * len(note)) + 0.12
         if x and x + size > width:
             x, row = 0.0, row + 1
         places.append((x, row, size))
         x += size + 0.05
     figure, axes = titled_axes(title, width + 0.3, 0.9 + line * (row + 1))
+    wide, high = figure.get_size_inches()
+    figure.set_size_inches(wide, high + 0.24 * axes.get_title(loc="left").count("\n"))
     with style_context():
         from matplotlib.patches import FancyBboxPatch
 

@@ -87,10 +87,14 @@ def _label_beside_points(
     labels: Sequence[str],
     pairs: Sequence[tuple[int, int]] = (),
 ) -> None:
-    """Write a name beside each point, at the first of eight places where it covers no other."""
+    """Write a name beside each point, at the first of eight places where it covers no other.
+
+    Large names that find none go farther away, with a line to their point, or are left out.
+    """
     figure.draw_without_rendering()
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
     taken: list[Any] = []
+    crowded: dict[int, Array] = {}  # points whose names found no place, and how large these are
     marks = axes.transData.transform(points)
     frame = figure.bbox
     spots = [(6, 0), (-6, 0), (0, 7), (0, -7), (6, 7), (-6, 7), (6, -7), (-6, -7)]
@@ -121,11 +125,45 @@ def _label_beside_points(
             if hits == 0:
                 break
         assert best is not None
-        if best[0] and magnification() > 1:  # large names: better none than one that cannot be read
+        if best[0] and magnification() > 1:
             best[1].remove()
+            crowded[i] = np.array(best[2].size)
             continue
         best[1].set_in_layout(False)  # else the axes make room, and names move onto each other
         taken.append(best[2])
+    if crowded:
+        covered = np.array([box.extents for box in taken]).reshape(-1, 4)
+        _label_with_leaders(axes, points, labels, crowded, covered)
+
+
+def _label_with_leaders(
+    axes: Axes, points: Array, labels: Sequence[str], sizes: dict[int, Array], covered: Array
+) -> None:
+    """Write the names of some points away from them, where there is room; leave out the others.
+
+    Args:
+        axes: where they are.
+        points: all of them, (N, 2).
+        labels: their names.
+        sizes: width and height of the names that are to be written, in dots, by index.
+        covered: boxes that other names take, (M, 4), in dots.
+    """
+    own, dots = list(sizes), axes.get_figure(root=True).dpi  # type: ignore[union-attr]
+    marks, radius = axes.transData.transform(points), 0.055 * dots
+    others = np.delete(marks, own, 0)
+    covered = np.vstack([np.hstack([others - radius, others + radius]), covered])
+    found = place_labels(
+        marks[own], np.array([*sizes.values()]), np.array(axes.bbox.extents),
+        np.full(len(own), radius), covered,
+    )  # fmt: skip
+    for i, here in zip(own, found, strict=True):
+        if here.free:  # better none than one that cannot be read
+            axes.annotate(
+                labels[i], points[i], xytext=(here.box[:2] - marks[i]) * 72 / dots,
+                textcoords="offset points", fontsize=font_points(9), ha="left", va="bottom",
+                arrowprops={"arrowstyle": "-", "color": "#8a8a8a", "linewidth": 0.8, "shrinkA": 0,
+                            "shrinkB": 4},
+            ).set_in_layout(False)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ def steps_of(config: ModelConfig) -> dict[str, str]:
     normalized, gained = (
         ("RMS norm: mean square 1", "times the norm's gain")
         if config.norm == "rms"
-        else ("layer norm: mean 0, variance 1", "times the norm's gain, plus its shift")
+        else ("layer norm: mean 0, variance 1", "times the norm's gain, plus its bias")
     )
     after = ", then a norm" if config.post_norms else ""
     activation = ACTIVATIONS[config.activation]
@@ -444,7 +444,7 @@ class ResidualStream(View):
         return figures.lines(
             list(range(n_layer + 1)),
             series,
-            "How long the residual stream is, and how much each layer adds to it",
+            "The residual stream, and what each layer adds to it",
             x_label=f"layer (the stream: before it; {n_layer}: after the last)",
             y_label="length of the vector",
             subtitle=f"median of {len(self.tokens)} tokens; {self.model}",
