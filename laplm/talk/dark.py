@@ -45,6 +45,7 @@ def _twin(figure: Figure, **_: Any) -> tuple[dict[str, str], dict[str, Any]]:
     said = {"title": _title(figure), "letters": _smallest_letters(figure)}
     with darkened(figure):
         png, _size = retina_figure(figure)
+    figure.set_layout_engine("none")  # the light one, drawn next, has everything at these places
     return {DARK_PNG: base64.b64encode(png).decode()}, {DARK_PNG: said}
 
 
