@@ -148,8 +148,9 @@ def _label_with_leaders(
         sizes: width and height of the names that are to be written, in dots, by index.
         covered: boxes that other names take, (M, 4), in dots.
     """
-    own, dots = list(sizes), axes.get_figure(root=True).dpi  # type: ignore[union-attr]
-    marks, radius = axes.transData.transform(points), 0.055 * dots
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    own, marks, radius = list(sizes), axes.transData.transform(points), 0.055 * figure.dpi
     others = np.delete(marks, own, 0)
     covered = np.vstack([np.hstack([others - radius, others + radius]), covered])
     found = place_labels(
@@ -159,7 +160,7 @@ def _label_with_leaders(
     for i, here in zip(own, found, strict=True):
         if here.free:  # better none than one that cannot be read
             axes.annotate(
-                labels[i], points[i], xytext=(here.box[:2] - marks[i]) * 72 / dots,
+                labels[i], points[i], xytext=(here.box[:2] - marks[i]) * 72 / figure.dpi,
                 textcoords="offset points", fontsize=font_points(9), ha="left", va="bottom",
                 arrowprops={"arrowstyle": "-", "color": "#8a8a8a", "linewidth": 0.8, "shrinkA": 0,
                             "shrinkB": 4},
