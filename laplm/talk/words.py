@@ -218,8 +218,7 @@ def attention(config: ModelConfig) -> str:
 
 $$\mathrm{{Attention}}(Q, K, V) = \mathrm{{softmax}}\left({inside}\right) V$$
 
-Each token has a **query** (what it looks for), a **key** (what it offers) and a **value** (what it
-passes on). {why}{before}
+Each token has a **query**, a **key** and a **value**. {why}{before}
 """
 
 
