@@ -434,8 +434,11 @@ def _png(figure: Figure) -> bytes:
 
 
 def _svg(figure: Figure) -> str:
+    import matplotlib as mpl
+
     out = io.StringIO()
-    # No date: the same look gives the same file.
-    figure.savefig(out, format="svg", metadata={"Date": None})
+    # No date, and ids that are not drawn: the same look gives the same file.
+    with mpl.rc_context({"svg.hashsalt": "laplm"}):
+        figure.savefig(out, format="svg", metadata={"Date": None})
     text = out.getvalue()
     return text[text.index("<svg") :]

@@ -34,7 +34,6 @@ _RC: Any = {
     "axes.titlelocation": "left",
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "svg.hashsalt": "laplm",  # the same picture is the same file
     "svg.fonttype": "path",
     "figure.constrained_layout.use": True,
     "text.parse_math": False,  # a dollar sign in a token is a dollar sign

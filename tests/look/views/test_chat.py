@@ -165,6 +165,7 @@ def test_the_picture_and_the_files(found: Chat, tmp_path: Path) -> None:
     assert [t.get_text() for t in axes.get_xticklabels()] == found.words
     assert "im_start" in found.save(tmp_path / "a.html").read_text()
     assert found.save(tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert found.to_svg() == found.to_svg(), "the same look is the same file"
 
 
 def test_the_answer_is_that_of_a_conversation(model: LanguageModel, found: Chat) -> None:
