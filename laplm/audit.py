@@ -127,7 +127,7 @@ def install_guard(report: str) -> None:
         if event not in _EVENTS:
             return
         if event in _STARTING:
-            program = _unguarded(event, args, guard)
+            program = _program_without_hook(event, args, guard)
             if program is not None:
                 _note(report, {"started": program})
             return
@@ -169,7 +169,7 @@ def _module(frame: FrameType | None) -> str:
     return f"{names[0]}, called by {ours[0]}" if ours and ours[0] != names[0] else names[0]
 
 
-def _unguarded(event: str, args: tuple[Any, ...], guard: str) -> str | None:
+def _program_without_hook(event: str, args: tuple[Any, ...], guard: str) -> str | None:
     """A program about to be started that will not have the hook; None when it will."""
     program = _text(args[0]) if args else "?"
     if event == "os.system":

@@ -39,7 +39,7 @@ class InputError(LaplmError):
         super().__init__(message)
         self.parameters = parameters
 
-    def named(self, names: Mapping[str, str]) -> str:
+    def with_parameter_names(self, names: Mapping[str, str]) -> str:
         """The text with other names for its parameters: ``{"top_k": "--top-k"}``."""
         text = str(self)
         first = re.match(r"[a-z][a-z_ ]*?(?= is )", text)

@@ -46,7 +46,7 @@ def test_what_is_hidden_is_written_as_python_writes_it() -> None:
 )  # fmt: skip
 def test_parameters_are_named_as_the_caller_knows_them(error: InputError, text: str) -> None:
     names = {"top_k": "--top-k", "slide": "--slide", "learning_rate": "--learning-rate"}
-    assert error.named(names) == text
+    assert error.with_parameter_names(names) == text
 
 
 def test_a_near_miss_is_told_and_nothing_else() -> None:

@@ -386,7 +386,7 @@ class _Loop:
         _takes_nothing("again", rest)
         if self._session.settings["seed"] is not None:
             note("the seed is set, so the same comes again; /set seed default draws one", dim=True)
-        self._answer(self._session.again)
+        self._answer(self._session.regenerate)
 
     def _undo(self, rest: str) -> None:
         _takes_nothing("undo", rest)

@@ -134,7 +134,7 @@ def _call(argv: list[str]) -> int:
     try:
         code: int = args.run(args)
     except InputError as error:
-        raise InputError(error.named(option_names(command))) from error
+        raise InputError(error.with_parameter_names(option_names(command))) from error
     return code
 
 

@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
             return _tune_until(args, at_the_end)
         except InputError as error:
             # What the command itself calls otherwise.
-            raise InputError(error.named({"n_positions": "--window"})) from error
+            raise InputError(error.with_parameter_names({"n_positions": "--window"})) from error
 
 
 def _tune_until(args: argparse.Namespace, at_the_end: contextlib.ExitStack) -> int:

@@ -72,7 +72,7 @@ class _Account:
         if time.thread_time() > self._deadline:
             raise LimitError(f"it takes more than {MAX_SECONDS:g} seconds; correct it")
 
-    def made(self, value: Any) -> Any:
+    def count_value(self, value: Any) -> Any:
         """Count a new value; what is in it was counted before."""
         whole = self.size(value)
         if isinstance(value, (*_SEQUENCES, dict)):
@@ -253,7 +253,7 @@ def _bounded_filter(name: str, function: Callable[..., Any]) -> Callable[..., An
                 account.check(len(values[0]) * account.size(values[0]))
         if name in _FILTERS:
             account.check(_FILTERS[name](*values, **kwargs))
-        return account.made(function(*first, *values, **kwargs))
+        return account.count_value(function(*first, *values, **kwargs))
 
     return bounded
 
@@ -266,7 +266,7 @@ class _Counted(NodeTransformer):
 
     def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802
         self.generic_visit(node)
-        step = nodes.ExprStmt(_environment_call("step", [], node.lineno), lineno=node.lineno)
+        step = nodes.ExprStmt(_environment_call("count_step", [], node.lineno), lineno=node.lineno)
         node.body.insert(0, step)
         return node
 
@@ -285,11 +285,11 @@ class _Counted(NodeTransformer):
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802
         self.generic_visit(node)
-        node.nodes = [_environment_call("written", [part], node.lineno) for part in node.nodes]
+        node.nodes = [_environment_call("count_output", [part], node.lineno) for part in node.nodes]
         return node
 
     def _made(self, node: nodes.Node) -> nodes.Node:
-        return _environment_call("made", [node], node.lineno)
+        return _environment_call("count_value", [node], node.lineno)
 
 
 def _environment_call(name: str, arguments: list[Any], line: int) -> nodes.Call:
@@ -322,17 +322,17 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         self.globals["lipsum"] = _lipsum
 
     @staticmethod
-    def step() -> None:
+    def count_step() -> None:
         """Count a step of a loop."""
         _account().spend(_PER_ITEM)
 
     @staticmethod
-    def made(value: Any) -> Any:
+    def count_value(value: Any) -> Any:
         """Count a value that an expression made."""
-        return _account().made(value)
+        return _account().count_value(value)
 
     @staticmethod
-    def written(value: Any) -> Any:
+    def count_output(value: Any) -> Any:
         """Count a value that becomes text."""
         account = _account()
         account.spend(account.size(value))
@@ -361,16 +361,20 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             if name == "join" and args:
                 args = (account.items(args[0], len(str(owner))), *args[1:])
             account.check(_call_size(account, name, owner, args, kwargs))
-        return account.made(super().call(context, function, *args, **kwargs))
+        return account.count_value(super().call(context, function, *args, **kwargs))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """Compute what may make much."""
         account = _account()
         account.check(_operation_size(account, operator, left, right))
-        return account.made(super().call_binop(context, operator, left, right))
+        return account.count_value(super().call_binop(context, operator, left, right))
 
 
-_COUNTING = (BoundedEnvironment.step, BoundedEnvironment.made, BoundedEnvironment.written)
+_COUNTING = (
+    BoundedEnvironment.count_step,
+    BoundedEnvironment.count_value,
+    BoundedEnvironment.count_output,
+)
 
 
 def _operation_size(account: _Account, operator: str, left: Any, right: Any) -> int:

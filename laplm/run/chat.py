@@ -180,7 +180,7 @@ class Conversation(_Session):
         _check_text(text, "what was said")
         return self._answer([*self.messages, {"role": "user", "content": text}])
 
-    def again(self) -> Answer:
+    def regenerate(self) -> Answer:
         """Another answer in place of the last one, which stays when nothing is said.
 
         Raises:
@@ -343,7 +343,7 @@ class Continuation(_Session):
             raise InputError("there is no text to go on with; write the beginning of one")
         return self._answer([text] if text else [*self.pieces, ""])
 
-    def again(self) -> Answer:
+    def regenerate(self) -> Answer:
         """Another continuation in place of the last one, which stays when nothing is written.
 
         Raises:

@@ -90,7 +90,7 @@ def make_app(options: ServerOptions) -> tuple[ASGIApp, ServerParts]:
         runs=tunings.finished_runs,
         observer=metrics,
     )
-    pulls = pulling.Pulls(options.allow_pull, registry.forget_soon)
+    pulls = pulling.Pulls(options.allow_pull, registry.invalidate)
     worker = look.Worker(seconds=options.settings.time_limit)
     parts = ServerParts(registry, metrics, options.policy, tunings)
 

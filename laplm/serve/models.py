@@ -280,7 +280,7 @@ class ModelRegistry:
         del self._loaded[served.name]
         served.scheduler.stop()
 
-    def forget_soon(self, name: str) -> None:
+    def invalidate(self, name: str) -> None:
         """A model is another one now, or new: what was known of it is read again. In any thread."""
         self._scanned = -_SCAN_SECONDS
         for key in [key for key in list(self._described) if key[0] == name]:
@@ -288,7 +288,7 @@ class ModelRegistry:
 
     def forget(self, name: str) -> None:
         """A model is no longer there."""
-        self.forget_soon(name)
+        self.invalidate(name)
         served = self._loaded.get(name)
         if served is not None:
             self._drop(served)

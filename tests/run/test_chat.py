@@ -111,19 +111,19 @@ def test_a_question_that_is_stopped_before_an_answer_is_as_if_not_asked(lm: Lang
     told(talk.say("Who?"))
     before = list(talk.messages)
     talk.say("Why?").close()
-    talk.again().close()
+    talk.regenerate().close()
     assert talk.messages == before
 
 
 def test_again_and_undo(lm: LanguageModel) -> None:
     talk = Conversation(lm, settings={"max_new_tokens": 8})
-    for act in (talk.again, talk.undo, talk.last_answer):
+    for act in (talk.regenerate, talk.undo, talk.last_answer):
         with pytest.raises(InputError, match=r"said yet|no answer yet"):
             act()
     talk.set("seed", 1)
     first = told(talk.say("Who?"))
     talk.set("seed", 2)
-    second = told(talk.again())
+    second = told(talk.regenerate())
     assert second != first
     assert [m["content"] for m in talk.messages] == ["Who?", second]
     told(talk.say("Why?"))
@@ -198,7 +198,7 @@ def test_what_was_saved_goes_on(lm: LanguageModel) -> None:
     other.restore(value)
     assert prompt(other.say("Why?")) == prompt(talk.say("Why?"))
     other.restore([{"role": "user", "content": "Who?"}])
-    assert other.system is None and prompt(other.again())
+    assert other.system is None and prompt(other.regenerate())
 
 
 @pytest.mark.parametrize(
@@ -275,7 +275,7 @@ def test_a_model_without_a_template_goes_on_with_a_text(tiny_model_dir: Path) ->
     with pytest.raises(InputError, match="no chat template"):
         Conversation(lm)
     text = Continuation(lm, settings={"seed": 1, "max_new_tokens": 6})
-    for act in (lambda: text.say(""), text.again, text.undo, text.last_answer):
+    for act in (lambda: text.say(""), text.regenerate, text.undo, text.last_answer):
         with pytest.raises(InputError):
             act()
     first = told(text.say("Once upon"))
@@ -283,7 +283,7 @@ def test_a_model_without_a_template_goes_on_with_a_text(tiny_model_dir: Path) ->
     second = told(text.say(""))
     assert second == lm.generate("Once upon" + first, 6, seed=1).text
     assert text.text == "Once upon" + first + second
-    assert told(text.again()) == second
+    assert told(text.regenerate()) == second
     text.undo()
     assert text.text == "Once upon" + first
     value = text.to_json()

@@ -71,7 +71,7 @@ class PackedWeights:
         if matrix.form.scales == "row":
             scales = scales.reshape(-1, k.TILE)
         if not matrix.form.is_float:
-            x = round_to_bytes(x)
+            x = round_to_int8(x)
         sources = [source for source in matrix.sources if source.spec.role == role]
         out = np.empty((len(x), sum(len(source.rows) for source in sources)), np.float32)
         start = 0
@@ -100,7 +100,7 @@ def _rows_product(
     return out
 
 
-def round_to_bytes(x: Array) -> Array:
+def round_to_int8(x: Array) -> Array:
     """Inputs as the kernels see them: signed bytes with a scale for each group of 32."""
     n, width = x.shape
     padded = np.zeros((n, round_up(width, k.GROUP)), np.float32)

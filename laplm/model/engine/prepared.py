@@ -68,7 +68,7 @@ def prepared(
         except ModelFormatError as error:
             cause = str(error).removeprefix(f"{file}: ").partition(";")[0]
             warn(f"prepared weights {file}: {cause}; making them again")
-        _clean(directory, stem, keep=file)
+        _remove_outdated(directory, stem, keep=file)
         home.clear_the_way(file)
         _write(checkpoint, precision, file, made_of, progress)
     raise CacheError(
@@ -94,7 +94,7 @@ def _map(
     return arrays
 
 
-def _clean(directory: Path, stem: str, keep: Path) -> None:
+def _remove_outdated(directory: Path, stem: str, keep: Path) -> None:
     """Remove what was made of older files of a model, and what a process that died left."""
     an_hour_ago = time.time() - 3600
     for stale in directory.glob(f"{_escaped(stem)}*.safetensors"):

@@ -213,7 +213,7 @@ def _is_texts(value: Any) -> bool:
     return isinstance(value, list) and all(map(_is_text, value))
 
 
-def _is_table(of: Callable[[Any], bool], value: Any) -> bool:
+def _is_mapping_of(of: Callable[[Any], bool], value: Any) -> bool:
     if not isinstance(value, dict) or len(value) > 10_000:
         return False
     return all(map(_is_pattern, value)) and all(map(of, value.values()))
@@ -237,8 +237,8 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     "fan_in_fan_out": _is_switch,
     "use_rslora": _is_switch,
     "use_dora": _is_switch,
-    "rank_pattern": functools.partial(_is_table, _is_rank),
-    "alpha_pattern": functools.partial(_is_table, _is_number),
+    "rank_pattern": functools.partial(_is_mapping_of, _is_rank),
+    "alpha_pattern": functools.partial(_is_mapping_of, _is_number),
     "bias": lambda value: value in ("none", "all", "lora_only"),
     "modules_to_save": _is_texts,
     "task_type": _is_text,
