@@ -47,7 +47,7 @@ def _of_card(path: Path) -> str | None:
         text = file.read(_CARD_BYTES).decode("utf-8", errors="replace")
         head = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", text, re.DOTALL)
         fields = re.findall(_FIELD, head[1], re.MULTILINE) if head else []
-        said = {name: value.strip() for name, value in fields}
+        said: dict[str, str] = {name: value.strip() for name, value in fields}
         if said.get("license") == "other":
             return said.get("license_name", "other")
         return said.get("license")
