@@ -14,6 +14,8 @@ from typing import Any, Literal, Self
 from laplm.bounds import TUNING, Bounds, check_step
 from laplm.errors import InputError
 
+TRAINED_FAMILIES = ("gpt2",)
+"""The families that are trained here so far."""
 METHODS = ("full", "lora")
 TARGETS = ("c_attn", "c_proj", "c_fc")
 """The layers that can have an adapter; ``c_proj`` are two, of attention and of the feed-forward."""

@@ -29,6 +29,7 @@ from laplm.model.files.adapter import is_adapter, read_adapter_config
 from laplm.model.files.checkpoint import read_config
 from laplm.serve.problems import BODY, ApiError, JsonResponse, error_responses
 from laplm.serve.scheduler import Scheduler, SchedulerObserver
+from laplm.tune_config import TRAINED_FAMILIES
 
 if TYPE_CHECKING:
     from laplm.model.config import ModelConfig
@@ -409,6 +410,7 @@ def _describe(name: str, target: str) -> dict[str, Any]:
         "description": "",
         "parameters": None,
         "family": None,
+        "tunable": False,
         "stored_as": None,
         "licence": None,
         **dict.fromkeys(("n_layer", "n_head", "n_embd", "n_ctx", "vocab_size")),
@@ -435,6 +437,7 @@ def _describe(name: str, target: str) -> dict[str, Any]:
         "description": built_in.summary() or "" if is_built_in else "",
         "parameters": config.n_parameters,
         "family": config.family,
+        "tunable": config.family in TRAINED_FAMILIES,
         "stored_as": stored_as,
         "licence": licence_of(path),
         "n_layer": config.n_layer,

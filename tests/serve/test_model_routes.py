@@ -36,6 +36,7 @@ def test_the_list_has_every_model_and_its_sizes(client: TestClient) -> None:
     assert entries["tiny"]["memory_bytes"] is None
     assert (entries["tiny"]["family"], entries["tiny"]["stored_as"]) == ("gpt2", "fp32")
     assert entries["tiny"]["licence"] is None
+    assert entries["tiny"]["tunable"]
     assert entries["pocket"]["licence"] == "apache-2.0, as laplm"
     assert Path(entries["pocket"]["path"]).is_absolute()
 

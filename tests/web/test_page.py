@@ -191,6 +191,24 @@ def test_the_address_of_the_tab_before_leads_to_it(watched: Any) -> None:
     expect(page.get_by_role("tab", name="Tune")).to_have_attribute("aria-selected", "true")
 
 
+def test_a_model_that_cannot_be_tuned_is_told_before_anything_is_sent(watched: Any) -> None:
+    def changed(route: Any) -> None:
+        answer = route.fetch().json()
+        for model in answer["models"]:
+            model["tunable"] = model["name"] != "tiny"
+        route.fulfill(json=answer)
+
+    watched.page.route("**/api/models", changed)
+    page = watched.open("tune")
+    plan = page.get_by_role("button", name="Show the plan")
+    expect(plan).to_be_enabled()
+    page.locator("#model").select_option("tiny")
+    expect(plan).to_be_disabled()
+    expect(page.locator("#tune form")).to_contain_text("tiny cannot be tuned here")
+    page.locator("#model").select_option("pocket")
+    expect(plan).to_be_enabled()
+
+
 def test_no_file_and_an_unusable_one_are_told_next_to_the_form(watched: Any) -> None:
     page = watched.open("tune")
     page.get_by_role("button", name="Show the plan").click()

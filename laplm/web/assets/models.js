@@ -10,8 +10,10 @@ const withCode = (text) =>
   text.split("`").map((piece, i) => (i % 2 ? h("code", { text: piece }) : piece));
 
 /** In which precisions a model is in memory, and what for. */
-const held = ({ precision, look_precision: look }) =>
-  !look || look === precision ? precision : `${precision} to write, ${look} to look inside`;
+const held = ({ precision, look_precision: look }) => {
+  const writes = precision === "stored" ? "as stored" : precision;
+  return !look || look === precision ? writes : `${writes} to write, ${look} to look inside`;
+};
 
 const count = (n) => n.toLocaleString("en", { maximumFractionDigits: 1 });
 
@@ -20,15 +22,12 @@ function factsOf(model) {
   const { chat, n_layer: layers, stored_as: stored } = model;
   const sizes = layers && [
     ["kind", chat ? "chat: it answers messages" : "base: it goes on with a text"],
-    ["family", model.family],
-    ["parameters", `${count(model.parameters / 1e6)} million`],
     ["shape", `${layers} layers × ${model.n_head} heads, ${model.n_embd} wide`],
     ["context", `${count(model.n_ctx)} tokens: what it can have in view`],
     ["vocabulary", `${count(model.vocab_size)} tokens: its words and pieces of words`],
   ];
   return [
     ...(sizes || []),
-    ["on disk", bytes(model.bytes_on_disk)],
     ["stored as", stored],
     ["in memory", model.loaded ? `${bytes(model.memory_bytes)}: ${held(model)}` : "not loaded"],
     ["licence", model.licence],
@@ -49,6 +48,12 @@ const tagsOf = (model) =>
     tag(model.loaded, "in memory", "tag on"),
   );
 
+/** The few facts that one chooses by. */
+const inShort = ({ parameters, bytes_on_disk: size, family }) =>
+  parameters
+    ? `${family}, ${count(parameters / 1e6)} million parameters, ${bytes(size)}`
+    : "what is known of it";
+
 const wide = matchMedia("(min-width: 46em)").matches;
 const opened = new Map(); // whether somebody has unfolded a card's facts, or folded them
 
@@ -58,7 +63,7 @@ function factsElement(model) {
   const element = h(
     "details",
     { open: opened.get(name) ?? wide },
-    h("summary", { text: "What it is" }),
+    h("summary", { text: inShort(model) }),
     h(
       "dl",
       { class: "facts" },
@@ -71,14 +76,6 @@ function factsElement(model) {
   element.addEventListener("toggle", () => opened.set(name, element.open));
   return element;
 }
-
-/** The few facts that one chooses by. */
-const inShort = ({ parameters, bytes_on_disk: size, family }) =>
-  parameters &&
-  h("p", {
-    class: "note",
-    text: `${family}, ${count(parameters / 1e6)} million parameters, ${bytes(size)}`,
-  });
 
 /** @param {any} model @param {(verb: string, button: HTMLButtonElement) => void} change */
 function card(model, change) {
@@ -93,7 +90,6 @@ function card(model, change) {
     h("h3", { text: model.name }),
     tagsOf(model),
     model.description ? h("p", {}, withCode(model.description)) : null,
-    inShort(model),
     factsElement(model),
     h(
       "div",

@@ -14,7 +14,10 @@ export async function* answer(asked, signal) {
   for await (const { data } of events("POST", "/v1/chat/completions", body, signal)) {
     const [choice] = data.choices;
     if (!choice) continue;
-    const tokens = (choice.logprobs?.content ?? []).map((token) => ({
+    const ended = choice.finish_reason ?? null;
+    const content = choice.logprobs?.content ?? [];
+    const tokens = content.map((token, i) => ({
+      ends: ended === "stop" && i === content.length - 1,
       id: token.token,
       text: token.token,
       logprob: token.logprob,
@@ -24,7 +27,6 @@ export async function* answer(asked, signal) {
         logprob: other.logprob,
       })),
     }));
-    const ended = choice.finish_reason ?? null;
     // The token that ends an answer is none of it.
     const ids = ended === "stop" ? choice.token_ids.slice(0, -1) : choice.token_ids;
     yield { text: choice.delta.content ?? "", tokens, ids, ended };

@@ -74,6 +74,10 @@ class LookTab {
       facts: () => this.#facts(),
       prepare: this.details.openPart,
     });
+    // The line at the foot of a phone's screen is for while the bars are out of sight.
+    new IntersectionObserver(([bars]) =>
+      this.places.glance.classList.toggle("needless", bars.isIntersecting),
+    ).observe(this.next.bars);
     this.storySoon = debounce(() => this.#askWhy(), SETTLED);
     this.#lay();
     this.#listen();

@@ -6,7 +6,8 @@ import { foldedSettings, samplingSliders, valuesOf } from "../folded.js";
 
 /**
  * @param {{settings: () => void, draw: () => void, take: (item: any) => void}} act
- * @returns {{element: HTMLElement, values: () => any, update: (seen: any) => void}}
+ * @returns {{element: HTMLElement, bars: HTMLElement, values: () => any,
+ *   update: (seen: any) => void}}
  */
 export function makeNext(act) {
   const sliders = samplingSliders({ temperature: 1, top_k: 0, most_k: 50, change: act.settings });
@@ -55,7 +56,7 @@ export function makeNext(act) {
         ` with ${seen.without.length} switched off`,
       );
   }
-  return { element, values: () => valuesOf(sliders), update };
+  return { element, bars: bars.element, values: () => valuesOf(sliders), update };
 }
 
 /** How many tokens the settings have left, if not all. */

@@ -46,7 +46,7 @@ function scores(seen, opened, key, choose) {
         h(
           "tr",
           {},
-          ["key", "q·k scaled", "softmax"].map((text) => h("th", { scope: "col", text })),
+          ["key", "score", "share"].map((text) => h("th", { scope: "col", text })),
         ),
       ),
       h(
@@ -135,8 +135,8 @@ export function drawPair(root, seen, key, choose) {
     h(
       "p",
       { class: "note" },
-      `${shared}All ${k.length} numbers; q and k on one scale. Scaled: ${after}; after the ` +
-        `softmax over all words: `,
+      `${shared}All ${k.length} numbers; q and k on one scale. Score: ${after}; its share, ` +
+        `after the softmax over all words: `,
       h("b", { text: percent(p) }),
       ".",
     ),

@@ -7,7 +7,8 @@ import { plainToken } from "./sentence.js";
 
 const WIDTH = 150; // of the picture; the stream has at most half of it
 const MIDDLE = WIDTH / 2;
-const tall = (layers) => (layers <= 12 ? 44 : 28);
+// So that many layers are no long way on a phone, and each still large enough for a finger.
+const tall = (layers) => (layers <= 12 ? 44 : innerWidth < 600 ? 24 : 28);
 
 /** One layer's piece of the river. */
 function piece(before, after, attention, feed, unit, height) {

@@ -2,7 +2,7 @@
 
 import { aborted, events, get, post } from "../api.js";
 import { freshId, h, numberField } from "../dom.js";
-import { chosenModel, onModels, refreshModels } from "../models-list.js";
+import { chosenModel, entryOf, onModels, refreshModels } from "../models-list.js";
 import { RunCard } from "./run-card.js";
 import { RunsList } from "./runs.js";
 import { textSource } from "./source.js";
@@ -60,9 +60,22 @@ function planForm(open) {
   const source = textSource(say, () => {});
   const fields = settingFields();
   const plan = h("button", { type: "submit", class: "main", text: "Show the plan" });
+  const other = h("p", { class: "note", role: "status" });
+  let planning = false;
+  const settle = () => {
+    const entry = entryOf(chosenModel());
+    const refused = Boolean(entry) && !entry.tunable;
+    plan.disabled = planning || refused;
+    other.textContent = refused
+      ? `${entry.name} cannot be tuned here: only models of the GPT-2 family can so far, such as ` +
+        "pocket. Choose one at the top of the page."
+      : "";
+  };
+  onModels(settle);
   async function makePlan() {
     say(null);
-    plan.disabled = true;
+    planning = true;
+    settle();
     try {
       const text = await source.taken();
       if (!text) throw new Error("Paste a text, choose a file or take an example first.");
@@ -71,11 +84,9 @@ function planForm(open) {
     } catch (problem) {
       say(problem);
     }
-    plan.disabled = false;
+    planning = false;
+    settle();
   }
-  onModels(() => {
-    plan.title = `of ${chosenModel()}`;
-  });
   const element = h(
     "form",
     {
@@ -88,6 +99,7 @@ function planForm(open) {
     source.element,
     fields.element,
     h("div", { class: "row" }, plan, error),
+    other,
   );
   return { element, say };
 }
