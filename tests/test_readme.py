@@ -181,7 +181,9 @@ def test_the_memory_table_is_what_the_layouts_need() -> None:
             size = 0
             for spec in tensor_specs(config).values():
                 if spec.is_linear or spec.role == "embed":  # which is the output matrix too
-                    how = precision if spec.is_linear else quantize.lm_head_precision(precision)
+                    how = (
+                        precision if spec.is_linear else quantize.output_matrix_precision(precision)
+                    )
                     n_out, n_in = spec.shape if spec.layout == "out_in" else spec.shape[::-1]
                     for code, shape in packing.shapes(FORMATS[how], n_out, n_in):
                         size += bytes_of[code] * math.prod(shape)

@@ -19,7 +19,7 @@ from laplm.model.engine import kernel_args as k
 from laplm.model.engine.formats import FORMATS, Format
 from laplm.model.engine.ggml_blocks import format_of, rows_of
 from laplm.model.engine.packing import Rows, round_up
-from laplm.model.engine.quantize import Precision, lm_head_precision, quantize
+from laplm.model.engine.quantize import Precision, output_matrix_precision, quantize
 from laplm.model.families import tensor_specs
 from laplm.model.files.checkpoint import Checkpoint
 from laplm.model.files.safetensors_file import check_finite
@@ -125,7 +125,9 @@ def matrices(checkpoint: Checkpoint, precision: Precision) -> Iterator[Matrix]:
                 yield from _side_by_side([*map(whole, parts)], forms, place)
     role = "embed" if config.tied else "unembed"
     head = next(spec for spec in specs.values() if spec.role == role)
-    yield Matrix(HEAD, form_of(checkpoint, head, lm_head_precision(precision)), (whole(head),))
+    yield Matrix(
+        HEAD, form_of(checkpoint, head, output_matrix_precision(precision)), (whole(head),)
+    )
 
 
 def _side_by_side(parts: Sequence[Source], forms: Sequence[Format], place: int) -> Iterator[Matrix]:

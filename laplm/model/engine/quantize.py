@@ -20,7 +20,7 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "int8", "int4", "stored")
 Array = NDArray[np.float32]
 
 
-def lm_head_precision(precision: Precision) -> Precision:
+def output_matrix_precision(precision: Precision) -> Precision:
     """How the output matrix is stored: the next token is decided there, so never below int8."""
     return "int8" if precision == "int4" else precision
 

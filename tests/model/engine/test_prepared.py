@@ -24,7 +24,7 @@ from laplm.model.engine import prepared as prepared_weights
 from laplm.model.engine.formats import FORMATS
 from laplm.model.engine.packing import unpack
 from laplm.model.engine.prepared import prepared
-from laplm.model.engine.quantize import Precision, lm_head_precision, pack
+from laplm.model.engine.quantize import Precision, output_matrix_precision, pack
 from laplm.model.families import tensor_shapes
 from laplm.model.files.checkpoint import open_checkpoint, save_checkpoint
 from laplm.model.files.safetensors_file import Entry, map_safetensors
@@ -109,7 +109,7 @@ def test_every_row_of_a_large_matrix_has_its_own_scale(
     save_checkpoint(tmp_path / "model", config, tensors)
     arrays = prepared(open_checkpoint(tmp_path / "model"), precision)
     for name, rows, how in (
-        ("head", tensors["wte.weight"], lm_head_precision(precision)),
+        ("head", tensors["wte.weight"], output_matrix_precision(precision)),
         ("h.0.mlp.c_fc", tensors["h.0.mlp.c_fc.weight"].T, precision),
     ):
         form = FORMATS[how]
