@@ -487,7 +487,7 @@ def ranked(
         subtitle: a smaller line under the title.
     """
     figure = figures.new_figure(8.4, 6.4)
-    families = ["DejaVu Sans Mono", *figures.other_scripts()]
+    families = ["DejaVu Sans Mono", *figures.fallback_fonts()]
     with figures.style_context():
         figures.sheet_title(figure, title, subtitle)
         left, right = figure.subplots(1, 2, width_ratios=(1.1, 1.0))

@@ -12,10 +12,10 @@ from laplm.look.figures.canvas import (
     OKABE_ITO,
     add_subtitle,
     display_width,
+    fallback_fonts,
     font_points,
     magnification,
     new_figure,
-    other_scripts,
     sheet_title,
     shorten,
     style_context,
@@ -49,7 +49,7 @@ def boxes(labels: Sequence[str], notes: Sequence[str], title: str, *, subtitle: 
         from matplotlib.patches import FancyBboxPatch
 
         tints = ("#cfe5f5", "#fbdcc0")  # Okabe and Ito's blue and vermilion, light
-        families = ["DejaVu Sans Mono", *other_scripts()]
+        families = ["DejaVu Sans Mono", *fallback_fonts()]
         for i, (label, note, (x, at, size)) in enumerate(zip(labels, notes, places, strict=True)):
             top = at * line
             box = FancyBboxPatch(

@@ -76,12 +76,12 @@ def style_context() -> Any:
         raise MissingExtraError("A picture", "look") from error
     # A character that no font here has is drawn as an empty box, which says enough.
     warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
-    families = {"font.family": ["DejaVu Sans", *other_scripts()]}
+    families = {"font.family": ["DejaVu Sans", *fallback_fonts()]}
     return mpl.rc_context(_RC | families | {"font.size": font_points(_RC["font.size"])})
 
 
 @functools.cache
-def other_scripts() -> list[str]:
+def fallback_fonts() -> list[str]:
     """Fonts of this machine for what DejaVu lacks: Chinese, Japanese, Korean, emoji."""
     from matplotlib.font_manager import get_font_names
 
