@@ -377,12 +377,12 @@ def _draw_labelled_maps(console: Console, part: Maps) -> None:
             line = Text(f"{printable(name):>{margin - 1}} ")
             for values in maps:
                 for share in map(float, values[i]):
-                    line.append_text(_share_cell(console, share, cell))
+                    line.append_text(_heat_cell(console, share, cell))
                 line.append("  ")
             console.print(line, no_wrap=True, overflow="crop")
 
 
-def _share_cell(console: Console, share: float, width: int) -> Text:
+def _heat_cell(console: Console, share: float, width: int) -> Text:
     """A share of 1 as a cell: in percent on its colour, or as a shade."""
     from rich.text import Text
 

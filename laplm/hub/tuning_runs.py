@@ -276,7 +276,7 @@ def record_run(out: Path, record: dict[str, Any], name: str | None) -> Iterator[
         if is_locked(earlier.directory):
             yield None
             return
-        directory, record = earlier.directory, {**earlier.record, **_current_state(record)}
+        directory, record = earlier.directory, {**earlier.record, **_state_fields(record)}
         name = earlier.name
     else:
         inside = out.name == "model" and out.parent.parent == runs_directory().resolve()
@@ -292,7 +292,7 @@ def record_run(out: Path, record: dict[str, Any], name: str | None) -> Iterator[
         yield RecordedRun(directory, record | {"model_name": name})
 
 
-def _current_state(record: Mapping[str, Any]) -> dict[str, Any]:
+def _state_fields(record: Mapping[str, Any]) -> dict[str, Any]:
     """Of an entry what is said anew when a run goes on."""
     return {key: record[key] for key in ("state", "message", "pid") if key in record}
 

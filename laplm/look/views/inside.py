@@ -391,7 +391,7 @@ def inside(
     if change is not None:
         unchanged = _record(model, ids, None, None)["resid_post", config.n_layer - 1]
         whole = _logits(model, unchanged[at][None])[0, :known]
-    best = _best([logits] if whole is None else [logits, whole], k)
+    best = _likeliest_of_any([logits] if whole is None else [logits, whole], k)
     plain, drawn = _effects(model, logits, best, params)
     whole_plain, whole_drawn = (
         (None, None) if whole is None else _effects(model, whole, best, params)
@@ -504,7 +504,7 @@ def _logits(model: Model, stream: Array) -> Array:
     return family_of(model.config).unembed(stream, passes.weights(model), model.config)
 
 
-def _best(every: Sequence[Array], k: int) -> Ids:
+def _likeliest_of_any(every: Sequence[Array], k: int) -> Ids:
     """The k ids of greatest probability in any of several logits (V,), greatest first."""
     return targets.likeliest(np.stack([softmax(logits) for logits in every]), k)
 

@@ -142,17 +142,17 @@ class _Reader:
     def _damaged(self, cause: str) -> NoReturn:
         self._refuse(f"{cause}; fetch or copy the file again")
 
-    def _setting(self, name: str) -> Any:
+    def _tokenizer_metadata(self, name: str) -> Any:
         return self._metadata.get(f"tokenizer.ggml.{name}")
 
     def _text(self, name: str) -> str | None:
-        value = self._setting(name)
+        value = self._tokenizer_metadata(name)
         if value is not None and not isinstance(value, str):
             self._damaged(f"tokenizer.ggml.{name} is {shown(value, 40)}, which is no text")
         return value
 
     def _checked_tokens(self) -> list[str]:
-        tokens = self._setting("tokens")
+        tokens = self._tokenizer_metadata("tokens")
         if self._kind is None or not isinstance(tokens, list) or not tokens:
             self._damaged("it has no tokenizer (tokenizer.ggml.model and tokenizer.ggml.tokens)")
         tokens = [token or f"[EMPTY_{i}]" for i, token in enumerate(tokens)]  # as llama.cpp
@@ -167,7 +167,7 @@ class _Reader:
 
     def _numbers(self, name: str) -> Any:
         """Numbers for each token; None where the file has none."""
-        values = self._setting(name)
+        values = self._tokenizer_metadata(name)
         if values is None:
             return None
         if not isinstance(values, np.ndarray) or values.size < len(self._tokens):
@@ -180,7 +180,7 @@ class _Reader:
         return value if type(value) is int and 0 <= value < len(self._tokens) else None
 
     def _flag(self, name: str, default: bool) -> bool:
-        value = self._setting(name)
+        value = self._tokenizer_metadata(name)
         return value if isinstance(value, bool) else default
 
     # --- byte-level BPE ---
@@ -194,7 +194,7 @@ class _Reader:
                 "tokenizer.json"
             )
         steps, ignore_merges = _BY_NAME[name]
-        merges = self._setting("merges")
+        merges = self._tokenizer_metadata("merges")
         if not isinstance(merges, list):
             self._damaged("its tokenizer has no tokenizer.ggml.merges")
         pairs = [_pair(merge) for merge in merges]
@@ -239,7 +239,7 @@ class _Reader:
 
     def _merges_by_score(self, by_position: bool) -> list[tuple[str, str]]:
         """Gemma's merges follow the vocabulary, its scores do not."""
-        merges = self._setting("merges")
+        merges = self._tokenizer_metadata("merges")
         if isinstance(merges, list):
             return [_pair(merge) for merge in merges]
         scores = self._numbers("scores")
