@@ -271,6 +271,20 @@ def test_a_model_is_pulled_with_progress_and_may_be_cancelled(watched: Any, hub:
     watched.page.locator("#model").select_option("distilgpt2")
 
 
+def test_a_choice_that_is_made_while_models_are_listed_stays(watched: Any) -> None:
+    page = watched.open("write")
+    held: list[Any] = []
+    page.route("**/api/models", lambda route: held.append(route))
+    page.get_by_role("tab", name="Models").click()
+    while not held:
+        page.wait_for_timeout(25)
+    page.locator("#model").select_option("tiny")
+    with page.expect_response("**/api/models"):
+        held[0].continue_()
+    expect(page.locator("#models .current h3")).to_have_text("tiny")
+    expect(page.locator("#model")).to_have_value("tiny")
+
+
 def test_a_page_that_may_not_pull_says_how_models_come(watched: Any) -> None:
     watched.page.route(
         "**/api/models/pull",

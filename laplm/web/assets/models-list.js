@@ -41,7 +41,6 @@ function tell() {
 
 /** Ask the server for the list again. */
 export async function refreshModels() {
-  const before = select.value;
   try {
     known = await get("/api/models");
     problem.hidden = true;
@@ -50,6 +49,7 @@ export async function refreshModels() {
     problem.hidden = false;
     return;
   }
+  const before = select.value; // somebody may have chosen another one meanwhile
   replace(
     select,
     known.models.map((model) => h("option", { value: model.name, text: model.name })),

@@ -44,7 +44,7 @@ export function makeNext(act) {
       "After ",
       h("b", { class: "mono", text: seen.tokens[seen.position] }),
       `: entropy ${seen.drawn.entropy.toFixed(2)} bits (0: it is certain)${canBeDrawn(seen)}. ` +
-        "A full bar is 100 %; a click takes the token.",
+        "A full bar is 100 %; a click takes the token; · is a space.",
     );
     legend.hidden = !before;
     if (before)

@@ -9,10 +9,10 @@ import { titleOf } from "./states.js";
 const USUAL = "Once upon a time";
 const SAMPLING = { max_tokens: 60, temperature: 0.8, top_k: 40 };
 
-/** How a model goes on with a text, or what it answers where it was tuned on conversations. */
-async function continued({ model, prompt, seed, asks }) {
+/** How a model goes on with a text, or what it answers if it chats. */
+async function continued({ model, prompt, seed, chats }) {
   const asked = { ...SAMPLING, model, seed };
-  if (asks && entryOf(model)?.chat) {
+  if (chats) {
     const messages = [{ role: "user", content: prompt }];
     return (await post("/v1/chat/completions", { ...asked, messages })).choices[0].message.content;
   }
@@ -51,13 +51,13 @@ function comparison(entry) {
     go.disabled = true;
     error.hidden = true;
     try {
-      for (const [model, place] of [
-        [entry().model, before],
-        [modelOf(entry()), after],
+      const asked = { prompt: prompt.value, seed: Number(seed.input.value) };
+      for (const [model, place, chats] of [
+        [entry().model, before, asks && entryOf(entry().model)?.chat],
+        [modelOf(entry()), after, asks], // tuned on conversations, it chats
       ]) {
         place.textContent = "…";
-        const of = { model, prompt: prompt.value, seed: Number(seed.input.value), asks };
-        place.textContent = await continued(of);
+        place.textContent = await continued({ ...asked, model, chats });
       }
     } catch (problem) {
       error.textContent = problem.message;

@@ -54,8 +54,10 @@ function exportButton(entry, place, fail) {
 
 /** Chat or write with it, look inside, export it. @returns {HTMLElement[]} */
 export function resultButtons(entry, place, fail) {
+  // Tuned on conversations, it chats, whether or not its model did.
+  const chats = entry().asks || entryOf(entry().model)?.chat;
   return [
-    useButton(entry, entryOf(entry().model)?.chat ? "Chat with it" : "Write with it", true),
+    useButton(entry, chats ? "Chat with it" : "Write with it", true),
     useButton(entry, "Look inside", false),
     exportButton(entry, place, fail),
   ];

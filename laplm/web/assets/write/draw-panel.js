@@ -9,7 +9,7 @@ export function itemsOf(token) {
     ? token.others
     : [...token.others, token];
   return others.map((other) => ({
-    label: token.ends && other.id === token.id ? "end of text" : visible(other.text),
+    label: token.ends && other.id === token.id ? "the end" : visible(other.text),
     p: Math.exp(other.logprob),
     own: other.id === token.id,
     takes: true,
