@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -155,7 +156,7 @@ class Import(NamedTuple):
     for_types: bool
 
 
-def imports(source: str, module: str, is_package: bool = False) -> Iterator[Import]:
+def imports(tree: ast.AST, module: str, is_package: bool = False) -> Iterator[Import]:
     """Every import of a module, wherever it stands, by full name."""
     package = module if is_package else module.rpartition(".")[0]
 
@@ -177,7 +178,7 @@ def imports(source: str, module: str, is_package: bool = False) -> Iterator[Impo
         for child in ast.iter_child_nodes(node):
             yield from walk(child, inside, for_types or typed)
 
-    yield from walk(ast.parse(source), False, False)
+    yield from walk(tree, False, False)
 
 
 def name_of(file: Path) -> str:
@@ -192,57 +193,66 @@ def room(module: str) -> str:
     return part if part and is_room else "laplm"
 
 
+@cache
+def tree_of(file: Path) -> ast.AST:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+@cache
 def of(file: Path) -> list[Import]:
-    source = file.read_text(encoding="utf-8")
-    return list(imports(source, name_of(file), file.name == "__init__.py"))
+    return list(imports(tree_of(file), name_of(file), file.name == "__init__.py"))
 
 
 def relative(file: Path) -> str:
     return file.relative_to(PACKAGE).as_posix()
 
 
-@pytest.mark.parametrize("file", MODULES, ids=relative)
-def test_rooms_import_only_what_they_may(file: Path) -> None:
-    here = room(name_of(file))
-    wrong = []
-    for each in of(file):
-        top = each.module.split(".")[0]
-        if top == "laplm":
-            there = room(each.module)
-            if here in ("cli", "__main__"):
-                # Every room, but where it costs nothing until a command needs it.
-                free = each.in_function or each.for_types or there in ("cli", "errors", "laplm")
-            elif here == "laplm":
-                free = each.for_types
-            else:
-                free = there == here or there in MAY_IMPORT[here]
-        else:
-            free = top in sys.stdlib_module_names or top in LIBRARIES.get(here, set())
-        if not free:
-            wrong.append(f"{relative(file)}:{each.line} imports {each.module}")
+def is_allowed(each: Import, here: str) -> bool:
+    """Whether a module of the room ``here`` may import this."""
+    top = each.module.split(".")[0]
+    if top != "laplm":
+        return top in sys.stdlib_module_names or top in LIBRARIES.get(here, set())
+    there = room(each.module)
+    if here in ("cli", "__main__"):
+        # Every room, but where it costs nothing until a command needs it.
+        return each.in_function or each.for_types or there in ("cli", "errors", "laplm")
+    if here == "laplm":
+        return each.for_types
+    return there == here or there in MAY_IMPORT[here]
+
+
+def test_rooms_import_only_what_they_may() -> None:
+    assert MODULES
+    wrong = [
+        f"{relative(file)}:{each.line} imports {each.module}"
+        for file in MODULES for each in of(file)
+        if not is_allowed(each, room(name_of(file)))
+    ]  # fmt: skip
     assert not wrong
 
 
-@pytest.mark.parametrize("file", MODULES, ids=relative)
-def test_torch_is_imported_only_where_it_must_be(file: Path) -> None:
-    here = relative(file)
-    for each in of(file):
-        top = each.module.split(".")[0]
-        if top == "torch" and not here.startswith("tune/"):
-            assert each.in_function, f"{here}:{each.line}"
-            assert here in TORCH_OUTSIDE_TUNE, f"{here}:{each.line}"
+def test_torch_is_imported_only_where_it_must_be() -> None:
+    wrong = [
+        f"{relative(file)}:{each.line}"
+        for file in MODULES for each in of(file)
+        if each.module.split(".")[0] == "torch" and not relative(file).startswith("tune/")
+        and not (each.in_function and relative(file) in TORCH_OUTSIDE_TUNE)
+    ]  # fmt: skip
+    assert not wrong
 
 
-@pytest.mark.parametrize("file", MODULES, ids=relative)
-def test_only_the_command_line_prints(file: Path) -> None:
-    if relative(file) in PRINTS:
-        return
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        where = f"{relative(file)}:{getattr(node, 'lineno', 0)}"
-        assert not (isinstance(node, ast.Name) and node.id in ("print", "input")), where
-        assert not (isinstance(node, ast.Attribute) and node.attr in ("stdout", "__stdout__")) or (
-            ast.unparse(node.value) == "process"  # what a process that we started prints
-        ), where
+def test_only_the_command_line_prints() -> None:
+    wrong = []
+    for file in MODULES:
+        if relative(file) in PRINTS:
+            continue
+        for node in ast.walk(tree_of(file)):
+            prints = isinstance(node, ast.Name) and node.id in ("print", "input")
+            stream = isinstance(node, ast.Attribute) and node.attr in ("stdout", "__stdout__")
+            # What a process that we started prints is another matter.
+            if prints or (stream and ast.unparse(node.value) != "process"):
+                wrong.append(f"{relative(file)}:{node.lineno}")
+    assert not wrong
 
 
 def test_every_module_has_a_test_file_of_its_name_or_is_known_to_be_tested_elsewhere() -> None:
@@ -304,7 +314,7 @@ def test_loading_and_running_do_not_import_torch() -> None:
     ],
 )
 def test_imports_are_found_wherever_they_stand(source: str, found: tuple[str, bool, bool]) -> None:
-    (each,) = imports(source, "laplm.run.generate")
+    (each,) = imports(ast.parse(source), "laplm.run.generate")
     assert (each.module, each.in_function, each.for_types) == found
 
 
@@ -312,7 +322,7 @@ def test_json_is_written_in_one_way_which_knows_no_nan() -> None:
     """``json.dumps`` writes NaN and Infinity, at which other programs' parsers stop."""
     written = set()
     for file in MODULES:
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree_of(file)):
             if (
                 isinstance(node, ast.Call)
                 and ast.unparse(node.func) in ("json.dumps", "json.dump")
@@ -324,10 +334,13 @@ def test_json_is_written_in_one_way_which_knows_no_nan() -> None:
     assert rest <= {"audit.py", "cli/run.py", "tune/lock.py"}
 
 
-@pytest.mark.parametrize("file", MODULES, ids=relative)
-def test_no_function_is_longer_than_eighty_lines(file: Path) -> None:
+def test_no_function_is_longer_than_eighty_lines() -> None:
     """What a function explains in its docstring is not counted."""
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            explained = (ast.get_docstring(node, clean=False) or "").count("\n") + 1
-            assert (node.end_lineno or 0) - node.lineno + 1 - explained <= 80, node.name
+    wrong = []
+    for file in MODULES:
+        for node in ast.walk(tree_of(file)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                explained = (ast.get_docstring(node, clean=False) or "").count("\n") + 1
+                if (node.end_lineno or 0) - node.lineno + 1 - explained > 80:
+                    wrong.append(f"{relative(file)}: {node.name}")
+    assert not wrong

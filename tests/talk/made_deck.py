@@ -12,12 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import nbformat
 import pytest
 from filelock import FileLock
-from nbclient import NotebookClient
 
 from laplm.talk import notebooks, slides
+
+nbformat = slides.load_nbformat()
+from nbclient import NotebookClient  # noqa: E402
 
 
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -10,7 +10,6 @@ import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import nbformat
 import pandas
 import pytest
 from PIL import Image
@@ -19,6 +18,7 @@ from laplm.errors import InputError, MissingExtraError
 from laplm.talk import slides
 from laplm.talk.dark import DARK_PNG
 
+nbformat = slides.load_nbformat()
 pytestmark = [
     pytest.mark.timeout(1800),  # one process makes the deck, the others wait for it
     pytest.mark.usefixtures("kernels_start_one_at_a_time"),
