@@ -24,7 +24,7 @@ td { white-space: pre-wrap; vertical-align: top; }
 .beside p { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0.2rem 0 0.8rem; }
 .beside h4 { margin: 0; opacity: 0.75; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
-.passage { white-space: pre-wrap; font-size: 1.1rem; line-height: 1.9; }
+.passage { white-space: pre-wrap; overflow-wrap: anywhere; font-size: 1.1rem; line-height: 1.9; }
 .passage span { border-radius: 3px; padding: 0.1rem 0; color: black; }
 """
 

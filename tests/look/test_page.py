@@ -188,8 +188,9 @@ def test_many_heads_and_a_long_text_have_room(opened: Any) -> None:
     tokens = [f"·word{i}" for i in range(40)]
     part = Maps(title="heads", values=values, row_labels=[f"layer {i}" for i in range(30)],
                 column_labels=[f"head {i}" for i in range(9)], tokens=tokens)  # fmt: skip
+    text = Passage(title="text", spans=[Span(token, 0.5) for token in tokens])  # without a space
     for width in (390, 1280):
-        shown = opened(Shown([part]).to_html(), viewport={"width": width, "height": 844})
+        shown = opened(Shown([part, text]).to_html(), viewport={"width": width, "height": 844})
         assert shown.locator(".sheet button").count() == 270
         assert shown.evaluate("document.documentElement.scrollWidth") <= width
         shown.get_by_role("button", name="head 29.8").click()
