@@ -1,12 +1,12 @@
-"""Write a GPT-2 directory of a named size with generated weights, for timing and memory.
+"""Write a model directory of a named shape with generated weights, for timing and memory.
 
     python benchmarks/make_model.py gpt2 DIR
-    python benchmarks/make_model.py gpt2-xl DIR --dtype fp16
+    python benchmarks/make_model.py llama3.2-1b DIR --dtype fp16
 
 How fast a model runs does not depend on what its weights say, so the benchmarks need no
-download. The weights have GPT-2's initial scale, the biases and layer norms are not trivial, and
-the tokenizer is a byte-level BPE of exactly 50257 tokens that transformers and laplm both load.
-One tensor at a time is in memory, whatever the size.
+download. The weights have GPT-2's initial scale, the biases and norms are not trivial, and the
+tokenizer is a byte-level BPE of exactly as many tokens as the model has, which transformers and
+laplm both load. One tensor at a time is in memory, whatever the size.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ import numpy as np
 if __name__ == "__main__":  # run from a checkout without installing it
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from laplm.model.config import NAMED_SIZES, ModelConfig
-from laplm.model.families import config_to_hf, tensor_shapes
+from laplm.model.config import ModelConfig
+from laplm.model.families import config_to_hf, family_of, tensor_specs
+from laplm.model.shapes import SHAPES
+from laplm.model.tensors import NORMS, TensorSpec
 
 DTYPES = {"fp32": ("F32", np.float32), "fp16": ("F16", np.float16)}
 END_OF_TEXT = "<|endoftext|>"
@@ -41,12 +43,12 @@ Rome. Once upon a time there was a little girl who lived with her mother at the 
 def main() -> None:
     """Parse the command line and write the model."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("size", choices=sorted(NAMED_SIZES))
+    parser.add_argument("size", choices=sorted(SHAPES))
     parser.add_argument("directory", type=Path)
     parser.add_argument("--dtype", choices=sorted(DTYPES), default="fp32")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    make_model(NAMED_SIZES[args.size], args.directory, dtype=args.dtype, seed=args.seed)
+    make_model(SHAPES[args.size], args.directory, dtype=args.dtype, seed=args.seed)
     print(f"{args.directory}: {args.size} shape, {args.dtype}, generated weights")
 
 
@@ -75,12 +77,12 @@ def _write_weights(path: Path, config: ModelConfig, dtype: str, seed: int) -> No
     tag, numpy_type = DTYPES[dtype]
     width = np.dtype(numpy_type).itemsize
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    shapes = tensor_shapes(config)
+    specs = tensor_specs(config)
     offset = 0
-    for name, shape in shapes.items():
-        end = offset + math.prod(shape) * width
-        key = name if name == "lm_head.weight" else f"transformer.{name}"
-        header[key] = {"dtype": tag, "shape": list(shape), "data_offsets": [offset, end]}
+    for name, spec in specs.items():
+        end = offset + math.prod(spec.shape) * width
+        key = family_of(config).HF_PREFIX + name if spec.hf_prefix else name
+        header[key] = {"dtype": tag, "shape": list(spec.shape), "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
@@ -88,24 +90,27 @@ def _write_weights(path: Path, config: ModelConfig, dtype: str, seed: int) -> No
     try:
         with temporary.open("wb") as file:
             file.write(len(text).to_bytes(8, "little") + text)
-            for index, (name, shape) in enumerate(shapes.items()):
+            for index, spec in enumerate(specs.values()):
                 rng = np.random.default_rng([seed, index])
-                for block in _values(name, math.prod(shape), config.n_layer, rng):
+                for block in _values(spec, config, rng):
                     file.write(block.astype(numpy_type).tobytes())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _values(name: str, count: int, n_layer: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+def _values(
+    spec: TensorSpec, config: ModelConfig, rng: np.random.Generator
+) -> Iterator[np.ndarray]:
     # Radford et al. 2019, section 2.3: weights of residual layers are scaled by 1/sqrt(N).
     scale, shift = 0.02, 0.0
-    if name.endswith("c_proj.weight"):
-        scale /= math.sqrt(2 * n_layer)
-    elif ".ln_" in name or name.startswith("ln_f"):
-        scale, shift = 0.1, float(name.endswith("weight"))
-    elif name.endswith("bias"):
+    if spec.role in NORMS:
+        scale, shift = 0.1, 1.0 - config.norm_offset if spec.part == "weight" else 0.0
+    elif spec.part == "bias":
         scale = 0.1
+    elif spec.role in ("attn_out", "down"):
+        scale /= math.sqrt(2 * config.n_layer)
+    count = math.prod(spec.shape)
     for start in range(0, count, ROWS):
         size = min(ROWS, count - start)
         yield rng.standard_normal(size, dtype=np.float32) * np.float32(scale) + np.float32(shift)

@@ -55,6 +55,7 @@ LAYER_SIZE = MATRICES + N_MATRICES * MATRIX_SIZE
 FIRST, COUNT, TABLE, POSITION, QUERY_BLOCK_SIZE = range(5)
 
 PREFETCH_BYTES = 32768  # of the next weights, for each thread, before it waits
+MOST_PREFETCHED = 262144  # while it waits: what a core's own cache holds beside the rest
 MAX_REDUNDANT_ROWS = 4  # up to so many, each thread makes its own inputs: cheaper than a barrier
 PHASES_PER_LAYER = 18
 NO_ACTIVATION = -1  # of linear layers that have none; the feed-forward has one of these:

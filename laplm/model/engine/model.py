@@ -312,10 +312,11 @@ class GPT:
         if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iu":
             raise InputError("token ids must be a list of at least one whole number")
         out = array.astype(np.int64)
-        if out.min() < 0 or out.max() >= self.config.vocab_size:
+        # Read as unsigned, negative numbers are larger than any vocabulary.
+        if int(out.view(np.uint64).max()) >= self.config.vocab_size:
+            wrong = out.min() if out.min() < 0 else out.max()
             raise InputError(
-                f"token id {out.min() if out.min() < 0 else out.max()} is not in the vocabulary of "
-                f"{self.config.vocab_size}"
+                f"token id {wrong} is not in the vocabulary of {self.config.vocab_size}"
             )
         return out
 

@@ -45,7 +45,8 @@ class RopeTable:
             # In blocks of one size: a row's bits shall not depend on how many are worked out.
             self._known[self._count : self._count + _AT_A_TIME] = self._rows(self._count)
             self._count += _AT_A_TIME
-        np.take(self._known, positions, axis=0, out=self._tokens[: len(positions)])
+        # Any other mode than "clip" makes a copy first.
+        np.take(self._known, positions, axis=0, out=self._tokens[: len(positions)], mode="clip")
 
     def _rows(self, first: int) -> Array:
         rows = np.zeros((_AT_A_TIME, 2, self._width // 2), np.float32)

@@ -471,7 +471,7 @@ def make_scores(isa: Isa, kv: str, n_tokens: int, head_dim: int) -> Any:
     return simd.operation(simd.void, *[i64] * 7, simd.f32)(emit)
 
 
-def make_weighted_values(kv: str, n_tokens: int, head_dim: int) -> Any:
+def make_weighted_values(isa: Isa, kv: str, n_tokens: int, head_dim: int) -> Any:
     """Values of every position of some pages, weighted by the attention pattern and summed.
 
     Arguments: table, count of pages, offset of this layer and head's values in a page (bytes);
@@ -481,43 +481,57 @@ def make_weighted_values(kv: str, n_tokens: int, head_dim: int) -> Any:
     width = 4 if kv == "fp32" else 1
     slices = -(-head_dim // LANES)
     row_bytes = slices * LANES * width
+    # As many components of the head at a time as leave registers for what is added to them.
+    together = min(slices, max(1, isa.registers // 2 // n_tokens))
 
     def emit(b: Builder, *values: Value) -> None:
         table, n_pages, offset, pattern, pattern_stride, out, out_stride = values
 
-        def page(i: Value, acc: list[Value]) -> list[Value]:
-            rows = b.add(simd.read(b, place(b, table, (i, 8)), I64, 8), offset)
-            next_page = _page_to_prefetch(b, table, i, n_pages, offset)
+        def scale_pattern(rows: Value, i: Value) -> None:
+            """Give the pattern of a page its values' scales, sixteen at a time."""
+            for half, t in product((0, 1), range(n_tokens)):
+                at = place(b, pattern, (t, pattern_stride), (i, PAGE * 4), (half, 64))
+                scale = simd.read(b, place(b, rows, (PAGE, row_bytes), (half, 64)), F32V, 4)
+                simd.write(b, at, b.fmul(simd.read(b, at, F32V, 4), scale), 4)
 
-            if kv != "fp32":  # give the pattern the values' scales, sixteen at a time
-                for half, t in product((0, 1), range(n_tokens)):
-                    at = place(b, pattern, (t, pattern_stride), (i, PAGE * 4), (half, 64))
-                    scale = simd.read(b, place(b, rows, (PAGE, row_bytes), (half, 64)), F32V, 4)
-                    simd.write(b, at, b.fmul(simd.read(b, at, F32V, 4), scale), 4)
+        def add_pages(some: range) -> list[Value]:
+            """The sums of some slices of the head for each token; the first ask for what comes."""
+            is_first = some.start == 0
 
-            def positions(step: Value, acc: list[Value]) -> list[Value]:
-                row = place(b, rows, (step, UNROLLED * row_bytes))
-                row_next = place(b, next_page, (step, UNROLLED * row_bytes))
-                weights = place(b, pattern, (i, PAGE * 4), (step, UNROLLED * 4))
-                for line in range(0, UNROLLED * row_bytes, 64):
-                    simd.emit_prefetch(b, place(b, row_next, (line, 1)))
-                for j in range(UNROLLED):
-                    at = [j * row_bytes + s * LANES * width for s in range(slices)]
-                    v = [_read_value(b, kv, place(b, row, (x, 1))) for x in at]
-                    for t in range(n_tokens):
-                        p = simd.read(b, place(b, weights, (t, pattern_stride), (j, 4)), FLOAT, 4)
-                        p = simd.broadcast(b, p, F32V)
-                        for s in range(slices):
-                            acc[t * slices + s] = emit_fma(b, v[s], p, acc[t * slices + s])
-                return acc
+            def page(i: Value, acc: list[Value]) -> list[Value]:
+                rows = b.add(simd.read(b, place(b, table, (i, 8)), I64, 8), offset)
+                if is_first:
+                    next_page = _page_to_prefetch(b, table, i, n_pages, offset)
+                    if kv != "fp32":
+                        scale_pattern(rows, i)
 
-            return loop(b, ir.Constant(I64, PAGE // UNROLLED), acc, positions)
+                def positions(step: Value, acc: list[Value]) -> list[Value]:
+                    row = place(b, rows, (step, UNROLLED * row_bytes))
+                    weights = place(b, pattern, (i, PAGE * 4), (step, UNROLLED * 4))
+                    if is_first:
+                        row_next = place(b, next_page, (step, UNROLLED * row_bytes))
+                        for line in range(0, UNROLLED * row_bytes, 64):
+                            simd.emit_prefetch(b, place(b, row_next, (line, 1)))
+                    for j in range(UNROLLED):
+                        at = [j * row_bytes + s * LANES * width for s in some]
+                        v = [_read_value(b, kv, place(b, row, (x, 1))) for x in at]
+                        for t in range(n_tokens):
+                            where = place(b, weights, (t, pattern_stride), (j, 4))
+                            p = simd.broadcast(b, simd.read(b, where, FLOAT, 4), F32V)
+                            for s in range(len(some)):
+                                cell = t * len(some) + s
+                                acc[cell] = emit_fma(b, v[s], p, acc[cell])
+                    return acc
 
-        zeros = [simd.constant(F32V, 0.0)] * (n_tokens * slices)
-        acc = loop(b, n_pages, zeros, page)
-        for t in range(n_tokens):
-            for s in range(slices):
-                simd.write(b, place(b, out, (t, out_stride), (s, 64)), acc[t * slices + s], 4)
+                return loop(b, ir.Constant(I64, PAGE // UNROLLED), acc, positions)
+
+            return loop(b, n_pages, [simd.constant(F32V, 0.0)] * (n_tokens * len(some)), page)
+
+        for start in range(0, slices, together):
+            some = range(start, min(start + together, slices))
+            sums = iter(add_pages(some))
+            for t, s in product(range(n_tokens), some):
+                simd.write(b, place(b, out, (t, out_stride), (s, 64)), next(sums), 4)
 
     return simd.operation(simd.void, *[i64] * 7)(emit)
 

@@ -106,13 +106,16 @@ def dequantise(blocks: NDArray[np.uint8], ggml_type: str) -> Array:
     Returns:
         (..., numbers of a row).
     """
-    record, flat = _BLOCKS[ggml_type], _records(blocks, ggml_type)
+    flat = _records(blocks, ggml_type)
     size = 256 if ggml_type.endswith(("_K", "_XS")) else 32
+    shape = (*blocks.shape[:-1], blocks.shape[-1] // flat.itemsize * size)
+    if len(flat) <= _AT_ONCE:  # such as one token's embedding, which each step of decoding reads
+        return _numbers(flat, ggml_type).reshape(shape)
     out = np.empty((len(flat), size), np.float32)
     for i in range(0, len(flat), _AT_ONCE):
         part = flat[i : i + _AT_ONCE]
         out[i : i + _AT_ONCE] = _numbers(part, ggml_type).reshape(len(part), size)
-    return out.reshape(*blocks.shape[:-1], blocks.shape[-1] // record.itemsize * size)
+    return out.reshape(shape)
 
 
 def parts_of(blocks: NDArray[np.uint8], ggml_type: str) -> Parts:
@@ -139,8 +142,8 @@ def _numbers(block: NDArray[Any], ggml_type: str) -> Array:
     if parts.group_scales is not None and minimum is not None:
         scale = scale * _wide(parts.group_scales)  # (N, 8)
         minimum = minimum * _wide(_known(parts.group_minimums))
-    whole = _wide(parts.whole).reshape(len(block), scale.shape[1], 32)
-    out: Array = scale[..., None] * whole
+    # Bytes times fp32 are fp32 at once, and exact.
+    out: Array = scale[..., None] * parts.whole.reshape(len(block), scale.shape[1], 32)
     return out if minimum is None else out + minimum[..., None]
 
 

@@ -23,6 +23,7 @@ from laplm.native.simd import (
     load,
     max_lanes,
     maximum,
+    prefetch,
     set_f32,
     splat,
     store,
@@ -110,6 +111,21 @@ def make_write_z(head_dim: int) -> Any:
     return write_z
 
 
+def make_first_seen(spec: k.Spec) -> Any:
+    """``first_seen(args, layer, position)``: the first position that a query there reads."""
+    windowed = spec.windowed
+
+    @lower.inlined
+    def first_seen(args: int, layer: int, position: int) -> int:
+        if windowed:
+            w = get_i64(args, k.LAYERS) + layer * k.LAYER_SIZE * 8
+            window = get_i64(w, k.WINDOW)
+            return max(0, position + 1 - window) if window > 0 else 0
+        return 0
+
+    return first_seen
+
+
 def make_attend(isa: Isa, spec: k.Spec) -> Any:
     """``attend(…)``: some queries that read one key head, together where they fill the registers.
 
@@ -123,18 +139,9 @@ def make_attend(isa: Isa, spec: k.Spec) -> Any:
     together = k.queries_together(isa.registers)
     scores_many = tiles.make_scores(isa, spec.kv, together, head_dim)
     scores_one = tiles.make_scores(isa, spec.kv, 1, head_dim)
-    values_many = tiles.make_weighted_values(spec.kv, together, head_dim)
-    values_one = tiles.make_weighted_values(spec.kv, 1, head_dim)
-    write_z = make_write_z(head_dim)
-
-    @lower.inlined
-    def first_seen(args: int, layer: int, position: int) -> int:
-        """The first position that a query at ``position`` reads."""
-        if spec.windowed:
-            w = get_i64(args, k.LAYERS) + layer * k.LAYER_SIZE * 8
-            window = get_i64(w, k.WINDOW)
-            return max(0, position + 1 - window) if window > 0 else 0
-        return 0
+    values_many = tiles.make_weighted_values(isa, spec.kv, together, head_dim)
+    values_one = tiles.make_weighted_values(isa, spec.kv, 1, head_dim)
+    write_z, first_seen = make_write_z(head_dim), make_first_seen(spec)
 
     @lower.kernel
     def attend(
@@ -189,7 +196,9 @@ def make_attend(isa: Isa, spec: k.Spec) -> Any:
 def make_attention(isa: Isa, spec: k.Spec, barrier: Any) -> Any:
     """``attention(args, thread, phase, layer)``: prepare queries and keys, then attend."""
     prepare_heads, attend = make_prepare_heads(isa, spec), make_attend(isa, spec)
+    first_seen = make_first_seen(spec)
     together = k.queries_together(isa.registers)
+    part_bytes = sum(k.page_part(spec.kv, spec.head_dim))
 
     @lower.kernel
     def prepare(args: int, thread: int, phase: int, layer: int) -> int:
@@ -207,7 +216,18 @@ def make_attention(isa: Isa, spec: k.Spec, barrier: Any) -> Any:
                                       get_i64(block, k.TABLE),
                                       get_i64(block, k.POSITION) + t)  # fmt: skip
             start, end = claim_chunk(args, phase, thread, kv_heads, 1)
-        return barrier(args, phase)
+        return barrier(args, thread, phase, 0, 0)
+
+    @lower.kernel
+    def prefetch_pages(args: int, layer: int, head: int, table: int, position: int) -> None:
+        """A key head's first pages, which no earlier page's turn has asked for."""
+        part = (layer * get_i64(args, k.N_KV_HEAD) + head) * part_bytes
+        first = first_seen(args, layer, position) // k.PAGE
+        last = min(position // k.PAGE + 1, first + tiles.PREFETCH_PAGES)
+        for page in range(first, last):
+            at = get_i64(table, page) + part
+            for line in range(0, part_bytes, 64):
+                prefetch(at + line)
 
     @lower.kernel
     def attend_heads(args: int, thread: int, layer: int, head: int, block: int) -> None:
@@ -215,6 +235,7 @@ def make_attention(isa: Isa, spec: k.Spec, barrier: Any) -> Any:
         shared = get_i64(args, k.N_HEAD) // get_i64(args, k.N_KV_HEAD)
         token, table = get_i64(block, k.FIRST), get_i64(block, k.TABLE)
         position = get_i64(block, k.POSITION)
+        prefetch_pages(args, layer, head, table, position)
         prepare_heads(args, layer, head, token, table, position)
         for query in range(0, shared, together):
             attend(args, thread, layer, table, position, token, head * shared + query,
@@ -241,6 +262,9 @@ def make_attention(isa: Isa, spec: k.Spec, barrier: Any) -> Any:
                            get_i64(block, k.POSITION), get_i64(block, k.FIRST), head,
                            get_i64(block, k.COUNT), 1, 0)  # fmt: skip
             start, end = claim_chunk(args, phase, thread, heads * count, size)
-        return barrier(args, phase)
+        w = get_i64(args, k.LAYERS) + layer * k.LAYER_SIZE * 8
+        before = w + (k.MATRICES + (get_i64(w, k.N_QKV) - 1) * k.MATRIX_SIZE) * 8
+        return barrier(args, thread, phase, get_i64(before, k.NEXT_WEIGHTS),
+                       get_i64(before, k.NEXT_BYTES))  # fmt: skip
 
     return attention

@@ -12,7 +12,7 @@ from laplm.model.engine import tiles
 from laplm.model.engine.formats import CODES, FORMATS, SUPER, Format
 from laplm.model.engine.kernels.activation import activate
 from laplm.model.engine.kernels.norm import layer_norm, rms_norm
-from laplm.model.engine.kernels.threads import claim_chunk, prefetch_weights
+from laplm.model.engine.kernels.threads import claim_chunk
 from laplm.native import lower
 from laplm.native.isa import Isa
 from laplm.native.simd import get_i64, keep_between, load, store
@@ -86,7 +86,7 @@ def make_linear_inputs(spec: k.Spec, barrier: Any, *, floats: bool) -> Any:
                 row = rows + which * row_width * 4
                 input_row(args, thread, t, row, norm, gain, shift, n_in, act, scale, total)
             start, end = claim_chunk(args, phase, thread, tokens, 4)
-        return barrier(args, phase)
+        return barrier(args, thread, phase, 0, 0)
 
     return inputs
 
@@ -224,8 +224,7 @@ def make_linear(isa: Isa, spec: k.Spec, form: Format, barrier: Any) -> Any:
             if activation != k.NO_ACTIVATION:
                 activate_rows(args, activation, out, out_width, n_out, start, end, tokens)
             start, end = claim_chunk(args, phase, thread, count, size)
-        prefetch_weights(args, thread, get_i64(m, k.NEXT_WEIGHTS), get_i64(m, k.NEXT_BYTES))
-        return barrier(args, phase)
+        return barrier(args, thread, phase, get_i64(m, k.NEXT_WEIGHTS), get_i64(m, k.NEXT_BYTES))
 
     return linear
 

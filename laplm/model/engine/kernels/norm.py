@@ -91,6 +91,6 @@ def make_add_sublayer(spec: k.Spec, barrier: Any) -> Any:
                 for i in range(0, width, 16):
                     store(x, i, load(x, i) + load(added, i))
             start, end = claim_chunk(args, phase, thread, tokens, 1)
-        return barrier(args, phase)
+        return barrier(args, thread, phase, 0, 0)
 
     return add_sublayer

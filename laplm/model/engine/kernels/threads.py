@@ -1,7 +1,8 @@
 """How the threads of a pool share a forward pass: chunks of work, barriers, launch and sleep.
 
 A phase (a linear layer, attention, …) is cut into chunks; each thread claims chunks of its own
-range, then steals from the others'. A spin barrier ends the phase.
+range, then steals from the others'. A spin barrier ends the phase. A thread that waits for others
+fetches the weights that come next.
 """
 
 from __future__ import annotations
@@ -24,18 +25,33 @@ from laplm.native.simd import (
 
 
 def make_barrier(isa: Isa) -> Any:
-    """``barrier(args, phase)``: spin until every thread has ended the phase; gives the next one."""
+    """``barrier(args, thread, phase, weights, size)``: until every thread has ended the phase.
+
+    Gives the next phase. ``weights`` are those of the next matrix, of ``size`` bytes: a thread
+    prefetches the beginning of its share, and more of it while it waits.
+    """
     pause = simd.make_pause(isa)
 
     @lower.kernel
-    def barrier(args: int, phase: int) -> int:
+    def barrier(args: int, thread: int, phase: int, weights: int, size: int) -> int:
+        threads = get_i64(args, k.N_THREADS)
+        share = size // threads
+        start = weights + share * thread
+        ahead = min(k.PREFETCH_BYTES, size)
+        for line in range(0, ahead, 64):
+            prefetch(start + line)
         counter = get_i64(args, k.BARRIER)
-        target = get_i64(args, k.BARRIER_START) + (phase + 1) * get_i64(args, k.N_THREADS)
+        target = get_i64(args, k.BARRIER_START) + (phase + 1) * threads
         atomic_add(counter, 1)
+        limit = min(k.MOST_PREFETCHED, share)
         spins = 0
         while atomic_get(counter) < target:
-            pause()
-            spins += 1
+            if ahead < limit:
+                prefetch(start + ahead)
+                ahead += 64
+            else:
+                pause()
+                spins += 1
             if spins == pool.SPINS_BEFORE_YIELD:  # another program may have our core's partner
                 give_way()
                 spins = 0
@@ -63,14 +79,6 @@ def claim_chunk(args: int, phase: int, thread: int, count: int, size: int) -> tu
             if chunk < last:
                 return chunk * size, min((chunk + 1) * size, count)
     return -1, -1
-
-
-@lower.kernel
-def prefetch_weights(args: int, thread: int, weights: int, size: int) -> None:
-    """Fetch the start of this thread's part of the next weights while others finish."""
-    start = weights + size // get_i64(args, k.N_THREADS) * thread
-    for line in range(0, min(k.PREFETCH_BYTES, size), 64):
-        prefetch(start + line)
 
 
 def make_pool(isa: Isa, forward: Any) -> tuple[Any, Any]:
