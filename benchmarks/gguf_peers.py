@@ -4,10 +4,15 @@
     python benchmarks/gguf_peers.py FILE.gguf --threads 2 --repeats 3
     python benchmarks/gguf_peers.py FILE.gguf --as q4_0   # the same weights, stored otherwise
 
+A file of another shape, with generated weights:
+
+    python benchmarks/make_model.py llama3.2-1b DIR --dtype fp16
+    laplm export DIR --precision f16 --out FILE.gguf
+
 Each engine runs in a process of its own, and the engines take turns, so that a disturbance meets
 all of them. Prompts are random token ids, another one each time, since some engines keep the last.
-Medians of tokens a second: prefill of 1,000 tokens, decoding 100 after 64, and laplm's sixteen
-sequences decoded together.
+Medians of tokens a second: prefill of 1,000 tokens, decoding 100 after 64, sixteen sequences of
+them decoded together, and laplm's decoding after 4,000.
 """
 
 from __future__ import annotations
@@ -18,13 +23,16 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 PREFILL, BEFORE, DECODED = 1000, 64, 100
+SEQUENCES, STEPS = 16, 20
+LONG = 4000
 Figures = dict[str, float]
 
 
@@ -41,10 +49,10 @@ def laplm(model: str, threads: int, seed: int) -> Figures:
     ids = prompt(seed, PREFILL)
     gpt.forward(ids[:BEFORE])
 
-    def decode(sequences: int, steps: int) -> float:
+    def decode(sequences: int, steps: int, before: Sequence[int] = ids[:BEFORE]) -> float:
         caches = [gpt.new_cache() for _ in range(sequences)]
         for cache in caches:
-            gpt.forward(ids[:BEFORE], cache, last_only=True)
+            gpt.forward(before, cache, last_only=True)
         gpt.decode(ids[:1] * sequences, caches)
         start = time.perf_counter()
         for token in ids[:steps]:
@@ -54,7 +62,11 @@ def laplm(model: str, threads: int, seed: int) -> Figures:
     start = time.perf_counter()
     gpt.forward(ids, last_only=True)
     prefill = PREFILL / (time.perf_counter() - start)
-    return {"prefill": prefill, "decode": decode(1, DECODED), "16 sequences": decode(16, 20)}
+    return {
+        "prefill": prefill, "decode": decode(1, DECODED),
+        "16 sequences": decode(SEQUENCES, STEPS),
+        "decode after 4,000": decode(1, STEPS, prompt(seed, LONG)),
+    }  # fmt: skip
 
 
 def llama_cpp(model: str, threads: int, seed: int) -> Figures:
@@ -62,7 +74,8 @@ def llama_cpp(model: str, threads: int, seed: int) -> Figures:
     import xllamacpp
 
     params = xllamacpp.CommonParams()
-    params.model.path, params.n_ctx, params.n_parallel = model, 2048, 1
+    params.model.path, params.n_ctx = model, 2048 * SEQUENCES
+    params.n_parallel = SEQUENCES
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     server = xllamacpp.Server(params)
 
@@ -73,18 +86,29 @@ def llama_cpp(model: str, threads: int, seed: int) -> Figures:
         found: dict[str, Any] = reply if isinstance(reply, dict) else json.loads(reply)
         return found["timings"]  # type: ignore[no-any-return]
 
+    def together(count: int) -> float:
+        """Seconds until each of sixteen requests has its tokens."""
+        prompts = [prompt(seed + i, BEFORE) for i in range(SEQUENCES)]
+        start = time.perf_counter()
+        with ThreadPoolExecutor(SEQUENCES) as pool:
+            list(pool.map(timings, prompts, [count] * SEQUENCES))
+        return time.perf_counter() - start
+
     timings(prompt(seed + 1, BEFORE), 4)
-    return {
+    figures = {
         "prefill": timings(prompt(seed, PREFILL), 1)["prompt_per_second"],
         "decode": timings(prompt(seed, BEFORE), DECODED + 1)["predicted_per_second"],
     }
+    first = together(1)  # their prompts, and a token each
+    more = together(1 + 3 * STEPS) - first
+    return figures | {"16 sequences": SEQUENCES * 3 * STEPS / more}
 
 
 def ik_llama_cpp(model: str, threads: int, seed: int) -> Figures:
     """ik_llama.cpp through its binding, one call a token."""
-    from ik_llama_cpp import IkLlama
+    from ik_llama_cpp import IkLlama, _ctypes_api
     from ik_llama_cpp._ctypes_api import llama_batch_free
-    from ik_llama_cpp._internals import make_batch_single
+    from ik_llama_cpp._internals import IkContext, make_batch_single
 
     llama = IkLlama(model, n_ctx=2048, n_threads=threads, verbose=False)
     llama.generate(prompt(seed + 1, BEFORE), max_tokens=4)
@@ -102,7 +126,27 @@ def ik_llama_cpp(model: str, threads: int, seed: int) -> Figures:
     start = time.perf_counter()
     for i, token in enumerate(prompt(seed, DECODED)):
         step(token, BEFORE + 1 + i)
-    return {"prefill": prefill, "decode": DECODED / (time.perf_counter() - start)}
+    decode = DECODED / (time.perf_counter() - start)
+
+    context = IkContext(
+        llama._model, n_ctx=2048, n_threads=threads, flash_attn=False, n_seq_max=SEQUENCES
+    )
+    batch = _ctypes_api.llama_batch_init(SEQUENCES, 0, 1)
+
+    def step_together(tokens: Sequence[int], at: int) -> None:
+        batch.n_tokens = SEQUENCES
+        for i, token in enumerate(tokens):
+            batch.token[i], batch.pos[i] = token, at
+            batch.n_seq_id[i], batch.seq_id[i][0], batch.logits[i] = 1, i, 1
+        context.decode(batch)
+
+    rows = [prompt(seed + i, SEQUENCES) for i in range(BEFORE + 1 + STEPS)]
+    for at, tokens in enumerate(rows):
+        if at == BEFORE + 1:
+            start = time.perf_counter()
+        step_together(tokens, at)
+    many = SEQUENCES * STEPS / (time.perf_counter() - start)
+    return {"prefill": prefill, "decode": decode, "16 sequences": many}
 
 
 def openvino(model: str, threads: int, seed: int) -> Figures:
@@ -112,15 +156,30 @@ def openvino(model: str, threads: int, seed: int) -> Figures:
 
     pipeline = genai.LLMPipeline(model, "CPU", INFERENCE_NUM_THREADS=threads)
 
-    def metrics(ids: list[int], count: int) -> Any:
-        config = genai.GenerationConfig()
+    def metrics(ids: list[int], count: int, sequences: int = 0) -> Any:
+        config = genai.GenerationConfig(apply_chat_template=False)
         config.max_new_tokens = config.min_new_tokens = count
-        return pipeline.generate(ov.Tensor(np.array([ids])), config).perf_metrics
+        # It takes several prompts as text alone; a word of these is a token.
+        words = " ".join("abcdefghij"[i % 10] for i in ids)
+        inputs = [words] * sequences if sequences else ov.Tensor(np.array([ids]))
+        return pipeline.generate(inputs, config).perf_metrics
 
     metrics(prompt(seed + 1, PREFILL), 2)
     first = metrics(prompt(seed, PREFILL), 2).get_ttft().mean
     each = metrics(prompt(seed + 2, BEFORE), DECODED + 1).get_tpot().mean
-    return {"prefill": 1000 * PREFILL / first, "decode": 1000 / each}
+
+    def together(count: int) -> float:
+        start = time.perf_counter()
+        metrics(prompt(seed, BEFORE), count, SEQUENCES)
+        return time.perf_counter() - start
+
+    together(2)
+    at_first = together(1)
+    more = together(1 + STEPS) - at_first
+    return {
+        "prefill": 1000 * PREFILL / first, "decode": 1000 / each,
+        "16 sequences": SEQUENCES * STEPS / more,
+    }  # fmt: skip
 
 
 ENGINES: dict[str, Callable[[str, int, int], Figures]] = {
