@@ -1,7 +1,7 @@
 """Break the code in a fixed sample of places, one at a time, and see whether a test notices.
 
     python -m pytest tests/model tests/run tests/tune tests/serve tests/cli \
-        --cov=laplm --cov-context=test --cov-report=
+        -p pytest_cov --cov=laplm --cov-context=test --cov-report=
     python scripts/mutation.py --coverage .coverage --count 300 --out mutants.jsonl
 
 The wrong changes are cosmic-ray's, at most one for each place in the source, annotations left

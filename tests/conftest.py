@@ -27,6 +27,9 @@ os.environ.pop("COLUMNS", None)
 # torch's threads wait for each other asleep. Awake they take the cores from the other worker's, and
 # from each other: half of all CPU time was spent so. Read when torch is loaded, here or in a child.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Nor do numpy's, whose matrices here are small: a product is one thread's. Read when numpy is loaded,
+# which no plugin that pyproject.toml names does before this.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # No test is about time: a busy machine makes none of them fail. The inputs that hypothesis makes
 # are the same at each run, so that a change breaks a test and not chance; others on request.
 timeless = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -120,6 +123,8 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setattr("laplm.hub.stores.LM_STUDIO", ())
         for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "LAPLM_ISA"):
             patch.delenv(name, raising=False)
+        # Hundreds of processes load the package: compiled by the first, as ever, into __pycache__.
+        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
         yield
 
 

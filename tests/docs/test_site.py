@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import shutil
 import subprocess
@@ -154,7 +155,7 @@ def test_the_order_of_pages_names_every_page() -> None:
     assert named == {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")}
 
 
-def messages() -> Iterator[str]:
+def texts() -> Iterator[str]:
     """Every text in the package but docstrings; … for what differs."""
 
     def text(node: ast.expr) -> str:
@@ -176,13 +177,15 @@ def messages() -> Iterator[str]:
                 waiting += ast.iter_child_nodes(node)
 
 
-MESSAGES = [message for message in messages() if len(message) > 10]
+@functools.cache
+def messages() -> list[str]:
+    return [text for text in texts() if len(text) > 10]
 
 
 def is_said(message: str) -> bool:
     """Whether the package has this text, … standing for anything."""
     pattern = re.compile(".*".join(map(re.escape, message.split("…"))), re.DOTALL)
-    return any(map(pattern.search, MESSAGES))
+    return any(map(pattern.search, messages()))
 
 
 @pytest.mark.parametrize("page", ERRORS, ids=lambda path: path.stem)
