@@ -27,8 +27,8 @@ os.environ.pop("COLUMNS", None)
 # torch's threads wait for each other asleep. Awake they take the cores from the other worker's, and
 # from each other: half of all CPU time was spent so. Read when torch is loaded, here or in a child.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# Nor do numpy's, whose matrices here are small: a product is one thread's. Read when numpy is loaded,
-# which no plugin that pyproject.toml names does before this.
+# numpy has one, for its matrices here are small. Read when numpy is loaded, which no plugin that
+# pyproject.toml names does before this.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # No test is about time: a busy machine makes none of them fail. The inputs that hypothesis makes
 # are the same at each run, so that a change breaks a test and not chance; others on request.

@@ -13,7 +13,6 @@ import pytest
 import torch
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
-from scipy import stats
 from transformers import (
     LogitsProcessorList,
     MinPLogitsWarper,
@@ -194,6 +193,8 @@ def test_all_that_tie_with_the_kth_token_stay() -> None:
     ids=str,
 )
 def test_drawn_tokens_follow_the_distribution(size: int, params: SamplingParams) -> None:
+    from scipy import stats  # a second of each process that collects this file
+
     logits = np.random.default_rng(3).standard_normal(size).astype(np.float32) * 0.7
     logits[:20] += 6  # else every bin of the large vocabulary would be nearly empty
     previous_ids = [1, 2, 3]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import openai
 import pytest
 from serving import MARKED_TURNS, started, with_chat_template
 from transformers import AutoTokenizer
 
 from laplm.run.language_model import LanguageModel
+
+if TYPE_CHECKING:  # a second of each process that collects this file
+    import openai
 
 KEY = "correct horse"
 
@@ -19,6 +22,8 @@ KEY = "correct horse"
 def client(
     tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[openai.OpenAI]:
+    import openai
+
     chat_dir = with_chat_template(tiny_model_dir, tmp_path_factory.mktemp("models") / "chat")
     marked_dir = with_chat_template(tiny_model_dir, chat_dir.with_name("marked"), MARKED_TURNS)
     names = (f"tiny={tiny_model_dir}", f"chat={chat_dir}", f"marked={marked_dir}")
@@ -30,6 +35,8 @@ def client(
 
 
 def test_models_are_listed(client: openai.OpenAI) -> None:
+    import openai
+
     assert {"tiny", "chat", "pocket"} <= {model.id for model in client.models.list()}
     assert client.models.retrieve("tiny").owned_by == "laplm"
     with pytest.raises(openai.NotFoundError):
@@ -91,6 +98,7 @@ def test_a_bias_and_a_stop_string_are_obeyed(client: openai.OpenAI) -> None:
 
 
 def test_the_best_of_several_is_given(client: openai.OpenAI) -> None:
+
     def likelihood(choice: openai.types.CompletionChoice) -> float:
         return sum(choice.logprobs.token_logprobs) / len(choice.logprobs.token_logprobs)
 
@@ -136,12 +144,16 @@ def test_a_conversation_has_the_tokens_of_transformers_and_none_that_was_typed(
 
 
 def test_a_model_without_a_template_names_completions(client: openai.OpenAI) -> None:
+    import openai
+
     with pytest.raises(openai.BadRequestError, match="/v1/completions") as error:
         client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "Hi"}])
     assert error.value.code == "no_chat_template"
 
 
 def test_errors_are_those_that_the_client_knows(client: openai.OpenAI) -> None:
+    import openai
+
     with pytest.raises(openai.AuthenticationError):
         client.with_options(api_key="another key").models.list()
     with pytest.raises(openai.NotFoundError) as missing:

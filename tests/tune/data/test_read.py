@@ -14,7 +14,6 @@ import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
-import datasets
 import jinja2
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -30,6 +29,8 @@ END = "<|endoftext|>"
 
 @pytest.fixture(scope="module", autouse=True)
 def _no_bars() -> None:
+    import datasets  # which takes two seconds: not of each process that collects this file
+
     datasets.disable_progress_bars()
 
 
@@ -409,6 +410,8 @@ def test_columns_that_something_else_separates_are_not_learned_as_one(tmp_path: 
 
 
 def test_a_text_in_a_row_may_hold_several_documents_as_a_file_does(tmp_path: Path) -> None:
+    import datasets
+
     text = f"{END} one {END}\n\n{END}two\n2 {END}"
     whole = texts(read_examples(write(tmp_path / "a.txt", text)))
     assert whole == ["one", "two\n2"]
@@ -586,6 +589,8 @@ def test_what_would_mean_something_else_without_its_other_half_is_refused(
 
 
 def test_parquet_files_are_read_as_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
     messages = [turn("user", "Hi"), turn("assistant", "Hello")]
     for rows in (
         [{"text": "one", "n": 1}, {"text": f"two{END}three", "n": 2}],
@@ -611,6 +616,8 @@ def test_parquet_files_are_read_as_rows(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def refusal_of_parquet(directory: Path, rows: list[dict]) -> str:
+    import datasets
+
     datasets.Dataset.from_list(rows).to_parquet(directory / "bad.parquet")
     return refusal(directory / "bad.parquet")
 
@@ -664,6 +671,8 @@ def test_a_directory_is_all_its_files_in_order(tmp_path: Path) -> None:
 
 
 def test_a_saved_dataset_is_read_as_rows(tmp_path: Path) -> None:
+    import datasets
+
     rows = [{"instruction": "a", "input": None, "output": "b", "n": 1}, ALPACA | {"n": 2}]
     data = datasets.Dataset.from_list(rows).with_format("numpy")
     data.save_to_disk(tmp_path / "one")
@@ -680,6 +689,8 @@ def test_a_saved_dataset_is_read_as_rows(tmp_path: Path) -> None:
 
 
 def test_other_columns_of_a_saved_dataset_are_not_decoded(tmp_path: Path) -> None:
+    import datasets
+
     features = datasets.Features(text=datasets.Value("string"), picture=datasets.Image())
     rows = {"text": ["a"], "picture": [{"bytes": b"no picture", "path": None}]}
     datasets.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "d")
@@ -695,6 +706,8 @@ def test_files_beside_a_dataset_info_are_no_saved_dataset(tmp_path: Path) -> Non
 def test_saved_datasets_that_cannot_be_read_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import datasets
+
     data = datasets.Dataset.from_list([{"body": "a", "n": 1}])
     data.save_to_disk(tmp_path / "one")
     assert "one: the keys are 'body', 'n', but a row has" in refusal(tmp_path / "one")
