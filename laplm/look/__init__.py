@@ -300,7 +300,7 @@ VIEWS: tuple[ViewEntry, ...] = (
             _layer("open this block (default: none)"),
             Parameter("head", "int", "of that block, show the query and keys of this head", None),
             Parameter("words", "string", "shown among the tokens' embeddings", (), many=True),
-            Parameter("window", "int", "how many of the last positions are shown in full", 24),
+            Parameter("window", "int", "how many positions are shown in full", 24),
             Parameter("lens", "bool", "read every layer as a prediction", True),
             Parameter("lens_positions", "int", "at so many positions (default: all shown)", None),
             _count("next tokens", 15),

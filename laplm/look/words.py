@@ -33,6 +33,15 @@ def quoted(token: str) -> str:
     return f"“{token}”"
 
 
+def quoted_at(tokens: Sequence[str], position: int) -> str:
+    """One token of a text in a sentence, with its position where the text has it several times."""
+    token = tokens[position]
+    # With or without the space before it, a reader sees the same word.
+    word = token.removeprefix("·")
+    several = sum(other.removeprefix("·") == word for other in tokens) > 1
+    return quoted(token) + f" (position {position})" * several
+
+
 def describe_key_heads(n_head: int, n_kv_head: int) -> str:
     """Which query heads share a key head, as a sentence; "" where each has its own."""
     size = n_head // n_kv_head

@@ -49,7 +49,9 @@ def test_a_tuning_is_planned_watched_compared_named_and_exported(
     start.wait_for(timeout=180_000)
     expect(page.locator("#tune .facts").first).to_contain_text("40 documents")
     start.click()
-    expect(page.locator("#tune .state")).to_have_text("done", timeout=180_000)
+    with page.expect_request("**/api/models/load", timeout=180_000) as loading:
+        expect(page.locator("#tune .state")).to_have_text("done", timeout=180_000)
+    assert loading.value.post_data_json == {"model": "lake"}  # while the other one writes
     expect(page.locator("#tune .steps")).to_contain_text(re.compile(r"step ([1-9]\d*) of \1(?!\d)"))
     expect(page.locator("#tune .run .chart path.curve")).to_have_count(2)
     texts = page.locator("#tune .two .sample-text")
@@ -114,11 +116,60 @@ def test_a_plan_says_what_a_lone_short_text_can_teach(watched: Any, runs_directo
     expect(facts).to_contain_text(
         "about 1.9 s for 2 steps of 1,024 tokens; beginning and measuring"
     )
-    expect(facts).to_contain_text("only 2: more epochs")
+    expect(facts).to_contain_text("Base modeltiny")
+    few = page.locator("#tune .few-steps")
+    expect(few).to_contain_text("Only 2 steps: the text is short")
+    expect(few).to_contain_text("Read 30 times (epochs) it teaches more")
+    expect(few.get_by_role("button")).to_have_count(0)  # its text is not at hand
     expect(facts).to_contain_text("1 document, of which the end is kept back to measure on")
     expect(facts).to_contain_text("1 document in windows of 512")
     expect(facts).to_contain_text("the end of the text, only measured on")
     shutil.rmtree(there)
+
+
+def test_a_plan_with_few_steps_is_planned_again_with_more(watched: Any) -> None:
+    page = watched.open("tune")
+    expect(page.locator("#tune .base")).to_have_text("Base model: pocket, as chosen at the top.")
+    entry: dict[str, Any] = {
+        "id": "x1", "name": "rhymes.txt", "model": "pocket", "model_name": "rhymes",
+        "state": "planned", "message": "", "created": 1.0, "elsewhere": False, "opening": None,
+        "asks": False, "step": 0, "losses": [], "heldout_losses": [], "samples": [],
+        "settings": {}, "directory": "/runs/x1/model", "result": None,
+    }  # fmt: skip
+    asked: list[Any] = []
+    gone: list[str] = []
+
+    def created(route: Any) -> None:
+        if route.request.method != "POST":
+            route.fulfill(json={"runs": [entry]} if asked else {"runs": []})
+            return
+        asked.append(route.request.post_data_json)
+        epochs = asked[-1]["settings"]["epochs"]
+        steps = {"max_steps": epochs, "tokens_per_step": 1024, "seconds": 2.0}
+        entry.update(id=f"x{len(asked)}", settings=asked[-1]["settings"], plan=steps)
+        route.fulfill(status=201, json=entry)
+
+    def one(route: Any) -> None:
+        if route.request.method == "DELETE":
+            gone.append(route.request.url.rsplit("/", 1)[-1])
+        if route.request.url.endswith("/events"):
+            route.fulfill(body="", content_type="text/event-stream")
+        else:
+            route.fulfill(json=entry)
+
+    page.route("**/api/tune", created)
+    page.route("**/api/tune/*", one)
+    page.route("**/api/tune/*/events", one)
+    page.get_by_role("button", name=re.compile("Nursery rhymes")).click()
+    page.get_by_role("button", name="Show the plan").click()
+    few = page.locator("#tune .few-steps")
+    expect(few).to_contain_text("Only 3 steps")
+    few.get_by_role("button", name="Plan 20 epochs").click()
+    expect(few).to_have_count(0)
+    expect(page.locator("#tune .facts").first).to_contain_text("20 steps of 1,024 tokens")
+    expect(page.get_by_label("Epochs")).to_have_value("20")
+    assert [body["settings"]["epochs"] for body in asked] == [3, 20] and gone == ["x1"]
+    assert asked[1] == asked[0] | {"settings": asked[1]["settings"]}
 
 
 def test_a_run_that_trains_is_watched_stopped_and_gone_on_with(

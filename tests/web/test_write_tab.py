@@ -6,7 +6,7 @@ import re
 from typing import Any
 from urllib.parse import quote
 
-from pages import Watched, write, written
+from pages import Watched, look, write, written
 from playwright.sync_api import expect
 
 pytest_plugins = ("browsing",)  # its fixtures; a second conftest would hide the first one
@@ -96,7 +96,7 @@ def test_a_token_is_looked_into_from_where_it_was_said(watched: Any) -> None:
     assert asked.value.post_data_json["text"] == kept["promptIds"] + ids
     expect(page.locator("#look .chip.here")).to_have_text("·is")
     expect(page.locator("#look .story")).to_contain_text("“Paris”")
-    # With no token chosen it is the last one.
+    # With no token chosen it is where the model began to write: why it went on so.
     page.get_by_role("tab", name="Write").click()
     page.locator("#model").select_option("talker")
     expect(page.locator("#write .status").first).to_contain_text("Written by pocket, not by talker")
@@ -104,15 +104,72 @@ def test_a_token_is_looked_into_from_where_it_was_said(watched: Any) -> None:
     assert page.locator("#write .actions button").all_inner_texts() == ["Keep", "Copy"]
     page.locator("#model").select_option("pocket")
     expect(page.locator("#write .status").first).not_to_contain_text("Written by")
-    page.get_by_role("button", name="Look inside").click()
-    expect(page.locator("#look .word-row .chip.here")).to_have_text(
-        page.locator("#look .word-row .chip").last.inner_text()
-    )
+    with page.expect_request("**/api/look/inside") as asked:
+        page.get_by_role("button", name="Look inside").click()
+    assert asked.value.post_data_json["position"] == len(kept["promptIds"]) - 1
+    expect(page.locator("#look .word-row .chip.here")).to_have_text("·is")
+    expect(page.locator("#look .word-row .chip").first).to_have_text("The")  # it is in sight
+    expect(page.locator("#look .from")).to_contain_text("(here “Paris”)")
     page.get_by_role("tab", name="Write").click()
     page.get_by_role("button", name="Keep", exact=True).click()
     expect(page.locator("#write .status").first).to_contain_text("Kept")
     page.locator("#model").select_option("talker")
     expect(page.locator("#write .status").first).to_be_empty()
+
+
+def test_a_text_that_stops_at_its_limit_says_so_and_what_to_do(watched: Any) -> None:
+    page = watched.open(f"write?text={GIRL}")
+    limit = page.locator("#write .limit")
+    # What the page writes by itself is as long as the page wants.
+    expect(limit).to_have_text("Stopped at the limit of 40 tokens: Continue writes on.")
+    write(page)
+    expect(limit).to_have_text(
+        "Stopped at the limit of 12 tokens: Continue writes on, Settings has the limit."
+    )
+    page.reload()
+    expect(limit).to_contain_text("limit of 12 tokens")
+    write(page, button="Ten samples")
+    expect(limit).to_have_text("10 of 10 stopped at the limit of 12 tokens: Settings has it.")
+    page.get_by_label("Prompt", exact=True).fill("They were happy. The end")
+    write(page, seed=4)
+    expect(page.locator("#write .token").last).to_have_text("end of text")
+    expect(limit).to_be_empty()
+
+
+def test_heads_that_are_switched_off_do_not_count_here(watched: Any) -> None:
+    page = watched.open("look")
+    look(page)
+    page.get_by_role("switch", name="Head 4.6", exact=True).click()
+    page.get_by_role("tab", name="Write").click()
+    said = page.locator("#write .offs-there")
+    expect(said).to_be_visible()
+    expect(said).to_contain_text("Switched off in Look inside: head 4.6. That counts there only")
+    page.get_by_role("tab", name="Look inside").click()
+    page.get_by_role("button", name="Switch all on").click()
+    page.get_by_role("tab", name="Write").click()
+    expect(said).to_be_hidden()
+
+
+def test_a_model_that_is_loaded_first_says_so(watched: Any) -> None:
+    page = watched.open("write")
+
+    def unloaded(route: Any) -> None:
+        answer = route.fetch().json()
+        for model in answer["models"]:
+            model["loaded"] = False
+        route.fulfill(json=answer)
+
+    page.route("**/api/models", unloaded)
+    page.reload()
+    expect(page.locator("#write .status").first).to_contain_text("tokens in")
+    held: list[Any] = []
+    page.route("**/v1/completions", lambda route: held.append(route))
+    page.get_by_role("button", name="Write", exact=True).click()
+    expect(page.locator("#write .status").first).to_have_text("loading pocket …")
+    page.unroute("**/v1/completions")
+    for route in held:
+        route.continue_()
+    expect(page.locator("#write .status").first).to_contain_text("tokens in")
 
 
 def test_a_text_is_continued_kept_and_undone(watched: Any) -> None:

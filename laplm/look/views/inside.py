@@ -356,7 +356,8 @@ def inside(
         layer: the block that is open; None opens none.
         head: of the open block, the head whose query, keys and values are shown; None shows none.
         words: up to 12 words that are shown among the tokens' embeddings.
-        window: how many of the last positions are shown in full.
+        window: how many positions are shown in full: the last ones, or those around the one that is
+            followed.
         lens: read every layer as a prediction.
         lens_positions: at how many of the positions shown, those up to the one that is followed;
             None is all. Each takes as long as the model's own output, once a layer.
@@ -380,8 +381,9 @@ def inside(
     _check_opened(model, layer, head, lens_positions)
     ids = passes.encode(model, text)
     at = passes.check_position(ids, position)
-    # The position that is followed is always one of those shown.
-    first = min(at, max(0, len(ids) - window))
+    # The position that is followed is always one of those shown, and most of the others come before
+    # it, for that is where it looks.
+    first = max(0, min(len(ids) - window, at - 2 * window // 3))
     shown = slice(first, first + window)
     run = _record(model, ids, layer, change, of_head=head is not None)
     end = run["resid_post", config.n_layer - 1]

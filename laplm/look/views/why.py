@@ -48,6 +48,7 @@ from laplm.look.words import (
     describe_lead,
     percent,
     quoted,
+    quoted_at,
 )
 from laplm.progress import Progress
 
@@ -221,7 +222,7 @@ class Why(View):
         bring = f"adds most{' of the heads' * bool(more)}, {added(lead)}{over}{more}"
         if where := self.looked_at(lead.layer, lead.head):
             position, share = where[0]
-            looks = f"which looks at {quoted(self.tokens[position])} with {percent(share, 0)}"
+            looks = f"which looks at {quoted_at(self.tokens, position)} with {percent(share, 0)}"
             bring = f", {looks}, {bring}"
         else:
             bring = f" {bring}"

@@ -145,8 +145,10 @@ def test_of_a_long_text_the_last_positions_are_shown(pocket: LanguageModel) -> N
     np.testing.assert_array_equal(part.block.patterns, whole.block.patterns[:, -4:, -4:])
     shown = part.block.patterns.sum(axis=-1) + part.block.earlier
     np.testing.assert_allclose(shown, 1, atol=1e-5)
-    # The position that is followed is among them, wherever it is.
-    assert inside(pocket, TEXT, window=4, position=2).first == 2
+    # The position that is followed is among them, wherever it is, with those that it looks at.
+    assert inside(pocket, TEXT, window=3, position=2).first == 0
+    assert inside(pocket, TEXT, window=3, position=3).first == 1
+    assert inside(pocket, TEXT, window=1, position=2).first == 2
 
 
 def test_tokens_and_words_are_points_of_the_embedding(pocket: LanguageModel) -> None:

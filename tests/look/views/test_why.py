@@ -147,6 +147,14 @@ def test_the_sentence_says_the_numbers(spain: Why) -> None:
     )
 
 
+def test_the_sentence_says_which_of_several_same_words_it_means(pocket: LanguageModel) -> None:
+    twice = look.why(pocket, "The king of Spain is old. The capital of Spain is", k=1)
+    position, _ = twice.looked_at(4, 6)[0]
+    assert twice.tokens.count("·Spain") == 2 and twice.tokens[position] == "·Spain"
+    said = f"head 4.6, which looks at “·Spain” (position {position}) with"
+    assert said in twice.sentence()
+
+
 def test_the_sentence_follows_the_prompt_and_the_target(pocket: LanguageModel, spain: Why) -> None:
     dog = look.why(pocket, "The dog saw the cat. The dog saw the", k=3)
     assert dog.sentence().startswith("“·cat” leads from layer ")

@@ -2,12 +2,14 @@
 // follows it; a tap on a percentage chooses it as the other word of the pair.
 
 import { arrowKeys, h, percent, replace, svg } from "../dom.js";
-import { isOff } from "./heads.js";
+import { isOff, offMark } from "./heads.js";
+import { namedToken } from "./sentence.js";
 
 const HEIGHT = 92; // px, over the words
 const THIN = 0.02; // shares below are no arc
 const NAMED = 0.1; // shares from here have their number at the arc, where there is room
 const [WIDE_NUMBER, HIGH_NUMBER] = [48, 17]; // px that "100 %" takes, with a gap
+const AFTER = 80; // px that are in sight after the word that is followed
 const POINTING = { pointerenter: true, focusin: true, pointerleave: false, focusout: false };
 
 /** A share as a short number: 98 %. */
@@ -27,8 +29,12 @@ function makeArc(p, a, b, far) {
   return { arc, x: (a + b) / 2, y };
 }
 
-/** @param {HTMLElement} list the row of words, laid out already */
-function drawArcs(list, picture, row, from) {
+/**
+ * @param {HTMLElement} list the row of words, laid out already
+ * @param {number[]} row the share of each column @param {number} from the column that looks
+ * @param {number} left px of the row that are out of sight: a number stands where it is seen
+ */
+function drawArcs(list, picture, row, from, left) {
   const columns = [...list.children];
   const middles = columns.map((each) => each.offsetLeft + each.offsetWidth / 2);
   const width = list.scrollWidth;
@@ -44,7 +50,7 @@ function drawArcs(list, picture, row, from) {
   const named = [];
   for (const one of [...made].sort((a, b) => b.p - a.p)) {
     const half = WIDE_NUMBER / 2;
-    one.x = Math.max(half, Math.min(width - half, one.x));
+    one.x = Math.max(left + half, Math.min(width - half, one.x));
     const apart = ({ x, y }) =>
       Math.abs(x - one.x) > WIDE_NUMBER || Math.abs(y - one.y) > HIGH_NUMBER;
     one.told = one.p >= NAMED && named.every(apart);
@@ -73,8 +79,9 @@ function drawArcs(list, picture, row, from) {
 
 /**
  * @param {HTMLElement} root @param {any} seen the result of /api/look/inside
- * @param {{head: number | null, key: number | null, follow: (at: number) => void,
- *   pair: (at: number) => void}} act
+ * @param {{head: number | null, key: number | null, looks: number[] | null,
+ *   follow: (at: number) => void, pair: (at: number) => void}} act `looks`: where the head looks
+ *   from the word that is followed, at all of the text, if that is known
  */
 export function drawWords(root, seen, act) {
   const { first, position, block } = seen;
@@ -82,6 +89,14 @@ export function drawWords(root, seen, act) {
   const row = block && act.head !== null ? block.patterns[act.head][from] : null;
   const words = seen.tokens.slice(first);
   const off = row && isOff(seen, block.layer, act.head);
+  // What is out of sight has one column, so that its share is an arc too.
+  const further = row && first ? block.earlier[act.head][from] : 0;
+  const before = h(
+    "div",
+    { class: "word-column" },
+    h("span", { class: "before", text: `… ${first} before` }),
+    h("span", { class: "before-share", text: share(further) || "·" }),
+  );
   const columns = words.map((label, i) => {
     const at = first + i;
     const seenNow = row && i <= from;
@@ -116,35 +131,39 @@ export function drawWords(root, seen, act) {
   const list = h(
     "div",
     { class: "word-row", role: "group", "aria-label": "Words of the prompt" },
+    first ? before : null,
     columns,
   );
-  const earlier = first ? h("p", { class: "note", text: `… ${first} tokens before` }) : null;
   const scroll = h(
     "div",
     { class: `scroll words${off ? " off" : ""}` },
     h("div", { class: "fit" }, picture, list),
   );
-  replace(root, earlier, scroll, says(seen, act, row, words, from, off));
+  replace(root, scroll, says(seen, act, row, from, off));
   arrowKeys(list, ".chip")(columns[from].firstChild);
-  scroll.scrollLeft = columns[from].offsetLeft - scroll.clientWidth / 2;
-  if (row) drawArcs(list, picture, row, from);
+  // It looks at what is before it: that has the room.
+  const here = columns[from];
+  scroll.scrollLeft = here.offsetLeft + here.offsetWidth + AFTER - scroll.clientWidth;
+  if (!row) return;
+  const left = scroll.scrollLeft;
+  if (first) drawArcs(list, picture, [further, ...row], from + 1, left);
+  else drawArcs(list, picture, row, from, left);
 }
 
 /** The same in words, which is read out too. */
-function says(seen, act, row, words, from, off) {
+function says(seen, act, row, from, off) {
   if (!row) return h("p", { class: "note looks", text: "Choose a head to see where it looks." });
-  const best = row
-    .map((p, i) => [p, i])
-    .slice(0, from + 1)
+  const { tokens, first } = seen;
+  const best = (act.looks ?? row.slice(0, from + 1))
+    .map((p, i) => [p, act.looks ? i : first + i])
     .sort((a, b) => b[0] - a[0])
     .slice(0, 3)
     .filter(([p], i) => !i || p > 0.005);
   const before = seen.block.earlier[act.head][from];
-  const rest = before > 0.0005 ? `; to tokens further back ${percent(before)}` : "";
-  const most = best.map(([p, i]) => `“${words[i]}” ${percent(p)}`).join(", ");
-  const head = `Head ${seen.block.layer}.${act.head}${off ? " (switched off)" : ""}`;
-  return h("p", {
-    class: "note looks",
-    text: `${head}: “${words[from]}” attends to ${most}${rest}.`,
-  });
+  const seenAll = before <= 0.0005;
+  const rest = seenAll ? "" : `; to all ${first} tokens before those shown ${percent(before)}`;
+  const most = best.map(([p, i]) => `${namedToken(tokens, i)} ${percent(p)}`).join(", ");
+  const said = `${namedToken(tokens, first + from)} attends to ${most}${rest}.`;
+  const head = `Head ${seen.block.layer}.${act.head}`;
+  return h("p", { class: "note looks" }, `${head}: ${said}`, offMark(off));
 }

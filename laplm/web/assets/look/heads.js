@@ -23,6 +23,10 @@ export function partSwitch(part, label, off, toggle) {
 export const isOff = ({ without }, layer, head) =>
   without.includes(`head:${layer}.${head}`) || without.includes(`attention:${layer}`);
 
+/** That a head is off. Where it is on the words have their place too: nothing wraps anew. */
+export const offMark = (off) =>
+  h("span", { class: off ? "off-mark" : "off-mark unshown", text: " (switched off)" });
+
 const signed = (number) => {
   const said = decimal(number, 1);
   return said.startsWith("−") ? said : `+${said}`;

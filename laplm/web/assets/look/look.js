@@ -15,8 +15,9 @@ import { drawPair } from "./pair.js";
 import { drawRiver } from "./river.js";
 import { drawSentence, plainToken } from "./sentence.js";
 import { Story } from "./story.js";
+import { offNames, switchedOff } from "./switched-off.js";
 import { makeWalk } from "./walk.js";
-import { addsOf, bestHead, strongestHead } from "./why.js";
+import { addsOf, bestHead, looksOf, strongestHead } from "./why.js";
 
 const TYPING = 40; // ms without a key before the model is asked
 const SETTLED = 350; // and before it is asked why
@@ -36,7 +37,8 @@ const most = (row) => row.indexOf(Math.max(...row));
 
 /** The places of the tab that are drawn anew. */
 const makePlaces = () => ({
-  offs: h("p", { class: "row offs", role: "status" }),
+  // Always there: what is below does not move when a part is switched off.
+  offs: h("p", { class: "offs", role: "status" }),
   from: h("p", { class: "row note from" }),
   context: h("p", { class: "note context" }),
   sentence: h("p", { class: "story", "aria-live": "polite" }),
@@ -54,7 +56,7 @@ class LookTab {
   constructor(root) {
     this.root = root;
     this.state = freshState();
-    this.off = new Set();
+    this.off = switchedOff;
     this.shown = false;
     this.seen = null;
     this.model = null;
@@ -126,8 +128,13 @@ class LookTab {
         ),
         inside.error,
         places.from,
+        h(
+          "div",
+          { class: "why" },
+          h("span", { class: "note", text: "Why the whole model says so:" }),
+          places.offs,
+        ),
         places.sentence,
-        places.offs,
       ),
       h(
         "div",
@@ -244,6 +251,7 @@ class LookTab {
     drawWords(places.words, seen, {
       head: opened ? state.head : null,
       key,
+      looks: opened ? looksOf(this.story.parts, seen, seen.block.layer, state.head) : null,
       follow: (at) => this.#follow(at),
       pair: (to) => this.#pairWith(to),
     });
@@ -271,28 +279,33 @@ class LookTab {
     const { seen, state, places } = this;
     const { position: at } = seen;
     const named = (i) => `“${plainToken(seen.tokens[i])}”`;
-    if (state.position === null) replace(places.from);
-    else if (!at) replace(places.from, `What comes after ${named(at)}.`);
-    else
-      replace(
-        places.from,
-        `What comes after ${named(at)}. Why ${named(at)} itself was said:`,
-        h("button", {
-          type: "button",
-          class: "link",
-          text: `look from ${named(at - 1)}`,
-          "data-key": "look-from",
-          onclick: () => this.#follow(at - 1),
-        }),
-      );
+    if (state.position === null) {
+      replace(places.from);
+      return;
+    }
+    const link = (key, text, to) =>
+      h("button", {
+        type: "button",
+        class: "link",
+        text,
+        "data-key": key,
+        onclick: () => this.#follow(to),
+      });
+    const goesOn = at + 1 < seen.tokens.length;
+    replace(
+      places.from,
+      `What comes after ${named(at)}${goesOn ? ` (here ${named(at + 1)})` : ""}.` +
+        `${at ? ` Why ${named(at)} itself was said:` : ""}`,
+      at ? link("look-from", `look from ${named(at - 1)}`, at - 1) : null,
+      goesOn ? link("look-on", `go on to ${named(at + 1)}`, at + 1) : null,
+    );
   }
 
-  /** The sentence, once it is known. It is of the model with all of its parts. */
+  /** The sentence, once it is known. It is of the model with all of its parts, as stands above. */
   #drawStory() {
     const { sentence } = this.places;
     const { why } = this.story;
-    const whole = this.off.size ? "With all parts on: " : "";
-    const said = why ? whole + why.sentence : "Asking why…";
+    const said = why ? why.sentence : "Asking why…";
     if (said === this.said) return; // it is read out whenever it changes
     // While another one is asked for, what stands below stays where it is.
     sentence.style.setProperty("min-height", why ? "0" : `${sentence.offsetHeight}px`);
@@ -336,12 +349,13 @@ class LookTab {
   #drawOffs() {
     const { off } = this;
     if (!off.size) {
-      replace(this.places.offs);
+      replace(this.places.offs, "No part is switched off.");
       return;
     }
+    const names = offNames();
     replace(
       this.places.offs,
-      `Switched off: ${[...off].map(partName).join(", ")}`,
+      h("span", { class: "off-names", title: names, text: `Switched off: ${names}` }),
       h("button", {
         type: "button",
         text: "Switch all on",
@@ -418,9 +432,3 @@ function textUpTo(seen, context) {
 
 /** The tokens from one on, down to the one that is followed, as one text. */
 const labelsOf = ({ tokens, position }, first) => tokens.slice(first, position + 1).join("");
-
-/** "head:3.1" in words; layers and heads count from 0. */
-function partName(part) {
-  const [kind, where] = part.split(":");
-  return kind === "head" || kind === "neuron" ? `${kind} ${where}` : `${kind} of layer ${where}`;
-}

@@ -13,7 +13,8 @@ export function makeNext(act) {
   const sliders = samplingSliders({ temperature: 1, top_k: 0, most_k: 50, change: act.settings });
   const bars = makeBars("Probabilities of the next token", (item) => act.take(item));
   const after = h("p", { class: "note" });
-  const legend = h("p", { class: "note", hidden: true });
+  // It keeps its place: what is below the bars does not move when a part is switched off.
+  const legend = h("p", { class: "note unshown" }, "with all parts");
   const draw = h("button", { type: "button", class: "main", text: "Draw", onclick: act.draw });
   const element = h(
     "aside",
@@ -46,7 +47,7 @@ export function makeNext(act) {
       `: entropy ${seen.drawn.entropy.toFixed(2)} bits (0: it is certain)${canBeDrawn(seen)}. ` +
         "A full bar is 100 %; a click takes the token; · is a space.",
     );
-    legend.hidden = !before;
+    legend.classList.toggle("unshown", !before);
     if (before)
       replace(
         legend,

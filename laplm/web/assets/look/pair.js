@@ -3,7 +3,8 @@
 
 import { strip } from "../charts.js";
 import { decimal, h, percent, replace } from "../dom.js";
-import { isOff } from "./heads.js";
+import { isOff, offMark } from "./heads.js";
+import { namedToken } from "./sentence.js";
 
 const ROWS = 6;
 const scaleOf = (...vectors) => Math.max(...vectors.flat().map(Math.abs), 1e-9);
@@ -96,6 +97,7 @@ export function drawPair(root, seen, key, choose) {
   const { block, first, position } = seen;
   const { opened } = block;
   const [from, to] = [seen.tokens[position], seen.tokens[key]];
+  const answers = namedToken(seen.tokens, key);
   const [k, v] = [opened.keys[key - first], opened.values[key - first]];
   const products = opened.query.map((q, i) => q * k[i]);
   const dot = sum(products);
@@ -114,10 +116,15 @@ export function drawPair(root, seen, key, choose) {
       : `${decimal(dot, 1)} × ${opened.scale.toFixed(3)} = ${decimal(score, 2)}`;
   const off = isOff(seen, block.layer, opened.head);
   root.classList.toggle("off", off);
-  const head = `Head ${block.layer}.${opened.head}${off ? " (switched off)" : ""}`;
+  const head = `Head ${block.layer}.${opened.head}`;
   replace(
     root,
-    h("h4", {}, `${head}: “${from}” asks, “${to}” answers`),
+    h(
+      "h4",
+      {},
+      `${head}: ${namedToken(seen.tokens, position)} asks, ${answers} answers`,
+      offMark(off),
+    ),
     h("p", {
       class: "note",
       text:

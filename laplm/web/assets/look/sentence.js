@@ -5,6 +5,13 @@ import { h, replace } from "../dom.js";
 
 /** White space that opens a token is how models write words, and nothing a reader looks for. */
 export const plainToken = (label) => label.replace(/^·/, "") || label;
+
+/** A token of a text in quotes, with its position where the text has that word several times. */
+export function namedToken(tokens, at) {
+  const word = plainToken(tokens[at]);
+  const several = tokens.filter((label) => plainToken(label) === word).length > 1;
+  return `“${tokens[at]}”${several ? ` (position ${at})` : ""}`;
+}
 // Percentages as everywhere on this page: with a space.
 const plain = (sentence) => sentence.replaceAll("“·", "“").replaceAll(/(\d)%/g, "$1 %");
 

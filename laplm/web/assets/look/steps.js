@@ -3,6 +3,8 @@
 
 import { decimal, percent } from "../dom.js";
 import { isOff } from "./heads.js";
+import { namedToken } from "./sentence.js";
+import { looksOf } from "./why.js";
 
 const one = (number) => decimal(number, 1);
 const most = (row) => row.indexOf(Math.max(...row));
@@ -42,17 +44,17 @@ export const STEPS = [
     name: "attention",
     title: "Attention",
     points: ".words",
-    say: (seen, _, head) => {
+    say: (seen, why, head) => {
       const { tokens, first, position, block } = seen;
       const copies = isOff(seen, block.layer, head)
         ? "but it is switched off, and copies nothing."
         : "and copies that much of it.";
-      const row = block.patterns[head][position - first];
+      const all = looksOf(why, seen, block.layer, head);
+      const row = all ?? block.patterns[head][position - first];
       const to = most(row);
-      return (
-        `In head ${block.layer}.${head}, “${tokens[position]}” looks at “${tokens[first + to]}” ` +
-        `with ${percent(row[to])}, ${copies}`
-      );
+      const [from, at] = [position, all ? to : first + to].map((i) => namedToken(tokens, i));
+      const looks = `${from} looks at ${at} with ${percent(row[to])}`;
+      return `In head ${block.layer}.${head}, ${looks}, ${copies}`;
     },
   },
   {
@@ -63,7 +65,7 @@ export const STEPS = [
       const to = most(opened.pattern);
       const score = decimal(opened.scores[to], 2);
       return (
-        `Why there: its query fits the key of “${tokens[first + to]}” best. Their scaled ` +
+        `Its query fits the key of ${namedToken(tokens, first + to)} best. Their scaled ` +
         `product is ${score}, which the softmax makes ${percent(opened.pattern[to])}.`
       );
     },

@@ -51,12 +51,18 @@ function comparison(entry) {
     go.disabled = true;
     error.hidden = true;
     try {
+      const tuned = modelOf(entry());
+      // While the other one writes: its weights are prepared when it is first used.
+      after.textContent = `loading ${tuned} …`;
+      const loading = post("/api/models/load", { model: tuned });
+      loading.catch(() => {}); // what writes with it says why
       const asked = { prompt: prompt.value, seed: Number(seed.input.value) };
       for (const [model, place, chats] of [
         [entry().model, before, asks && entryOf(entry().model)?.chat],
         [modelOf(entry()), after, asks], // tuned on conversations, it chats
       ]) {
-        place.textContent = "…";
+        if (place === after) await loading;
+        place.textContent = `${model} is writing…`;
         place.textContent = await continued({ ...asked, model, chats });
       }
     } catch (problem) {

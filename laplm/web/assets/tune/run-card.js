@@ -3,7 +3,7 @@
 import { curves } from "../charts.js";
 import { duration, h, replace } from "../dom.js";
 import { drawAfter } from "./after.js";
-import { planView } from "./plan.js";
+import { fewSteps, planView } from "./plan.js";
 import { nameForm, resultButtons } from "./result.js";
 import { titleOf, wordsOf } from "./states.js";
 
@@ -77,8 +77,13 @@ function progress(entry) {
 }
 
 export class RunCard {
-  /** @param {HTMLElement} root @param {any} entry @param {(verb: string) => void} act */
-  constructor(root, entry, act, renamed) {
+  /**
+   * @param {HTMLElement} root @param {any} entry @param {(verb: string) => void} act
+   * @param {() => void} renamed
+   * @param {((epochs: number) => void) | null} again plan it with so many epochs, where that can be
+   */
+  constructor(root, entry, act, renamed, again) {
+    this.again = again;
     this.entry = entry;
     this.act = act;
     this.title = h("h3");
@@ -87,6 +92,7 @@ export class RunCard {
     this.buttons = h("div", { class: "row" });
     this.written = h("div");
     this.plan = h("div");
+    this.few = h("div");
     this.live = h("div", { hidden: true });
     this.after = h("div");
     this.compared = false;
@@ -104,6 +110,7 @@ export class RunCard {
       this.state,
       this.problem,
       name,
+      this.few,
       this.plan,
       this.buttons,
       this.written,
@@ -138,12 +145,13 @@ export class RunCard {
     this.say(entry.state === "failed" ? entry.message || "it failed, and did not say why" : "");
     if (entry.plan && this.drawn !== entry.plan) {
       this.drawn = entry.plan;
-      replace(this.plan, planView(entry.plan, entry.state !== "done"));
+      replace(this.plan, planView(entry, entry.state !== "done"));
     }
     if (this.buttonsFor !== entry.state) {
       const ends = this.buttonsFor === "running" && entry.state === "done";
       this.buttonsFor = entry.state;
       replace(this.buttons, this.#buttons());
+      replace(this.few, fewSteps(entry, this.again));
       if (ends) this.buttons.scrollIntoView({ block: "nearest" });
     }
     const measured = entry.losses?.length || entry.heldout_losses?.length;

@@ -1,6 +1,6 @@
 // The Tune tab: a text, a plan, a run that is watched, and what it changed.
 
-import { aborted, events, get, post } from "../api.js";
+import { aborted, events, get, post, remove } from "../api.js";
 import { freshId, h, numberField } from "../dom.js";
 import { chosenModel, entryOf, onModels, refreshModels } from "../models-list.js";
 import { RunCard } from "./run-card.js";
@@ -41,6 +41,9 @@ function settingFields() {
       rate.element,
     ),
     name: () => name.value.trim() || null,
+    setEpochs: (value) => {
+      epochs.input.value = value;
+    },
     settings: () => ({
       method: method.value,
       ...(epochs.input.value === "" ? {} : { epochs: Number(epochs.input.value) }),
@@ -60,27 +63,36 @@ function planForm(open) {
   const source = textSource(say, () => {});
   const fields = settingFields();
   const plan = h("button", { type: "submit", class: "main", text: "Show the plan" });
-  const other = h("p", { class: "note", role: "status" });
+  const base = h("p", { class: "note base", role: "status" });
+  const sent = new Map(); // what was planned from this page, by the runs' ids
   let planning = false;
   const settle = () => {
     const entry = entryOf(chosenModel());
     const refused = Boolean(entry) && !entry.tunable;
     plan.disabled = planning || refused;
-    other.textContent = refused
+    base.textContent = refused
       ? `${entry.name} cannot be tuned here: only models of the GPT-2 family can so far, such as ` +
         "pocket. Choose one at the top of the page."
-      : "";
+      : `Base model: ${chosenModel()}, as chosen at the top.`;
   };
   onModels(settle);
-  async function makePlan() {
+  async function taken() {
+    const text = await source.taken();
+    if (!text) throw new Error("Paste a text, choose a file or take an example first.");
+    const wanted = { model_name: fields.name(), settings: fields.settings() };
+    return { ...text, model: chosenModel(), ...wanted };
+  }
+
+  /** @param {() => Promise<any>} body of the request */
+  async function makePlan(body) {
     say(null);
     planning = true;
     settle();
     try {
-      const text = await source.taken();
-      if (!text) throw new Error("Paste a text, choose a file or take an example first.");
-      const wanted = { model_name: fields.name(), settings: fields.settings() };
-      open(await post("/api/tune", { ...text, model: chosenModel(), ...wanted }));
+      const asked = await body();
+      const entry = await post("/api/tune", asked);
+      sent.set(entry.id, asked);
+      open(entry);
     } catch (problem) {
       say(problem);
     }
@@ -93,21 +105,38 @@ function planForm(open) {
       class: "card form",
       onsubmit: (event) => {
         event.preventDefault();
-        makePlan();
+        makePlan(taken);
       },
     },
     source.element,
     fields.element,
     h("div", { class: "row" }, plan, error),
-    other,
+    base,
   );
-  return { element, say };
+
+  /** The same text, model and name with other epochs; null where it was not planned from here. */
+  function again({ id }) {
+    const asked = sent.get(id);
+    if (!asked) return null;
+    return (epochs) => {
+      fields.setEpochs(epochs);
+      makePlan(async () => {
+        await remove(`/api/tune/${encodeURIComponent(id)}`); // its name is free then
+        return { ...asked, settings: { ...asked.settings, epochs } };
+      });
+    };
+  }
+  return { element, say, again };
 }
 
 /** The run that is shown, followed as it goes. */
 class Shown {
-  /** @param {HTMLElement} root @param {() => void} changed what comes to rest or is renamed */
-  constructor(root, changed) {
+  /**
+   * @param {HTMLElement} root @param {() => void} changed what comes to rest or is renamed
+   * @param {(entry: any) => ((epochs: number) => void) | null} again how one is planned again
+   */
+  constructor(root, changed, again) {
+    this.again = again;
     this.root = root;
     this.changed = changed;
     this.card = null;
@@ -115,7 +144,8 @@ class Shown {
   }
 
   open(entry) {
-    this.card = new RunCard(this.root, entry, (verb) => this.#act(verb), this.changed);
+    const act = (verb) => this.#act(verb);
+    this.card = new RunCard(this.root, entry, act, this.changed, this.again(entry));
     this.root.hidden = false;
     this.#watch(entry.id);
   }
@@ -182,7 +212,8 @@ class Shown {
 /** @param {HTMLElement} root */
 export function startTune(root) {
   const card = h("div", { class: "card run", hidden: true });
-  const shown = new Shown(card, () => runs.refresh());
+  const again = (entry) => form.again(entry);
+  const shown = new Shown(card, () => runs.refresh(), again);
   const open = (entry) => {
     shown.open(entry);
     card.scrollIntoView({ block: "nearest" });

@@ -16,6 +16,8 @@ export function makeParts() {
     many: h("button", { type: "button", text: "Ten samples" }),
     stop: h("button", { type: "button", text: "Stop", disabled: true }),
     undo: h("button", { type: "button", text: "Undo", disabled: true }),
+    offs: h("p", { class: "note offs-there", hidden: true }),
+    limit: h("p", { class: "status limit", role: "status" }),
     error: h("p", { class: "problem", role: "alert", hidden: true }),
     status: h("p", { class: "status", role: "status" }),
     result: h("div", { class: "samples" }),
@@ -56,6 +58,7 @@ export function makeForm(parts, ghost, settings, start) {
       h("span", { class: "note", text: "Ctrl + Enter writes" }),
     ),
     parts.error,
+    parts.offs,
     settings.element,
   );
   form.addEventListener("submit", (event) => {
@@ -76,7 +79,7 @@ export const layOut = (parts, form, panel, take) => [
   h(
     "div",
     { class: "write-grid" },
-    h("div", { class: "write-text" }, form, parts.status, parts.result, parts.legend),
+    h("div", { class: "write-text" }, form, parts.status, parts.result, parts.limit, parts.legend),
     panel.element,
   ),
   parts.spoken,

@@ -8,6 +8,7 @@ const tokenOf = (choice, i, last) => ({
   // No stop texts are asked for: what stops a text is the token that ends it.
   id: choice.token_ids[i],
   ends: last && choice.finish_reason === "stop",
+  cut: last && choice.finish_reason === "length",
   text: choice.logprobs.token_texts[i],
   logprob: choice.logprobs.token_logprobs[i],
   others: choice.logprobs.top_token_ids[i].map((id, j) => ({

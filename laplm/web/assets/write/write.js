@@ -4,9 +4,10 @@
 import { aborted } from "../api.js";
 import { copyText } from "../clipboard.js";
 import { h, looseSpace, replace } from "../dom.js";
-import { chosenModel, entryOf, onModels } from "../models-list.js";
+import { chosenModel, entryOf, onModels, refreshModels } from "../models-list.js";
 import { Opening, OPENING_TOKENS } from "../opening.js";
 import { promptText, setPrompt } from "../prompt.js";
+import { offNames, switchedOff } from "../look/switched-off.js";
 import { session } from "../storage.js";
 import { showTab } from "../tabs.js";
 import { makeDrawPanel } from "./draw-panel.js";
@@ -14,6 +15,7 @@ import { layOut, makeForm, makeParts } from "./form.js";
 import { withGhost } from "./ghost.js";
 import { makeSample, textOf } from "./sample.js";
 import { makeSettings } from "./settings.js";
+import { limitOf } from "./limit.js";
 import { continuations, paced } from "./stream.js";
 import { Undo } from "./undo.js";
 
@@ -142,8 +144,18 @@ class WriteTab {
     return drawn;
   }
 
+  /** That what is switched off in Look inside is on here. */
+  drawOffs() {
+    const { offs } = this.parts;
+    offs.hidden = !switchedOff.size;
+    offs.textContent =
+      `Switched off in Look inside: ${offNames()}. That counts there only: here the whole model ` +
+      "writes.";
+  }
+
   #drawStatus() {
     const { samples, model, seed } = this.state;
+    this.parts.limit.textContent = this.#foreign ? "" : (this.state.limit ?? "");
     if (this.#foreign && !samples.length) {
       replace(this.parts.status);
       return;
@@ -186,7 +198,9 @@ class WriteTab {
     const { prompt, promptIds, tokens } = data;
     const kept = tokens.filter((token) => !token.ends).map((token) => token.id);
     const ids = promptIds && [...promptIds, ...kept];
-    const from = promptIds && this.asked !== null ? promptIds.length + this.asked - 1 : -1;
+    // With none asked about, it is where the model began to write: why it went on so.
+    const at = this.asked ?? (kept.length ? 0 : null);
+    const from = promptIds && at !== null ? promptIds.length + at - 1 : -1;
     const made = ids?.length ? { ids, context: 0, model: this.state.model } : null;
     setPrompt(prompt + textOf(tokens), from < 0 ? null : from, made);
     showTab("look");
@@ -256,10 +270,11 @@ class WriteTab {
     const model = chosenModel();
     const asked = this.settings.values();
     if (tokens) asked.max_tokens = tokens;
-    this.state.status = `${model} is writing…`;
+    const loaded = entryOf(model)?.loaded;
+    this.state.status = loaded ? `${model} is writing…` : `loading ${model} …`;
     const drawn = this.#draw();
     const begun = performance.now();
-    const told = { count: 0 };
+    const told = { count: 0, written: samples.map(() => 0), cut: [] };
     let ended = "";
     try {
       await this.#receive(
@@ -278,6 +293,8 @@ class WriteTab {
     this.#halt();
     this.opening.end();
     if (!this.state.samples.length) return;
+    if (!loaded) refreshModels(); // it is in memory now
+    this.state.limit = limitOf(told, asked.max_tokens, !tokens);
     const said = `${model}.${ended}${looseSpace(typed)} `;
     this.#end(told.count, (performance.now() - begun) / 1000, said, asked.seed);
   }
@@ -296,7 +313,17 @@ class WriteTab {
     return control;
   }
 
-  /** Add the tokens as they come. @param {{count: number}} told how many there were */
+  /** The first token is there: it is loaded. */
+  #saysItWrites() {
+    this.state.status = `${this.state.model} is writing…`;
+    this.#drawStatus();
+  }
+
+  /**
+   * Add the tokens as they come.
+   * @param {{count: number, written: number[], cut: number[]}} told how many there were, in all and
+   *   of each sample; which of these stopped at a limit
+   */
   async #receive(body, drawn, control, told) {
     const { samples } = this.state;
     const stream = paced(continuations(body, control.signal), () => this.opening.pace);
@@ -305,7 +332,10 @@ class WriteTab {
       samples[index].promptIds ??= promptIds;
       drawn[index].add(token);
       if (index === 0) this.panel.drawn(token);
+      if (!told.count) this.#saysItWrites();
       told.count += 1;
+      told.written[index] += 1;
+      if (token.cut) told.cut.push(index);
     }
   }
 
@@ -337,6 +367,7 @@ export function startWrite(root) {
   let opened = false;
   return {
     shown(anew) {
+      tab.drawOffs();
       if (!entryOf(chosenModel())) return;
       if (anew) tab.begin();
       else if (!opened) tab.open();
