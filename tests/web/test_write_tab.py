@@ -167,9 +167,11 @@ def test_a_model_that_is_loaded_first_says_so(watched: Any) -> None:
     page.get_by_role("button", name="Write", exact=True).click()
     expect(page.locator("#write .status").first).to_have_text("loading pocket …")
     page.unroute("**/v1/completions")
-    for route in held:
-        route.continue_()
+    with page.expect_response("**/api/models"):  # it is in memory now: the list is asked for again
+        for route in held:
+            route.continue_()
     expect(page.locator("#write .status").first).to_contain_text("tokens in")
+    page.unroute_all(behavior="wait")
 
 
 def test_a_text_is_continued_kept_and_undone(watched: Any) -> None:
