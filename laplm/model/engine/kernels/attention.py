@@ -126,6 +126,27 @@ def make_first_seen(spec: k.Spec) -> Any:
     return first_seen
 
 
+def make_prefetch_pages(spec: k.Spec) -> Any:
+    """``prefetch_pages(args, layer, head, table, position)``: for one query at ``position``.
+
+    A key head's first pages, which no earlier page's turn has asked for.
+    """
+    first_seen = make_first_seen(spec)
+    part_bytes = sum(k.page_part(spec.kv, spec.head_dim))
+
+    @lower.kernel
+    def prefetch_pages(args: int, layer: int, head: int, table: int, position: int) -> None:
+        part = (layer * get_i64(args, k.N_KV_HEAD) + head) * part_bytes
+        first = first_seen(args, layer, position) // k.PAGE
+        last = min(position // k.PAGE + 1, first + tiles.PREFETCH_PAGES)
+        for page in range(first, last):
+            at = get_i64(table, page) + part
+            for line in range(0, part_bytes, 64):
+                prefetch(at + line)
+
+    return prefetch_pages
+
+
 def make_attend(isa: Isa, spec: k.Spec) -> Any:
     """``attend(…)``: some queries that read one key head, together where they fill the registers.
 
@@ -196,9 +217,8 @@ def make_attend(isa: Isa, spec: k.Spec) -> Any:
 def make_attention(isa: Isa, spec: k.Spec, barrier: Any) -> Any:
     """``attention(args, thread, phase, layer)``: prepare queries and keys, then attend."""
     prepare_heads, attend = make_prepare_heads(isa, spec), make_attend(isa, spec)
-    first_seen = make_first_seen(spec)
+    prefetch_pages = make_prefetch_pages(spec)
     together = k.queries_together(isa.registers)
-    part_bytes = sum(k.page_part(spec.kv, spec.head_dim))
 
     @lower.kernel
     def prepare(args: int, thread: int, phase: int, layer: int) -> int:
@@ -217,17 +237,6 @@ def make_attention(isa: Isa, spec: k.Spec, barrier: Any) -> Any:
                                       get_i64(block, k.POSITION) + t)  # fmt: skip
             start, end = claim_chunk(args, phase, thread, kv_heads, 1)
         return barrier(args, thread, phase, 0, 0)
-
-    @lower.kernel
-    def prefetch_pages(args: int, layer: int, head: int, table: int, position: int) -> None:
-        """A key head's first pages, which no earlier page's turn has asked for."""
-        part = (layer * get_i64(args, k.N_KV_HEAD) + head) * part_bytes
-        first = first_seen(args, layer, position) // k.PAGE
-        last = min(position // k.PAGE + 1, first + tiles.PREFETCH_PAGES)
-        for page in range(first, last):
-            at = get_i64(table, page) + part
-            for line in range(0, part_bytes, 64):
-                prefetch(at + line)
 
     @lower.kernel
     def attend_heads(args: int, thread: int, layer: int, head: int, block: int) -> None:
