@@ -98,7 +98,6 @@ def test_a_bias_and_a_stop_string_are_obeyed(client: openai.OpenAI) -> None:
 
 
 def test_the_best_of_several_is_given(client: openai.OpenAI) -> None:
-
     def likelihood(choice: openai.types.CompletionChoice) -> float:
         return sum(choice.logprobs.token_logprobs) / len(choice.logprobs.token_logprobs)
 

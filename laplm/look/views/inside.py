@@ -381,7 +381,7 @@ def inside(
     _check_opened(model, layer, head, lens_positions)
     ids = passes.encode(model, text)
     at = passes.check_position(ids, position)
-    # The position that is followed is always shown; most others come before it: there it looks.
+    # The position that is followed is always shown, most of the others before it: there it looks.
     first = max(0, min(len(ids) - window, at - 2 * window // 3))
     shown = slice(first, first + window)
     run = _record(model, ids, layer, change, of_head=head is not None)

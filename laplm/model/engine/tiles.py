@@ -494,8 +494,11 @@ def make_weighted_values(isa: Isa, kv: str, n_tokens: int, head_dim: int) -> Any
                 scale = simd.read(b, place(b, rows, (PAGE, row_bytes), (half, 64)), F32V, 4)
                 simd.write(b, at, b.fmul(simd.read(b, at, F32V, 4), scale), 4)
 
-        def add_pages(some: range) -> list[Value]:
-            """The sums of some slices of the head for each token; the first ask for what comes."""
+        def sum_slices(some: range) -> list[Value]:
+            """Some slices of the head, summed over all pages for each token.
+
+            Whoever sums the first slices scales the pattern and asks for the pages to come.
+            """
             is_first = some.start == 0
 
             def page(i: Value, acc: list[Value]) -> list[Value]:
@@ -529,7 +532,7 @@ def make_weighted_values(isa: Isa, kv: str, n_tokens: int, head_dim: int) -> Any
 
         for start in range(0, slices, together):
             some = range(start, min(start + together, slices))
-            sums = iter(add_pages(some))
+            sums = iter(sum_slices(some))
             for t, s in product(range(n_tokens), some):
                 simd.write(b, place(b, out, (t, out_stride), (s, 64)), next(sums), 4)
 
