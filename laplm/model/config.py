@@ -36,7 +36,7 @@ _SAME_ACTIVATIONS = {
 class RopeScaling:
     """How rotary frequencies are stretched for texts longer than those of pretraining.
 
-    ``families.ops.rope_frequencies`` says what becomes of the numbers, with the papers.
+    ``families.rope.rope_frequencies`` says what becomes of the numbers, with the papers.
 
     Attributes:
         kind: of ``ROPE_SCALINGS``.

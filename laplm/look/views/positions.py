@@ -22,7 +22,8 @@ from laplm.look.pca import PCA, pca
 from laplm.look.view import Column, Grid, Model, Part, Table, View, check_count, model_label
 from laplm.look.words import counted, percent, quoted, ranges
 from laplm.model.families import tensor_spec
-from laplm.model.families.ops import rope_frequencies, softmax
+from laplm.model.families.ops import softmax
+from laplm.model.families.rope import rope_frequencies
 from laplm.model.files.checkpoint import check_finite
 
 if TYPE_CHECKING:

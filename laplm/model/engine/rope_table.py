@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from laplm.model.config import ModelConfig
 from laplm.model.engine.packing import round_up
-from laplm.model.families.ops import rope_cos_sin, rope_frequencies
+from laplm.model.families.rope import rope_cos_sin, rope_frequencies
 from laplm.native.memory import aligned
 
 Array = NDArray[np.float32]

@@ -26,6 +26,7 @@ from laplm.model.families.llama_like import (
     write_config,
 )
 from laplm.model.families.ops import Array, Hook, identity
+from laplm.model.families.rope import rope, rope_cos_sin
 from laplm.model.tensors import TensorSpec
 from laplm.model.weights import Ids, PastKV, Weights
 
@@ -110,8 +111,8 @@ def attend(
         k = norm("k_norm", k, layer, weights, config, hook)  # (..., T, H_kv, D)
     if config.uses_rope(layer):
         positions = np.arange(q.shape[-3]) + (0 if past is None else past.length)
-        cos, sin = ops.rope_cos_sin(config, layer, positions)  # (T, R / 2) each
-        q, k = ops.rope(q, cos, sin), ops.rope(k, cos, sin)
+        cos, sin = rope_cos_sin(config, layer, positions)  # (T, R / 2) each
+        q, k = rope(q, cos, sin), rope(k, cos, sin)
     q, k = hook("rot_q", layer, q), hook("rot_k", layer, k)
     if past is not None:
         k, v = past.extend(layer, k, v)  # (..., P + T, H_kv, D) each

@@ -8,7 +8,7 @@ import numpy as np
 
 from laplm.model.config import ModelConfig
 from laplm.model.engine.rope_table import RopeTable
-from laplm.model.families.ops import rope_cos_sin
+from laplm.model.families.rope import rope_cos_sin
 
 CONFIG = ModelConfig(
     positions="rope", n_ctx=4096, n_embd=48, n_head=2, rope_theta=500.0, n_layer=3,

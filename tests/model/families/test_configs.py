@@ -22,9 +22,9 @@ from laplm.model.families import (
     config_from_hf,
     config_to_hf,
     family_named,
-    ops,
     tensor_specs,
 )
+from laplm.model.families.rope import rope_cos_sin, rope_frequencies
 from laplm.model.pretrained_settings import PretrainedSettings
 from laplm.model.reference import DenseWeights, forward
 
@@ -115,13 +115,13 @@ def test_frequencies_are_those_of_transformers(
     }  # fmt: skip
     config = config_from_hf(values)
     theirs = LlamaRotaryEmbedding(AutoConfig.for_model(**values))
-    ours = ops.rope_frequencies(config, 0)
+    ours = rope_frequencies(config, 0)
     # Between its two bounds llama3 takes nearly equal numbers from each other: up to ten bits more.
     np.testing.assert_allclose(ours, theirs.inv_freq.numpy(), rtol=1e-4)
     assert ours.dtype == np.float32
     theirs.inv_freq = torch.from_numpy(ours)
     positions = np.array([0, 1, 7, 1000, 8191])
-    found = ops.rope_cos_sin(config, 0, positions)
+    found = rope_cos_sin(config, 0, positions)
     # A bit of an angle of 8191 is 0.0005; of 7, a thousandth of that.
     for mine, other in zip(
         found, theirs(torch.zeros(1), torch.tensor(positions[None])), strict=True
@@ -135,7 +135,7 @@ def test_layers_with_a_window_have_a_base_of_their_own_and_no_scaling() -> None:
     values = PUBLISHED["gemma-3-1b"][1] | {"rope_scaling": {"rope_type": "linear", "factor": 8.0}}
     config = config_from_hf(values)
     assert (config.layer_window(4), config.layer_window(5)) == (512, None)
-    local, whole = ops.rope_frequencies(config, 4), ops.rope_frequencies(config, 5)
+    local, whole = rope_frequencies(config, 4), rope_frequencies(config, 5)
     np.testing.assert_allclose(local[1], 10_000 ** (-2 / 256), rtol=1e-6)
     np.testing.assert_allclose(whole[1], 1e6 ** (-2 / 256) / 8, rtol=1e-6)
 
@@ -238,7 +238,7 @@ def test_any_json_is_a_model_or_plainly_refused(
     assert config_from_hf(config_to_hf(config)) == config
     if config.positions == "rope" and config.rotary_dim < 10_000:
         for layer in (0, config.n_layer - 1):
-            assert np.isfinite(ops.rope_frequencies(config, layer)).all()
+            assert np.isfinite(rope_frequencies(config, layer)).all()
             assert 0 < config.attention_scale(layer) < np.inf
 
 

@@ -11,15 +11,8 @@ import numpy as np
 from laplm.model.config import ModelConfig
 from laplm.model.families.activation import activation
 from laplm.model.families.hf import read_settings, special_token_ids
-from laplm.model.families.ops import (
-    Array,
-    Hook,
-    causal_attention,
-    identity,
-    rms_norm,
-    rope,
-    rope_cos_sin,
-)
+from laplm.model.families.ops import Array, Hook, causal_attention, identity, rms_norm
+from laplm.model.families.rope import rope, rope_cos_sin
 from laplm.model.tensors import TensorSpec
 from laplm.model.weights import Ids, PastKV, Weights
 

@@ -1,4 +1,4 @@
-"""Rotary position embedding: ``ops.rope`` for one head of one token, in place."""
+"""Rotary position embedding: ``families.rope.rope`` for one head of one token, in place."""
 
 from __future__ import annotations
 

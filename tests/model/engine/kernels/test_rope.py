@@ -7,7 +7,7 @@ import pytest
 from running import compiled, floats
 
 from laplm.model.engine.kernels.rope import make_rotate, table_width
-from laplm.model.families import ops
+from laplm.model.families.rope import rope
 from laplm.native import lower
 from laplm.native.isa import Isa
 
@@ -34,6 +34,6 @@ def test_the_first_components_turn_and_the_others_stay(
     row, tables = floats(x), floats(table)
     run = compiled(isa, f"rotate {rotary_dim}", engine)
     run(row.ctypes.data, tables.ctypes.data, 0, 0)
-    want = ops.rope(x[None, None], np.cos(angles)[None], np.sin(angles)[None])[0, 0]
+    want = rope(x[None, None], np.cos(angles)[None], np.sin(angles)[None])[0, 0]
     np.testing.assert_array_equal(row[:head_dim], want)
     assert not np.array_equal(want[:rotary_dim], x[:rotary_dim])
