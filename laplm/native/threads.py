@@ -10,10 +10,11 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from laplm.native.cpu_features import sysctl
+from laplm.native.free_cores import FreeCores
 from laplm.native.jit import Engine
 from laplm.native.memory import aligned
 
@@ -90,15 +91,21 @@ class ThreadChoice:
     first, and when the present ones are slower than they were or than fewer have been. While it is
     not all of them, more are tried again and again, so that all are back within a second of the
     other program's end; attempts that fail become rarer, and cost less than a tenth of the time.
+    Where the system says that other programs leave no core for more, more are tried every other
+    second at most, for less than a hundredth of the time.
     """
 
     DISTURBED = 1.4  # times what passes take at best
     PAUSES = 0.15, 0.4  # seconds between attempts: after one that came off, and at most
+    ANYWAY = 2.0  # seconds after which more are tried though no core is free for them
     TRIED = 3  # passes for each attempt; the median counts, for threads that were asleep come late
-    CLEAR, CLEAR_AT_ONCE = 2, 10  # times what passes take now: no need to go on with an attempt
+    CLEAR = 10  # times what passes take now: no need to go on with an attempt
     GAIN = 0.93  # times what passes take now: with this, more threads are worth it
 
-    def __init__(self, count: int) -> None:
+    def __init__(
+        self, count: int, free_cores: Callable[[float], float | None] | None = None
+    ) -> None:
+        """At most ``count``; ``free_cores`` is ``FreeCores.look``, or as that."""
         self._counts = sorted({count, max(1, count - 1), (count + 1) // 2, 1}, reverse=True)
         self._level = 0  # which of them make passes
         self._seconds = [0.0] * len(self._counts)  # of a pass, the last ones counting most
@@ -108,6 +115,8 @@ class ThreadChoice:
         self._tried_fewer = False  # by the last attempt
         self._pause, _ = self.PAUSES
         self._next = 0.0  # when the next attempt may begin
+        self._next_anyway = 0.0  # though no core is free
+        self._free_cores = free_cores or FreeCores().look
 
     @property
     def threads(self) -> int:
@@ -121,23 +130,39 @@ class ThreadChoice:
         self._best[level] = min(seconds, 1.001 * best)  # passes grow with their context
         if self._trial is not None:
             self._tried.append(seconds)
-            times = seconds / self._seconds[self._level]
-            clear = times > (self.CLEAR if len(self._tried) > 1 else self.CLEAR_AT_ONCE)
-            if clear or len(self._tried) == self.TRIED:
+            takes, worth = self._seconds[self._level], self._worth(self._trial)
+            quick = sum(tried < worth for tried in self._tried)
+            settled = max(quick, len(self._tried) - quick) > self.TRIED // 2  # the median is
+            if settled or seconds > self.CLEAR * takes:
                 self._decide(self._trial, now)
             return
         known = self._seconds[level]
         self._seconds[level] = 0.5 * (known + seconds) if known else seconds
         if now >= self._next:
-            self._try_another()
+            self._try_another(now)
 
-    def _try_another(self) -> None:
+    def _worth(self, tried: int) -> float:
+        """Seconds of a pass below which those threads are to go on."""
+        return (self.GAIN if tried < self._level else 1.0) * self._seconds[self._level]
+
+    def _core_for_more(self, now: float) -> bool:
+        """Have other programs left a core for more threads, as far as the system tells?"""
+        if now >= self._next_anyway:
+            return True
+        free = self._free_cores(now)
+        more, these = self._counts[self._level - 1 : self._level + 1]
+        return free is None or free >= (these + more) / 2
+
+    def _try_another(self, now: float) -> None:
         """Try fewer threads where something disturbs these, else, or by turns, more."""
         level, fewer = self._level, self._level + 1
         disturbed = fewer < len(self._counts) and self._seconds[level] > min(
             self.DISTURBED * self._best[level], self._best[fewer]
         )
         if level > 0 and (self._tried_fewer or not disturbed):
+            if not self._core_for_more(now):
+                self._tried_fewer, self._next = False, now + self.PAUSES[0]
+                return
             self._trial = level - 1
         elif disturbed:
             self._trial = fewer
@@ -150,15 +175,19 @@ class ThreadChoice:
         first, most = self.PAUSES
         takes = self._seconds[self._level]
         lost = sum(self._tried) - len(self._tried) * takes
+        worth = self._worth(tried)
         self._seconds[tried] = sorted(self._tried)[len(self._tried) // 2]
-        if self._seconds[tried] < (self.GAIN if tried < self._level else 1.0) * takes:
+        if self._seconds[tried] < worth:
             self._level, self._pause = tried, first
         elif tried < self._level:
             self._pause = min(most, 2 * self._pause)
         else:
             self._best[self._level] = takes  # slower than they were, and yet the best there is
         self._next = now + max(self._pause, 10 * lost)
+        self._next_anyway = now + max(self.ANYWAY, 100 * lost)
         self._trial = None
+        if self._level > 0:
+            self._free_cores(now)  # from here on these threads alone are ours
 
 
 class ThreadPool:
