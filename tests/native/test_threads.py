@@ -151,6 +151,10 @@ def test_attempts_take_a_tenth_of_the_time_where_the_team_takes_for_ever() -> No
     assert Passes(2).go_on(20, t2=1.0, t1=0.005)[1] > 17
 
 
+def test_an_attempt_ends_with_a_pass_that_takes_ten_times_as_long() -> None:
+    assert Passes(2).go_on(10, t2=1.0, t1=0.005)[2] < 2.5  # the first pass, and one attempt
+
+
 def test_of_many_threads_one_is_left_out_for_one_core_that_is_taken() -> None:
     machine = Passes(8)
     alone = {"t4": 0.006, "t1": 0.020}
@@ -206,9 +210,9 @@ def test_fewer_threads_yet_are_tried_though_no_core_is_free_for_more() -> None:
     machine = Passes(8, free=7.0)
     alone = {"t4": 0.006, "t1": 0.020}
     machine.go_on(1, t8=0.0030, t7=0.0034, **alone)
-    assert machine.go_on(5, t8=0.0070, t7=0.0034, **alone)[8] < 0.1
+    assert machine.go_on(0.5, t8=0.0070, t7=0.0034, **alone)[7] > 0.4
     machine.free = 4.0
-    assert machine.go_on(5, t8=0.0090, t7=0.0085, **alone)[4] > 4.0
+    assert machine.go_on(2, t8=0.0090, t7=0.0085, **alone)[4] > 1.5
     machine.free = 8.0
     assert machine.go_on(5, t8=0.0030, t7=0.0034, **alone)[8] > 3.5
 
