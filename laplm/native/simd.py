@@ -391,10 +391,13 @@ def make_pause(isa: Isa) -> Any:
     return pause
 
 
-def emit_prefetch(b: Builder, address: Value) -> None:
-    """Ask for the cache line at ``address`` before it is needed."""
+def emit_prefetch(b: Builder, address: Value, *, read_once: bool = False) -> None:
+    """Ask for the cache line at ``address`` before it is needed.
+
+    What is ``read_once`` goes past the larger caches (``prefetchnta``).
+    """
     pointer = b.inttoptr(address, ir.PointerType(I8))
-    hints = [ir.Constant(I32, n) for n in (0, 3, 1)]  # for reading, to be kept, data
+    hints = [ir.Constant(I32, n) for n in (0, 0 if read_once else 3, 1)]  # for reading, kept, data
     call(b, "llvm.prefetch.p0", ir.VoidType(), [pointer, *hints])
 
 

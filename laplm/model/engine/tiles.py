@@ -34,6 +34,9 @@ from laplm.native.isa import Isa
 from laplm.native.lower import F32V, FLOAT, I32, I64, Builder, Value
 from laplm.native.simd import I8, I16, I32V, LANES, emit_fma, i64, loop, place
 
+# Bytes by which one token's weights are asked for before they are multiplied, by their bits.
+STREAM_AHEAD = {16: 2048, 8: 1024, 4: 1024}
+
 
 def rows_together(isa: Isa, form: Format) -> int:
     """How many tiles of rows go through the registers together, by measurement."""
@@ -107,6 +110,8 @@ class _Tile:
         self.lines = 0
         if prefetch_parts:
             self.lines = math.ceil(n_tiles * self.group_bytes / 64 / prefetch_parts)
+        # One token's weights are read once; fp32's are quicker by the CPU's own prefetching.
+        self.streams = n_tokens == 1 and form.bits in STREAM_AHEAD and isa.family == "x86"
 
     def emit(self, b: Builder, *values: Value) -> None:
         """All groups of the inputs, then the bias, then what becomes of the result."""
@@ -119,6 +124,8 @@ class _Tile:
         def group(g: Value, acc: list[Value]) -> list[Value]:
             for line in range(self.lines):
                 simd.emit_prefetch(b, place(b, following, (g, self.lines * 64), (line, 64)))
+            if self.streams:
+                self.prefetch_ahead(b, g, a)
             return step(b, g, a, acc)
 
         zero = [simd.constant(F32V, 0.0)] * len(self.cells)
@@ -142,6 +149,13 @@ class _Tile:
             with otherwise:
                 for i, (r, t) in enumerate(self.cells):
                     simd.write(b, place(b, a.out, (r, 64), (t, a.out_stride)), acc[i], 4)
+
+    def prefetch_ahead(self, b: Builder, g: Value, a: Args) -> None:
+        """Ask for a group's weights further on, which need not stay in the larger caches."""
+        for r in range(self.n_tiles):
+            ahead = place(b, a.w, (g, self.group_bytes), (r, a.w_stride), (1, STREAM_AHEAD[self.form.bits]))
+            for line in range(self.group_bytes // 64):
+                simd.emit_prefetch(b, place(b, ahead, (line, 64)), read_once=True)
 
     def loop_in_memory(self, b: Builder, a: Args, acc: list[Value], group: Step) -> list[Value]:
         """``loop`` over the groups with the accumulators in memory.
