@@ -308,16 +308,18 @@ class GPT:
         return start, max(address + size for address, size in spans) - start
 
     def _checked(self, ids: ArrayLike) -> Ids:
+        n_vocab = self.config.vocab_size
+        # Between single tokens NumPy's code is out of the caches, so a list is looked at as it is.
+        if type(ids) is list and ids and all(type(i) is int and 0 <= i < n_vocab for i in ids):
+            return np.array(ids, np.int64)
         array = np.asarray(ids)
         if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iu":
             raise InputError("token ids must be a list of at least one whole number")
         out = array.astype(np.int64)
         # Read as unsigned, negative numbers are larger than any vocabulary.
-        if int(out.view(np.uint64).max()) >= self.config.vocab_size:
+        if int(out.view(np.uint64).max()) >= n_vocab:
             wrong = out.min() if out.min() < 0 else out.max()
-            raise InputError(
-                f"token id {wrong} is not in the vocabulary of {self.config.vocab_size}"
-            )
+            raise InputError(f"token id {wrong} is not in the vocabulary of {n_vocab}")
         return out
 
     # --- the compiled engine ---
@@ -475,33 +477,26 @@ class GPT:
         self._buffers.append(array)
         return int(array.ctypes.data)
 
-    def _grow(self, tokens: int, logit_rows: int) -> None:
+    def _grow(self, tokens: int) -> None:
         """Make the buffers large enough."""
-        if tokens > self._tokens:
-            self._tokens = tokens = max(tokens, min(PREFILL_CHUNK, 2 * tokens))
-            args = self._args
-            self._work = {
-                at: aligned(tokens * width, np.float32) for at, width in self._widths.items()
-            }
-            for at, array in self._work.items():
-                args[at] = array.ctypes.data
-            groups = self._act_bytes // k.GROUP
-            self._shared = {
-                k.ACT: aligned(tokens * self._act_bytes, np.uint8),
-                k.ACT_SCALE: aligned(tokens * groups, np.float32),
-                k.ACT_SUM: aligned(tokens * groups, np.int32),
-                k.QUERY_BLOCKS: aligned(tokens * k.QUERY_BLOCK_SIZE, np.int64),
-                k.LOGIT_ROWS: aligned(tokens, np.int64),
-            }
-            for at, array in self._shared.items():
-                args[at] = array.ctypes.data
-            self._x = self._work[k.X].reshape(tokens, -1)
-            for table, layers in self._rope:
-                self._layers[layers, k.ROPE] = table.grow(tokens)
-            self._logits = aligned(0, np.float32)
-        if logit_rows * self._out_width > self._logits.size:
-            self._logits = aligned(logit_rows * self._out_width, np.float32)
-            self._args[k.LOGITS] = self._logits.ctypes.data
+        self._tokens = tokens = max(tokens, min(PREFILL_CHUNK, 2 * tokens))
+        args = self._args
+        self._work = {at: aligned(tokens * width, np.float32) for at, width in self._widths.items()}
+        for at, array in self._work.items():
+            args[at] = array.ctypes.data
+        groups = self._act_bytes // k.GROUP
+        self._shared = {
+            k.ACT: aligned(tokens * self._act_bytes, np.uint8),
+            k.ACT_SCALE: aligned(tokens * groups, np.float32),
+            k.ACT_SUM: aligned(tokens * groups, np.int32),
+            k.QUERY_BLOCKS: aligned(tokens * k.QUERY_BLOCK_SIZE, np.int64),
+            k.LOGIT_ROWS: aligned(tokens, np.int64),
+        }
+        for at, array in self._shared.items():
+            args[at] = array.ctypes.data
+        self._x = self._work[k.X].reshape(tokens, -1)
+        for table, layers in self._rope:
+            self._layers[layers, k.ROPE] = table.grow(tokens)
 
     def _pass(
         self, ids: Ids, parts: Sequence[tuple[int, KVCache, int]], *, decode_only: bool
@@ -549,14 +544,13 @@ class GPT:
             self._pool = ThreadPool(self._engine, self.threads)
             self._args[k.BARRIER] = self._pool.arrivals_address
             self._process = os.getpid()
-        if n > self._tokens or n_logit_rows * self._out_width > self._logits.size:
-            self._grow(n, n_logit_rows)
+        if n > self._tokens:
+            self._grow(n)
         args = self._args
         c = self.config.n_embd
-        at = np.array(positions)
-        self._x[:n, :c] = self._family.embed(ids, at, self.weights, self.config)
+        self._x[:n, :c] = self._family.embed(ids, np.array(positions), self.weights, self.config)
         for table, _ in self._rope:
-            table.look_up(at)
+            table.look_up(positions)
         flat = [number for block in query_blocks for number in block]
         self._shared[k.QUERY_BLOCKS][: len(flat)] = flat
         self._shared[k.LOGIT_ROWS][:n_logit_rows] = logit_rows
@@ -566,6 +560,8 @@ class GPT:
             decode_only,
         )
         args[k.N_LOGIT_ROWS] = n_logit_rows
+        logits = np.empty((n_logit_rows, self._out_width), np.float32)
+        args[k.LOGITS] = logits.ctypes.data
         args[k.BARRIER_START] = self._pool.arrivals
         # Little work is done sooner by one thread than it is shared out, above all when other
         # programs keep the cores busy. The numbers are the same.
@@ -581,5 +577,4 @@ class GPT:
             before = time.perf_counter()
             self._pool.run(self._args_address, threads)
             choice.record((now := time.perf_counter()) - before, now)
-        logits = self._logits[: n_logit_rows * self._out_width].reshape(-1, self._out_width)
-        return logits[:, : self.config.vocab_size].copy()
+        return logits[:, : self.config.vocab_size]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -35,9 +37,9 @@ class RopeTable:
         self._tokens = aligned(tokens * self._width, np.float32).reshape(tokens, -1)
         return int(self._tokens.ctypes.data)
 
-    def look_up(self, positions: NDArray[np.int64]) -> None:
+    def look_up(self, positions: Sequence[int]) -> None:
         """Write the rows of the tokens at these positions."""
-        largest = int(positions.max())
+        largest = max(positions)
         while largest >= self._count:
             if self._count == len(self._known):  # twice as many, so that long texts copy them once
                 more = np.zeros((max(_AT_A_TIME, self._count), self._width), np.float32)
@@ -45,8 +47,10 @@ class RopeTable:
             # In blocks of one size: a row's bits shall not depend on how many are worked out.
             self._known[self._count : self._count + _AT_A_TIME] = self._rows(self._count)
             self._count += _AT_A_TIME
-        # Any other mode than "clip" makes a copy first.
-        np.take(self._known, positions, axis=0, out=self._tokens[: len(positions)], mode="clip")
+        if len(positions) == 1:
+            self._tokens[0] = self._known[largest]
+        else:  # any other mode than "clip" makes a copy first
+            np.take(self._known, positions, axis=0, out=self._tokens[: len(positions)], mode="clip")
 
     def _rows(self, first: int) -> Array:
         rows = np.zeros((_AT_A_TIME, 2, self._width // 2), np.float32)

@@ -153,7 +153,9 @@ class _Tile:
     def prefetch_ahead(self, b: Builder, g: Value, a: Args) -> None:
         """Ask for a group's weights further on, which need not stay in the larger caches."""
         for r in range(self.n_tiles):
-            ahead = place(b, a.w, (g, self.group_bytes), (r, a.w_stride), (1, STREAM_AHEAD[self.form.bits]))
+            ahead = place(
+                b, a.w, (g, self.group_bytes), (r, a.w_stride), (1, STREAM_AHEAD[self.form.bits])
+            )
             for line in range(self.group_bytes // 64):
                 simd.emit_prefetch(b, place(b, ahead, (line, 64)), read_once=True)
 

@@ -96,19 +96,24 @@ QUANTISED: tuple[str, ...] = tuple(_BLOCKS)
 _AT_ONCE = 1 << 14  # blocks that are widened together, so that what is in between stays small
 
 
-def dequantise(blocks: NDArray[np.uint8], ggml_type: str) -> Array:
+def as_records(rows: NDArray[np.uint8], ggml_type: str) -> NDArray[Any]:
+    """Quantised rows (..., bytes of a row) as records of ``ggml_type``: (..., blocks of a row)."""
+    return np.ascontiguousarray(rows).view(_BLOCKS[ggml_type])
+
+
+def dequantise(records: NDArray[Any], ggml_type: str) -> Array:
     """The numbers of quantised rows as fp32.
 
     Args:
-        blocks: (..., bytes of a row), a whole number of blocks in each row.
+        records: (..., blocks of a row), as ``as_records`` gives them.
         ggml_type: of ``QUANTISED``.
 
     Returns:
         (..., numbers of a row).
     """
-    flat = _records(blocks, ggml_type)
+    flat = records.reshape(-1)
     size = 256 if ggml_type.endswith(("_K", "_XS")) else 32
-    shape = (*blocks.shape[:-1], blocks.shape[-1] // flat.itemsize * size)
+    shape = (*records.shape[:-1], records.shape[-1] * size)
     if len(flat) <= _AT_ONCE:  # such as one token's embedding, which each step of decoding reads
         return _numbers(flat, ggml_type).reshape(shape)
     out = np.empty((len(flat), size), np.float32)
@@ -118,17 +123,13 @@ def dequantise(blocks: NDArray[np.uint8], ggml_type: str) -> Array:
     return out.reshape(shape)
 
 
-def parts_of(blocks: NDArray[np.uint8], ggml_type: str) -> Parts:
+def parts_of(rows: NDArray[np.uint8], ggml_type: str) -> Parts:
     """The whole numbers of rows (n, bytes of a row) and what they are multiplied with.
 
     Raises:
         KeyError: it is not of ``PARTED``: its numbers are not whole ones times a scale of 32.
     """
-    return _PARTS[ggml_type](_records(blocks, ggml_type))
-
-
-def _records(blocks: NDArray[np.uint8], ggml_type: str) -> NDArray[Any]:
-    return np.ascontiguousarray(blocks).reshape(-1).view(_BLOCKS[ggml_type])  # (N,)
+    return _PARTS[ggml_type](as_records(rows, ggml_type).reshape(-1))
 
 
 def _numbers(block: NDArray[Any], ggml_type: str) -> Array:

@@ -6,7 +6,7 @@ import gguf
 import numpy as np
 import pytest
 
-from laplm.model.files.ggml_types import GGML_TYPES, QUANTISED, dequantise
+from laplm.model.files.ggml_types import GGML_TYPES, QUANTISED, as_records, dequantise
 
 
 def test_sizes_of_all_types_are_ggmls() -> None:
@@ -24,7 +24,7 @@ def test_numbers_are_those_of_ggml_to_the_bit(name: str) -> None:
     blocks = rng.integers(0, 256, (3, 7, 5 * n_bytes), np.uint8)
     with np.errstate(all="ignore"):  # some of these scales are no numbers
         theirs = gguf.quants.dequantize(blocks, code)
-        ours = dequantise(blocks, name)
+        ours = dequantise(as_records(blocks, name), name)
     assert ours.shape == (3, 7, 5 * block_size)
     np.testing.assert_array_equal(ours, theirs)
 
@@ -33,4 +33,4 @@ def test_many_blocks_at_once() -> None:
     data = np.random.default_rng(0).normal(size=(40, 32 * 1024)).astype(np.float32)
     blocks = gguf.quants.quantize(data, gguf.GGMLQuantizationType.Q4_1)
     theirs = gguf.quants.dequantize(blocks, gguf.GGMLQuantizationType.Q4_1)
-    np.testing.assert_array_equal(dequantise(blocks, "Q4_1"), theirs)
+    np.testing.assert_array_equal(dequantise(as_records(blocks, "Q4_1"), "Q4_1"), theirs)
