@@ -203,7 +203,10 @@ def store_as(model: str, kind: str) -> str:
         if field.name.startswith("GGUF.") or field.name == "general.architecture":
             continue
         inside = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
-        writer.add_key_value(field.name, field.contents(), field.types[0], sub_type=inside)
+        contents = field.contents()
+        if field.name == "general.file_type":  # by which OpenVINO knows the matrices' type
+            contents = int(gguf.LlamaFileType[f"MOSTLY_{kind.upper()}"])
+        writer.add_key_value(field.name, contents, field.types[0], sub_type=inside)
     for tensor in reader.tensors:
         values = gguf.dequantize(tensor.data, tensor.tensor_type)
         if len(tensor.shape) > 1:
