@@ -310,7 +310,7 @@ class GPT:
     def _checked(self, ids: ArrayLike) -> Ids:
         n_vocab = self.config.vocab_size
         # Between single tokens NumPy's code is out of the caches, so a list is looked at as it is.
-        if type(ids) is list and ids and all(type(i) is int and 0 <= i < n_vocab for i in ids):
+        if isinstance(ids, list) and ids and all(type(i) is int and 0 <= i < n_vocab for i in ids):
             return np.array(ids, np.int64)
         array = np.asarray(ids)
         if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iu":

@@ -300,6 +300,18 @@ def test_last_only_is_the_last_row(
     np.testing.assert_array_equal(gpt.forward(ids, last_only=True), last)
 
 
+def test_logits_stay_as_they_were_given_when_more_tokens_follow(
+    engines: dict[Precision, GPT],
+) -> None:
+    gpt = engines["fp32"]
+    cache = gpt.new_cache()
+    logits = gpt.forward(some_ids(gpt, 5), cache)
+    before = logits.copy()
+    gpt.decode([1], [cache])
+    gpt.forward(some_ids(gpt, 5, seed=1))
+    np.testing.assert_array_equal(logits, before)
+
+
 def test_a_child_process_can_go_on_after_a_fork(engines: dict[Precision, GPT]) -> None:
     gpt = engines["int8"]
     want = gpt.forward([1, 2, 3])
