@@ -188,7 +188,7 @@ def test_the_memory_table_is_what_the_layouts_need() -> None:
                     for code, shape in packing.shapes(FORMATS[how], n_out, n_in):
                         size += bytes_of[code] * math.prod(shape)
             sizes.append(round(size / 1e6))
-        position = round(KVCache(config, "fp16").bytes_per_position / 1e3)
+        position = round(KVCache(config, "int8").bytes_per_position / 1e3)
         assert rows[name] == [round(config.n_parameters / 1e6), *sizes, position], name
 
 
@@ -199,7 +199,7 @@ def test_the_table_of_contexts_is_what_models_take() -> None:
     assert len(rows) == 3
     for name, position, whole, unit, n_ctx in rows:
         config = SHAPES[name]
-        each = bytes_per_position(config, "fp16")
+        each = bytes_per_position(config, "int8")
         assert (f"{each / 1e3:.0f}", f"{config.n_ctx:,}") == (position, n_ctx), name
         assert f"{each * config.n_ctx / (1e9 if unit == 'G' else 1e6):.1f}" == whole, name
 

@@ -189,6 +189,121 @@ def dot4(b: Builder, isa: Isa, total: Value, weights: Value, x: Value) -> Value:
     return total
 
 
+MOST_WHOLE = 127 * 256  # what ``write_whole`` takes: its upper byte is not over 127, rounded
+
+
+def write_whole(b: Builder, isa: Isa, x: Value, to: Value) -> None:
+    """Sixteen whole numbers of at most ``MOST_WHOLE`` to 32 bytes that ``byte_products`` reads."""
+    i8x16, i16x16 = ir.VectorType(I8, LANES), ir.VectorType(I16, LANES)
+    if isa.dot in ("neon", "i8mm"):  # upper bytes, then what is left: -128…127
+        upper = b.ashr(b.add(x, constant(I32V, 128)), constant(I32V, 8))
+        write(b, to, b.trunc(upper, i8x16))
+        write(b, place(b, to, (1, LANES)), b.trunc(b.sub(x, b.shl(upper, constant(I32V, 8))), i8x16))
+        return
+    x = b.trunc(x, i16x16)
+    if isa.dot != "generic":  # of each four the even ones, then the odd ones
+        order = [4 * (i // 4) + (0, 2, 1, 3)[i % 4] for i in range(LANES)]
+        undefined = ir.Constant(i16x16, ir.Undefined)
+        x = b.shuffle_vector(x, undefined, ir.Constant(ir.VectorType(I32, LANES), order))
+    write(b, to, x)
+
+
+def byte_products(
+    b: Builder, isa: Isa, at: Value, lines: int, inputs: list[Value], ahead: Value
+) -> list[Value]:
+    """Exact sums of products of signed bytes and whole numbers of 16 bits, i32x16 for each input.
+
+    At ``at`` are ``lines`` times 64 bytes, four for each lane; ``inputs`` are addresses of
+    ``4 * lines`` numbers each, as ``write_whole`` leaves them: ``total[i] = sum_line sum_j
+    bytes[line][i][j] * x[4 * line + j]``. No total of 32 numbers is too large for its 32 bits.
+    ``lines`` is a multiple of four; as many from ``ahead`` on are prefetched.
+    """
+    arm, together = isa.dot in ("neon", "i8mm"), 4 if isa.dot in ("neon", "i8mm") else 2
+    count = 4 if arm else 8 if isa.dot in ("avx2", "vnni256") else LANES
+    kind = ir.VectorType(I32, count)
+    totals = [constant(kind, 0)] * (LANES // count * len(inputs))
+
+    def add(totals: list[Value], words: list[Value], x: Value, line: int, part: int) -> list[Value]:
+        """One line times the inputs at ``x``."""
+        if arm:
+            return _add_upper_or_lower(b, totals, words, x, line, part)
+        if isa.dot == "generic":
+            return _add_one_by_one(b, totals, words, x, line)
+        return _add_pairs(b, totals, words, x, line)
+
+    for part in range(1 + arm):
+        if part == 1:  # products with the upper bytes of the inputs are 256 times as much
+            totals = [b.shl(total, constant(kind, 8)) for total in totals]
+
+        # In a loop, since LLVM puts unrolled steps in an order that keeps more than registers hold.
+        def some_lines(i: Value, totals: list[Value], part: int = part) -> list[Value]:
+            for line in range(together):
+                if part == 0:
+                    emit_prefetch(b, place(b, ahead, (i, 64 * together), (line, 64)))
+                words = [
+                    read(b, place(b, at, (i, 64 * together), (line, 64), (first, 4)), kind, 4)
+                    for first in range(0, LANES, count)
+                ]
+                n = len(words)
+                for t, x in enumerate(inputs):
+                    x = place(b, x, (i, 8 * together))
+                    totals[n * t : n * t + n] = add(totals[n * t : n * t + n], words, x, line, part)
+            return totals
+
+        totals = loop(b, ir.Constant(I64, lines // together), totals, some_lines)
+    while len(totals) > len(inputs):
+        totals = [join(b, *totals[i : i + 2]) for i in range(0, len(totals), 2)]
+    return totals
+
+
+def _add_one_by_one(
+    b: Builder, totals: list[Value], words: list[Value], x: Value, line: int
+) -> list[Value]:
+    """Each byte of a word times its input."""
+    for j in range(4):
+        one = b.sext(read(b, place(b, x, (4 * line + j, 2)), I16, 2), I32)
+        numbers = b.ashr(b.shl(words[0], constant(I32V, 24 - 8 * j)), constant(I32V, 24))
+        totals = [b.add(totals[0], b.mul(numbers, broadcast(b, one, I32V)))]
+    return totals
+
+
+def _add_pairs(
+    b: Builder, totals: list[Value], words: list[Value], x: Value, line: int
+) -> list[Value]:
+    """Bytes as 16 bits in their places, the even and the odd ones: pairs of products at once."""
+    i32s = words[0].type
+    i16s = ir.VectorType(I16, 2 * i32s.count)
+    name = "avx512.pmaddw.d.512" if i32s.count == LANES else "avx2.pmadd.wd"
+    eight = constant(i16s, 8)
+    pairs = [
+        b.bitcast(broadcast(b, read(b, place(b, x, (line, 8), (odd, 4)), I32, 4), i32s), i16s)
+        for odd in (0, 1)
+    ]
+    out = []
+    for total, word in zip(totals, words, strict=True):
+        word = b.bitcast(word, i16s)
+        for numbers, pair in zip((b.shl(word, eight), word), pairs, strict=True):
+            operands = [b.ashr(numbers, eight), pair]
+            total = b.add(total, call(b, f"llvm.x86.{name}", i32s, operands))
+        out.append(total)
+    return out
+
+
+def _add_upper_or_lower(
+    b: Builder, totals: list[Value], words: list[Value], x: Value, line: int, lower: int
+) -> list[Value]:
+    """Bytes times the upper bytes of their inputs, or the lower ones, by ARM's ``sdot``."""
+    i32x4, i8x16 = ir.VectorType(I32, 4), ir.VectorType(I8, 16)
+    four = read(b, place(b, x, (lower, LANES)), i32x4, 4)
+    lane = ir.Constant(i32x4, [line] * 4)
+    one = b.bitcast(b.shuffle_vector(four, ir.Constant(i32x4, ir.Undefined), lane), i8x16)
+    name = "llvm.aarch64.neon.sdot.v4i32.v16i8"
+    return [
+        call(b, name, i32x4, [total, b.bitcast(word, i8x16), one])
+        for total, word in zip(totals, words, strict=True)
+    ]
+
+
 def two_by_two(
     b: Builder, totals: list[Value], weights: tuple[Value, Value], xs: list[tuple[Value, Value]]
 ) -> list[Value]:

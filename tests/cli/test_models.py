@@ -48,7 +48,7 @@ def test_models_shows_one_and_removes_one(laplm_, tiny_model_dir, tmp_path, monk
     assert shown["layers"].strip() == str(config.n_layer) and shown["licence"].strip() == "mit"
     values = json.loads(laplm_("models", "show", "gpt2", "--json").out)
     assert values["n_layer"] == config.n_layer and values["family"] == "gpt2"
-    each = bytes_per_position(config, "fp16")  # of int8, in which it runs
+    each = bytes_per_position(config, "int8")  # of int8, in which it runs
     assert values["context_bytes"] == config.n_ctx * each
     assert shown["context bytes"].strip() == f"{config.n_ctx * each:,}"
     result = laplm_("models", "rm", "gpt2")

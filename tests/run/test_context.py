@@ -144,7 +144,7 @@ def test_a_slide_goes_on_as_if_what_stays_began_at_0(
 def small_machine(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A machine that has room for so many positions beside the weights of a model."""
 
-    def set_to(checkpoint: Checkpoint, positions: int, kv: str = "fp16") -> None:
+    def set_to(checkpoint: Checkpoint, positions: int, kv: str = "int8") -> None:
         room = positions * bytes_per_position(checkpoint.config, kv)
         precision = "fp32" if kv == "fp32" else "int8"
         total = packed_bytes(checkpoint, precision) + room
@@ -159,7 +159,7 @@ def test_the_default_is_the_models_own_or_what_fits_comfortably(
 ) -> None:
     checkpoint = open_checkpoint(tiny_llama_dir)
     monkeypatch.setattr(language_model, "_STEP", 32)
-    for kv, precision in (("fp16", "int8"), ("fp32", "fp32")):
+    for kv, precision in (("int8", "int8"), ("fp32", "fp32")):
         small_machine(checkpoint, 2 * 128, kv)
         assert LanguageModel(tiny_llama_dir, precision).context == 128
         small_machine(checkpoint, 2 * 100, kv)
@@ -179,7 +179,7 @@ def test_a_context_larger_than_memory_is_refused_before_weights_are_read(
     checkpoint = open_checkpoint(tiny_llama_dir)
     small_machine(checkpoint, 100)
     assert LanguageModel(tiny_llama_dir, "int8", context=100).context == 100
-    each = bytes_per_position(checkpoint.config, "fp16")
+    each = bytes_per_position(checkpoint.config, "int8")
     small_machine(checkpoint, 10**6)
     with pytest.raises(
         InputError,

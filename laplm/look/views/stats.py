@@ -241,7 +241,7 @@ def stats(model: Model) -> Stats:
     memory = []
     for precision, bits in _BITS.items():
         known = next((p for p in PRECISIONS if p == precision), None)
-        kv = "fp32" if precision == "fp32" else "fp16"
+        kv = "fp32" if precision == "fp32" else "int8"
         memory.append(
             Memory(
                 precision=precision,

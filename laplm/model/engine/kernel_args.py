@@ -12,6 +12,7 @@ from dataclasses import dataclass
 GROUP = 32  # inputs of a linear layer that share a scale
 PAGE = 32  # positions in a page of the key/value cache
 TILE = 16  # output rows of a linear layer that are interleaved
+SMALLEST = 1e-30  # numbers whose largest is smaller are rounded to zeros
 STORE, ADD = 0, 1  # what a linear layer does with its result: write it, or add it to what is there
 
 # What stands at which index. Buffers are float32 [token][width]; widths are padded.
@@ -71,7 +72,7 @@ class Spec:
 
     Attributes:
         formats: of all matrices of the model, sorted: names of ``formats.FORMATS``.
-        kv: of the key/value cache: "fp32", or "fp16" (keys in halves, values in bytes).
+        kv: of the key/value cache: "fp32", or "int8" (signed bytes with scales).
         head_dim: D.
         norm: "layer" or "rms".
         rotary_dim: how many components of a head turn with the position; 0 is none.
@@ -100,6 +101,8 @@ def queries_together(registers: int) -> int:
 
 
 def page_part(kv: str, head_dim: int) -> tuple[int, int]:
-    """Bytes of one layer and head's keys, and of its values, in a page (``tiles.py``)."""
+    """Bytes of one layer and head's keys, and of its values, in a page (``cache_tiles.py``)."""
     numbers = -(-head_dim // 16) * 16 * PAGE
-    return (numbers * 4, numbers * 4) if kv == "fp32" else (numbers * 2, numbers + PAGE * 4)
+    if kv == "fp32":
+        return numbers * 4, numbers * 4
+    return numbers + -(-head_dim // GROUP) * PAGE * 4, numbers + PAGE * 4

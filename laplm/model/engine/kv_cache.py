@@ -1,8 +1,9 @@
 """Keys and values of the positions already seen, in pages that samples can share.
 
-A page holds 32 positions of every layer and head: keys as (D, 32), because attention reads one
-component of many positions at once, and values as (32, D); D is padded to 16. Beside fp32 weights
-both are fp32; else keys are fp16 and values signed bytes with a scale for each position and head.
+A page holds 32 positions of every layer and head; D is padded to 16. Beside fp32 weights keys and
+values are fp32. Else they are signed bytes: keys with a scale for each position, head and group of
+32 components, since softmax is sensitive to them, and values with one for each position and head.
+``cache_tiles.py`` says how they lie, so that attention reads the same of many positions at once.
 
 Copy-on-write: a fork shares all pages with its parent, and whoever writes to a shared page takes a
 copy first (only the last page is ever written).
@@ -17,18 +18,25 @@ from numpy.typing import NDArray
 
 from laplm.errors import InputError
 from laplm.model.config import ModelConfig
-from laplm.model.engine.kernel_args import PAGE, page_part
+from laplm.model.engine.kernel_args import GROUP, PAGE, SMALLEST, page_part
 from laplm.native.memory import aligned
 
 Array = NDArray[np.float32]
-HALF_MAX = np.float32(65504)
+LANES = 16  # of a vector: positions of a key's tile, and components of a value's
 
 
 def to_bytes(x: Array) -> tuple[Array, Array]:
     """Whole numbers -127…127, and a scale for each run of the last axis: ``x ~ whole * scale``."""
     largest = np.abs(x).max(axis=-1, initial=0)
-    inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 0)
+    inverse = np.zeros_like(largest)
+    np.divide(np.float32(127), largest, out=inverse, where=largest >= np.float32(SMALLEST))
     return np.rint(x * inverse[..., None]), largest * np.float32(1 / 127)
+
+
+def _in_groups(k: Array) -> Array:
+    """(H, D) to (H, groups, 32), with zeros in what is left of the last group."""
+    groups = -(-k.shape[1] // GROUP)
+    return np.pad(k, ((0, 0), (0, groups * GROUP - k.shape[1]))).reshape(len(k), groups, GROUP)
 
 
 def bytes_per_position(config: ModelConfig, kv: str) -> int:
@@ -50,7 +58,7 @@ class KVCache:
 
         Args:
             config: the model's sizes.
-            kv: "fp32", or "fp16" for the smaller form.
+            kv: "fp32", or "int8" for the smaller form.
             context: how many positions it may hold; None is as many as the model.
         """
         self.ids: list[int] = []
@@ -130,44 +138,59 @@ class KVCache:
     # --- plain arrays in and out, for the tapped path (``weights.PastKV``) ---
 
     def _views(self, page: NDArray[Any], layer: int) -> tuple[NDArray[Any], ...]:
-        """A layer's keys (H, D, PAGE), values (H, PAGE, D) and values' scales (H, PAGE)."""
-        config = self._config
+        """A layer's keys and values in a page, as they lie there, then the scales of both."""
+        config, dim = self._config, self._dim
         part = page.reshape(config.n_layer, config.n_kv_head, -1)[layer]
         keys, values = part[:, : self._keys_bytes], part[:, self._keys_bytes :]
+        heads, numbers = config.n_kv_head, dim * PAGE
         if self._kv == "fp32":
             keys, values = keys.view(np.float32), values.view(np.float32)
-            scales = np.ones((config.n_kv_head, PAGE), np.float32)
-        else:
-            scales = values[:, self._dim * PAGE :].view(np.float32)
-            keys, values = keys.view(np.float16), values[:, : self._dim * PAGE].view(np.int8)
+            return keys.reshape(heads, dim, PAGE), values.reshape(heads, PAGE, dim)
         return (
-            keys.reshape(config.n_kv_head, self._dim, PAGE),
-            values.reshape(config.n_kv_head, PAGE, self._dim),
-            scales,
+            keys[:, :numbers].view(np.int8).reshape(heads, PAGE // LANES, dim // 4, LANES, 4),
+            values[:, :numbers].view(np.int8).reshape(heads, dim // LANES, PAGE // 4, LANES, 4),
+            keys[:, numbers:].view(np.float32).reshape(heads, PAGE // LANES, -1, LANES),
+            values[:, numbers:].view(np.float32),
         )
+
+    def _write(self, slot: int, views: tuple[NDArray[Any], ...], k: Array, v: Array) -> None:
+        """One position's keys and values (H, D padded) to its place in a page."""
+        if self._kv == "fp32":
+            views[0][:, :, slot], views[1][:, slot] = k, v
+            return
+        keys, values, key_scales, value_scales = views
+        half, lane = divmod(slot, LANES)
+        whole, key_scales[:, half, :, lane] = to_bytes(_in_groups(k))
+        keys[:, half, :, lane] = whole.reshape(len(k), -1, 4)[:, : self._dim // 4]
+        whole, value_scales[:, slot] = to_bytes(v)
+        values[:, :, slot // 4, :, slot % 4] = whole.reshape(len(v), -1, LANES)
+
+    def _read(self, views: tuple[NDArray[Any], ...]) -> tuple[Array, Array]:
+        """All keys and values in a page, (PAGE, H, D padded) each."""
+        if self._kv == "fp32":
+            return views[0].transpose(2, 0, 1), views[1].transpose(1, 0, 2)
+        keys, values, key_scales, value_scales = views
+        shape = PAGE, len(keys), self._dim
+        k = keys.transpose(1, 3, 0, 2, 4).reshape(shape).astype(np.float32)
+        v = values.transpose(2, 4, 0, 1, 3).reshape(shape).astype(np.float32)
+        of_groups = key_scales.transpose(1, 3, 0, 2).reshape(PAGE, len(keys), -1)
+        k *= np.repeat(of_groups, GROUP, axis=-1)[..., : self._dim]
+        v *= value_scales.T[..., None]
+        return k, v
 
     def extend(self, layer: int, k: Array, v: Array) -> tuple[Array, Array]:
         """Add (T, H, D) keys and values to a layer; return all of them as the cache holds them."""
         self.reserve(len(k))
         dim = self._config.head_dim
-        v_scales = np.ones(v.shape[:2], np.float32)
-        if self._kv != "fp32":
-            k = np.clip(k, -HALF_MAX, HALF_MAX)
-            v, v_scales = to_bytes(v)
+        k, v = (np.pad(x, ((0, 0), (0, 0), (0, self._dim - dim))) for x in (k, v))
+        views = [self._views(page, layer) for page in self._pages]
         for t in range(len(k)):
             page, slot = divmod(self.length + t, PAGE)
-            keys, values, scales = self._views(self._pages[page], layer)
-            keys[:, :dim, slot], values[:, slot, :dim], scales[:, slot] = k[t], v[t], v_scales[t]
-        views = [self._views(page, layer) for page in self._pages]
-        all_k = np.concatenate([keys.transpose(2, 0, 1) for keys, _, _ in views])
-        all_v = np.concatenate(
-            [
-                values.transpose(1, 0, 2).astype(np.float32) * scales.T[:, :, None]
-                for _, values, scales in views
-            ]
-        )
+            self._write(slot, views[page], k[t], v[t])
+        pages = [self._read(each) for each in views]
         end = self.length + len(k)
-        return all_k[:end, :, :dim].astype(np.float32), all_v[:end, :, :dim]
+        all_k, all_v = (np.concatenate(parts)[:end, :, :dim] for parts in zip(*pages, strict=True))
+        return all_k, all_v
 
     def append(self, count: int) -> None:
         """Part of ``weights.PastKV``; ``GPT.forward`` counts with ``append_ids``."""

@@ -68,7 +68,7 @@ def kernel_spec(config: ModelConfig, formats: Iterable[str]) -> k.Spec:
     exact = any(FORMATS[name].is_float for name in formats)
     return k.Spec(
         formats=formats,
-        kv="fp32" if exact else "fp16",
+        kv="fp32" if exact else "int8",
         head_dim=config.head_dim,
         norm=config.norm,
         rotary_dim=config.rotary_dim if config.positions == "rope" else 0,

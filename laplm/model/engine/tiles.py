@@ -28,7 +28,7 @@ from typing import Any
 from llvmlite import ir
 
 from laplm.model.engine.formats import SUPER, SUPER_BYTES, Format
-from laplm.model.engine.kernel_args import ADD, GROUP, PAGE
+from laplm.model.engine.kernel_args import ADD, GROUP, SMALLEST
 from laplm.native import simd
 from laplm.native.isa import Isa
 from laplm.native.lower import F32V, FLOAT, I32, I64, Builder, Value
@@ -404,196 +404,14 @@ class Args:
         ) = values  # fmt: skip
 
 
-# --- attention over the key/value pages ----------------------------------------------------------
-#
-# A page holds PAGE positions of every layer and head (``kv_cache.py``): keys as [D][PAGE], so that
-# one load gives the same component of 16 positions; values as [PAGE][D]. ``kv`` says in what form:
-#   "fp32"  both in float32
-#   "fp16"  keys in half precision, because softmax is sensitive to them; values as signed bytes,
-#           followed by a float32 scale a position, since what attention makes of them is rounded
-#           to bytes next anyway
-
-UNROLLED = 8  # positions for each turn of a loop
-PREFETCH_PAGES = 3  # a page is used up in less time than memory takes to answer
+# --- floats to whole numbers ---------------------------------------------------------------------
 
 
-def _page_to_prefetch(b: Builder, table: Value, i: Value, n_pages: Value, offset: Value) -> Value:
-    """The part at ``offset`` of the page that will be needed soon, or of the last one."""
-    following = b.add(i, ir.Constant(I64, PREFETCH_PAGES))
-    last = b.sub(n_pages, ir.Constant(I64, 1))
-    which = b.select(b.icmp_signed("<", following, last), following, last)
-    return b.add(simd.read(b, place(b, table, (which, 8)), I64, 8), offset)
+def to_whole(b: Builder, parts: list[Value], most: int) -> tuple[list[Value], Value]:
+    """Vectors of floats to whole numbers -most…most and the float scale that they all share.
 
-
-def _read_key(b: Builder, isa: Isa, kv: str, address: Value) -> Value:
-    if kv == "fp32":
-        return simd.read(b, address, F32V, 4)
-    return simd.half_to_float(b, simd.read(b, address, ir.VectorType(I16, LANES), 2), isa)
-
-
-def _read_value(b: Builder, kv: str, address: Value) -> Value:
-    if kv == "fp32":
-        return simd.read(b, address, F32V, 4)
-    return b.sitofp(simd.read(b, address, ir.VectorType(I8, LANES)), F32V)
-
-
-def make_scores(isa: Isa, kv: str, n_tokens: int, head_dim: int) -> Any:
-    """Scaled query-key products of ``n_tokens`` queries with every position of some pages.
-
-    Arguments: table of page addresses, count of pages, offset of this layer and head's keys in a
-    page (bytes); q, q_stride between tokens (bytes); out, out_stride between tokens (bytes);
-    scale (float). Writes PAGE floats a page for every token.
+    Where the largest is under ``SMALLEST`` they are zeros: ``most`` divided by it may be infinite.
     """
-    width = 4 if kv == "fp32" else 2
-    unrolled = math.gcd(head_dim, 8)
-
-    def emit(b: Builder, *values: Value) -> None:
-        table, n_pages, offset, q, q_stride, out, out_stride, scale = values
-        scales = simd.broadcast(b, scale, F32V)
-
-        def page(i: Value, _: list[Value]) -> list[Value]:
-            keys = b.add(simd.read(b, place(b, table, (i, 8)), I64, 8), offset)
-            next_page = _page_to_prefetch(b, table, i, n_pages, offset)
-
-            def components(step: Value, acc: list[Value]) -> list[Value]:
-                row = place(b, keys, (step, unrolled * PAGE * width))
-                row_next = place(b, next_page, (step, unrolled * PAGE * width))
-                first_x = place(b, q, (step, unrolled * 4))
-                for d in range(unrolled):
-                    at = d * PAGE * width
-                    for line in range(0, PAGE * width, 64):
-                        simd.emit_prefetch(b, place(b, row_next, (at + line, 1)))
-                    k = [
-                        _read_key(b, isa, kv, place(b, row, (at + half * LANES * width, 1)))
-                        for half in (0, 1)
-                    ]
-                    for t in range(n_tokens):
-                        x = simd.read(b, place(b, first_x, (t, q_stride), (d, 4)), FLOAT, 4)
-                        x = simd.broadcast(b, x, F32V)
-                        for half in (0, 1):
-                            acc[2 * t + half] = emit_fma(b, k[half], x, acc[2 * t + half])
-                return acc
-
-            zeros = [simd.constant(F32V, 0.0)] * (2 * n_tokens)
-            acc = loop(b, ir.Constant(I64, head_dim // unrolled), zeros, components)
-            for t in range(n_tokens):
-                for half in (0, 1):
-                    to = place(b, out, (t, out_stride), (i, PAGE * 4), (half, 64))
-                    simd.write(b, to, b.fmul(acc[2 * t + half], scales), 4)
-            return []
-
-        loop(b, n_pages, [], page)
-
-    return simd.operation(simd.void, *[i64] * 7, simd.f32)(emit)
-
-
-def make_weighted_values(isa: Isa, kv: str, n_tokens: int, head_dim: int) -> Any:
-    """Values of every position of some pages, weighted by the attention pattern and summed.
-
-    Arguments: table, count of pages, offset of this layer and head's values in a page (bytes);
-    pattern, pattern_stride between tokens (bytes); out, out_stride between tokens (bytes). Writes
-    ``head_dim`` rounded up to 16 floats a token. The pattern is used up.
-    """
-    width = 4 if kv == "fp32" else 1
-    slices = -(-head_dim // LANES)
-    row_bytes = slices * LANES * width
-    # As many components of the head at a time as leave registers for what is added to them.
-    together = min(slices, max(1, isa.registers // 2 // n_tokens))
-
-    def emit(b: Builder, *values: Value) -> None:
-        table, n_pages, offset, pattern, pattern_stride, out, out_stride = values
-
-        def scale_pattern(rows: Value, i: Value) -> None:
-            """Give the pattern of a page its values' scales, sixteen at a time."""
-            for half, t in product((0, 1), range(n_tokens)):
-                at = place(b, pattern, (t, pattern_stride), (i, PAGE * 4), (half, 64))
-                scale = simd.read(b, place(b, rows, (PAGE, row_bytes), (half, 64)), F32V, 4)
-                simd.write(b, at, b.fmul(simd.read(b, at, F32V, 4), scale), 4)
-
-        def sum_slices(some: range) -> list[Value]:
-            """Some slices of the head, summed over all pages for each token.
-
-            Whoever sums the first slices scales the pattern and asks for the pages to come.
-            """
-            is_first = some.start == 0
-
-            def page(i: Value, acc: list[Value]) -> list[Value]:
-                rows = b.add(simd.read(b, place(b, table, (i, 8)), I64, 8), offset)
-                if is_first:
-                    next_page = _page_to_prefetch(b, table, i, n_pages, offset)
-                    if kv != "fp32":
-                        scale_pattern(rows, i)
-
-                def positions(step: Value, acc: list[Value]) -> list[Value]:
-                    row = place(b, rows, (step, UNROLLED * row_bytes))
-                    weights = place(b, pattern, (i, PAGE * 4), (step, UNROLLED * 4))
-                    if is_first:
-                        row_next = place(b, next_page, (step, UNROLLED * row_bytes))
-                        for line in range(0, UNROLLED * row_bytes, 64):
-                            simd.emit_prefetch(b, place(b, row_next, (line, 1)))
-                    for j in range(UNROLLED):
-                        at = [j * row_bytes + s * LANES * width for s in some]
-                        v = [_read_value(b, kv, place(b, row, (x, 1))) for x in at]
-                        for t in range(n_tokens):
-                            where = place(b, weights, (t, pattern_stride), (j, 4))
-                            p = simd.broadcast(b, simd.read(b, where, FLOAT, 4), F32V)
-                            for s in range(len(some)):
-                                cell = t * len(some) + s
-                                acc[cell] = emit_fma(b, v[s], p, acc[cell])
-                    return acc
-
-                return loop(b, ir.Constant(I64, PAGE // UNROLLED), acc, positions)
-
-            return loop(b, n_pages, [simd.constant(F32V, 0.0)] * (n_tokens * len(some)), page)
-
-        for start in range(0, slices, together):
-            some = range(start, min(start + together, slices))
-            sums = iter(sum_slices(some))
-            for t, s in product(range(n_tokens), some):
-                simd.write(b, place(b, out, (t, out_stride), (s, 64)), next(sums), 4)
-
-    return simd.operation(simd.void, *[i64] * 7)(emit)
-
-
-def make_store_kv(isa: Isa, kv: str, head_dim: int) -> Any:
-    """Write one position's key and value of one head into its page.
-
-    Arguments: k, v (addresses of ``head_dim`` floats, readable up to the next multiple of 16);
-    keys, values (addresses of this layer and head's part of the page); slot in the page.
-    """
-    key_width, value_width = (4, 4) if kv == "fp32" else (2, 1)
-    slices = -(-head_dim // LANES)
-
-    def emit(b: Builder, *values: Value) -> None:
-        k, v, keys, rows, slot = values
-        for s in range(slices):
-            x = simd.read(b, place(b, k, (s, 64)), F32V, 4)
-            x = x if kv == "fp32" else simd.float_to_half(b, x, isa)
-            for lane in range(LANES):
-                to = place(b, keys, (s * LANES + lane, PAGE * key_width), (slot, key_width))
-                simd.write(b, to, b.extract_element(x, ir.Constant(I32, lane)), key_width)
-        parts = [simd.read(b, place(b, v, (s, 64)), F32V, 4) for s in range(slices)]
-        if head_dim % LANES:  # beyond the head lies the next one's value
-            inside = [int(lane < head_dim % LANES) for lane in range(LANES)]
-            mask = ir.Constant(ir.VectorType(ir.IntType(1), LANES), inside)
-            parts[-1] = b.select(mask, parts[-1], simd.constant(F32V, 0.0))
-        if kv != "fp32":
-            parts, scale = _to_bytes(b, parts)
-            to = place(b, rows, (PAGE, slices * LANES), (slot, 4))
-            simd.write(b, to, scale, 4)
-            parts = [b.trunc(part, ir.VectorType(I8, LANES)) for part in parts]
-        for s in range(slices):
-            to = place(b, rows, (slot, slices * LANES * value_width), (s, LANES * value_width))
-            simd.write(b, to, parts[s], value_width)
-
-    return simd.operation(simd.void, *[i64] * 5)(emit)
-
-
-# --- floats to bytes -----------------------------------------------------------------------------
-
-
-def _to_bytes(b: Builder, parts: list[Value]) -> tuple[list[Value], Value]:
-    """Vectors of floats to whole numbers -127…127 and the float scale that they all share."""
 
     def larger(p: Value, q: Value) -> Value:
         return simd.call(b, f"llvm.maxnum.v{p.type.count}f32", p.type, [p, q])
@@ -602,12 +420,12 @@ def _to_bytes(b: Builder, parts: list[Value]) -> tuple[list[Value], Value]:
     while len(sizes) > 1:
         sizes = [larger(sizes[0], sizes[1]), *sizes[2:]]
     largest = simd.fold(b, sizes[0], larger)
-    is_zero = b.fcmp_ordered("==", largest, ir.Constant(FLOAT, 0.0))
-    inverse = b.fdiv(ir.Constant(FLOAT, 127.0), largest)
+    is_zero = b.fcmp_ordered("<", largest, ir.Constant(FLOAT, SMALLEST))
+    inverse = b.fdiv(ir.Constant(FLOAT, float(most)), largest)
     inverse = simd.broadcast(b, b.select(is_zero, ir.Constant(FLOAT, 0.0), inverse), F32V)
     scaled = [b.fmul(part, inverse) for part in parts]
     whole = [simd.call(b, "llvm.rint.v16f32", F32V, [x]) for x in scaled]
-    return [b.fptosi(x, I32V) for x in whole], b.fmul(largest, ir.Constant(FLOAT, 1 / 127))
+    return [b.fptosi(x, I32V) for x in whole], b.fmul(largest, ir.Constant(FLOAT, 1 / most))
 
 
 def make_quantize() -> Any:
@@ -620,7 +438,7 @@ def make_quantize() -> Any:
     def emit(b: Builder, *values: Value) -> None:
         x, out, scale, total = values
         parts = [simd.read(b, place(b, x, (half, 64)), F32V, 4) for half in (0, 1)]
-        whole, shared = _to_bytes(b, parts)
+        whole, shared = to_whole(b, parts, 127)
         for half in (0, 1):
             small = b.trunc(whole[half], ir.VectorType(I8, LANES))
             simd.write(b, place(b, out, (half, LANES)), small)

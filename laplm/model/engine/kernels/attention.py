@@ -1,7 +1,7 @@
 """Attention over the pages of the key/value cache: ``ops.causal_attention``.
 
 A query block is some consecutive tokens of one sequence: each reads the keys up to its own
-position. ``tiles.py`` has the inner loops over a page.
+position. ``cache_tiles.py`` has the inner loops over a page.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from laplm.model.engine import kernel_args as k
-from laplm.model.engine import tiles
+from laplm.model.engine import cache_tiles
 from laplm.model.engine.kernels.activation import exp
 from laplm.model.engine.kernels.norm import make_head_norm
 from laplm.model.engine.kernels.rope import make_rotate, table_width
@@ -54,7 +54,7 @@ def make_prepare_heads(isa: Isa, spec: k.Spec) -> Any:
     """
     keys_bytes, values_bytes = k.page_part(spec.kv, spec.head_dim)
     head_dim = spec.head_dim
-    store_row = tiles.make_store_kv(isa, spec.kv, head_dim)
+    store_row = cache_tiles.make_store_kv(spec.kv, head_dim)
     head_norm, rotate = make_head_norm(head_dim), make_rotate(spec.rotary_dim)
     table_bytes = table_width(spec.rotary_dim) * 4
 
@@ -138,7 +138,7 @@ def make_prefetch_pages(spec: k.Spec) -> Any:
     def prefetch_pages(args: int, layer: int, head: int, table: int, position: int) -> None:
         part = (layer * get_i64(args, k.N_KV_HEAD) + head) * part_bytes
         first = first_seen(args, layer, position) // k.PAGE
-        last = min(position // k.PAGE + 1, first + tiles.PREFETCH_PAGES)
+        last = min(position // k.PAGE + 1, first + cache_tiles.PREFETCH_PAGES)
         for page in range(first, last):
             at = get_i64(table, page) + part
             for line in range(0, part_bytes, 64):
@@ -158,10 +158,10 @@ def make_attend(isa: Isa, spec: k.Spec) -> Any:
     row_bytes = -(-head_dim // 16) * 64
     keys_bytes, values_bytes = k.page_part(spec.kv, head_dim)
     together = k.queries_together(isa.registers)
-    scores_many = tiles.make_scores(isa, spec.kv, together, head_dim)
-    scores_one = tiles.make_scores(isa, spec.kv, 1, head_dim)
-    values_many = tiles.make_weighted_values(isa, spec.kv, together, head_dim)
-    values_one = tiles.make_weighted_values(isa, spec.kv, 1, head_dim)
+    scores_many = cache_tiles.make_scores(isa, spec.kv, together, head_dim)
+    scores_one = cache_tiles.make_scores(isa, spec.kv, 1, head_dim)
+    values_many = cache_tiles.make_weighted_values(isa, spec.kv, together, head_dim)
+    values_one = cache_tiles.make_weighted_values(isa, spec.kv, 1, head_dim)
     write_z, first_seen = make_write_z(head_dim), make_first_seen(spec)
 
     @lower.kernel
