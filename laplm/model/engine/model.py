@@ -194,7 +194,7 @@ class GPT:
         }
         self._family = family_of(self.config)
         self._kv = self._spec.kv
-        self._together = k.queries_together(self.isa.registers)
+        self._together = k.queries_together(self._kv, self.isa.registers)
         self._engine = _load_kernels(self._spec, progress)
         self._pool = ThreadPool(self._engine, self.threads)
         weakref.finalize(self, self._pool.shutdown)

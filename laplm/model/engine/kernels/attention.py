@@ -147,31 +147,24 @@ def make_prefetch_pages(spec: k.Spec) -> Any:
     return prefetch_pages
 
 
-def make_attend(isa: Isa, spec: k.Spec) -> Any:
-    """``attend(…)``: some queries that read one key head, together where they fill the registers.
-
-    Query i is token ``token + i * token_step`` and head ``head + i * head_step``, and reads the
-    keys up to ``position + i * token_step``: one head of consecutive tokens, or the heads of one
-    token that share a key head.
-    """
+def make_attend_together(isa: Isa, spec: k.Spec, count: int) -> Any:
+    """``attend_together(…)``: ``attend`` for just ``count`` queries, which read a page at once."""
     head_dim = spec.head_dim
     row_bytes = -(-head_dim // 16) * 64
     keys_bytes, values_bytes = k.page_part(spec.kv, head_dim)
-    together = k.queries_together(isa.registers)
-    scores_many = cache_tiles.make_scores(isa, spec.kv, together, head_dim)
-    scores_one = cache_tiles.make_scores(isa, spec.kv, 1, head_dim)
-    values_many = cache_tiles.make_weighted_values(isa, spec.kv, together, head_dim)
-    values_one = cache_tiles.make_weighted_values(isa, spec.kv, 1, head_dim)
+    scores_of = cache_tiles.make_scores(isa, spec.kv, count, head_dim)
+    values_of = cache_tiles.make_weighted_values(isa, spec.kv, count, head_dim)
     write_z, first_seen = make_write_z(head_dim), make_first_seen(spec)
 
     @lower.kernel
-    def attend(
+    def attend_together(
         args: int, thread: int, layer: int, table: int, position: int, token: int, head: int,
-        count: int, token_step: int, head_step: int,
+        token_step: int, head_step: int,
     ) -> None:  # fmt: skip
         scratch = get_i64(args, k.SCRATCH) + thread * get_i64(args, k.SCRATCH_STRIDE)
         scores = scratch + get_i64(args, k.SCRATCH_SCORES)
         attn_out = scratch + get_i64(args, k.SCRATCH_ATTN_OUT)
+        totals = scratch + get_i64(args, k.SCRATCH_ROW)
         s_stride = get_i64(args, k.SCORES_WIDTH) * 4
         q_width = get_i64(args, k.QKV_WIDTH) * 4
         q = get_i64(args, k.QKV) + token * q_width + head * head_dim * 4
@@ -179,37 +172,50 @@ def make_attend(isa: Isa, spec: k.Spec) -> Any:
         heads, kv_heads = get_i64(args, k.N_HEAD), get_i64(args, k.N_KV_HEAD)
         keys = (layer * kv_heads + head // (heads // kv_heads)) * (keys_bytes + values_bytes)
         factor = get_f32(get_i64(args, k.ATTENTION_SCALES), layer)
-        if count == together:
-            start = first_seen(args, layer, position) // k.PAGE
-            pages = (position + (count - 1) * token_step) // k.PAGE + 1 - start
-            scores_many(table + start * 8, pages, keys, q, q_stride, scores, s_stride, factor)
-            for i in range(count):
-                seen = position + i * token_step
-                total = softmax_numerators(
-                    scores + i * s_stride, first_seen(args, layer, seen) - start * k.PAGE,
-                    seen + 1 - start * k.PAGE, pages * k.PAGE,
-                )  # fmt: skip
-                set_f32(scratch + get_i64(args, k.SCRATCH_ROW), i, total)
-            values_many(table + start * 8, pages, keys + keys_bytes, scores, s_stride, attn_out,
-                        row_bytes)  # fmt: skip
-            for i in range(count):
-                total = get_f32(scratch + get_i64(args, k.SCRATCH_ROW), i)
-                write_z(args, token + i * token_step, head + i * head_step, total,
-                        attn_out + i * row_bytes)  # fmt: skip
-        else:
-            for i in range(count):
-                seen = position + i * token_step
-                first = first_seen(args, layer, seen)
-                start = first // k.PAGE
-                pages = seen // k.PAGE + 1 - start
-                scores_one(table + start * 8, pages, keys, q + i * q_stride, q_stride, scores,
-                           s_stride, factor)  # fmt: skip
-                total = softmax_numerators(
-                    scores, first - start * k.PAGE, seen + 1 - start * k.PAGE, pages * k.PAGE
-                )
-                values_one(table + start * 8, pages, keys + keys_bytes, scores, s_stride, attn_out,
-                           row_bytes)  # fmt: skip
-                write_z(args, token + i * token_step, head + i * head_step, total, attn_out)
+        start = first_seen(args, layer, position) // k.PAGE
+        pages = (position + (count - 1) * token_step) // k.PAGE + 1 - start
+        scores_of(table + start * 8, pages, keys, q, q_stride, scores, s_stride, factor)
+        for i in range(count):
+            seen = position + i * token_step
+            total = softmax_numerators(
+                scores + i * s_stride, first_seen(args, layer, seen) - start * k.PAGE,
+                seen + 1 - start * k.PAGE, pages * k.PAGE,
+            )  # fmt: skip
+            set_f32(totals, i, total)
+        values_of(table + start * 8, pages, keys + keys_bytes, scores, s_stride, attn_out,
+                  row_bytes)  # fmt: skip
+        for i in range(count):
+            write_z(args, token + i * token_step, head + i * head_step, get_f32(totals, i),
+                    attn_out + i * row_bytes)  # fmt: skip
+
+    return attend_together
+
+
+def make_attend(isa: Isa, spec: k.Spec) -> Any:
+    """``attend(…)``: some queries that read one key head.
+
+    Query i is token ``token + i * token_step`` and head ``head + i * head_step``, and reads the
+    keys up to ``position + i * token_step``: one head of consecutive tokens, or the heads of one
+    token that share a key head.
+    """
+    most = k.queries_together(spec.kv, isa.registers)
+    attend_1, attend_2 = (make_attend_together(isa, spec, count) for count in (1, 2))
+    attend_3, attend_4 = (make_attend_together(isa, spec, min(count, most)) for count in (3, 4))
+
+    @lower.kernel
+    def attend(
+        args: int, thread: int, layer: int, table: int, position: int, token: int, head: int,
+        count: int, token_step: int, head_step: int,
+    ) -> None:  # fmt: skip
+        if count == 1:
+            attend_1(args, thread, layer, table, position, token, head, token_step, head_step)
+        elif count == 2:
+            attend_2(args, thread, layer, table, position, token, head, token_step, head_step)
+        elif most > 2:
+            if count == 3:
+                attend_3(args, thread, layer, table, position, token, head, token_step, head_step)
+            else:
+                attend_4(args, thread, layer, table, position, token, head, token_step, head_step)
 
     return attend
 
@@ -218,7 +224,7 @@ def make_attention(isa: Isa, spec: k.Spec, barrier: Any) -> Any:
     """``attention(args, thread, phase, layer)``: prepare queries and keys, then attend."""
     prepare_heads, attend = make_prepare_heads(isa, spec), make_attend(isa, spec)
     prefetch_pages = make_prefetch_pages(spec)
-    together = k.queries_together(isa.registers)
+    together = k.queries_together(spec.kv, isa.registers)
 
     @lower.kernel
     def prepare(args: int, thread: int, phase: int, layer: int) -> int:
