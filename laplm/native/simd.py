@@ -127,26 +127,6 @@ def half_to_float(b: Builder, bits: Value, isa: Isa) -> Value:
     return b.bitcast(b.or_(b.bitcast(value, I32V), sign), F32V)
 
 
-def float_to_half(b: Builder, value: Value, isa: Isa) -> Value:
-    """Sixteen floats to half precision (as i16), to nearest even, clamped to the largest half."""
-    value = call(b, "llvm.minnum.v16f32", F32V, [value, constant(F32V, 65504.0)])
-    value = call(b, "llvm.maxnum.v16f32", F32V, [value, constant(F32V, -65504.0)])
-    if isa.native_half:
-        return b.bitcast(b.fptrunc(value, ir.VectorType(HALF, LANES)), ir.VectorType(I16, LANES))
-    bits = b.bitcast(value, I32V)
-    sign = b.lshr(b.and_(bits, constant(I32V, 0x80000000)), constant(I32V, 16))
-    magnitude = b.and_(bits, constant(I32V, 0x7FFFFFFF))
-    # Normal halves: round the mantissa to 10 bits, then re-bias the exponent.
-    odd = b.and_(b.lshr(magnitude, constant(I32V, 13)), constant(I32V, 1))
-    rounded = b.add(b.add(magnitude, constant(I32V, 0xFFF)), odd)
-    normal = b.sub(b.lshr(rounded, constant(I32V, 13)), constant(I32V, 112 << 10))
-    # Subnormal halves: adding 0.5 leaves the value's last bits where a half keeps them.
-    shifted = b.fadd(b.bitcast(magnitude, F32V), constant(F32V, 0.5))
-    small = b.sub(b.bitcast(shifted, I32V), constant(I32V, 0x3F000000))
-    is_small = b.icmp_unsigned("<", magnitude, constant(I32V, 0x38800000))
-    return b.trunc(b.or_(b.select(is_small, small, normal), sign), ir.VectorType(I16, LANES))
-
-
 def dot4(b: Builder, isa: Isa, total: Value, weights: Value, x: Value) -> Value:
     """Each lane adds four products: ``total[i] += sum_j weights[4i + j] * x[j]``, exactly.
 
@@ -198,7 +178,9 @@ def write_whole(b: Builder, isa: Isa, x: Value, to: Value) -> None:
     if isa.dot in ("neon", "i8mm"):  # upper bytes, then what is left: -128…127
         upper = b.ashr(b.add(x, constant(I32V, 128)), constant(I32V, 8))
         write(b, to, b.trunc(upper, i8x16))
-        write(b, place(b, to, (1, LANES)), b.trunc(b.sub(x, b.shl(upper, constant(I32V, 8))), i8x16))
+        write(
+            b, place(b, to, (1, LANES)), b.trunc(b.sub(x, b.shl(upper, constant(I32V, 8))), i8x16)
+        )
         return
     x = b.trunc(x, i16x16)
     if isa.dot != "generic":  # of each four the even ones, then the odd ones

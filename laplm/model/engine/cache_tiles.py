@@ -10,8 +10,8 @@ A page holds PAGE positions of every layer and head (``kv_cache.py``); D is padd
           16 components of four positions, then an f32 scale for each position, [PAGE]
 
 Bytes are multiplied with whole numbers of 16 bits: a query's components are rounded to those in
-groups of 32, and the shares of attention in pages (``simd.byte_products``). Their sums are exact, in
-whatever order, and cost half of what products of floats do.
+groups of 32, and the shares of attention in pages (``simd.byte_products``). Their sums are exact,
+in whatever order, and cost half of what products of floats do.
 """
 
 from __future__ import annotations

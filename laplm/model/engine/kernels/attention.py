@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from laplm.model.engine import kernel_args as k
 from laplm.model.engine import cache_tiles
+from laplm.model.engine import kernel_args as k
 from laplm.model.engine.kernels.activation import exp
 from laplm.model.engine.kernels.norm import make_head_norm
 from laplm.model.engine.kernels.rope import make_rotate, table_width
