@@ -36,10 +36,15 @@ def _target_machine(isa: Isa) -> Any:
     llvm.initialize_native_asmprinter()
     llvm.initialize_native_asmparser()  # some tiles are written in machine instructions
     target = llvm.Target.from_default_triple()
-    cpu = isa.cpu or llvm.get_host_cpu_name()
     return target.create_target_machine(
-        cpu=cpu, features=_features(isa), opt=3, reloc="default", codemodel="jitdefault", jit=True
-    )
+        cpu=_cpu(isa), features=_features(isa),
+        opt=3, reloc="default", codemodel="jitdefault", jit=True,
+    )  # fmt: skip
+
+
+def _cpu(isa: Isa) -> str:
+    """LLVM's name for the CPU that code is made for."""
+    return isa.cpu or str(llvm.get_host_cpu_name())
 
 
 def _features(isa: Isa) -> str:
@@ -54,7 +59,7 @@ def _cache_key(isa: Isa, spec: object, sources: Path | None) -> str:
         for file in sorted(folder.rglob("*.py")):
             digest.update(file.read_bytes())
     digest.update(llvmlite.__version__.encode())
-    digest.update(f"{isa} {spec} {llvm.get_default_triple()} {llvm.get_host_cpu_name()}".encode())
+    digest.update(f"{isa} {spec} {llvm.get_default_triple()} {_cpu(isa)}".encode())
     digest.update(_features(isa).encode())
     return digest.hexdigest()[:32]
 

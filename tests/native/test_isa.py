@@ -107,6 +107,24 @@ def test_the_kernel_cache_tells_cpus_apart(machine, monkeypatch) -> None:
     before = jit._cache_key(best, "spec", None)
     monkeypatch.setattr(llvm, "get_host_cpu_features", lambda: llvm.FeatureMap(avx512bf16=True))
     assert jit._cache_key(best, "spec", None) != before
+    monkeypatch.setattr(llvm, "get_host_cpu_features", llvm.FeatureMap)
+    assert jit._cache_key(best, "spec", None) != jit._cache_key(isa.available()[-1], "spec", None)
+    before = jit._cache_key(best, "spec", None)
+    monkeypatch.setattr(llvm, "get_host_cpu_name", lambda: "znver5")
+    assert jit._cache_key(best, "spec", None) != before
+
+
+def test_code_for_no_cpu_in_particular_is_found_by_another_cpu(machine, monkeypatch) -> None:
+    machine("arm", ARM)
+    for variant in isa.available():
+        keys = set()
+        for host in ("oryon-1", "cortex-a76"):
+            monkeypatch.setattr(llvm, "get_host_cpu_name", lambda host=host: host)
+            monkeypatch.setattr(
+                llvm, "get_host_cpu_features", lambda host=host: llvm.FeatureMap({host: True})
+            )
+            keys.add(jit._cache_key(variant, "spec", None))
+        assert len(keys) == 1
 
 
 @pytest.mark.parametrize(
