@@ -126,7 +126,7 @@ def test_what_a_process_that_died_has_left_is_removed(tmp_path: Path) -> None:
 
 def test_the_name_in_a_message_is_the_one_that_was_asked_for(tmp_path: Path) -> None:
     with (
-        pytest.raises(WriteError, match=r"cannot write \S+/model/a: Permission denied; "),
+        pytest.raises(WriteError, match=r"cannot write \S+[/\\]model[/\\]a: Permission denied; "),
         new_file(tmp_path / ".model.0123456789ab.tmp" / "a"),
     ):
         raise PermissionError(errno.EACCES, "Permission denied")

@@ -92,6 +92,7 @@ def test_a_run_is_asked_to_end_by_the_means_of_its_system(monkeypatch: pytest.Mo
 
     asked: list[object] = []
     process = SimpleNamespace(terminate=lambda: asked.append("terminate"), send_signal=asked.append)
+    monkeypatch.setattr(sys, "platform", "linux")
     tuning._terminate(SimpleNamespace(process=process))
     assert asked == ["terminate"]
     # On Windows terminate() strikes at once, and the last updates would be lost.

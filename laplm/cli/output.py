@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -36,9 +37,11 @@ def write(text: str) -> None:
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
-    except BrokenPipeError:
-        raise OutputClosedError from None
     except OSError as error:
+        # Windows says of a pipe that nobody reads: "Invalid argument".
+        broken = sys.platform == "win32" and error.errno == errno.EINVAL
+        if broken or isinstance(error, BrokenPipeError):
+            raise OutputClosedError from None
         raise InputError(f"cannot write the output ({error.strerror})") from None
 
 
@@ -67,8 +70,8 @@ def has_styles(stream: TextIO | None) -> bool:
     """Whether text there can be dimmed: a terminal that knows how, and nobody asked for none."""
     if not is_terminal(stream) or os.environ.get("NO_COLOR"):
         return False
-    if sys.platform == "win32":  # the console of old does not
-        return "WT_SESSION" in os.environ or "TERM" in os.environ
+    if sys.platform == "win32" and "TERM" not in os.environ:
+        return "WT_SESSION" in os.environ  # the console of old does not
     return os.environ.get("TERM", "dumb") != "dumb"
 
 

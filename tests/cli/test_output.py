@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -58,7 +59,7 @@ def to(_prepared, laplm_, monkeypatch, tmp_path) -> Callable[..., SimpleNamespac
 
     def call(line: str, stdout: object) -> SimpleNamespace:
         monkeypatch.setattr("sys.stdout", stdout)
-        return laplm_(*shlex.split(line.replace("TEXT", str(text))))
+        return laplm_(*shlex.split(line.replace("TEXT", text.as_posix())))
 
     return call
 
@@ -90,6 +91,38 @@ def test_a_reader_who_has_left_is_not_worth_a_word(to, line: str) -> None:
     with _opened(writing) as left:
         result = to(line, left)
     assert (result.code, result.err) == (0, "")
+
+
+def test_a_reader_who_has_left_is_known_on_windows_too(to, monkeypatch) -> None:
+    """It calls a pipe without a reader an invalid argument (https://bugs.python.org/issue35754)."""
+
+    def write(text: str) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    out = SimpleNamespace(write=write, flush=lambda: None, isatty=lambda: False, encoding="utf-8")
+    monkeypatch.setattr(output.sys, "platform", "linux")
+    refused(to("--version", out), "cannot write the output (Invalid argument)")
+    monkeypatch.setattr(output.sys, "platform", "win32")
+    result = to("--version", out)
+    assert (result.code, result.err) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("environment", "styles"),
+    [
+        ({}, False), ({"WT_SESSION": "1"}, True), ({"TERM": "xterm"}, True),
+        ({"WT_SESSION": "1", "TERM": "dumb"}, False), ({"TERM": "xterm", "NO_COLOR": "1"}, False),
+    ],
+)  # fmt: skip
+def test_a_windows_terminal_shows_styles_unless_it_is_told_not_to(
+    environment: dict[str, str], styles: bool, monkeypatch
+) -> None:
+    monkeypatch.setattr(output.sys, "platform", "win32")
+    for name in ("WT_SESSION", "TERM", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert output.has_styles(Terminal()) is styles
 
 
 def test_without_standard_error_a_command_works_and_says_nothing(to, monkeypatch) -> None:
