@@ -113,9 +113,7 @@ def _export_directory(model: Model, path: Path, precision: str) -> Exported:
             model.tokenizer.to_json(),
             model.settings,
         )
-        written = open_checkpoint(temporary)
-        found = {name: written.tensor(name) for name in written.names}
-        deviation = _deviation(model.checkpoint, found, written.config, precision)
+        size, deviation = _check(model.checkpoint, temporary, precision)
         try:
             if path.is_dir():  # and empty, as was checked
                 path.rmdir()
@@ -128,7 +126,7 @@ def _export_directory(model: Model, path: Path, precision: str) -> Exported:
             ) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return Exported(path, written.size_bytes, deviation)
+    return Exported(path, size, deviation)
 
 
 # --- GGUF -------------------------------------------------------------------------------------
@@ -145,9 +143,7 @@ def _export_gguf(model: Model, path: Path, precision: str) -> Exported:
         raise InputError(f"{path} is there already; choose another name")
     with new_file(path, advice="choose another place") as temporary:
         write_gguf(model, temporary, precision)
-        written = open_checkpoint(temporary)
-        found = {name: written.tensor(name) for name in written.names}
-        deviation = _deviation(model.checkpoint, found, written.config, precision)
+        _, deviation = _check(model.checkpoint, temporary, precision)
     text = modelfile(path.name, model.tokenizer, config, model.settings, model.chat_template)
     beside = path.with_name("Modelfile")
     also = (beside,) if write_modelfile(beside, text, path.name) else ()
@@ -155,6 +151,16 @@ def _export_gguf(model: Model, path: Path, precision: str) -> Exported:
 
 
 # --- checking ---------------------------------------------------------------------------------
+
+
+def _check(checkpoint: Checkpoint, path: Path, precision: str) -> tuple[int, float]:
+    """The size of what was written, and its deviation.
+
+    None of its files is held open after that: Windows would refuse to rename them.
+    """
+    written = open_checkpoint(path)
+    found = {name: written.tensor(name) for name in written.names}
+    return written.size_bytes, _deviation(checkpoint, found, written.config, precision)
 
 
 def _deviation(

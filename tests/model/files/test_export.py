@@ -68,6 +68,28 @@ def test_transformers_loads_a_directory_and_gives_the_same_logits(
     assert tokenizer.encode("The dog saw") == model.tokenizer.encode("The dog saw")
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="asks Linux what is held open")
+@pytest.mark.parametrize(("form", "name"), [("hf", "out"), ("gguf", "out.gguf")])
+def test_what_is_given_its_name_is_not_held_open(
+    model: LanguageModel, tmp_path: Path, form: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows would refuse to rename it."""
+    renamed = []
+    for method, real in (("replace", Path.replace), ("rename", Path.rename)):
+
+        def named(self: Path, target: Path, real: Any = real) -> Path:
+            if target == tmp_path / name:
+                renamed.append(target)
+                assert self.name not in Path("/proc/self/maps").read_text()
+                links = [file for file in Path("/proc/self/fd").iterdir() if file.is_symlink()]
+                assert not any(self.name in str(file.readlink()) for file in links)
+            return real(self, target)
+
+        monkeypatch.setattr(Path, method, named)
+    export(model, tmp_path / name, form, "f32")
+    assert renamed == [tmp_path / name]
+
+
 def test_an_adapter_is_merged_as_peft_merges_it(
     adapter: Path, tiny_model_dir: Path, tmp_path: Path
 ) -> None:
