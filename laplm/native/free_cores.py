@@ -48,7 +48,7 @@ class FreeCores:
     def __init__(self) -> None:
         self._last: tuple[float, CpuTimes | None] = 0.0, None
 
-    def look(self, now: float) -> float | None:
+    def measure(self, now: float) -> float | None:
         """Cores on average from the last look to ``now`` (seconds), those that we used among them.
 
         None where that cannot be said: at the first look, soon after another, or when the system

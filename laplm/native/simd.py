@@ -218,7 +218,7 @@ def byte_products(
             totals = [b.shl(total, constant(kind, 8)) for total in totals]
 
         # In a loop, since LLVM puts unrolled steps in an order that keeps more than registers hold.
-        def some_lines(i: Value, totals: list[Value], part: int = part) -> list[Value]:
+        def add_lines(i: Value, totals: list[Value], part: int = part) -> list[Value]:
             for line in range(together):
                 if part == 0:
                     emit_prefetch(b, place(b, ahead, (i, 64 * together), (line, 64)))
@@ -232,7 +232,7 @@ def byte_products(
                     totals[n * t : n * t + n] = add(totals[n * t : n * t + n], words, x, line, part)
             return totals
 
-        totals = loop(b, ir.Constant(I64, lines // together), totals, some_lines)
+        totals = loop(b, ir.Constant(I64, lines // together), totals, add_lines)
     while len(totals) > len(inputs):
         totals = [join(b, *totals[i : i + 2]) for i in range(0, len(totals), 2)]
     return totals

@@ -105,7 +105,7 @@ class ThreadChoice:
     def __init__(
         self, count: int, free_cores: Callable[[float], float | None] | None = None
     ) -> None:
-        """At most ``count``; ``free_cores`` is ``FreeCores.look``, or as that."""
+        """At most ``count``; ``free_cores`` is ``FreeCores.measure``, or as that."""
         self._counts = sorted({count, max(1, count - 1), (count + 1) // 2, 1}, reverse=True)
         self._level = 0  # which of them make passes
         self._seconds = [0.0] * len(self._counts)  # of a pass, the last ones counting most
@@ -116,7 +116,7 @@ class ThreadChoice:
         self._pause, _ = self.PAUSES
         self._next = 0.0  # when the next attempt may begin
         self._next_anyway = 0.0  # though no core is free
-        self._free_cores = free_cores or FreeCores().look
+        self._free_cores = free_cores or FreeCores().measure
 
     @property
     def threads(self) -> int:

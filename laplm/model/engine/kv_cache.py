@@ -18,11 +18,10 @@ from numpy.typing import NDArray
 
 from laplm.errors import InputError
 from laplm.model.config import ModelConfig
-from laplm.model.engine.kernel_args import GROUP, PAGE, SMALLEST, page_part
+from laplm.model.engine.kernel_args import GROUP, PAGE, SMALLEST, TILE, page_part
 from laplm.native.memory import aligned
 
 Array = NDArray[np.float32]
-LANES = 16  # of a vector: positions of a key's tile, and components of a value's
 
 
 def to_bytes(x: Array) -> tuple[Array, Array]:
@@ -147,9 +146,9 @@ class KVCache:
             keys, values = keys.view(np.float32), values.view(np.float32)
             return keys.reshape(heads, dim, PAGE), values.reshape(heads, PAGE, dim)
         return (
-            keys[:, :numbers].view(np.int8).reshape(heads, PAGE // LANES, dim // 4, LANES, 4),
-            values[:, :numbers].view(np.int8).reshape(heads, dim // LANES, PAGE // 4, LANES, 4),
-            keys[:, numbers:].view(np.float32).reshape(heads, PAGE // LANES, -1, LANES),
+            keys[:, :numbers].view(np.int8).reshape(heads, PAGE // TILE, dim // 4, TILE, 4),
+            values[:, :numbers].view(np.int8).reshape(heads, dim // TILE, PAGE // 4, TILE, 4),
+            keys[:, numbers:].view(np.float32).reshape(heads, PAGE // TILE, -1, TILE),
             values[:, numbers:].view(np.float32),
         )
 
@@ -159,11 +158,11 @@ class KVCache:
             views[0][:, :, slot], views[1][:, slot] = k, v
             return
         keys, values, key_scales, value_scales = views
-        half, lane = divmod(slot, LANES)
+        half, lane = divmod(slot, TILE)
         whole, key_scales[:, half, :, lane] = to_bytes(_in_groups(k))
         keys[:, half, :, lane] = whole.reshape(len(k), -1, 4)[:, : self._dim // 4]
         whole, value_scales[:, slot] = to_bytes(v)
-        values[:, :, slot // 4, :, slot % 4] = whole.reshape(len(v), -1, LANES)
+        values[:, :, slot // 4, :, slot % 4] = whole.reshape(len(v), -1, TILE)
 
     def _read(self, views: tuple[NDArray[Any], ...]) -> tuple[Array, Array]:
         """All keys and values in a page, (PAGE, H, D padded) each."""

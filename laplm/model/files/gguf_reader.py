@@ -99,8 +99,7 @@ class GGUFTensor:
         Raises:
             ModelFormatError: the file changed since it was opened.
         """
-        blocks = self.blocks()
-        records = blocks if self.ggml_type in FLOATS else as_records(blocks, self.ggml_type)
+        records = _records(self.blocks(), self.ggml_type)
         array = _widen(records, self.ggml_type).reshape(self.stored_shape)
         if self.plus:
             array = array + np.float32(self.plus)
@@ -115,9 +114,9 @@ class GGUFTensor:
         if self.transposed or self.plus:
             whole = self.array()
             return lambda numbers: whole[numbers]
-        raw, order, ggml_type = self._raw(), self.row_order, self.ggml_type
+        order, ggml_type = self.row_order, self.ggml_type
         # Here rather than with each token's row, which costs some hundredths of a millisecond.
-        records = raw if ggml_type in FLOATS else as_records(raw, ggml_type)
+        records = _records(self._raw(), ggml_type)
         return lambda numbers: _widen(
             records[numbers if order is None else order[numbers]], ggml_type
         )
@@ -131,6 +130,11 @@ class GGUFTensor:
         except (OSError, ValueError) as error:
             refuse(self.path, f"changed while it was in use ({error}); run the command again")
         return raw.view(np.ndarray).reshape(n_rows, -1)
+
+
+def _records(rows: NDArray[np.uint8], ggml_type: str) -> NDArray[Any]:
+    """Rows of bytes, of a quantised type as its records."""
+    return rows if ggml_type in FLOATS else as_records(rows, ggml_type)
 
 
 def _widen(rows: NDArray[Any], ggml_type: str) -> Array:
