@@ -299,12 +299,17 @@ class _Header:
         data, at, texts = self._data, self._at, []
         if count > (self._size - at) // 8:
             self._refuse(f"it ends within a list of {count:,} texts")
-        for _ in range(count):
-            begin = at + 8
-            at = begin + int.from_bytes(data[at:begin], "little")
-            if at > self._size:
-                self._refuse(f"it ends within a list of {count:,} texts")
-            texts.append(data[begin:at])
+        length_at = _U64.unpack_from
+        try:
+            for _ in range(count):
+                (length,) = length_at(data, at)
+                begin = at + 8
+                at = begin + length
+                if at > self._size:
+                    raise struct.error
+                texts.append(data[begin:at])
+        except struct.error:
+            self._refuse(f"it ends within a list of {count:,} texts")
         self._at = at
         try:
             return [text.decode() for text in texts]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
+from operator import itemgetter
 from typing import Any, NoReturn
 
 import numpy as np
@@ -197,14 +198,13 @@ class _Reader:
         merges = self._tokenizer_metadata("merges")
         if not isinstance(merges, list):
             self._damaged("its tokenizer has no tokenizer.ggml.merges")
-        pairs = [_pair(merge) for merge in merges]
-        backend = self._bpe(pairs, ignore_merges=ignore_merges)
+        backend = self._bpe(merge_pairs(merges), ignore_merges=ignore_merges)
         backend.pre_tokenizer = _pre_tokenizer(steps)
         backend.decoder = decoders.ByteLevel()
         return backend
 
     def _bpe(self, merges: list[tuple[str, str]], **options: Any) -> tokenizers.Tokenizer:
-        vocab = {token: i for i, token in enumerate(self._tokens)}
+        vocab = dict(zip(self._tokens, range(len(self._tokens)), strict=True))
         return guarded(
             self._where, lambda: tokenizers.Tokenizer(models.BPE(vocab, merges, **options))
         )
@@ -241,7 +241,7 @@ class _Reader:
         """Gemma's merges follow the vocabulary, its scores do not."""
         merges = self._tokenizer_metadata("merges")
         if isinstance(merges, list):
-            return [_pair(merge) for merge in merges]
+            return merge_pairs(merges)
         scores = self._numbers("scores")
         if scores is None or by_position:
             if not by_position:
@@ -301,8 +301,16 @@ def implied_merges(tokens: list[str], scores: NDArray[Any]) -> list[tuple[str, s
     return merges
 
 
+def merge_pairs(merges: list[str]) -> list[tuple[str, str]]:
+    """The two tokens of each merge; the space between them is the first but at the beginning."""
+    # There may be hundreds of thousands, and this is twice as quick as looking at each.
+    pairs: list[Any] = [tuple(merge.split(" ", 1)) for merge in merges]
+    if set(map(len, pairs)) == {2} and all(map(itemgetter(0), pairs)):
+        return pairs
+    return [_pair(merge) for merge in merges]
+
+
 def _pair(merge: str) -> tuple[str, str]:
-    """Two tokens that are merged; the space between them is the first but at the beginning."""
     at = merge.find(" ", 1)
     return (merge[:at], merge[at + 1 :]) if at > 0 else (merge, "")
 

@@ -21,7 +21,12 @@ from transformers import AutoTokenizer
 
 from laplm.errors import TokenizerError
 from laplm.model.chat import ChatTemplate
-from laplm.model.files.gguf_tokenizer import PRE_TOKENIZERS, chat_templates, read_gguf_tokenizer
+from laplm.model.files.gguf_tokenizer import (
+    PRE_TOKENIZERS,
+    chat_templates,
+    merge_pairs,
+    read_gguf_tokenizer,
+)
 from laplm.model.tokenizer import Tokenizer
 from laplm.run.language_model import LanguageModel
 
@@ -307,6 +312,15 @@ def test_a_tokenizer_that_is_not_read_is_one_plain_line(
         read_gguf_tokenizer(changed(**changes), "a.gguf")
     message = str(error.value)
     assert message.startswith("a.gguf: ") and "\n" not in message
+
+
+@given(st.lists(st.text(" ab", min_size=1)))
+def test_the_space_between_two_tokens_is_the_first_but_at_the_beginning(merges: list[str]) -> None:
+    def pair(merge: str) -> tuple[str, str]:
+        left, _, right = merge[1:].partition(" ")
+        return merge[0] + left, right
+
+    assert merge_pairs(merges) == [pair(merge) for merge in merges]
 
 
 # --- a model that people have -------------------------------------------------------------------
