@@ -29,6 +29,17 @@ def test_memory_that_is_taken_is_seen() -> None:
     assert machine.peak_bytes() >= before + (60 << 20)
 
 
+def test_the_whole_memory_is_what_psutil_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    total = psutil.virtual_memory().total
+    assert machine.total_bytes() == total
+    monkeypatch.setattr(machine, "Path", lambda _: SimpleNamespace(read_text=_no_proc))
+    assert machine.total_bytes() == total
+    monkeypatch.undo()
+    if sys.platform == "linux":  # where importing it would take a while
+        monkeypatch.setitem(sys.modules, "psutil", None)
+        assert machine.total_bytes() == total
+
+
 def test_the_peak_is_asked_of_each_system_in_its_own_unit(monkeypatch: pytest.MonkeyPatch) -> None:
     resource = pytest.importorskip("resource")
     monkeypatch.setattr(machine, "Path", lambda _: SimpleNamespace(read_text=_no_proc))

@@ -384,16 +384,20 @@ def choose_context(checkpoint: Checkpoint, precision: Precision, context: int | 
 def _cache_room(checkpoint: Checkpoint, precision: Precision, context: int) -> int | None:
     """How many positions' keys and values this machine's memory holds beside the weights.
 
-    None where they are small beside any memory, or where the weights alone are too large, which
-    whoever comes to read them is told.
+    None where there is room in any case; or where the weights alone are too large, which whoever
+    comes to read them is told.
     """
     # The larger of both forms, so that the usual model asks neither its matrices nor the system.
-    small = context * bytes_per_position(checkpoint.config, "fp32") < _UNCHECKED_BYTES
-    if small or precision not in PRECISIONS:
+    most = context * bytes_per_position(checkpoint.config, "fp32")
+    if most < _UNCHECKED_BYTES or precision not in PRECISIONS:
         return None
     from laplm.machine import total_bytes
 
-    left = total_bytes() - packed_bytes(checkpoint, precision)
+    there = total_bytes()
+    # Nor its matrices where memory is plentiful: 8 bytes are twice what a weight takes at most.
+    if 8 * checkpoint.config.n_parameters + _UNCHECKED_BYTES + most / _COMFORTABLE**2 < there:
+        return None
+    left = there - packed_bytes(checkpoint, precision)
     return left // cache_bytes(checkpoint, precision) if left > 0 else None
 
 

@@ -189,6 +189,26 @@ def test_a_context_larger_than_memory_is_refused_before_weights_are_read(
         LanguageModel(tiny_llama_dir, "int8", context=2_000_000)
 
 
+def test_where_memory_is_plentiful_the_matrices_are_not_asked(
+    tiny_llama_dir: Path, small_machine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = open_checkpoint(tiny_llama_dir)
+    asked: list[Checkpoint] = []
+
+    def packed_bytes(checkpoint: Checkpoint, precision: Any) -> int:
+        asked.append(checkpoint)
+        return 0
+
+    small_machine(checkpoint, 2 * 128)
+    monkeypatch.setattr(language_model, "packed_bytes", packed_bytes)
+    assert LanguageModel(tiny_llama_dir, "int8").context == 128
+    assert asked
+    asked.clear()
+    small_machine(checkpoint, 100 * 128)
+    assert LanguageModel(tiny_llama_dir, "int8").context == 128
+    assert not asked
+
+
 def test_learned_positions_end_where_they_end(
     tiny_model_dir: Path, tiny_llama_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
