@@ -15,6 +15,7 @@ from laplm.cli.arguments import (
     add_json,
     add_model,
     add_sampling,
+    collector_paused,
     note_trailing_space,
     open_for_generation,
     read_prompt,
@@ -106,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
     prompt = read_prompt(args.prompt, args.prompt_file)
     typed = {name: getattr(args, name) for name in GenerationOptions.__annotations__}
     options: Any = {name: value for name, value in typed.items() if value is not None}
-    with progress_bars() as progress:
+    with collector_paused(), progress_bars() as progress:
         lm = open_for_generation(args, progress)
         stream = lm.stream(
             prompt,

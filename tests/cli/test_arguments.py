@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import sys
@@ -12,7 +13,8 @@ import pytest
 from calling import refused
 
 from laplm import home
-from laplm.cli import arguments
+from laplm.cli import arguments, chat, run
+from laplm.errors import InputError
 from laplm.run.language_model import default_model
 
 pytest_plugins = ("tiny_run",)  # its fixtures; a second conftest would hide the first one
@@ -117,6 +119,22 @@ def test_which_model_was_taken_is_said_once_a_day(capsys, monkeypatch, tmp_path)
     assert capsys.readouterr().err == "model gpt2: why\n"
     monkeypatch.setenv("LAPLM_HOME", "/dev/null/nowhere")
     assert told() and told()
+
+
+@pytest.mark.parametrize("module", [run, chat])
+def test_no_garbage_is_looked_for_while_a_model_is_loaded(laplm_, monkeypatch, module) -> None:
+    seen = []
+
+    def load(*_: object, **__: object) -> None:
+        seen.append((gc.isenabled(), gc.get_freeze_count()))
+        raise InputError("enough")
+
+    monkeypatch.setattr(module, "open_for_generation", load)
+    gc.freeze()  # as a command before this one has left it
+    refused(laplm_(module.__name__.split(".")[-1], "The"), "enough")
+    assert seen == [(False, 0)]
+    assert gc.isenabled() and gc.get_freeze_count() > 0
+    gc.unfreeze()
 
 
 def test_a_model_that_is_not_there_is_named_with_the_next_step(laplm_) -> None:
