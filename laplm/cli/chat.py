@@ -18,9 +18,9 @@ from laplm.cli.arguments import (
     add_json,
     add_model,
     add_sampling,
-    collector_paused,
     described_context,
     open_for_generation,
+    quick_start,
     read_piped,
     read_prompt,
 )
@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
     question = _question(args.question)
     if question is None and args.json:
         raise InputError("--json is for one question: give it after the options, or pipe it in")
-    with collector_paused(), progress_bars() as progress:
+    with quick_start(), progress_bars() as progress:
         lm = open_for_generation(args, progress)
         session = _session(lm, args.system, _typed_settings(args))
         if question is not None:
@@ -125,7 +125,7 @@ def run(args: argparse.Namespace) -> int:
 def run_instead(args: argparse.Namespace) -> int:
     """What ``laplm run`` does on a terminal where nothing is to be continued; its options count."""
     settings = {name: value for name, value in _typed_settings(args).items() if value != []}
-    with collector_paused(), progress_bars() as progress:
+    with quick_start(), progress_bars() as progress:
         lm = open_for_generation(args, progress)
         session = _session(lm, None, settings)
         _ = lm.gpt

@@ -15,9 +15,9 @@ from laplm.cli.arguments import (
     add_json,
     add_model,
     add_sampling,
-    collector_paused,
     note_trailing_space,
     open_for_generation,
+    quick_start,
     read_prompt,
 )
 from laplm.cli.output import (
@@ -102,12 +102,12 @@ def run(args: argparse.Namespace) -> int:
         from laplm.cli import chat
 
         return chat.run_instead(args)
-    from laplm.run.request import GenerationOptions
-
     prompt = read_prompt(args.prompt, args.prompt_file)
-    typed = {name: getattr(args, name) for name in GenerationOptions.__annotations__}
-    options: Any = {name: value for name, value in typed.items() if value is not None}
-    with collector_paused(), progress_bars() as progress:
+    with quick_start(), progress_bars() as progress:
+        from laplm.run.request import GenerationOptions
+
+        typed = {name: getattr(args, name) for name in GenerationOptions.__annotations__}
+        options: Any = {name: value for name, value in typed.items() if value is not None}
         lm = open_for_generation(args, progress)
         stream = lm.stream(
             prompt,

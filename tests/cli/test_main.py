@@ -88,6 +88,25 @@ def test_what_takes_long_to_import_is_not_imported(tiny_model_dir, argv, heavy) 
     assert not heavy & set(result.stderr.split())
 
 
+@pytest.mark.parametrize("command", ["run", "chat"])
+def test_threads_of_openblas_that_wait_at_a_start_sleep(tiny_model_dir, command) -> None:
+    program = (
+        "import os, sys\n"
+        "class Watch:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'numpy': print('at', os.environ.get('OPENBLAS_THREAD_TIMEOUT'))\n"
+        "sys.meta_path.insert(0, Watch())\n"
+        "from laplm.cli import main\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    argv = [sys.executable, "-c", program, command, "The", "-n", "1", "-m", str(tiny_model_dir)]
+    for theirs, expected in ((None, b"at 4\n"), ("20", b"at 20\n")):
+        env = {name: v for name, v in os.environ.items() if name != "OPENBLAS_THREAD_TIMEOUT"}
+        env |= {} if theirs is None else {"OPENBLAS_THREAD_TIMEOUT": theirs}
+        result = subprocess.run(argv, capture_output=True, timeout=120, env=env)
+        assert (result.returncode, result.stdout[: len(expected)]) == (0, expected), result.stderr
+
+
 def test_text_is_utf_8_whatever_the_locale(tiny_model_dir) -> None:
     env = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     result = command(
