@@ -118,7 +118,7 @@ def test_digests_are_of_every_bit(
 
     arm.make_odd_model(tmp_path / "odd")
     before = dict(arm.digests(str(tmp_path / "odd"), "fp32"))
-    assert list(before) == ["isa", "prefill", "decode", "7 sequences"]
+    assert list(before) == ["isa", "prefill", "decode", "7 sequences", "long"]
     shown = (SCRIPT.parent.parent / "docs" / "how" / "platforms.md").read_text(encoding="utf-8")
     _, *digests = before.values()
     assert f"| generated | fp32 | {' | '.join(f'`{d[:8]}`' for d in digests)} |" in shown

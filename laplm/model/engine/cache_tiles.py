@@ -22,7 +22,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from laplm.model.engine.kernel_args import GROUP, PAGE
+from laplm.model.engine.kernel_args import CHUNK, GROUP, PAGE
 from laplm.model.engine.tiles import to_whole
 from laplm.native import simd
 from laplm.native.isa import Isa
@@ -30,16 +30,28 @@ from laplm.native.lower import F32V, FLOAT, I32, I64, Builder, Value
 from laplm.native.simd import I8, I32V, LANES, emit_fma, i64, loop, place
 
 UNROLLED = 8  # positions for each turn of a loop
-PREFETCH_PAGES = 3  # a page is used up in less time than memory takes to answer
 LINE = 64  # bytes that are multiplied at once: a cache line
 
 
-def _page_to_prefetch(b: Builder, table: Value, i: Value, n_pages: Value, offset: Value) -> Value:
-    """The part at ``offset`` of the page that will be needed soon, or of the last one."""
-    following = b.add(i, ir.Constant(I64, PREFETCH_PAGES))
-    last = b.sub(n_pages, ir.Constant(I64, 1))
-    which = b.select(b.icmp_signed("<", following, last), following, last)
-    return b.add(simd.read(b, place(b, table, (which, 8)), I64, 8), offset)
+class _Ahead:
+    """What is read after the pages at hand: values after keys, other keys after values.
+
+    While a page is multiplied, as many bytes of one of these are prefetched.
+    """
+
+    def __init__(self, b: Builder, table: Value, n_pages: Value, offset: Value) -> None:
+        self.table, self.offset = table, offset
+        self.last = b.sub(n_pages, ir.Constant(I64, 1))
+
+    def part(self, b: Builder, i: Value) -> Value:
+        """The address of what is prefetched with page ``i``."""
+        which = b.select(b.icmp_signed("<", i, self.last), i, self.last)
+        return b.add(simd.read(b, place(b, self.table, (which, 8)), I64, 8), self.offset)
+
+
+def _prefetch_lines(b: Builder, start: Value, count: int) -> None:
+    for line in range(count):
+        simd.emit_prefetch(b, place(b, start, (line, LINE)))
 
 
 def _on_stack(b: Builder, size: int) -> Value:
@@ -68,9 +80,9 @@ def make_scores(isa: Isa, kv: str, n_tokens: int, head_dim: int) -> Any:
     """Scaled query-key products of ``n_tokens`` queries with every position of some pages.
 
     Arguments: table of page addresses, count of pages, offset of this layer and head's keys in a
-    page (bytes); q, q_stride between tokens (bytes; a query is readable up to the next multiple of
-    16 floats); out, out_stride between tokens (bytes); scale (float). Writes PAGE floats a page for
-    every token.
+    page (bytes); the same three of the values that are read next; q, q_stride between tokens
+    (bytes; a query is readable up to the next multiple of 16 floats); out, out_stride between
+    tokens (bytes); scale (float). Writes PAGE floats a page for every token.
     """
     if kv == "fp32":
         return _make_float_scores(n_tokens, head_dim)
@@ -81,12 +93,13 @@ def _make_float_scores(n_tokens: int, head_dim: int) -> Any:
     unrolled = math.gcd(head_dim, 8)
 
     def emit(b: Builder, *values: Value) -> None:
-        table, n_pages, offset, q, q_stride, out, out_stride, scale = values
+        table, n_pages, offset, *then, q, q_stride, out, out_stride, scale = values
+        ahead = _Ahead(b, *then)
         scales = simd.broadcast(b, scale, F32V)
 
         def page(i: Value, _: list[Value]) -> list[Value]:
             keys = b.add(simd.read(b, place(b, table, (i, 8)), I64, 8), offset)
-            next_page = _page_to_prefetch(b, table, i, n_pages, offset)
+            next_page = ahead.part(b, i)
 
             def components(step: Value, acc: list[Value]) -> list[Value]:
                 row = place(b, keys, (step, unrolled * PAGE * 4))
@@ -116,7 +129,7 @@ def _make_float_scores(n_tokens: int, head_dim: int) -> Any:
 
         loop(b, n_pages, [], page)
 
-    return simd.operation(simd.void, *[i64] * 7, simd.f32)(emit)
+    return simd.operation(simd.void, *[i64] * 10, simd.f32)(emit)
 
 
 def _make_byte_scores(isa: Isa, n_tokens: int, head_dim: int) -> Any:
@@ -126,7 +139,8 @@ def _make_byte_scores(isa: Isa, n_tokens: int, head_dim: int) -> Any:
     tokens = range(n_tokens)
 
     def emit(b: Builder, *values: Value) -> None:
-        table, n_pages, offset, q, q_stride, out, out_stride, scale = values
+        table, n_pages, offset, *then, q, q_stride, out, out_stride, scale = values
+        ahead = _Ahead(b, *then)
         whole = _on_stack(b, n_tokens * slices * LANES * 2)
         whole = [place(b, whole, (t, slices * LANES * 2)) for t in tokens]
         scales_at = _on_stack(b, n_tokens * groups * 4)
@@ -143,16 +157,16 @@ def _make_byte_scores(isa: Isa, n_tokens: int, head_dim: int) -> Any:
 
         def page(i: Value, _: list[Value]) -> list[Value]:
             keys = b.add(simd.read(b, place(b, table, (i, 8)), I64, 8), offset)
-            next_page = _page_to_prefetch(b, table, i, n_pages, offset)
+            next_page = ahead.part(b, i)
+            _prefetch_lines(b, place(b, next_page, (PAGE, slices * LANES)), PAGE * 4 // LINE)
 
             def half_page(half: Value, _: list[Value]) -> list[Value]:
                 def add_group(g: Value, totals: list[Value], n_slices: int) -> list[Value]:
                     lines = ((half, tile_bytes), (g, group_bytes))
                     key_scales = ((PAGE, slices * LANES), (half, groups * 64), (g, 64))
-                    simd.emit_prefetch(b, place(b, next_page, *key_scales))
                     inputs = [place(b, at, (g, GROUP * 2)) for at in whole]
-                    at, ahead = place(b, keys, *lines), place(b, next_page, *lines)
-                    sums = simd.byte_products(b, isa, at, n_slices * LANES // 4, inputs, ahead)
+                    at, next_lines = place(b, keys, *lines), place(b, next_page, *lines)
+                    sums = simd.byte_products(b, isa, at, n_slices * LANES // 4, inputs, next_lines)
                     steps = simd.read(b, place(b, keys, *key_scales), F32V, 4)
                     for t in tokens:
                         step = simd.read(b, place(b, scales_at[t], (g, 4)), FLOAT, 4)
@@ -177,7 +191,7 @@ def _make_byte_scores(isa: Isa, n_tokens: int, head_dim: int) -> Any:
 
         loop(b, n_pages, [], page)
 
-    return simd.operation(simd.void, *[i64] * 7, simd.f32)(emit)
+    return simd.operation(simd.void, *[i64] * 10, simd.f32)(emit)
 
 
 # --- values --------------------------------------------------------------------------------------
@@ -186,9 +200,10 @@ def _make_byte_scores(isa: Isa, n_tokens: int, head_dim: int) -> Any:
 def make_weighted_values(isa: Isa, kv: str, n_tokens: int, head_dim: int) -> Any:
     """Values of every position of some pages, weighted by the attention pattern and summed.
 
-    Arguments: table, count of pages, offset of this layer and head's values in a page (bytes);
-    pattern, pattern_stride between tokens (bytes); out, out_stride between tokens (bytes). Writes
-    ``head_dim`` rounded up to 16 floats a token.
+    Arguments: table, count of pages (at most CHUNK / PAGE), offset of this layer and head's values
+    in a page (bytes); the same three of the keys that are read next; pattern, pattern_stride
+    between tokens (bytes); out, out_stride between tokens (bytes). Writes ``head_dim`` rounded up
+    to 16 floats a token.
     """
     if kv == "fp32":
         return _make_float_values(isa, n_tokens, head_dim)
@@ -202,19 +217,20 @@ def _make_float_values(isa: Isa, n_tokens: int, head_dim: int) -> Any:
     together = min(slices, max(1, isa.registers // 2 // n_tokens))
 
     def emit(b: Builder, *values: Value) -> None:
-        table, n_pages, offset, pattern, pattern_stride, out, out_stride = values
+        table, n_pages, offset, *then, pattern, pattern_stride, out, out_stride = values
+        ahead = _Ahead(b, *then)
 
         def sum_slices(some: range) -> list[Value]:
             """Some slices of the head, summed over all pages for each token.
 
-            Whoever sums the first slices asks for the pages to come.
+            Whoever sums the first slices prefetches.
             """
             is_first = some.start == 0
 
             def page(i: Value, acc: list[Value]) -> list[Value]:
                 rows = b.add(simd.read(b, place(b, table, (i, 8)), I64, 8), offset)
                 if is_first:
-                    next_page = _page_to_prefetch(b, table, i, n_pages, offset)
+                    next_page = ahead.part(b, i)
 
                 def positions(step: Value, acc: list[Value]) -> list[Value]:
                     row = place(b, rows, (step, UNROLLED * row_bytes))
@@ -244,43 +260,59 @@ def _make_float_values(isa: Isa, n_tokens: int, head_dim: int) -> Any:
             for t, s in product(range(n_tokens), some):
                 simd.write(b, place(b, out, (t, out_stride), (s, 64)), next(sums), 4)
 
-    return simd.operation(simd.void, *[i64] * 7)(emit)
+    return simd.operation(simd.void, *[i64] * 10)(emit)
 
 
 def _make_byte_values(isa: Isa, n_tokens: int, head_dim: int) -> Any:
     slices = -(-head_dim // LANES)
-    tile_bytes, tokens = PAGE * LANES, range(n_tokens)
+    groups, tile_bytes, tokens = -(-head_dim // GROUP), PAGE * LANES, range(n_tokens)
 
     def emit(b: Builder, *values: Value) -> None:
-        table, n_pages, offset, pattern, pattern_stride, out, out_stride = values
-        whole = _on_stack(b, n_tokens * PAGE * 2)
-        whole = [place(b, whole, (t, PAGE * 2)) for t in tokens]
+        table, n_pages, offset, *then, pattern, pattern_stride, out, out_stride = values
+        ahead = _Ahead(b, *then)
         for t, s in product(tokens, range(slices)):
             to = place(b, out, (t, out_stride), (s, 64))
             simd.write(b, to, simd.constant(F32V, 0.0), 4)
+        # All pages' shares are rounded before any are multiplied: one page's largest share is long
+        # in coming, but several can be under way at a time.
+        wholes = _on_stack(b, CHUNK // PAGE * n_tokens * PAGE * 2)
+        steps = _on_stack(b, CHUNK // PAGE * n_tokens * 4)
 
-        def page(i: Value, _: list[Value]) -> list[Value]:
+        def round_shares(i: Value, _: list[Value]) -> list[Value]:
             rows = b.add(simd.read(b, place(b, table, (i, 8)), I64, 8), offset)
-            next_page = _page_to_prefetch(b, table, i, n_pages, offset)
-            factors, value_scales = [], []
-            for half in (0, 1):
-                at = ((PAGE, slices * LANES), (half, 64))
-                simd.emit_prefetch(b, place(b, next_page, *at))
-                value_scales.append(simd.read(b, place(b, rows, *at), F32V, 4))
+            scales_at = place(b, rows, (PAGE, slices * LANES))
+            value_scales = [
+                simd.read(b, place(b, scales_at, (half, 64)), F32V, 4) for half in (0, 1)
+            ]
             for t in tokens:
                 shares = []
                 for half in (0, 1):
                     at = place(b, pattern, (t, pattern_stride), (i, PAGE * 4), (half, 64))
                     shares.append(b.fmul(simd.read(b, at, F32V, 4), value_scales[half]))
                 numbers, step = to_whole(b, shares, simd.MOST_WHOLE)
+                whole = place(b, wholes, (i, n_tokens * PAGE * 2), (t, PAGE * 2))
                 for half in (0, 1):
-                    at = place(b, whole[t], (half, LANES * 2))
-                    simd.write_whole(b, isa, numbers[half], at)
-                factors.append(simd.broadcast(b, step, F32V))
+                    simd.write_whole(b, isa, numbers[half], place(b, whole, (half, LANES * 2)))
+                simd.write(b, place(b, steps, (i, n_tokens * 4), (t, 4)), step, 4)
+            return []
+
+        def page(i: Value, _: list[Value]) -> list[Value]:
+            rows = b.add(simd.read(b, place(b, table, (i, 8)), I64, 8), offset)
+            next_page = ahead.part(b, i)
+            _prefetch_lines(
+                b, place(b, next_page, (PAGE, slices * LANES)), groups * PAGE * 4 // LINE
+            )
+            whole = [place(b, wholes, (i, n_tokens * PAGE * 2), (t, PAGE * 2)) for t in tokens]
+            factors = [
+                simd.broadcast(
+                    b, simd.read(b, place(b, steps, (i, n_tokens * 4), (t, 4)), FLOAT, 4), F32V
+                )
+                for t in tokens
+            ]
 
             def components(s: Value, _: list[Value]) -> list[Value]:
-                at, ahead = (place(b, page, (s, tile_bytes)) for page in (rows, next_page))
-                sums = simd.byte_products(b, isa, at, PAGE // 4, whole, ahead)
+                at, next_lines = (place(b, page, (s, tile_bytes)) for page in (rows, next_page))
+                sums = simd.byte_products(b, isa, at, PAGE // 4, whole, next_lines)
                 for t in tokens:
                     to = place(b, out, (t, out_stride), (s, 64))
                     total = simd.read(b, to, F32V, 4)
@@ -290,9 +322,10 @@ def _make_byte_values(isa: Isa, n_tokens: int, head_dim: int) -> Any:
 
             return loop(b, ir.Constant(I64, slices), [], components)
 
+        loop(b, n_pages, [], round_shares)
         loop(b, n_pages, [], page)
 
-    return simd.operation(simd.void, *[i64] * 7)(emit)
+    return simd.operation(simd.void, *[i64] * 10)(emit)
 
 
 # --- writing -------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 GROUP = 32  # inputs of a linear layer that share a scale
 PAGE = 32  # positions in a page of the key/value cache
+CHUNK = 256  # positions whose part in attention is worked out at a time: eight pages
 TILE = 16  # interleaved: output rows of a linear layer, and what is alike in the cache in bytes
 SMALLEST = 1e-30  # numbers whose largest is smaller are rounded to zeros
 STORE, ADD = 0, 1  # what a linear layer does with its result: write it, or add it to what is there
@@ -24,15 +25,15 @@ STORE, ADD = 0, 1  # what a linear layer does with its result: write it, or add 
     ATTENTION_SCALES,                          # address of one float32 a layer
     N_TOKENS, N_QUERY_BLOCKS, QUERY_BLOCKS,
     DECODE_ONLY,                               # whether all are the next token of their sequence
+    SPLIT_CHUNKS, PARTIALS,                    # see ``attention.py``
     N_LOGIT_ROWS, LOGIT_ROWS,                  # the tokens whose logits are asked for
     X, QKV, Z, GATE_UP, INNER, SUBLAYER, LOGITS,
     ACT, ACT_SCALE, ACT_SUM,                   # inputs of a linear layer, many tokens
     SCRATCH, SCRATCH_STRIDE,                   # of each thread; in it, as byte offsets:
-    SCRATCH_ROW, SCRATCH_ACT, SCRATCH_ACT_SCALE, SCRATCH_ACT_SUM, SCRATCH_ATTN_OUT, SCRATCH_SCORES,
-    SCORES_WIDTH,
+    SCRATCH_ROW, SCRATCH_ACT, SCRATCH_ACT_SCALE, SCRATCH_ACT_SUM, SCRATCH_PARTIALS, SCRATCH_SCORES,
     COUNTERS, BARRIER, BARRIER_START,
     ARGS_SIZE,
-) = range(48)  # fmt: skip
+) = range(49)  # fmt: skip
 
 # One matrix: addresses, sizes, and the weights that are multiplied with after it.
 (
@@ -101,6 +102,11 @@ def queries_together(kv: str, registers: int) -> int:
     Those of a page in bytes are taken sixteen positions at a time, which leaves room for more.
     """
     return 4 if kv == "int8" or registers >= 32 else 2
+
+
+def partial_bytes(head_dim: int) -> int:
+    """Bytes of what one query makes of some chunks (``attention.py``): 2 x 16 floats, then D."""
+    return (2 + -(-head_dim // 16)) * 64
 
 
 def page_part(kv: str, head_dim: int) -> tuple[int, int]:

@@ -46,6 +46,9 @@ PREFILL_CHUNK = 256  # tokens that go through the layers together; more gains no
 # A pass is shared among threads when it reads so many bytes of weights, or has so many products:
 # about a tenth of a millisecond for one thread.
 MIN_PARALLEL_BYTES, MIN_PARALLEL_PRODUCTS = 4_000_000, 60_000_000
+# Chunks of attention are shared out from so many on, where threads have fewer key heads each: the
+# barriers cost less than what the threads would wait for one another.
+MIN_SPLIT_CHUNKS, MOST_UNEVEN_HEADS = 3, 4
 _ACTIVATIONS = {
     "gelu_new": k.GELU_TANH, "gelu_pytorch_tanh": k.GELU_TANH, "gelu": k.GELU_ERF,
     "gelu_10": k.GELU_CLIPPED, "quick_gelu": k.QUICK_GELU, "relu": k.RELU,
@@ -204,6 +207,8 @@ class GPT:
         self._lock = threading.Lock()
         self._buffers: list[NDArray[Any]] = []
         self._args = aligned(k.ARGS_SIZE, np.int64)
+        self._partial_bytes = k.partial_bytes(self.config.head_dim)
+        self._partials = np.zeros(0, np.uint8)
         self._tokens = 0  # how many the buffers append_ids; they grow when more come
         self._fill_args()
 
@@ -366,18 +371,16 @@ class GPT:
         number = 4 if any(matrix.form.is_float for matrix in self._matrices) else 1
         self._act_bytes = round_up(largest * number, 64)
         groups, rows = largest // k.GROUP, k.MAX_REDUNDANT_ROWS
-        dim = round_up(config.head_dim, 16)
-        scores = round_up(self.context, k.PAGE)
         end = 0
         for at, size in (
             (k.SCRATCH_ROW, largest * 4), (k.SCRATCH_ACT, rows * self._act_bytes),
             (k.SCRATCH_ACT_SCALE, rows * groups * 4), (k.SCRATCH_ACT_SUM, rows * groups * 4),
-            (k.SCRATCH_ATTN_OUT, self._together * dim * 4),
-            (k.SCRATCH_SCORES, self._together * scores * 4),
+            (k.SCRATCH_PARTIALS, 2 * self._together * self._partial_bytes),
+            (k.SCRATCH_SCORES, self._together * k.CHUNK * 4),
         ):  # fmt: skip
             args[at] = end
             end += round_up(size, 64)
-        args[k.SCORES_WIDTH], args[k.SCRATCH_STRIDE] = scores, end
+        args[k.SCRATCH_STRIDE] = end
         args[k.SCRATCH] = self._address_of(aligned(self.threads * end, np.uint8))
         self._counters = aligned(
             ((k.PHASES_PER_LAYER * config.n_layer) + 4) * self.threads * 8, np.int64
@@ -498,6 +501,22 @@ class GPT:
         for table, layers in self._rope:
             self._layers[layers, k.ROPE] = table.grow(tokens)
 
+    def _split_attention(
+        self, query_blocks: Sequence[tuple[int, int, int, int]], threads: int
+    ) -> None:
+        """Have chunks of positions shared out where key heads would leave threads without work."""
+        heads = self.config.n_kv_head * len(query_blocks)
+        chunks = max(position for *_, position in query_blocks) // k.CHUNK + 1
+        uneven = heads % threads > 0 and heads < MOST_UNEVEN_HEADS * threads
+        if not uneven or chunks < MIN_SPLIT_CHUNKS:
+            self._args[k.SPLIT_CHUNKS] = 0
+            return
+        self._args[k.SPLIT_CHUNKS] = chunks
+        size = len(query_blocks) * self.config.n_head * chunks * self._partial_bytes
+        if size > len(self._partials):
+            self._partials = aligned(size, np.uint8)
+            self._args[k.PARTIALS] = self._partials.ctypes.data
+
     def _pass(
         self, ids: Ids, parts: Sequence[tuple[int, KVCache, int]], *, decode_only: bool
     ) -> Array:
@@ -569,11 +588,14 @@ class GPT:
         shared = self._weight_bytes >= MIN_PARALLEL_BYTES or work >= MIN_PARALLEL_PRODUCTS
         args[k.N_THREADS] = threads = self.threads if shared else 1
         self._counters.fill(0)
-        if threads == 1 or n > k.MAX_REDUNDANT_ROWS:
-            self._pool.run(self._args_address, threads)
-        else:
+        chosen = threads > 1 and n <= k.MAX_REDUNDANT_ROWS
+        if chosen:
             choice = self._choices[n]
             args[k.N_THREADS] = threads = choice.threads
+        self._split_attention(query_blocks, threads if decode_only else 1)
+        if not chosen:
+            self._pool.run(self._args_address, threads)
+        else:
             before = time.perf_counter()
             self._pool.run(self._args_address, threads)
             choice.record((now := time.perf_counter()) - before, now)

@@ -34,8 +34,9 @@ from laplm.native.isa import Isa
 from laplm.native.lower import F32V, FLOAT, I32, I64, Builder, Value
 from laplm.native.simd import I8, I16, I32V, LANES, emit_fma, i64, loop, place
 
-# Bytes by which one token's weights are asked for before they are multiplied, by their bits.
-STREAM_AHEAD = {16: 2048, 8: 1024, 4: 1024}
+# Bytes by which one token's weights are asked for before they are multiplied, by their bits, and
+# their scales.
+STREAM_AHEAD, SCALES_AHEAD = {16: 2048, 8: 1024, 4: 1024}, 512
 
 
 def rows_together(isa: Isa, form: Format) -> int:
@@ -151,13 +152,17 @@ class _Tile:
                     simd.write(b, place(b, a.out, (r, 64), (t, a.out_stride)), acc[i], 4)
 
     def prefetch_ahead(self, b: Builder, g: Value, a: Args) -> None:
-        """Ask for a group's weights further on, which need not stay in the larger caches."""
+        """Ask for weights and scales further on, which need not stay in the larger caches."""
         for r in range(self.n_tiles):
             ahead = place(
                 b, a.w, (g, self.group_bytes), (r, a.w_stride), (1, STREAM_AHEAD[self.form.bits])
             )
             for line in range(self.group_bytes // 64):
                 simd.emit_prefetch(b, place(b, ahead, (line, 64)), read_once=True)
+            each = self.form.scale_bytes(SUPER) - self.form.scale_bytes(0)  # of so many groups
+            if each:
+                at = place(b, a.scale, (g, each // SUPER), (r, a.scale_stride), (1, SCALES_AHEAD))
+                simd.emit_prefetch(b, at, read_once=True)
 
     def loop_in_memory(self, b: Builder, a: Args, acc: list[Value], group: Step) -> list[Value]:
         """``loop`` over the groups with the accumulators in memory.
@@ -412,14 +417,10 @@ def to_whole(b: Builder, parts: list[Value], most: int) -> tuple[list[Value], Va
 
     Where the largest is under ``SMALLEST`` they are zeros: ``most`` divided by it may be infinite.
     """
-
-    def larger(p: Value, q: Value) -> Value:
-        return simd.call(b, f"llvm.maxnum.v{p.type.count}f32", p.type, [p, q])
-
     sizes = [simd.call(b, "llvm.fabs.v16f32", F32V, [part]) for part in parts]
     while len(sizes) > 1:
-        sizes = [larger(sizes[0], sizes[1]), *sizes[2:]]
-    largest = simd.fold(b, sizes[0], larger)
+        sizes = [simd.larger(b, sizes[0], sizes[1]), *sizes[2:]]
+    largest = simd.fold(b, sizes[0], lambda p, q: simd.larger(b, p, q))
     is_zero = b.fcmp_ordered("<", largest, ir.Constant(FLOAT, SMALLEST))
     inverse = b.fdiv(ir.Constant(FLOAT, float(most)), largest)
     inverse = simd.broadcast(b, b.select(is_zero, ir.Constant(FLOAT, 0.0), inverse), F32V)

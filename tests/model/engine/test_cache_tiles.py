@@ -37,11 +37,13 @@ def kernels(isa: Isa, kv: str, head_dim: int) -> Any:
         if what == STORE:
             store(get_i64(a, 0), get_i64(a, 1), get_i64(a, 2), get_i64(a, 3), get_i64(a, 4))
         elif what == SCORES:
-            scores(get_i64(a, 0), get_i64(a, 1), get_i64(a, 2), get_i64(a, 3), get_i64(a, 4),
-                   get_i64(a, 5), get_i64(a, 6), get_f32(f, 0))  # fmt: skip
+            scores(get_i64(a, 0), get_i64(a, 1), get_i64(a, 2), get_i64(a, 0), get_i64(a, 1),
+                   get_i64(a, 2), get_i64(a, 3), get_i64(a, 4), get_i64(a, 5), get_i64(a, 6),
+                   get_f32(f, 0))  # fmt: skip
         else:
-            values(get_i64(a, 0), get_i64(a, 1), get_i64(a, 2), get_i64(a, 3), get_i64(a, 4),
-                   get_i64(a, 5), get_i64(a, 6))  # fmt: skip
+            values(get_i64(a, 0), get_i64(a, 1), get_i64(a, 2), get_i64(a, 0), get_i64(a, 1),
+                   get_i64(a, 2), get_i64(a, 3), get_i64(a, 4), get_i64(a, 5),
+                   get_i64(a, 6))  # fmt: skip
         return 0
 
     def build() -> Any:

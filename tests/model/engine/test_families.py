@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_families_against_transformers import CASES, GQA
+from test_families_against_transformers import CASES, GQA, SIZES
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from laplm.model.engine import kernel_args
 from laplm.model.engine import model as model_module
 from laplm.model.engine.model import GPT
 from laplm.model.engine.quantize import Precision
@@ -37,7 +38,9 @@ def made(
     return make(request.param, CASES[request.param], tmp_path_factory.mktemp("model"))
 
 
-def make(name: str, values: dict[str, Any], directory: Path) -> tuple[Checkpoint, Array]:
+def make(
+    name: str, values: dict[str, Any], directory: Path, ids: Array = IDS
+) -> tuple[Checkpoint, Array]:
     torch.manual_seed(0)
     family = name.partition("-")[0]
     config = AutoConfig.for_model(family, **values, attn_implementation="eager")
@@ -45,7 +48,7 @@ def make(name: str, values: dict[str, Any], directory: Path) -> tuple[Checkpoint
     with torch.no_grad():
         for parameter in theirs.parameters():  # gains beside 1, scores that are not flat
             parameter.add_(torch.randn_like(parameter) * (0.3 if parameter.ndim == 1 else 0.1))
-        logits = theirs(torch.tensor(IDS[None])).logits[0].numpy()
+        logits = theirs(torch.tensor(ids[None])).logits[0].numpy()
     theirs.save_pretrained(directory)
     return open_checkpoint(directory), logits
 
@@ -58,6 +61,66 @@ def test_fp32_logits_are_those_of_transformers_in_every_way_of_running(
     got = gpt.forward(IDS)
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-4 * max(1, np.abs(want).max() / 10))
     same_bits_in_every_batch(gpt, got)
+
+
+MANY = np.random.default_rng(2).integers(0, 97, 900)  # of 256 positions, attention's chunks: four
+SMALL = SIZES | {
+    "hidden_size": 48, "num_attention_heads": 6, "num_hidden_layers": 2, "head_dim": 16,
+    "max_position_embeddings": 1024,
+}  # fmt: skip
+
+
+@pytest.fixture(
+    scope="module",
+    params=[("llama", 3, None), ("llama", 1, None), ("llama", 2, None), ("mistral", 3, 300)],
+    ids=["3-key-heads", "1-key-head", "2-key-heads", "window"],
+)
+def long(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Checkpoint, Array]:
+    """A small model, and transformers' logits of ``MANY``."""
+    name, kv_heads, window = request.param
+    values = SMALL | {"num_key_value_heads": kv_heads}
+    values |= {"sliding_window": window} if window else {}
+    return make(name, values, tmp_path_factory.mktemp("model"), MANY)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_attention_over_many_chunks_is_that_of_transformers_with_the_same_bits_in_any_batch(
+    long: tuple[Checkpoint, Array], precision: Precision
+) -> None:
+    checkpoint, theirs = long
+    want = GPT(checkpoint, precision, threads=2).forward(MANY)
+    if precision == "fp32":
+        atol = 1e-4 * max(1, np.abs(theirs).max() / 10)
+        np.testing.assert_allclose(want, theirs, rtol=0, atol=atol)
+    for threads in (1, 2, 4):
+        gpt = GPT(checkpoint, precision, threads=threads)
+        gpt._choices = [_Always(threads)] * len(gpt._choices)
+        cache, lengths, others = gpt.new_cache(), [40, 255, 256, 511, 700, 896], []
+        got = [gpt.forward(MANY[:250], cache), gpt.forward(MANY[250:509], cache)]
+        # Single tokens over the end of a chunk, then near the end of the next but one.
+        got += [gpt.decode([token], [cache]) for token in MANY[509:516]]
+        got.append(gpt.forward(MANY[516:895], cache))
+        got += [gpt.decode([token], [cache]) for token in MANY[895:]]
+        uneven = checkpoint.config.n_kv_head % threads > 0
+        assert gpt._args[kernel_args.SPLIT_CHUNKS] == (4 if uneven else 0)
+        np.testing.assert_array_equal(np.concatenate(got), want)
+        for length in lengths:
+            others.append(gpt.new_cache())
+            gpt.forward(MANY[:length], others[-1], last_only=True)
+        together = gpt.decode(MANY[lengths], others)
+        np.testing.assert_array_equal(together, want[lengths])
+
+
+class _Always:
+    """A choice of threads that is always the same."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+
+    def record(self, seconds: float, now: float) -> None:
+        pass
 
 
 @pytest.mark.parametrize(

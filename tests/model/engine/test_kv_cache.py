@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from laplm.errors import InputError
 from laplm.model.config import ModelConfig
+from laplm.model.engine import kv_cache
 from laplm.model.engine.kernel_args import GROUP, PAGE
 from laplm.model.engine.kv_cache import KVCache
 
@@ -92,6 +93,27 @@ def test_forks_share_memory_until_they_write() -> None:
     add(a, np.arange(1))
     assert a._pages[2] is not b._pages[2]
     assert a._pages[1] is b._pages[1]
+
+
+def test_a_long_sequence_has_pages_side_by_side_and_every_page_is_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cache = KVCache(CONFIG, "int8", 40 * PAGE)
+    page_bytes = cache.bytes_per_position * PAGE
+    monkeypatch.setattr(kv_cache, "MOST_AT_ONCE", 8 * page_bytes)
+    for _ in range(20):  # a page at a time, in blocks of 1, 1, 2, 4, 8 and 8
+        cache.reserve(PAGE)
+        cache.length += PAGE
+    a, b = cache.fork(2)
+    for fork in (a, b):
+        fork.reserve(3 * PAGE)
+    addresses = cache._table[:20].tolist() + a._table[20:23].tolist() + b._table[20:23].tolist()
+    assert len(set(addresses)) == 26
+    apart = np.diff(sorted(addresses))
+    assert apart.min() == page_bytes  # none lies within another
+    assert sum(np.diff(cache._table[:20]) == page_bytes) >= 14
+    cache.trim(PAGE)
+    assert not cache._unused
 
 
 @pytest.mark.parametrize("kv", ["fp32", "int8"])

@@ -336,7 +336,15 @@ def test_a_small_model_is_run_by_one_thread_with_the_same_bits(
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("sizes", [{}, {"n_embd": 40, "n_head": 5, "n_inner": 72}])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {},
+        {"n_embd": 40, "n_head": 5, "n_inner": 72},
+        {"n_embd": 48, "n_head": 4, "n_positions": 1100, "n_layer": 1},
+    ],
+    ids=["usual", "odd-sizes", "many-chunks"],
+)
 def test_nothing_is_written_outside_the_buffers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: Precision, sizes: dict[str, int]
 ) -> None:
@@ -358,7 +366,7 @@ def test_nothing_is_written_outside_the_buffers(
     caches = [gpt.new_cache()]
     for step in range(60):
         cache = caches[rng.integers(len(caches))]
-        count = int(rng.integers(1, 50))
+        count = int(rng.integers(1, gpt.config.n_ctx * 2 // 5))
         if cache.length + count <= gpt.config.n_ctx:
             gpt.forward(some_ids(gpt, count, step), cache, last_only=bool(step % 2))
         roomy = [c for c in caches if c.length < gpt.config.n_ctx]

@@ -2,6 +2,12 @@
 
 A query block is some consecutive tokens of one sequence: each reads the keys up to its own
 position. ``cache_tiles.py`` has the inner loops over a page.
+
+What a query makes of the CHUNK positions from a multiple of CHUNK on is a partial: the largest
+score, the sum of e**(score - largest), and the values weighted with these. Partials are merged in
+the order of their positions (FlashAttention, Dao et al. 2022, section 3.1). While tokens are
+generated, the threads share out the heads, or the chunks where the heads do not come out even
+(Flash-Decoding, Dao et al. 2023); the bits are the same.
 """
 
 from __future__ import annotations
@@ -17,6 +23,7 @@ from laplm.model.engine.kernels.threads import claim_chunk
 from laplm.native import lower
 from laplm.native.isa import Isa
 from laplm.native.simd import (
+    fma,
     get_f32,
     get_i64,
     keep_between,
@@ -30,10 +37,20 @@ from laplm.native.simd import (
     sum_lanes,
 )
 
+CHUNK_PAGES = k.CHUNK // k.PAGE
+TOTAL, VALUES = (
+    16,
+    32,
+)  # where in a partial the sum and the values begin; the largest score is first
+FIRST_BYTES = 98304  # of the cache, fetched early: beside it a core's own cache holds other things
+
 
 @lower.inlined
-def softmax_numerators(row: int, first: int, length: int, padded: int) -> float:
-    """Scores to e**(score - largest), zero before ``first`` and from ``length`` on; their sum."""
+def softmax_numerators(row: int, first: int, length: int, padded: int, partial: int) -> None:
+    """Scores to e**(score - largest), zero before ``first`` and from ``length`` on.
+
+    The largest and the sum go to ``partial``.
+    """
     largest = splat(-3.0e38)
     for i in range(0, padded, 16):
         largest = maximum(largest, keep_between(load(row, i), first - i, length - i, -3.0e38))
@@ -43,7 +60,22 @@ def softmax_numerators(row: int, first: int, length: int, padded: int) -> float:
         e = keep_between(exp(load(row, i) - largest), first - i, length - i, 0.0)
         store(row, i, e)
         total = total + e
-    return sum_lanes(total)
+    store(partial, 0, largest)
+    store(partial, TOTAL, splat(sum_lanes(total)))
+
+
+def make_merge(head_dim: int) -> Any:
+    """``merge(partial, following)``: add the partial of the chunk that follows."""
+
+    @lower.inlined
+    def merge(partial: int, following: int) -> None:
+        largest = maximum(load(partial, 0), load(following, 0))
+        x, y = exp(load(partial, 0) - largest), exp(load(following, 0) - largest)
+        store(partial, 0, largest)
+        for i in range(TOTAL, VALUES + head_dim, 16):
+            store(partial, i, fma(load(partial, i), x, load(following, i) * y))
+
+    return merge
 
 
 def make_prepare_heads(isa: Isa, spec: k.Spec) -> Any:
@@ -91,22 +123,20 @@ def make_prepare_heads(isa: Isa, spec: k.Spec) -> Any:
 
 
 def make_write_z(head_dim: int) -> Any:
-    """``write_z(args, token, head, total, attn_out)``: a head's output to its place in Z."""
-    padded_dim = -(-head_dim // 16) * 16
+    """``write_z(args, token, head, partial)``: a head's output to its place in Z."""
 
     @lower.inlined
-    def write_z(args: int, token: int, head: int, total: float, attn_out: int) -> None:
-        """Divided by ``total``, the softmax's denominator."""
+    def write_z(args: int, token: int, head: int, partial: int) -> None:
         z = get_i64(args, k.Z) + (token * get_i64(args, k.Z_WIDTH) + head * head_dim) * 4
-        inverse = splat(1.0) / splat(total)
+        inverse = splat(1.0) / load(partial, TOTAL)
         if head_dim % 16 == 0:
             for i in range(0, head_dim, 16):
-                store(z, i, load(attn_out, i) * inverse)
+                store(z, i, load(partial, VALUES + i) * inverse)
         else:
-            for i in range(0, padded_dim, 16):
-                store(attn_out, i, load(attn_out, i) * inverse)
+            for i in range(VALUES, VALUES + head_dim, 16):
+                store(partial, i, load(partial, i) * inverse)
             for i in range(head_dim):
-                set_f32(z, i, get_f32(attn_out, i))
+                set_f32(z, i, get_f32(partial, VALUES + i))
 
     return write_z
 
@@ -126,104 +156,185 @@ def make_first_seen(spec: k.Spec) -> Any:
     return first_seen
 
 
-def make_prefetch_pages(spec: k.Spec) -> Any:
-    """``prefetch_pages(args, layer, head, table, position)``: for one query at ``position``.
-
-    A key head's first pages, which no earlier page's turn has asked for.
-    """
+def make_seen_pages(spec: k.Spec) -> Any:
+    """``seen_pages(…)``: the pages of a chunk that a query, or some from ``first`` on, read."""
     first_seen = make_first_seen(spec)
+
+    @lower.kernel
+    def seen_pages(args: int, layer: int, chunk: int, first: int, last: int) -> tuple[int, int]:
+        """Of queries at the positions ``first`` to ``last``: (first page, count)."""
+        start = max(chunk * CHUNK_PAGES, first_seen(args, layer, first) // k.PAGE)
+        return start, min((chunk + 1) * CHUNK_PAGES, last // k.PAGE + 1) - start
+
+    return seen_pages
+
+
+def make_keys_of(spec: k.Spec) -> Any:
+    """``keys_of(args, layer, kv_head)``: the offset of its keys in a page, in bytes."""
     part_bytes = sum(k.page_part(spec.kv, spec.head_dim))
 
-    @lower.kernel
-    def prefetch_pages(args: int, layer: int, head: int, table: int, position: int) -> None:
-        part = (layer * get_i64(args, k.N_KV_HEAD) + head) * part_bytes
-        first = first_seen(args, layer, position) // k.PAGE
-        last = min(position // k.PAGE + 1, first + cache_tiles.PREFETCH_PAGES)
-        for page in range(first, last):
-            at = get_i64(table, page) + part
-            for line in range(0, part_bytes, 64):
-                prefetch(at + line)
+    @lower.inlined
+    def keys_of(args: int, layer: int, kv_head: int) -> int:
+        return (layer * get_i64(args, k.N_KV_HEAD) + kv_head) * part_bytes
 
-    return prefetch_pages
+    return keys_of
 
 
-def make_attend_together(isa: Isa, spec: k.Spec, count: int) -> Any:
-    """``attend_together(…)``: ``attend`` for just ``count`` queries, which read a page at once."""
+def make_attend_chunk(isa: Isa, spec: k.Spec, count: int) -> Any:
+    """``attend_chunk(…)``: the partials of a chunk for just ``count`` queries, read at once."""
     head_dim = spec.head_dim
-    row_bytes = -(-head_dim // 16) * 64
-    keys_bytes, values_bytes = k.page_part(spec.kv, head_dim)
+    keys_bytes, _ = k.page_part(spec.kv, head_dim)
     scores_of = cache_tiles.make_scores(isa, spec.kv, count, head_dim)
     values_of = cache_tiles.make_weighted_values(isa, spec.kv, count, head_dim)
-    write_z, first_seen = make_write_z(head_dim), make_first_seen(spec)
+    first_seen, seen_pages = make_first_seen(spec), make_seen_pages(spec)
+    stride = k.CHUNK * 4
 
     @lower.kernel
-    def attend_together(
+    def attend_chunk(
         args: int, thread: int, layer: int, table: int, position: int, token: int, head: int,
-        token_step: int, head_step: int,
+        token_step: int, head_step: int, keys: int, chunk: int, out: int, out_stride: int,
+        next_table: int, next_pages: int, next_keys: int,
     ) -> None:  # fmt: skip
+        """To ``out``; the keys of the ``next_pages`` are prefetched."""
         scratch = get_i64(args, k.SCRATCH) + thread * get_i64(args, k.SCRATCH_STRIDE)
         scores = scratch + get_i64(args, k.SCRATCH_SCORES)
-        attn_out = scratch + get_i64(args, k.SCRATCH_ATTN_OUT)
-        totals = scratch + get_i64(args, k.SCRATCH_ROW)
-        s_stride = get_i64(args, k.SCORES_WIDTH) * 4
         q_width = get_i64(args, k.QKV_WIDTH) * 4
         q = get_i64(args, k.QKV) + token * q_width + head * head_dim * 4
         q_stride = token_step * q_width + head_step * head_dim * 4
-        heads, kv_heads = get_i64(args, k.N_HEAD), get_i64(args, k.N_KV_HEAD)
-        keys = (layer * kv_heads + head // (heads // kv_heads)) * (keys_bytes + values_bytes)
         factor = get_f32(get_i64(args, k.ATTENTION_SCALES), layer)
-        start = first_seen(args, layer, position) // k.PAGE
-        pages = (position + (count - 1) * token_step) // k.PAGE + 1 - start
-        scores_of(table + start * 8, pages, keys, q, q_stride, scores, s_stride, factor)
+        last = position + (count - 1) * token_step
+        first, pages = seen_pages(args, layer, chunk, position, last)
+        table += first * 8
+        first *= k.PAGE
+        scores_of(table, pages, keys, table, pages, keys + keys_bytes, q, q_stride, scores, stride,
+                  factor)  # fmt: skip
         for i in range(count):
             seen = position + i * token_step
-            total = softmax_numerators(
-                scores + i * s_stride, first_seen(args, layer, seen) - start * k.PAGE,
-                seen + 1 - start * k.PAGE, pages * k.PAGE,
-            )  # fmt: skip
-            set_f32(totals, i, total)
-        values_of(table + start * 8, pages, keys + keys_bytes, scores, s_stride, attn_out,
-                  row_bytes)  # fmt: skip
-        for i in range(count):
-            write_z(args, token + i * token_step, head + i * head_step, get_f32(totals, i),
-                    attn_out + i * row_bytes)  # fmt: skip
+            softmax_numerators(scores + i * stride, first_seen(args, layer, seen) - first,
+                               seen + 1 - first, pages * k.PAGE, out + i * out_stride)  # fmt: skip
+        values_of(table, pages, keys + keys_bytes, next_table, next_pages, next_keys, scores,
+                  stride, out + VALUES * 4, out_stride)  # fmt: skip
 
-    return attend_together
+    return attend_chunk
 
 
-def make_attend(isa: Isa, spec: k.Spec) -> Any:
+def make_attend_some(isa: Isa, spec: k.Spec) -> Any:
+    """``attend_some(count, …)``: ``attend_chunk`` for one to four queries."""
+    most = k.queries_together(spec.kv, isa.registers)
+    attend_1, attend_2, attend_3, attend_4 = (
+        make_attend_chunk(isa, spec, min(count, most)) for count in (1, 2, 3, 4)
+    )
+
+    @lower.kernel
+    def attend_some(
+        count: int, args: int, thread: int, layer: int, table: int, position: int, token: int,
+        head: int, token_step: int, head_step: int, keys: int, chunk: int, out: int,
+        out_stride: int, next_table: int, next_pages: int, next_keys: int,
+    ) -> None:  # fmt: skip
+        if count == 1:
+            attend_1(args, thread, layer, table, position, token, head, token_step, head_step,
+                     keys, chunk, out, out_stride, next_table, next_pages, next_keys)  # fmt: skip
+        elif count == 2:
+            attend_2(args, thread, layer, table, position, token, head, token_step, head_step,
+                     keys, chunk, out, out_stride, next_table, next_pages, next_keys)  # fmt: skip
+        elif most > 2:
+            if count == 3:
+                attend_3(args, thread, layer, table, position, token, head, token_step, head_step,
+                         keys, chunk, out, out_stride, next_table, next_pages,
+                         next_keys)  # fmt: skip
+            else:
+                attend_4(args, thread, layer, table, position, token, head, token_step, head_step,
+                         keys, chunk, out, out_stride, next_table, next_pages,
+                         next_keys)  # fmt: skip
+
+    return attend_some
+
+
+def make_attend(spec: k.Spec, attend_some: Any) -> Any:
     """``attend(…)``: some queries that read one key head.
 
     Query i is token ``token + i * token_step`` and head ``head + i * head_step``, and reads the
     keys up to ``position + i * token_step``: one head of consecutive tokens, or the heads of one
     token that share a key head.
     """
-    most = k.queries_together(spec.kv, isa.registers)
-    attend_1, attend_2 = (make_attend_together(isa, spec, count) for count in (1, 2))
-    attend_3, attend_4 = (make_attend_together(isa, spec, min(count, most)) for count in (3, 4))
+    partial_bytes = k.partial_bytes(spec.head_dim)
+    first_seen, seen_pages = make_first_seen(spec), make_seen_pages(spec)
+    merge, write_z = make_merge(spec.head_dim), make_write_z(spec.head_dim)
 
     @lower.kernel
     def attend(
         args: int, thread: int, layer: int, table: int, position: int, token: int, head: int,
-        count: int, token_step: int, head_step: int,
+        count: int, token_step: int, head_step: int, keys: int, next_table: int, next_pages: int,
+        next_keys: int,
     ) -> None:  # fmt: skip
-        if count == 1:
-            attend_1(args, thread, layer, table, position, token, head, token_step, head_step)
-        elif count == 2:
-            attend_2(args, thread, layer, table, position, token, head, token_step, head_step)
-        elif most > 2:
-            if count == 3:
-                attend_3(args, thread, layer, table, position, token, head, token_step, head_step)
-            else:
-                attend_4(args, thread, layer, table, position, token, head, token_step, head_step)
+        scratch = get_i64(args, k.SCRATCH) + thread * get_i64(args, k.SCRATCH_STRIDE)
+        partials = scratch + get_i64(args, k.SCRATCH_PARTIALS)
+        following = partials + count * partial_bytes
+        end = position + (count - 1) * token_step
+        first, last = first_seen(args, layer, position) // k.CHUNK, end // k.CHUNK
+        for chunk in range(first, last + 1):
+            then_table, then_pages, then_keys = next_table, next_pages, next_keys
+            if chunk < last:
+                page, then_pages = seen_pages(args, layer, chunk + 1, position, end)
+                then_table, then_keys = table + page * 8, keys
+            attend_some(count, args, thread, layer, table, position, token, head, token_step,
+                        head_step, keys, chunk, partials if chunk == first else following,
+                        partial_bytes, then_table, then_pages, then_keys)  # fmt: skip
+            if chunk > first:
+                for i in range(count):
+                    merge(partials + i * partial_bytes, following + i * partial_bytes)
+        for i in range(count):
+            write_z(args, token + i * token_step, head + i * head_step,
+                    partials + i * partial_bytes)  # fmt: skip
 
     return attend
 
 
+@lower.inlined
+def claim_size(items: int, threads: int) -> int:
+    """How many items of attention a thread claims at a time."""
+    return max(1, min(4, items // (threads * 4)))
+
+
+def make_prefetch_first(spec: k.Spec) -> Any:
+    """``prefetch_first(args, thread, layer)``: the keys and values that a thread reads first.
+
+    For single tokens, whose attention is over in less time than memory takes to answer.
+    """
+    first_seen, seen_pages = make_first_seen(spec), make_seen_pages(spec)
+    keys_of = make_keys_of(spec)
+    part_bytes = sum(k.page_part(spec.kv, spec.head_dim))
+    most = FIRST_BYTES // part_bytes
+
+    @lower.kernel
+    def prefetch_first(args: int, thread: int, layer: int) -> None:
+        if get_i64(args, k.DECODE_ONLY):
+            threads, count = get_i64(args, k.N_THREADS), get_i64(args, k.N_QUERY_BLOCKS)
+            split = max(1, get_i64(args, k.SPLIT_CHUNKS))
+            items = get_i64(args, k.N_KV_HEAD) * count * split
+            size = claim_size(items, threads) if split == 1 else 1
+            item = (items + size - 1) // size * thread // threads * size
+            head, i = item // split // count, item // split % count
+            block = get_i64(args, k.QUERY_BLOCKS) + i * k.QUERY_BLOCK_SIZE * 8
+            position, table = get_i64(block, k.POSITION), get_i64(block, k.TABLE)
+            chunk = item % split if split > 1 else first_seen(args, layer, position) // k.CHUNK
+            first, pages = seen_pages(args, layer, chunk, position, position)
+            keys = keys_of(args, layer, head)
+            for page in range(first, first + min(pages, most)):
+                at = get_i64(table, page) + keys
+                for line in range(0, part_bytes, 64):
+                    prefetch(at + line)
+
+    return prefetch_first
+
+
 def make_attention(isa: Isa, spec: k.Spec, barrier: Any) -> Any:
     """``attention(args, thread, phase, layer)``: prepare queries and keys, then attend."""
-    prepare_heads, attend = make_prepare_heads(isa, spec), make_attend(isa, spec)
-    prefetch_pages = make_prefetch_pages(spec)
+    prepare_heads, attend_some = make_prepare_heads(isa, spec), make_attend_some(isa, spec)
+    attend, keys_of = make_attend(spec, attend_some), make_keys_of(spec)
+    first_seen, seen_pages = make_first_seen(spec), make_seen_pages(spec)
+    merge, write_z = make_merge(spec.head_dim), make_write_z(spec.head_dim)
+    partial_bytes = k.partial_bytes(spec.head_dim)
     together = k.queries_together(spec.kv, isa.registers)
 
     @lower.kernel
@@ -245,38 +356,108 @@ def make_attention(isa: Isa, spec: k.Spec, barrier: Any) -> Any:
         return barrier(args, thread, phase, 0, 0)
 
     @lower.kernel
-    def attend_heads(args: int, thread: int, layer: int, head: int, block: int) -> None:
-        """The one token of a block: all heads that share a key head."""
-        shared = get_i64(args, k.N_HEAD) // get_i64(args, k.N_KV_HEAD)
-        token, table = get_i64(block, k.FIRST), get_i64(block, k.TABLE)
+    def first_keys(args: int, layer: int, kv_head: int, block: int) -> tuple[int, int, int]:
+        """Where the keys that a block reads first are: (table, count of pages, offset)."""
         position = get_i64(block, k.POSITION)
-        prefetch_pages(args, layer, head, table, position)
-        prepare_heads(args, layer, head, token, table, position)
-        for query in range(0, shared, together):
-            attend(args, thread, layer, table, position, token, head * shared + query,
-                   min(together, shared - query), 0, 1)  # fmt: skip
+        chunk = first_seen(args, layer, position) // k.CHUNK
+        page, pages = seen_pages(args, layer, chunk, position, position)
+        return get_i64(block, k.TABLE) + page * 8, pages, keys_of(args, layer, kv_head)
+
+    @lower.kernel
+    def attend_item(args: int, thread: int, layer: int, item: int, items: int) -> None:
+        """One block's queries of one head, or of all heads that share a key head."""
+        count, decode_only = get_i64(args, k.N_QUERY_BLOCKS), get_i64(args, k.DECODE_ONLY)
+        shared = get_i64(args, k.N_HEAD) // get_i64(args, k.N_KV_HEAD)
+        of_kv = 1 if decode_only else shared
+        following = min(item + 1, items - 1)
+        block = get_i64(args, k.QUERY_BLOCKS) + following % count * k.QUERY_BLOCK_SIZE * 8
+        next_table, next_pages, next_keys = first_keys(args, layer, following // count // of_kv,
+                                                       block)  # fmt: skip
+        head, block = (
+            item // count,
+            (get_i64(args, k.QUERY_BLOCKS) + item % count * k.QUERY_BLOCK_SIZE * 8),
+        )
+        token, table = get_i64(block, k.FIRST), get_i64(block, k.TABLE)
+        position, keys = get_i64(block, k.POSITION), keys_of(args, layer, head // of_kv)
+        if decode_only:
+            prepare_heads(args, layer, head, token, table, position)
+            for query in range(0, shared, together):
+                attend(args, thread, layer, table, position, token, head * shared + query,
+                       min(together, shared - query), 0, 1, keys, next_table, next_pages,
+                       next_keys)  # fmt: skip
+        else:
+            attend(args, thread, layer, table, position, token, head, get_i64(block, k.COUNT), 1, 0,
+                   keys, next_table, next_pages, next_keys)  # fmt: skip
+
+    @lower.kernel
+    def attend_whole(args: int, thread: int, phase: int, layer: int) -> None:
+        """Each item by one thread."""
+        heads = get_i64(args, k.N_HEAD)
+        if get_i64(args, k.DECODE_ONLY):
+            heads = get_i64(args, k.N_KV_HEAD)
+        items = heads * get_i64(args, k.N_QUERY_BLOCKS)
+        size = claim_size(items, get_i64(args, k.N_THREADS))
+        start, end = claim_chunk(args, phase, thread, items, size)
+        while start >= 0:
+            for item in range(start, end):
+                attend_item(args, thread, layer, item, items)
+            start, end = claim_chunk(args, phase, thread, items, size)
+
+    @lower.kernel
+    def attend_split(args: int, thread: int, phase: int, layer: int, split: int) -> None:
+        """Single tokens, each chunk of each key head by one thread: partials."""
+        heads, kv_heads = get_i64(args, k.N_HEAD), get_i64(args, k.N_KV_HEAD)
+        count, shared = get_i64(args, k.N_QUERY_BLOCKS), heads // kv_heads
+        items = kv_heads * count * split
+        start, _ = claim_chunk(args, phase, thread, items, 1)
+        while start >= 0:
+            chunk, i, head = start % split, start // split % count, start // split // count
+            block = get_i64(args, k.QUERY_BLOCKS) + i * k.QUERY_BLOCK_SIZE * 8
+            position, table = get_i64(block, k.POSITION), get_i64(block, k.TABLE)
+            last = position // k.CHUNK
+            if first_seen(args, layer, position) // k.CHUNK <= chunk and chunk <= last:
+                keys = keys_of(args, layer, head)
+                page, next_pages = seen_pages(args, layer, min(chunk + 1, last), position, position)
+                for query in range(head * shared, (head + 1) * shared, together):
+                    out = (i * heads + query) * split + chunk
+                    attend_some(min(together, (head + 1) * shared - query), args, thread, layer,
+                                table, position, get_i64(block, k.FIRST), query, 0, 1, keys, chunk,
+                                get_i64(args, k.PARTIALS) + out * partial_bytes,
+                                split * partial_bytes, table + page * 8, next_pages,
+                                keys)  # fmt: skip
+            start, _ = claim_chunk(args, phase, thread, items, 1)
+
+    @lower.kernel
+    def merge_split(args: int, thread: int, phase: int, layer: int, split: int) -> None:
+        """The partials of ``attend_split`` in the order of their chunks."""
+        heads = get_i64(args, k.N_HEAD)
+        items = heads * get_i64(args, k.N_QUERY_BLOCKS)
+        size = claim_size(items, get_i64(args, k.N_THREADS))
+        start, end = claim_chunk(args, phase, thread, items, size)
+        while start >= 0:
+            for item in range(start, end):
+                head, i = item % heads, item // heads
+                block = get_i64(args, k.QUERY_BLOCKS) + i * k.QUERY_BLOCK_SIZE * 8
+                position = get_i64(block, k.POSITION)
+                partials = get_i64(args, k.PARTIALS) + item * split * partial_bytes
+                first = first_seen(args, layer, position) // k.CHUNK
+                into = partials + first * partial_bytes
+                for chunk in range(first + 1, position // k.CHUNK + 1):
+                    merge(into, partials + chunk * partial_bytes)
+                write_z(args, get_i64(block, k.FIRST), head, into)
+            start, end = claim_chunk(args, phase, thread, items, size)
 
     @lower.kernel
     def attention(args: int, thread: int, phase: int, layer: int) -> int:
-        blocks, count = get_i64(args, k.QUERY_BLOCKS), get_i64(args, k.N_QUERY_BLOCKS)
-        heads, decode_only = get_i64(args, k.N_HEAD), get_i64(args, k.DECODE_ONLY)
-        if decode_only:
-            heads = get_i64(args, k.N_KV_HEAD)
-        else:
+        split, decode_only = get_i64(args, k.SPLIT_CHUNKS), get_i64(args, k.DECODE_ONLY)
+        if split > 0 or not decode_only:
             phase = prepare(args, thread, phase, layer)
-        size = max(1, min(4, heads * count // (get_i64(args, k.N_THREADS) * 4)))
-        start, end = claim_chunk(args, phase, thread, heads * count, size)
-        while start >= 0:
-            for item in range(start, end):
-                head, i = item // count, item % count
-                block = blocks + i * k.QUERY_BLOCK_SIZE * 8
-                if decode_only:
-                    attend_heads(args, thread, layer, head, block)
-                else:
-                    attend(args, thread, layer, get_i64(block, k.TABLE),
-                           get_i64(block, k.POSITION), get_i64(block, k.FIRST), head,
-                           get_i64(block, k.COUNT), 1, 0)  # fmt: skip
-            start, end = claim_chunk(args, phase, thread, heads * count, size)
+        if split > 0:
+            attend_split(args, thread, phase, layer, split)
+            phase = barrier(args, thread, phase, 0, 0)
+            merge_split(args, thread, phase, layer, split)
+        else:
+            attend_whole(args, thread, phase, layer)
         w = get_i64(args, k.LAYERS) + layer * k.LAYER_SIZE * 8
         before = w + (k.MATRICES + (get_i64(w, k.N_QKV) - 1) * k.MATRIX_SIZE) * 8
         return barrier(args, thread, phase, get_i64(before, k.NEXT_WEIGHTS),
