@@ -124,8 +124,8 @@ def test_digests_are_of_every_bit(
     assert f"| generated | fp32 | {' | '.join(f'`{d[:8]}`' for d in digests)} |" in shown
     real = GPT.forward
 
-    def nudged(self: GPT, *arguments: object) -> np.ndarray:
-        logits = real(self, *arguments)  # type: ignore[arg-type]
+    def nudged(self: GPT, *arguments: object, **settings: object) -> np.ndarray:
+        logits = real(self, *arguments, **settings)  # type: ignore[arg-type]
         logits[-1, -1] = np.nextafter(logits[-1, -1], np.float32(9))
         return logits
 

@@ -48,7 +48,7 @@ PREFILL_CHUNK = 256  # tokens that go through the layers together; more gains no
 MIN_PARALLEL_BYTES, MIN_PARALLEL_PRODUCTS = 4_000_000, 60_000_000
 # Chunks of attention are shared out from so many on, where threads have fewer key heads each: the
 # barriers cost less than what the threads would wait for one another.
-MIN_SPLIT_CHUNKS, MOST_UNEVEN_HEADS = 3, 4
+MIN_SPLIT_CHUNKS, MOST_UNEVEN_HEADS = 2, 4
 _ACTIVATIONS = {
     "gelu_new": k.GELU_TANH, "gelu_pytorch_tanh": k.GELU_TANH, "gelu": k.GELU_ERF,
     "gelu_10": k.GELU_CLIPPED, "quick_gelu": k.QUICK_GELU, "relu": k.RELU,

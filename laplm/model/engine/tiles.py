@@ -34,9 +34,8 @@ from laplm.native.isa import Isa
 from laplm.native.lower import F32V, FLOAT, I32, I64, Builder, Value
 from laplm.native.simd import I8, I16, I32V, LANES, emit_fma, i64, loop, place
 
-# Bytes by which one token's weights are asked for before they are multiplied, by their bits, and
-# their scales.
-STREAM_AHEAD, SCALES_AHEAD = {16: 2048, 8: 1024, 4: 1024}, 512
+# Bytes by which one token's weights are asked for before they are multiplied, by their bits.
+STREAM_AHEAD = {16: 2048, 8: 1024, 4: 1024}
 
 
 def rows_together(isa: Isa, form: Format) -> int:
@@ -152,17 +151,13 @@ class _Tile:
                     simd.write(b, place(b, a.out, (r, 64), (t, a.out_stride)), acc[i], 4)
 
     def prefetch_ahead(self, b: Builder, g: Value, a: Args) -> None:
-        """Ask for weights and scales further on, which need not stay in the larger caches."""
+        """Ask for a group's weights further on, which need not stay in the larger caches."""
         for r in range(self.n_tiles):
             ahead = place(
                 b, a.w, (g, self.group_bytes), (r, a.w_stride), (1, STREAM_AHEAD[self.form.bits])
             )
             for line in range(self.group_bytes // 64):
                 simd.emit_prefetch(b, place(b, ahead, (line, 64)), read_once=True)
-            each = self.form.scale_bytes(SUPER) - self.form.scale_bytes(0)  # of so many groups
-            if each:
-                at = place(b, a.scale, (g, each // SUPER), (r, a.scale_stride), (1, SCALES_AHEAD))
-                simd.emit_prefetch(b, at, read_once=True)
 
     def loop_in_memory(self, b: Builder, a: Args, acc: list[Value], group: Step) -> list[Value]:
         """``loop`` over the groups with the accumulators in memory.

@@ -63,10 +63,12 @@ def test_fp32_logits_are_those_of_transformers_in_every_way_of_running(
     same_bits_in_every_batch(gpt, got)
 
 
-MANY = np.random.default_rng(2).integers(0, 97, 900)  # of 256 positions, attention's chunks: four
+MANY = np.random.default_rng(2).integers(
+    0, 97, 1200
+)  # attention's chunks are of 512 positions: three
 SMALL = SIZES | {
     "hidden_size": 48, "num_attention_heads": 6, "num_hidden_layers": 2, "head_dim": 16,
-    "max_position_embeddings": 1024,
+    "max_position_embeddings": 1300,
 }  # fmt: skip
 
 
@@ -97,14 +99,14 @@ def test_attention_over_many_chunks_is_that_of_transformers_with_the_same_bits_i
     for threads in (1, 2, 4):
         gpt = GPT(checkpoint, precision, threads=threads)
         gpt._choices = [_Always(threads)] * len(gpt._choices)
-        cache, lengths, others = gpt.new_cache(), [40, 255, 256, 511, 700, 896], []
-        got = [gpt.forward(MANY[:250], cache), gpt.forward(MANY[250:509], cache)]
-        # Single tokens over the end of a chunk, then near the end of the next but one.
+        cache, lengths, others = gpt.new_cache(), [40, 511, 512, 700, 1024, 1196], []
+        got = [gpt.forward(MANY[:300], cache), gpt.forward(MANY[300:509], cache)]
+        # Single tokens over the end of a chunk, then in the third one.
         got += [gpt.decode([token], [cache]) for token in MANY[509:516]]
-        got.append(gpt.forward(MANY[516:895], cache))
-        got += [gpt.decode([token], [cache]) for token in MANY[895:]]
+        got.append(gpt.forward(MANY[516:1195], cache))
+        got += [gpt.decode([token], [cache]) for token in MANY[1195:]]
         uneven = checkpoint.config.n_kv_head % threads > 0
-        assert gpt._args[kernel_args.SPLIT_CHUNKS] == (4 if uneven else 0)
+        assert gpt._args[kernel_args.SPLIT_CHUNKS] == (3 if uneven else 0)
         np.testing.assert_array_equal(np.concatenate(got), want)
         for length in lengths:
             others.append(gpt.new_cache())

@@ -23,6 +23,7 @@ from laplm.model.engine.kernels.threads import claim_chunk
 from laplm.native import lower
 from laplm.native.isa import Isa
 from laplm.native.simd import (
+    absolute,
     fma,
     get_f32,
     get_i64,
@@ -30,11 +31,11 @@ from laplm.native.simd import (
     load,
     max_lanes,
     maximum,
-    prefetch,
     set_f32,
     splat,
     store,
     sum_lanes,
+    where_less,
 )
 
 CHUNK_PAGES = k.CHUNK // k.PAGE
@@ -42,7 +43,6 @@ TOTAL, VALUES = (
     16,
     32,
 )  # where in a partial the sum and the values begin; the largest score is first
-FIRST_BYTES = 98304  # of the cache, fetched early: beside it a core's own cache holds other things
 
 
 @lower.inlined
@@ -69,9 +69,11 @@ def make_merge(head_dim: int) -> Any:
 
     @lower.inlined
     def merge(partial: int, following: int) -> None:
-        largest = maximum(load(partial, 0), load(following, 0))
-        x, y = exp(load(partial, 0) - largest), exp(load(following, 0) - largest)
-        store(partial, 0, largest)
+        before, after = load(partial, 0), load(following, 0)
+        store(partial, 0, maximum(before, after))
+        less = exp(splat(0.0) - absolute(before - after))
+        x = where_less(before, after, less, splat(1.0))
+        y = where_less(before, after, splat(1.0), less)
         for i in range(TOTAL, VALUES + head_dim, 16):
             store(partial, i, fma(load(partial, i), x, load(following, i) * y))
 
@@ -296,50 +298,11 @@ def claim_size(items: int, threads: int) -> int:
     return max(1, min(4, items // (threads * 4)))
 
 
-def make_prefetch_first(spec: k.Spec) -> Any:
-    """``prefetch_first(args, thread, layer)``: the keys and values that a thread reads first.
-
-    For single tokens, whose attention is over in less time than memory takes to answer.
-    """
-    first_seen, seen_pages = make_first_seen(spec), make_seen_pages(spec)
-    keys_of = make_keys_of(spec)
-    part_bytes = sum(k.page_part(spec.kv, spec.head_dim))
-    most = FIRST_BYTES // part_bytes
-
-    @lower.kernel
-    def prefetch_first(args: int, thread: int, layer: int) -> None:
-        if get_i64(args, k.DECODE_ONLY):
-            threads, count = get_i64(args, k.N_THREADS), get_i64(args, k.N_QUERY_BLOCKS)
-            split = max(1, get_i64(args, k.SPLIT_CHUNKS))
-            items = get_i64(args, k.N_KV_HEAD) * count * split
-            size = claim_size(items, threads) if split == 1 else 1
-            item = (items + size - 1) // size * thread // threads * size
-            head, i = item // split // count, item // split % count
-            block = get_i64(args, k.QUERY_BLOCKS) + i * k.QUERY_BLOCK_SIZE * 8
-            position, table = get_i64(block, k.POSITION), get_i64(block, k.TABLE)
-            chunk = item % split if split > 1 else first_seen(args, layer, position) // k.CHUNK
-            first, pages = seen_pages(args, layer, chunk, position, position)
-            keys = keys_of(args, layer, head)
-            for page in range(first, first + min(pages, most)):
-                at = get_i64(table, page) + keys
-                for line in range(0, part_bytes, 64):
-                    prefetch(at + line)
-
-    return prefetch_first
-
-
-def make_attention(isa: Isa, spec: k.Spec, barrier: Any) -> Any:
-    """``attention(args, thread, phase, layer)``: prepare queries and keys, then attend."""
-    prepare_heads, attend_some = make_prepare_heads(isa, spec), make_attend_some(isa, spec)
-    attend, keys_of = make_attend(spec, attend_some), make_keys_of(spec)
-    first_seen, seen_pages = make_first_seen(spec), make_seen_pages(spec)
-    merge, write_z = make_merge(spec.head_dim), make_write_z(spec.head_dim)
-    partial_bytes = k.partial_bytes(spec.head_dim)
-    together = k.queries_together(spec.kv, isa.registers)
+def make_prepare(prepare_heads: Any, barrier: Any) -> Any:
+    """``prepare(args, thread, phase, layer)``: all tokens' queries, keys and values."""
 
     @lower.kernel
     def prepare(args: int, thread: int, phase: int, layer: int) -> int:
-        """All tokens' queries, keys and values."""
         # By heads: the keys of neighbouring tokens share cache lines, which two threads would
         # pull back and forth between them.
         kv_heads = get_i64(args, k.N_KV_HEAD)
@@ -354,6 +317,18 @@ def make_attention(isa: Isa, spec: k.Spec, barrier: Any) -> Any:
                                       get_i64(block, k.POSITION) + t)  # fmt: skip
             start, end = claim_chunk(args, phase, thread, kv_heads, 1)
         return barrier(args, thread, phase, 0, 0)
+
+    return prepare
+
+
+def make_attend_whole(isa: Isa, spec: k.Spec, prepare_heads: Any, attend_some: Any) -> Any:
+    """``attend_whole(args, thread, phase, layer)``: each block of each head by one thread.
+
+    Single tokens' queries that share a key head are taken together, and prepared here.
+    """
+    attend, keys_of = make_attend(spec, attend_some), make_keys_of(spec)
+    first_seen, seen_pages = make_first_seen(spec), make_seen_pages(spec)
+    together = k.queries_together(spec.kv, isa.registers)
 
     @lower.kernel
     def first_keys(args: int, layer: int, kv_head: int, block: int) -> tuple[int, int, int]:
@@ -391,7 +366,6 @@ def make_attention(isa: Isa, spec: k.Spec, barrier: Any) -> Any:
 
     @lower.kernel
     def attend_whole(args: int, thread: int, phase: int, layer: int) -> None:
-        """Each item by one thread."""
         heads = get_i64(args, k.N_HEAD)
         if get_i64(args, k.DECODE_ONLY):
             heads = get_i64(args, k.N_KV_HEAD)
@@ -403,9 +377,20 @@ def make_attention(isa: Isa, spec: k.Spec, barrier: Any) -> Any:
                 attend_item(args, thread, layer, item, items)
             start, end = claim_chunk(args, phase, thread, items, size)
 
+    return attend_whole
+
+
+def make_attend_split(isa: Isa, spec: k.Spec, attend_some: Any) -> Any:
+    """``attend_split(args, thread, phase, layer, split)``: partials of single tokens.
+
+    Each of ``split`` chunks of each key head is worked out by one thread.
+    """
+    keys_of, partial_bytes = make_keys_of(spec), k.partial_bytes(spec.head_dim)
+    first_seen, seen_pages = make_first_seen(spec), make_seen_pages(spec)
+    together = k.queries_together(spec.kv, isa.registers)
+
     @lower.kernel
     def attend_split(args: int, thread: int, phase: int, layer: int, split: int) -> None:
-        """Single tokens, each chunk of each key head by one thread: partials."""
         heads, kv_heads = get_i64(args, k.N_HEAD), get_i64(args, k.N_KV_HEAD)
         count, shared = get_i64(args, k.N_QUERY_BLOCKS), heads // kv_heads
         items = kv_heads * count * split
@@ -427,9 +412,16 @@ def make_attention(isa: Isa, spec: k.Spec, barrier: Any) -> Any:
                                 keys)  # fmt: skip
             start, _ = claim_chunk(args, phase, thread, items, 1)
 
+    return attend_split
+
+
+def make_merge_split(spec: k.Spec) -> Any:
+    """``merge_split(args, thread, phase, layer, split)``: the partials of ``attend_split``."""
+    merge, write_z = make_merge(spec.head_dim), make_write_z(spec.head_dim)
+    first_seen, partial_bytes = make_first_seen(spec), k.partial_bytes(spec.head_dim)
+
     @lower.kernel
     def merge_split(args: int, thread: int, phase: int, layer: int, split: int) -> None:
-        """The partials of ``attend_split`` in the order of their chunks."""
         heads = get_i64(args, k.N_HEAD)
         items = heads * get_i64(args, k.N_QUERY_BLOCKS)
         size = claim_size(items, get_i64(args, k.N_THREADS))
@@ -446,6 +438,16 @@ def make_attention(isa: Isa, spec: k.Spec, barrier: Any) -> Any:
                     merge(into, partials + chunk * partial_bytes)
                 write_z(args, get_i64(block, k.FIRST), head, into)
             start, end = claim_chunk(args, phase, thread, items, size)
+
+    return merge_split
+
+
+def make_attention(isa: Isa, spec: k.Spec, barrier: Any) -> Any:
+    """``attention(args, thread, phase, layer)``: prepare queries and keys, then attend."""
+    prepare_heads, attend_some = make_prepare_heads(isa, spec), make_attend_some(isa, spec)
+    prepare = make_prepare(prepare_heads, barrier)
+    attend_whole = make_attend_whole(isa, spec, prepare_heads, attend_some)
+    attend_split, merge_split = make_attend_split(isa, spec, attend_some), make_merge_split(spec)
 
     @lower.kernel
     def attention(args: int, thread: int, phase: int, layer: int) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from laplm.model.engine import kernel_args as k
-from laplm.model.engine.kernels.attention import make_attention, make_prefetch_first
+from laplm.model.engine.kernels.attention import make_attention
 from laplm.model.engine.kernels.linear import make_linear_dispatch
 from laplm.model.engine.kernels.norm import make_add_sublayer
 from laplm.model.engine.kernels.sampling import log_sum_exp
@@ -49,7 +49,7 @@ def build(isa: Isa, spec: k.Spec) -> Any:
 def make_forward(isa: Isa, spec: k.Spec) -> Any:
     """``forward(args, thread)``: read it beside ``reference.forward``."""
     barrier = make_barrier(isa)
-    attention, prefetch_first = make_attention(isa, spec, barrier), make_prefetch_first(spec)
+    attention = make_attention(isa, spec, barrier)
     linear = make_linear_dispatch(isa, spec, barrier)
     add_sublayer = make_add_sublayer(spec, barrier)
     apart = spec.post_norms or spec.parallel_residual  # what a sublayer adds waits in a buffer
@@ -62,7 +62,6 @@ def make_forward(isa: Isa, spec: k.Spec) -> Any:
     def attention_sublayer(args: int, thread: int, phase: int, i: int, w: int) -> int:
         """Attention of layer ``i``: X, or the buffer, gets what it adds."""
         tokens, width, x = get_i64(args, k.N_TOKENS), get_i64(args, k.WIDTH), get_i64(args, k.X)
-        prefetch_first(args, thread, i)
         for part in range(get_i64(w, k.N_QKV)):
             phase = linear(args, thread, phase, tokens, x, width, True, get_i64(w, k.NORM1_GAIN),
                            get_i64(w, k.NORM1_BIAS), 0, matrix(w, k.MATRIX_QKV + part),
