@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -146,3 +147,22 @@ def test_an_answer_is_looked_into(page: Any) -> None:
     ):
         field.fill(typed)
     expect(before).to_be_empty()
+
+
+def test_heads_that_are_switched_off_do_not_count_here(watched: Any) -> None:
+    page = watched.open("look", model="talker")
+    look(page)
+    said = page.locator("#chat .offs-there")
+    page.get_by_role("switch", name=re.compile("^Head ")).first.click()
+    expect(page.locator("#look .offs")).to_contain_text("Switched off: head")
+    off = page.locator("#look .off-names").inner_text().removeprefix("Switched off: ")
+    page.get_by_role("tab", name="Chat").click()
+    expect(said).to_be_visible()
+    there = (
+        f"Switched off in Look inside: {off}. That counts there only: here the whole model answers."
+    )
+    expect(said).to_have_text(there)
+    page.get_by_role("tab", name="Look inside").click()
+    page.get_by_role("button", name="Switch all on").click()
+    page.get_by_role("tab", name="Chat").click()
+    expect(said).to_be_hidden()

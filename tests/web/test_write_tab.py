@@ -148,6 +148,12 @@ def test_heads_that_are_switched_off_do_not_count_here(watched: Any) -> None:
     page.get_by_role("button", name="Switch all on").click()
     page.get_by_role("tab", name="Write").click()
     expect(said).to_be_hidden()
+    page.get_by_role("tab", name="Look inside").click()
+    page.get_by_role("switch", name="Head 4.6", exact=True).click()
+    page.get_by_role("tab", name="Write").click()
+    expect(said).to_be_visible()
+    page.locator("#model").select_option("tiny")  # of which nothing is off
+    expect(said).to_be_hidden()
 
 
 def test_a_model_that_is_loaded_first_says_so(watched: Any) -> None:

@@ -1,6 +1,7 @@
 // The field of the Chat tab in which one asks, and the places around it.
 
 import { freshId, h } from "../dom.js";
+import { makeOffsNote } from "../look/switched-off.js";
 import { session } from "../storage.js";
 
 /** The elements of the tab that are spoken of later. */
@@ -12,6 +13,7 @@ export function makeParts() {
     id,
     field,
     stop: h("button", { type: "button", text: "Stop", disabled: true }),
+    offs: makeOffsNote("here the whole model answers"),
     error: h("p", { class: "problem", role: "alert", hidden: true }),
     said: h("div", { class: "messages" }),
     spoken: h("p", { class: "unseen", "aria-live": "polite" }),
@@ -19,7 +21,7 @@ export function makeParts() {
 }
 
 /** @param {(text: string) => void} send what was typed; what is not sent yet outlives a reload */
-export function makeComposer({ id, field, stop, error }, settings, send) {
+export function makeComposer({ id, field, stop, offs, error }, settings, send) {
   const form = h(
     "form",
     { class: "card form composer" },
@@ -32,6 +34,7 @@ export function makeComposer({ id, field, stop, error }, settings, send) {
       h("span", { class: "note", text: "Enter sends, Shift + Enter begins a line" }),
     ),
     error,
+    offs,
     settings.element,
   );
   form.addEventListener("submit", (event) => {

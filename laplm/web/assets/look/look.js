@@ -15,7 +15,7 @@ import { drawPair } from "./pair.js";
 import { drawRiver } from "./river.js";
 import { drawSentence, plainToken } from "./sentence.js";
 import { Story } from "./story.js";
-import { offNames, switchedOff } from "./switched-off.js";
+import { allOn, offNames, switchedOff, togglePart } from "./switched-off.js";
 import { makeWalk } from "./walk.js";
 import { addsOf, bestHead, looksOf, strongestHead } from "./why.js";
 
@@ -90,7 +90,7 @@ class LookTab {
     return {
       off: this.off,
       toggle: (part) => {
-        if (!this.off.delete(part)) this.off.add(part);
+        togglePart(part);
         this.ask();
       },
       open: (layer) => this.#choose(layer, bestHead(this.story.parts, layer)?.head ?? 0),
@@ -168,7 +168,7 @@ class LookTab {
       if (chosenModel() === this.model) return;
       this.model = chosenModel();
       Object.assign(this.state, freshState());
-      this.off.clear();
+      allOn();
       this.story.forget();
       this.ask();
     });
@@ -361,7 +361,7 @@ class LookTab {
         text: "Switch all on",
         "data-key": "all-on",
         onclick: () => {
-          off.clear();
+          allOn();
           this.ask();
         },
       }),

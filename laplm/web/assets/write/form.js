@@ -2,6 +2,7 @@
 
 import { freshId, h, percent } from "../dom.js";
 import { exampleChips, texts } from "../examples.js";
+import { makeOffsNote } from "../look/switched-off.js";
 import { bindPrompt } from "../prompt.js";
 import { SURPRISES } from "./sample.js";
 
@@ -16,7 +17,7 @@ export function makeParts() {
     many: h("button", { type: "button", text: "Ten samples" }),
     stop: h("button", { type: "button", text: "Stop", disabled: true }),
     undo: h("button", { type: "button", text: "Undo", disabled: true }),
-    offs: h("p", { class: "note offs-there", hidden: true }),
+    offs: makeOffsNote("here the whole model writes"),
     limit: h("p", { class: "status limit", role: "status" }),
     error: h("p", { class: "problem", role: "alert", hidden: true }),
     status: h("p", { class: "status", role: "status" }),

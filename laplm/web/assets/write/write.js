@@ -7,7 +7,6 @@ import { h, looseSpace, replace } from "../dom.js";
 import { chosenModel, entryOf, onModels, refreshModels } from "../models-list.js";
 import { Opening, OPENING_TOKENS } from "../opening.js";
 import { promptText, setPrompt } from "../prompt.js";
-import { offNames, switchedOff } from "../look/switched-off.js";
 import { session } from "../storage.js";
 import { showTab } from "../tabs.js";
 import { makeDrawPanel } from "./draw-panel.js";
@@ -142,15 +141,6 @@ class WriteTab {
     this.#drawStatus();
     panel.clear();
     return drawn;
-  }
-
-  /** That what is switched off in Look inside is on here. */
-  drawOffs() {
-    const { offs } = this.parts;
-    offs.hidden = !switchedOff.size;
-    offs.textContent =
-      `Switched off in Look inside: ${offNames()}. That counts there only: here the whole model ` +
-      "writes.";
   }
 
   #drawStatus() {
@@ -367,7 +357,6 @@ export function startWrite(root) {
   let opened = false;
   return {
     shown(anew) {
-      tab.drawOffs();
       if (!entryOf(chosenModel())) return;
       if (anew) tab.begin();
       else if (!opened) tab.open();
