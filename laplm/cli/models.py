@@ -90,7 +90,7 @@ _LABELS = {
 
 def _show(model: InstalledModel, *, as_json: bool) -> int:
     """One model: what it is, and what it is made of."""
-    from laplm.hub.known import KNOWN
+    from laplm.hub.licence import licence_of
     from laplm.hub.locate import is_adapter
     from laplm.model.files.checkpoint import open_checkpoint, read_config
 
@@ -110,8 +110,7 @@ def _show(model: InstalledModel, *, as_json: bool) -> int:
             checkpoint = open_checkpoint(model.path)
             each = cache_bytes(checkpoint, default_precision(checkpoint))
             values["context_bytes"] = config.n_ctx * each
-    known = next((k for k in KNOWN.values() if model.name in (k.name, k.hub_id)), None)
-    values["licence"] = known.licence if known else None
+    values["licence"] = licence_of(model.path)
     if as_json:
         write_json(values)
         return 0

@@ -238,7 +238,8 @@ def out_of_package(name: str) -> Path | None:
 def known_model(path: Path) -> KnownModel | None:
     """Which of the known models ``locate`` found at a path; None for any other."""
     for model in KNOWN.values():
-        if path == out_of_package(model.name) or repo_folder(model.hub_id) in path.parents:
+        folders = folders_of(model.name)  # gpt2 may lie under its name of before
+        if path == out_of_package(model.name) or any(f in path.parents for f in folders):
             return model
     return None
 

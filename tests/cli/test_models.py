@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from typing import Any
 
 import pytest
 from calling import refused
@@ -61,6 +62,44 @@ def test_models_shows_one_and_removes_one(laplm_, tiny_model_dir, tmp_path, monk
     refused(laplm_("models", "rm", "ollama:a"), "belongs to Ollama", "`ollama rm a`")
     refused(laplm_("models", "rm", str(tiny_model_dir)), "delete a path yourself")
     assert tiny_model_dir.is_dir()
+
+
+def shown_licence(laplm_: Any, name: str) -> str | None:
+    """What ``laplm models show`` says, which is the same as text and as JSON."""
+    found = re.search(r"^licence +(.+)$", laplm_("models", "show", name).out, re.MULTILINE)
+    value: str | None = json.loads(laplm_("models", "show", name, "--json").out)["licence"]
+    assert value == (found[1] if found else None)
+    return value
+
+
+def test_a_model_is_shown_with_the_licence_that_its_files_tell(
+    laplm_, tiny_model_dir, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    assert shown_licence(laplm_, "pocket") == "apache-2.0, as laplm"
+    assert shown_licence(laplm_, str(tiny_model_dir)) is None
+    there = tmp_path / "hub" / "models--me--mine" / "snapshots" / "abc123"
+    shutil.copytree(tiny_model_dir, there)
+    (there / "README.md").write_text("---\nlicense: bsd-3-clause\n---\n# Mine\n")
+    assert shown_licence(laplm_, "me/mine") == "bsd-3-clause"
+    # The list of known models comes before the card; by either name.
+    before = tmp_path / "hub" / "models--gpt2" / "snapshots" / "abc123"
+    shutil.copytree(there, before)
+    assert shown_licence(laplm_, "gpt2") == "mit"
+    shutil.copytree(there, tmp_path / "hub" / "models--openai-community--gpt2/snapshots/abc123")
+    assert shown_licence(laplm_, "openai-community/gpt2") == "mit"
+
+
+def test_a_gguf_file_is_shown_with_the_licence_among_its_settings(laplm_, tmp_path) -> None:
+    gguf = pytest.importorskip("gguf")
+    path = tmp_path / "a.gguf"
+    writer = gguf.GGUFWriter(str(path), "llama")
+    writer.add_license("llama3.2")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    assert shown_licence(laplm_, str(path)) == "llama3.2"
 
 
 @pytest.mark.parametrize("columns", [1, 20, 60, 300])

@@ -49,4 +49,7 @@ def test_known_models_have_that_of_the_list(
     there = tmp_path / "models--openai-community--gpt2" / "snapshots" / "abc"
     there.mkdir(parents=True)
     assert licence_of(there) == "mit"
+    before = tmp_path / "models--gpt2" / "snapshots" / "abc"  # where the hub had it first
+    before.mkdir(parents=True)
+    assert licence_of(before) == "mit"
     assert (licence_of(built_in.DIRECTORY) or "").startswith("apache-2.0")
