@@ -5,17 +5,21 @@ from __future__ import annotations
 import contextlib
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from laplm import built_in
 from laplm.errors import LaplmError
 from laplm.hub.locate import known_model
+
+if TYPE_CHECKING:
+    from laplm.model.files.gguf_reader import GGUFFile
 
 _CARD = "README.md"
 _CARD_BYTES = 1 << 16  # in which its settings end
 _FIELD = r"^(license|license_name):[ \t]*['\"]?([^'\"\n#]+)"
 
 
-def licence_of(path: Path) -> str | None:
+def licence_of(path: Path, file: GGUFFile | None = None) -> str | None:
     """What a model's licence is called; None where nothing here says so.
 
     It is looked for in the list of known models, in the settings of a GGUF file, and at the head of
@@ -23,20 +27,19 @@ def licence_of(path: Path) -> str | None:
 
     Args:
         path: the model's directory, or its GGUF file.
+        file: the tables of that GGUF file, where they have been read already.
     """
     if path.resolve() == built_in.DIRECTORY.resolve():
         return "apache-2.0, as laplm"
     known = known_model(path)
     if known is not None:
         return known.licence
-    return _of_gguf(path) if path.is_file() else _of_card(path / _CARD)
-
-
-def _of_gguf(path: Path) -> str | None:
+    if file is None and not path.is_file():
+        return _of_card(path / _CARD)
     from laplm.model.files.gguf_reader import read_gguf
 
     with contextlib.suppress(LaplmError):
-        found = read_gguf(path).metadata.get("general.license")
+        found = (file or read_gguf(path)).metadata.get("general.license")
         return found if isinstance(found, str) and found.strip() else None
     return None
 

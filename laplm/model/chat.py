@@ -25,6 +25,8 @@ from laplm.model.tokenizer_file import read_settings
 if TYPE_CHECKING:
     from jinja2 import Environment, Template
 
+    from laplm.model.files.gguf_reader import GGUFFile
+
 Message = Mapping[str, Any]
 _Change = Callable[[str], str]
 
@@ -340,21 +342,25 @@ def encode_piece(text: str, tokenizer: Tokenizer, within: bool) -> list[int]:
     return tokenizer.encode_without_added_tokens(text, within)
 
 
-def read_chat_templates(directory: Path) -> dict[str, str]:
+def read_chat_templates(directory: Path, file: GGUFFile | None = None) -> dict[str, str]:
     """The Jinja texts of a model by name, found where transformers finds them.
 
     Of a GGUF file they are those of its settings. In a directory files of their own come before
     ``tokenizer_config.json``, and that before the ``chat_template.json`` of older models.
 
+    Args:
+        directory: the model's directory, or its GGUF file.
+        file: the tables of that GGUF file, where they have been read already.
+
     Raises:
         ChatTemplateError: a file cannot be read.
         TokenizerError: ``tokenizer_config.json`` is damaged.
     """
-    if directory.is_file():
+    if file is not None or directory.is_file():
         from laplm.model.files.gguf_reader import read_gguf
         from laplm.model.files.gguf_tokenizer import chat_templates
 
-        return chat_templates(read_gguf(directory).metadata)
+        return chat_templates((file or read_gguf(directory)).metadata)
     files = {DEFAULT: directory / "chat_template.jinja"}
     if (named := directory / "additional_chat_templates").is_dir():
         more = sorted(named.glob("*.jinja"))

@@ -9,6 +9,7 @@ import pytest
 
 from laplm import built_in
 from laplm.hub.licence import licence_of
+from laplm.model.files.gguf_reader import read_gguf
 
 
 @pytest.mark.parametrize(
@@ -38,6 +39,7 @@ def test_a_gguf_file_says_it_among_its_settings(tmp_path: Path) -> None:
         writer.write_tensors_to_file()
         writer.close()
         assert licence_of(tmp_path / name) == said
+        assert licence_of(tmp_path / name, read_gguf(tmp_path / name)) == said
     (tmp_path / "c.gguf").write_bytes(b"GGUF, but no more")
     assert licence_of(tmp_path / "c.gguf") is None
 

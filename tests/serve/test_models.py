@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import pytest
 from laplm.errors import InputError
 from laplm.hub import locate
 from laplm.hub.tuning_runs import TuningRun
-from laplm.serve.models import ModelRegistry, ServingSettings, given_models
+from laplm.model.files import gguf_reader
+from laplm.serve.models import ModelRegistry, ServingSettings, _describe, given_models
 from laplm.serve.problems import ApiError
 
 RUNS = {"1": None, "2": "tales"}  # the second's model has a name
@@ -176,6 +178,39 @@ def test_the_disk_is_not_looked_at_for_every_request(
         assert looked == [1, 1]
 
     with_registry(tiny_model_dir, scenario)
+
+
+def test_the_tables_of_a_gguf_file_are_read_once_to_describe_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gguf_files = pytest.importorskip("gguf_files")  # it needs torch and gguf
+    tokens = gguf_files.byte_tokens(300)
+    kinds = gguf_files.matrices_as("Q4_1")
+    model = gguf_files.make_hf_model("llama")
+    plain = gguf_files.write_gguf(tmp_path / "plain.gguf", model, kinds, tokens)
+    tokens["chat_template"] = "{{ messages }}"
+    chat = gguf_files.write_gguf(tmp_path / "chat.gguf", model, kinds, tokens)
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    values = {"peft_type": "LORA", "r": 2, "base_model_name_or_path": str(chat)}
+    (adapter / "adapter_config.json").write_text(json.dumps(values))
+    (adapter / "README.md").write_text("---\nlicense: mit\n---\n")
+    reads: list[Path] = []
+    real = gguf_reader._Header.read
+
+    def counted(header: gguf_reader._Header) -> gguf_reader.GGUFFile:
+        reads.append(header._path)
+        return real(header)
+
+    monkeypatch.setattr(gguf_reader._Header, "read", counted)
+    entries = {path: _describe("a", str(path)) for path in (plain, chat, adapter)}
+    assert reads == [plain, chat, chat]
+    for path, chats, adapts in ((plain, False, False), (chat, True, False), (adapter, True, True)):
+        entry = entries[path]
+        assert (entry["chat"], entry["adapter"], entry["family"]) == (chats, adapts, "llama")
+        assert entry["stored_as"] == (None if adapts else "Q4_1")
+        assert entry["licence"] == ("mit" if adapts else None)
+        assert entry["parameters"] == sum(p.numel() for p in model.parameters())
 
 
 def test_a_model_that_is_forgotten_is_let_go_and_described_anew(tiny_model_dir: Path) -> None:

@@ -252,22 +252,28 @@ def _open(directory: Path) -> Checkpoint:
     return Checkpoint(directory, config, tensors, files)
 
 
-def read_config(directory: Path) -> ModelConfig:
+def read_config(directory: Path, file: GGUFFile | None = None) -> ModelConfig:
     """The sizes in ``config.json`` of a model directory, or ``hparams.json`` of OpenAI's release.
 
     Tokens that begin and end texts are those of ``generation_config.json`` too, where there is one.
     Of a GGUF file, or a directory with one and no other weights, its own settings.
 
+    Args:
+        directory: the model's directory, or its GGUF file.
+        file: the tables of that GGUF file, where they have been read already.
+
     Raises:
         ModelFormatError: there is none, it is not JSON, or it is of a family that is not known.
     """
     try:
-        file = _gguf_file(directory)
-        if file is not None:
-            from laplm.model.files.gguf_checkpoint import read_gguf_config
+        if file is None and (path := _gguf_file(directory)) is not None:
             from laplm.model.files.gguf_reader import read_gguf
 
-            return read_gguf_config(read_gguf(file))
+            file = read_gguf(path)
+        if file is not None:
+            from laplm.model.files.gguf_checkpoint import read_gguf_config
+
+            return read_gguf_config(file)
         openai = not (directory / "config.json").is_file() and _is_openai_release(directory)
     except OSError as error:
         refuse(directory, f"cannot be read ({error.strerror}); {_READERS}")
