@@ -14,6 +14,11 @@ _STYLE = """
 :root { color-scheme: light dark; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
 figure { margin: 0; background: white; border-radius: 6px; }
+/* Pictures are drawn on white. On a dark page their light and dark change places, hues do not. */
+@media screen and (prefers-color-scheme: dark) {
+  figure { background: none; }
+  figure svg { filter: invert(0.91) hue-rotate(180deg); border-radius: 6px; }
+}
 svg, img { max-width: 100%; height: auto; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; margin: 0.5rem 0; }

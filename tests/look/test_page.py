@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -10,8 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib import image
 
-from laplm import look
+from laplm import html_page, look
 from laplm.look import page
 from laplm.look.view import (
     AnswerAttention,
@@ -323,3 +325,13 @@ def test_axe_finds_no_serious_barrier(opened: Any, attention: Attention, theme: 
         found = Axe().run(opened(html, color_scheme=theme)).response["violations"]
         grave = [each for each in found if each["impact"] in ("serious", "critical")]
         assert not grave, [(each["id"], each["nodes"][0]["html"]) for each in grave]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_picture_is_as_light_or_dark_as_its_page(opened: Any, scheme: str) -> None:
+    # As matplotlib draws: on white.
+    drawn = '<svg width="300" height="200"><path d="M0 0H300V200H0z" style="fill: #ffffff"/></svg>'
+    shown = opened(html_page.page("A", html_page.figure(drawn)), color_scheme=scheme)
+    picture = image.imread(io.BytesIO(shown.locator("figure svg").screenshot()))
+    light = float(picture[100, 150, :3].mean())
+    assert light == 1 if scheme == "light" else 0.05 < light < 0.15

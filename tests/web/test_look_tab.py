@@ -332,6 +332,10 @@ def test_what_is_folded_opens_with_one_scale_and_says_what_is_cut(watched: Any) 
     before = bars(page)
     neurons.get_by_role("switch").last.click()  # the whole feed-forward
     assert when_changed(page, before)[0] != before[0]
+    page.set_viewport_size({"width": 390, "height": 844})
+    for switched in neurons.get_by_role("switch").all():  # on a phone none lies beyond the edge
+        place = switched.bounding_box()
+        assert place and place["x"] + place["width"] <= 390 - 12
 
 
 def test_the_walk_points_at_numbers_of_this_prompt(watched: Any) -> None:

@@ -282,6 +282,7 @@ def test_models_are_listed_with_sizes_loaded_and_unloaded(watched: Any) -> None:
     expect(card).to_contain_text("6 layers × 8 heads")
     for said in ("base: it goes on", "gpt2", "fp16", "apache-2.0", "laplm/pocket"):
         expect(card).to_contain_text(said)
+    assert card.locator("dd wbr").count()  # a path breaks behind its slashes
     talker = page.locator("#models .model").filter(has_text="talker")
     expect(talker).to_contain_text("chat: it answers messages")
     expect(talker).not_to_contain_text("licence")
@@ -443,6 +444,14 @@ def test_the_theme_is_switched_and_kept(watched: Any) -> None:
     other = {"light": "dark", "dark": "light"}[before]
     page.reload()
     assert page.evaluate("document.documentElement.dataset.theme") == other
+
+
+def test_what_stands_in_empty_fields_is_no_fainter_than_notes(watched: Any) -> None:
+    watched.page.emulate_media(color_scheme="dark")
+    page = watched.open("tune")
+    field = page.get_by_label("Name of the result")
+    shown = field.evaluate("element => getComputedStyle(element, '::placeholder').color")
+    assert shown == page.locator("#about").evaluate("element => getComputedStyle(element).color")
 
 
 def test_files_hold_no_inline_code_and_no_address_outside() -> None:

@@ -9,6 +9,10 @@ import { allModels, chooseModel, chosenModel, onModels, refreshModels } from "./
 const withCode = (text) =>
   text.split("`").map((piece, i) => (i % 2 ? h("code", { text: piece }) : piece));
 
+/** A path, which may go on in another line behind its slashes. */
+const withBreaks = (path) =>
+  path.split(/(?<=[/\\])/).flatMap((piece, i) => (i ? [h("wbr"), piece] : [piece]));
+
 /** In which precisions a model is in memory, and what for. */
 const held = ({ precision, look_precision: look }) => {
   const writes = precision === "stored" ? "as stored" : precision;
@@ -69,7 +73,7 @@ function factsElement(model) {
       { class: "facts" },
       factsOf(model).flatMap(([what, value]) => [
         h("dt", { text: what }),
-        h("dd", { text: value }),
+        h("dd", {}, withBreaks(value)),
       ]),
     ),
   );

@@ -83,7 +83,7 @@ function drawNeurons(root, seen, act) {
       { class: "scroll", tabindex: "0", role: "region", "aria-label": "Most active neurons" },
       h(
         "table",
-        { class: "plain" },
+        { class: "plain neurons" },
         h(
           "thead",
           {},

@@ -38,8 +38,8 @@ export function drawLens(root, seen) {
     h("p", {
       class: "note",
       text:
-        "The likeliest next token read from the residual stream after each layer. Darker: more " +
-        "probable; bold: already the final answer.",
+        "The likeliest next token read from the residual stream after each layer. Fuller colour: " +
+        "more probable; bold: already the final answer.",
     }),
     h(
       "div",
