@@ -39,10 +39,7 @@ from laplm.native.simd import (
 )
 
 CHUNK_PAGES = k.CHUNK // k.PAGE
-TOTAL, VALUES = (
-    16,
-    32,
-)  # where in a partial the sum and the values begin; the largest score is first
+TOTAL, VALUES = 16, 32  # where a partial's sum and values are; its largest score is first
 
 
 @lower.inlined
