@@ -122,6 +122,11 @@ def larger(b: Builder, x: Value, y: Value) -> Value:
     return call(b, f"llvm.maxnum.v{x.type.count}f32", x.type, [x, y], fast=("nnan",))
 
 
+def largest(b: Builder, vector: Value) -> Value:
+    """The largest of the floats of a vector."""
+    return fold(b, vector, lambda p, q: larger(b, p, q))
+
+
 def half_to_float(b: Builder, bits: Value, isa: Isa) -> Value:
     """Sixteen half-precision numbers (as i16) to float, exact."""
     if isa.native_half:
@@ -423,7 +428,7 @@ def sum_lanes(b: Builder, x: Value) -> Value:
 @operation(f32, f32x16)
 def max_lanes(b: Builder, x: Value) -> Value:
     """The largest lane."""
-    return fold(b, x, lambda p, q: larger(b, p, q))
+    return largest(b, x)
 
 
 @operation(f32x16, f32x16, i64, i64, f32)

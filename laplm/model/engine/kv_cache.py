@@ -73,7 +73,7 @@ class KVCache:
         self._dim = -(-config.head_dim // 16) * 16
         self._page_bytes = bytes_per_position(config, kv) * PAGE
         self._pages: list[NDArray[Any]] = []
-        self._unused: list[NDArray[Any]] = []
+        self._unused: list[NDArray[Any]] = []  # made beside others, for positions to come
         self._first_private_page = 0  # pages before this one may be shared with another cache
         self._table = np.zeros(-(-self.context // PAGE), dtype=np.int64)
         self.table_address = self._table.ctypes.data

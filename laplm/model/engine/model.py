@@ -588,15 +588,12 @@ class GPT:
         shared = self._weight_bytes >= MIN_PARALLEL_BYTES or work >= MIN_PARALLEL_PRODUCTS
         args[k.N_THREADS] = threads = self.threads if shared else 1
         self._counters.fill(0)
-        chosen = threads > 1 and n <= k.MAX_REDUNDANT_ROWS
-        if chosen:
-            choice = self._choices[n]
+        choice = self._choices[n] if threads > 1 and n <= k.MAX_REDUNDANT_ROWS else None
+        if choice:
             args[k.N_THREADS] = threads = choice.threads
         self._split_attention(query_blocks, threads if decode_only else 1)
-        if not chosen:
-            self._pool.run(self._args_address, threads)
-        else:
-            before = time.perf_counter()
-            self._pool.run(self._args_address, threads)
+        before = time.perf_counter()
+        self._pool.run(self._args_address, threads)
+        if choice:
             choice.record((now := time.perf_counter()) - before, now)
         return logits[:, : self.config.vocab_size]

@@ -415,7 +415,7 @@ def to_whole(b: Builder, parts: list[Value], most: int) -> tuple[list[Value], Va
     sizes = [simd.call(b, "llvm.fabs.v16f32", F32V, [part]) for part in parts]
     while len(sizes) > 1:
         sizes = [simd.larger(b, sizes[0], sizes[1]), *sizes[2:]]
-    largest = simd.fold(b, sizes[0], lambda p, q: simd.larger(b, p, q))
+    largest = simd.largest(b, sizes[0])
     is_zero = b.fcmp_ordered("<", largest, ir.Constant(FLOAT, SMALLEST))
     inverse = b.fdiv(ir.Constant(FLOAT, float(most)), largest)
     inverse = simd.broadcast(b, b.select(is_zero, ir.Constant(FLOAT, 0.0), inverse), F32V)

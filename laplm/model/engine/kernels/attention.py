@@ -43,6 +43,12 @@ TOTAL, VALUES = 16, 32  # where a partial's sum and values are; its largest scor
 
 
 @lower.inlined
+def query_block(args: int, i: int) -> int:
+    """The address of the ``i``-th of the pass's query blocks."""
+    return get_i64(args, k.QUERY_BLOCKS) + i * k.QUERY_BLOCK_SIZE * 8
+
+
+@lower.inlined
 def softmax_numerators(row: int, first: int, length: int, padded: int, partial: int) -> None:
     """Scores to e**(score - largest), zero before ``first`` and from ``length`` on.
 
@@ -307,7 +313,7 @@ def make_prepare(prepare_heads: Any, barrier: Any) -> Any:
         while start >= 0:
             for head in range(start, end):
                 for i in range(get_i64(args, k.N_QUERY_BLOCKS)):
-                    block = get_i64(args, k.QUERY_BLOCKS) + i * k.QUERY_BLOCK_SIZE * 8
+                    block = query_block(args, i)
                     for t in range(get_i64(block, k.COUNT)):
                         prepare_heads(args, layer, head, get_i64(block, k.FIRST) + t,
                                       get_i64(block, k.TABLE),
@@ -342,13 +348,10 @@ def make_attend_whole(isa: Isa, spec: k.Spec, prepare_heads: Any, attend_some: A
         shared = get_i64(args, k.N_HEAD) // get_i64(args, k.N_KV_HEAD)
         of_kv = 1 if decode_only else shared
         following = min(item + 1, items - 1)
-        block = get_i64(args, k.QUERY_BLOCKS) + following % count * k.QUERY_BLOCK_SIZE * 8
-        next_table, next_pages, next_keys = first_keys(args, layer, following // count // of_kv,
-                                                       block)  # fmt: skip
-        head, block = (
-            item // count,
-            (get_i64(args, k.QUERY_BLOCKS) + item % count * k.QUERY_BLOCK_SIZE * 8),
+        next_table, next_pages, next_keys = first_keys(
+            args, layer, following // count // of_kv, query_block(args, following % count)
         )
+        head, block = item // count, query_block(args, item % count)
         token, table = get_i64(block, k.FIRST), get_i64(block, k.TABLE)
         position, keys = get_i64(block, k.POSITION), keys_of(args, layer, head // of_kv)
         if decode_only:
@@ -394,7 +397,7 @@ def make_attend_split(isa: Isa, spec: k.Spec, attend_some: Any) -> Any:
         start, _ = claim_chunk(args, phase, thread, items, 1)
         while start >= 0:
             chunk, i, head = start % split, start // split % count, start // split // count
-            block = get_i64(args, k.QUERY_BLOCKS) + i * k.QUERY_BLOCK_SIZE * 8
+            block = query_block(args, i)
             position, table = get_i64(block, k.POSITION), get_i64(block, k.TABLE)
             last = position // k.CHUNK
             if first_seen(args, layer, position) // k.CHUNK <= chunk and chunk <= last:
@@ -426,7 +429,7 @@ def make_merge_split(spec: k.Spec) -> Any:
         while start >= 0:
             for item in range(start, end):
                 head, i = item % heads, item // heads
-                block = get_i64(args, k.QUERY_BLOCKS) + i * k.QUERY_BLOCK_SIZE * 8
+                block = query_block(args, i)
                 position = get_i64(block, k.POSITION)
                 partials = get_i64(args, k.PARTIALS) + item * split * partial_bytes
                 first = first_seen(args, layer, position) // k.CHUNK
