@@ -243,7 +243,7 @@ def note_model(name: str, why: str) -> None:
 
 
 @contextlib.contextmanager
-def quick_start() -> Iterator[None]:
+def fast_startup() -> Iterator[None]:
     """Import NumPy and load a model here, without what takes a tenth of that and gives nothing.
 
     Python looks for no garbage, neither now nor later among what is made: hundreds of thousands of

@@ -19,8 +19,8 @@ from laplm.cli.arguments import (
     add_model,
     add_sampling,
     described_context,
+    fast_startup,
     open_for_generation,
-    quick_start,
     read_piped,
     read_prompt,
 )
@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
     question = _question(args.question)
     if question is None and args.json:
         raise InputError("--json is for one question: give it after the options, or pipe it in")
-    with quick_start(), progress_bars() as progress:
+    with fast_startup(), progress_bars() as progress:
         lm = open_for_generation(args, progress)
         session = _session(lm, args.system, _typed_settings(args))
         if question is not None:
@@ -125,7 +125,7 @@ def run(args: argparse.Namespace) -> int:
 def run_instead(args: argparse.Namespace) -> int:
     """What ``laplm run`` does on a terminal where nothing is to be continued; its options count."""
     settings = {name: value for name, value in _typed_settings(args).items() if value != []}
-    with quick_start(), progress_bars() as progress:
+    with fast_startup(), progress_bars() as progress:
         lm = open_for_generation(args, progress)
         session = _session(lm, None, settings)
         _ = lm.gpt

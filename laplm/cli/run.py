@@ -15,9 +15,9 @@ from laplm.cli.arguments import (
     add_json,
     add_model,
     add_sampling,
+    fast_startup,
     note_trailing_space,
     open_for_generation,
-    quick_start,
     read_prompt,
 )
 from laplm.cli.output import (
@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
 
         return chat.run_instead(args)
     prompt = read_prompt(args.prompt, args.prompt_file)
-    with quick_start(), progress_bars() as progress:
+    with fast_startup(), progress_bars() as progress:
         from laplm.run.request import GenerationOptions
 
         typed = {name: getattr(args, name) for name in GenerationOptions.__annotations__}

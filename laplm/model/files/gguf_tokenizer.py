@@ -198,7 +198,7 @@ class _Reader:
         merges = self._tokenizer_metadata("merges")
         if not isinstance(merges, list):
             self._damaged("its tokenizer has no tokenizer.ggml.merges")
-        backend = self._bpe(merge_pairs(merges), ignore_merges=ignore_merges)
+        backend = self._bpe(split_merges(merges), ignore_merges=ignore_merges)
         backend.pre_tokenizer = _pre_tokenizer(steps)
         backend.decoder = decoders.ByteLevel()
         return backend
@@ -241,7 +241,7 @@ class _Reader:
         """Gemma's merges follow the vocabulary, its scores do not."""
         merges = self._tokenizer_metadata("merges")
         if isinstance(merges, list):
-            return merge_pairs(merges)
+            return split_merges(merges)
         scores = self._numbers("scores")
         if scores is None or by_position:
             if not by_position:
@@ -301,7 +301,7 @@ def implied_merges(tokens: list[str], scores: NDArray[Any]) -> list[tuple[str, s
     return merges
 
 
-def merge_pairs(merges: list[str]) -> list[tuple[str, str]]:
+def split_merges(merges: list[str]) -> list[tuple[str, str]]:
     """The two tokens of each merge; the space between them is the first but at the beginning."""
     # There may be hundreds of thousands, and this is twice as quick as looking at each.
     pairs: list[Any] = [tuple(merge.split(" ", 1)) for merge in merges]

@@ -24,8 +24,8 @@ from laplm.model.chat import ChatTemplate
 from laplm.model.files.gguf_tokenizer import (
     PRE_TOKENIZERS,
     chat_templates,
-    merge_pairs,
     read_gguf_tokenizer,
+    split_merges,
 )
 from laplm.model.tokenizer import Tokenizer
 from laplm.run.language_model import LanguageModel
@@ -320,7 +320,7 @@ def test_the_space_between_two_tokens_is_the_first_but_at_the_beginning(merges: 
         left, _, right = merge[1:].partition(" ")
         return merge[0] + left, right
 
-    assert merge_pairs(merges) == [pair(merge) for merge in merges]
+    assert split_merges(merges) == [pair(merge) for merge in merges]
 
 
 # --- a model that people have -------------------------------------------------------------------

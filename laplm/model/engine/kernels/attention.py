@@ -174,15 +174,15 @@ def make_seen_pages(spec: k.Spec) -> Any:
     return seen_pages
 
 
-def make_keys_of(spec: k.Spec) -> Any:
-    """``keys_of(args, layer, kv_head)``: the offset of its keys in a page, in bytes."""
+def make_keys_offset(spec: k.Spec) -> Any:
+    """``keys_offset(args, layer, kv_head)``: the offset of its keys in a page, in bytes."""
     part_bytes = sum(k.page_part(spec.kv, spec.head_dim))
 
     @lower.inlined
-    def keys_of(args: int, layer: int, kv_head: int) -> int:
+    def keys_offset(args: int, layer: int, kv_head: int) -> int:
         return (layer * get_i64(args, k.N_KV_HEAD) + kv_head) * part_bytes
 
-    return keys_of
+    return keys_offset
 
 
 def make_attend_chunk(isa: Isa, spec: k.Spec, count: int) -> Any:
@@ -223,15 +223,15 @@ def make_attend_chunk(isa: Isa, spec: k.Spec, count: int) -> Any:
     return attend_chunk
 
 
-def make_attend_some(isa: Isa, spec: k.Spec) -> Any:
-    """``attend_some(count, …)``: ``attend_chunk`` for one to four queries."""
+def make_attend_queries(isa: Isa, spec: k.Spec) -> Any:
+    """``attend_queries(count, …)``: ``attend_chunk`` for one to four queries."""
     most = k.queries_together(spec.kv, isa.registers)
     attend_1, attend_2, attend_3, attend_4 = (
         make_attend_chunk(isa, spec, min(count, most)) for count in (1, 2, 3, 4)
     )
 
     @lower.kernel
-    def attend_some(
+    def attend_queries(
         count: int, args: int, thread: int, layer: int, table: int, position: int, token: int,
         head: int, token_step: int, head_step: int, keys: int, chunk: int, out: int,
         out_stride: int, next_table: int, next_pages: int, next_keys: int,
@@ -252,10 +252,10 @@ def make_attend_some(isa: Isa, spec: k.Spec) -> Any:
                          keys, chunk, out, out_stride, next_table, next_pages,
                          next_keys)  # fmt: skip
 
-    return attend_some
+    return attend_queries
 
 
-def make_attend(spec: k.Spec, attend_some: Any) -> Any:
+def make_attend(spec: k.Spec, attend_queries: Any) -> Any:
     """``attend(…)``: some queries that read one key head.
 
     Query i is token ``token + i * token_step`` and head ``head + i * head_step``, and reads the
@@ -282,7 +282,7 @@ def make_attend(spec: k.Spec, attend_some: Any) -> Any:
             if chunk < last:
                 page, then_pages = seen_pages(args, layer, chunk + 1, position, end)
                 then_table, then_keys = table + page * 8, keys
-            attend_some(count, args, thread, layer, table, position, token, head, token_step,
+            attend_queries(count, args, thread, layer, table, position, token, head, token_step,
                         head_step, keys, chunk, partials if chunk == first else following,
                         partial_bytes, then_table, then_pages, then_keys)  # fmt: skip
             if chunk > first:
@@ -296,7 +296,7 @@ def make_attend(spec: k.Spec, attend_some: Any) -> Any:
 
 
 @lower.inlined
-def claim_size(items: int, threads: int) -> int:
+def items_per_claim(items: int, threads: int) -> int:
     """How many items of attention a thread claims at a time."""
     return max(1, min(4, items // (threads * 4)))
 
@@ -324,12 +324,12 @@ def make_prepare(prepare_heads: Any, barrier: Any) -> Any:
     return prepare
 
 
-def make_attend_whole(isa: Isa, spec: k.Spec, prepare_heads: Any, attend_some: Any) -> Any:
+def make_attend_whole(isa: Isa, spec: k.Spec, prepare_heads: Any, attend_queries: Any) -> Any:
     """``attend_whole(args, thread, phase, layer)``: each block of each head by one thread.
 
     Single tokens' queries that share a key head are taken together, and prepared here.
     """
-    attend, keys_of = make_attend(spec, attend_some), make_keys_of(spec)
+    attend, keys_offset = make_attend(spec, attend_queries), make_keys_offset(spec)
     first_seen, seen_pages = make_first_seen(spec), make_seen_pages(spec)
     together = k.queries_together(spec.kv, isa.registers)
 
@@ -339,7 +339,7 @@ def make_attend_whole(isa: Isa, spec: k.Spec, prepare_heads: Any, attend_some: A
         position = get_i64(block, k.POSITION)
         chunk = first_seen(args, layer, position) // k.CHUNK
         page, pages = seen_pages(args, layer, chunk, position, position)
-        return get_i64(block, k.TABLE) + page * 8, pages, keys_of(args, layer, kv_head)
+        return get_i64(block, k.TABLE) + page * 8, pages, keys_offset(args, layer, kv_head)
 
     @lower.kernel
     def attend_item(args: int, thread: int, layer: int, item: int, items: int) -> None:
@@ -353,7 +353,7 @@ def make_attend_whole(isa: Isa, spec: k.Spec, prepare_heads: Any, attend_some: A
         )
         head, block = item // count, query_block(args, item % count)
         token, table = get_i64(block, k.FIRST), get_i64(block, k.TABLE)
-        position, keys = get_i64(block, k.POSITION), keys_of(args, layer, head // of_kv)
+        position, keys = get_i64(block, k.POSITION), keys_offset(args, layer, head // of_kv)
         if decode_only:
             prepare_heads(args, layer, head, token, table, position)
             for query in range(0, shared, together):
@@ -370,7 +370,7 @@ def make_attend_whole(isa: Isa, spec: k.Spec, prepare_heads: Any, attend_some: A
         if get_i64(args, k.DECODE_ONLY):
             heads = get_i64(args, k.N_KV_HEAD)
         items = heads * get_i64(args, k.N_QUERY_BLOCKS)
-        size = claim_size(items, get_i64(args, k.N_THREADS))
+        size = items_per_claim(items, get_i64(args, k.N_THREADS))
         start, end = claim_chunk(args, phase, thread, items, size)
         while start >= 0:
             for item in range(start, end):
@@ -380,12 +380,12 @@ def make_attend_whole(isa: Isa, spec: k.Spec, prepare_heads: Any, attend_some: A
     return attend_whole
 
 
-def make_attend_split(isa: Isa, spec: k.Spec, attend_some: Any) -> Any:
+def make_attend_split(isa: Isa, spec: k.Spec, attend_queries: Any) -> Any:
     """``attend_split(args, thread, phase, layer, split)``: partials of single tokens.
 
     Each of ``split`` chunks of each key head is worked out by one thread.
     """
-    keys_of, partial_bytes = make_keys_of(spec), k.partial_bytes(spec.head_dim)
+    keys_offset, partial_bytes = make_keys_offset(spec), k.partial_bytes(spec.head_dim)
     first_seen, seen_pages = make_first_seen(spec), make_seen_pages(spec)
     together = k.queries_together(spec.kv, isa.registers)
 
@@ -401,11 +401,11 @@ def make_attend_split(isa: Isa, spec: k.Spec, attend_some: Any) -> Any:
             position, table = get_i64(block, k.POSITION), get_i64(block, k.TABLE)
             last = position // k.CHUNK
             if first_seen(args, layer, position) // k.CHUNK <= chunk and chunk <= last:
-                keys = keys_of(args, layer, head)
+                keys = keys_offset(args, layer, head)
                 page, next_pages = seen_pages(args, layer, min(chunk + 1, last), position, position)
                 for query in range(head * shared, (head + 1) * shared, together):
                     out = (i * heads + query) * split + chunk
-                    attend_some(min(together, (head + 1) * shared - query), args, thread, layer,
+                    attend_queries(min(together, (head + 1) * shared - query), args, thread, layer,
                                 table, position, get_i64(block, k.FIRST), query, 0, 1, keys, chunk,
                                 get_i64(args, k.PARTIALS) + out * partial_bytes,
                                 split * partial_bytes, table + page * 8, next_pages,
@@ -424,7 +424,7 @@ def make_merge_split(spec: k.Spec) -> Any:
     def merge_split(args: int, thread: int, phase: int, layer: int, split: int) -> None:
         heads = get_i64(args, k.N_HEAD)
         items = heads * get_i64(args, k.N_QUERY_BLOCKS)
-        size = claim_size(items, get_i64(args, k.N_THREADS))
+        size = items_per_claim(items, get_i64(args, k.N_THREADS))
         start, end = claim_chunk(args, phase, thread, items, size)
         while start >= 0:
             for item in range(start, end):
@@ -444,10 +444,10 @@ def make_merge_split(spec: k.Spec) -> Any:
 
 def make_attention(isa: Isa, spec: k.Spec, barrier: Any) -> Any:
     """``attention(args, thread, phase, layer)``: prepare queries and keys, then attend."""
-    prepare_heads, attend_some = make_prepare_heads(isa, spec), make_attend_some(isa, spec)
+    prepare_heads, attend_queries = make_prepare_heads(isa, spec), make_attend_queries(isa, spec)
     prepare = make_prepare(prepare_heads, barrier)
-    attend_whole = make_attend_whole(isa, spec, prepare_heads, attend_some)
-    attend_split, merge_split = make_attend_split(isa, spec, attend_some), make_merge_split(spec)
+    attend_whole = make_attend_whole(isa, spec, prepare_heads, attend_queries)
+    attend_split, merge_split = make_attend_split(isa, spec, attend_queries), make_merge_split(spec)
 
     @lower.kernel
     def attention(args: int, thread: int, phase: int, layer: int) -> int:
