@@ -23,6 +23,9 @@ from laplm.errors import WriteError, format_bytes
 ANOTHER_DIRECTORY = "choose another directory"
 """Advice where a person said where to write."""
 
+BLOCK = 1 << 21
+"""Bytes that a file is written in at a time: a large page of memory, where the system has them."""
+
 _STALE_SECONDS = 3600  # temporary files older than this belong to a process that died
 
 
@@ -50,7 +53,7 @@ def write_file(
         size = len(content)
     with (
         new_file(path, advice=advice, size=size, error=error) as temporary,
-        temporary.open("xb") as file,
+        temporary.open("xb", buffering=BLOCK) as file,
     ):
         if isinstance(content, bytes):
             file.write(content)

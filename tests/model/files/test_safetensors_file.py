@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import io
 import json
 import os
 import shutil
@@ -23,6 +24,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from laplm.errors import ModelFormatError, WriteError
+from laplm.files import BLOCK
 from laplm.model.files.safetensors_file import (
     check_finite,
     map_safetensors,
@@ -148,6 +150,49 @@ def test_arrays_are_made_one_at_a_time(tmp_path: Path) -> None:
     entries = [(str(i), "F32", (1000,), maker) for i in range(5)]
     write_safetensors(tmp_path / "file.safetensors", entries, {})
     assert len(alive) == 5
+
+
+@pytest.mark.parametrize("checksum", [False, True])
+def test_blocks_reach_the_system_whole(
+    tmp_path: Path, checksum: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writes: list[tuple[int, int]] = []
+    path_open = Path.open
+
+    class Recorder(io.FileIO):
+        def write(self, data: Any, /) -> int:
+            writes.append((self.tell(), len(data)))
+            return super().write(data) or 0
+
+    def recording_open(path: Path, mode: str, buffering: int = -1) -> Any:
+        if mode != "xb":
+            return path_open(path, mode, buffering)
+        return io.BufferedWriter(Recorder(path, "x"), buffering)
+
+    monkeypatch.setattr(Path, "open", recording_open)
+    sizes = [100_000, BLOCK - 1, 3 * BLOCK + 5, 7]
+    arrays = [np.full(size, i, np.uint8) for i, size in enumerate(sizes)]
+    entries = [
+        (str(i), "U8", x.shape, lambda x=x: x)  # type: ignore[misc]
+        for i, x in enumerate(arrays)
+    ]
+    write_safetensors(tmp_path / "f", entries, {}, checksum=checksum)
+    assert all(size == BLOCK and at % BLOCK == 0 for at, size in writes[:-1]), writes
+    read, _ = map_safetensors(tmp_path / "f", checksum=checksum)
+    assert all(np.array_equal(read[str(i)], x) for i, x in enumerate(arrays))
+
+
+@pytest.mark.skipif(
+    not Path("/sys/kernel/mm/transparent_hugepage").is_dir(), reason="no large pages in this system"
+)
+def test_large_pages_are_asked_for(tmp_path: Path) -> None:
+    write_safetensors(
+        tmp_path / "asked", [("x", "U8", (3 * BLOCK,), lambda: np.zeros(3 * BLOCK, np.uint8))], {}
+    )
+    arrays, _ = map_safetensors(tmp_path / "asked")
+    mapping = Path("/proc/self/smaps").read_text().split(str(tmp_path / "asked"))[1]
+    flags = next(line for line in mapping.splitlines() if line.startswith("VmFlags"))
+    assert "hg" in flags.split(), arrays
 
 
 def test_missing_directories_are_made(tmp_path: Path) -> None:
