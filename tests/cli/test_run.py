@@ -287,7 +287,7 @@ def test_the_first_use_says_what_it_does(run, tiny_model_dir, tmp_path, monkeypa
     first, second = (run("The", "-n", 2, "--seed", 1) for _ in range(2))
     *notes, summary = first.err.splitlines()
     assert notes == [
-        "preparing weights (once)", "compiling for this CPU, some seconds (once)"
+        "compiling for this CPU, some seconds (once)", "preparing weights (once)"
     ]  # fmt: skip
     assert SUMMARY.match(summary)
     assert second.err.count("\n") == 1

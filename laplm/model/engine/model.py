@@ -189,7 +189,6 @@ class GPT:
             weights[matrix.form.name] += matrix.n_out * matrix.n_in
         self.main_format: Format = FORMATS[weights.most_common(1)[0][0]]
         self._spec = kernel_spec(self.config, (matrix.form.name for matrix in self._matrices))
-        self._packed = prepared(checkpoint, precision, progress)
         self._rows = {
             role: checkpoint.rows(tensor_spec(self.config, role).name)
             for role in ("embed", "pos_embed")
@@ -198,7 +197,9 @@ class GPT:
         self._family = family_of(self.config)
         self._kv = self._spec.kv
         self._together = k.queries_together(self._kv, self.isa.registers)
+        # Before the weights are mapped, so that what LLVM needs is not in memory beside them.
         self._engine = _load_kernels(self._spec, progress)
+        self._packed = prepared(checkpoint, precision, progress)
         self._pool = ThreadPool(self._engine, self.threads)
         weakref.finalize(self, self._pool.shutdown)
         # By tokens of a pass.
