@@ -224,11 +224,11 @@ def make_attend_chunk(isa: Isa, spec: k.Spec, count: int) -> Any:
 
 
 def make_attend_queries(isa: Isa, spec: k.Spec) -> Any:
-    """``attend_queries(count, …)``: ``attend_chunk`` for one to four queries."""
+    """``attend_queries(count, …)``: ``attend_chunk`` for one to ``queries_together`` queries."""
     most = k.queries_together(spec.kv, isa.registers)
-    attend_1, attend_2, attend_3, attend_4 = (
-        make_attend_chunk(isa, spec, min(count, most)) for count in (1, 2, 3, 4)
-    )
+    attend_1, attend_2 = (make_attend_chunk(isa, spec, count) for count in (1, 2))
+    if most > 2:
+        attend_3, attend_4 = (make_attend_chunk(isa, spec, count) for count in (3, 4))
 
     @lower.kernel
     def attend_queries(
