@@ -19,7 +19,7 @@ from laplm.model.engine import kernel_args as k
 from laplm.model.engine.kernels.activation import exp
 from laplm.model.engine.kernels.norm import make_head_norm
 from laplm.model.engine.kernels.rope import make_rotate, table_width
-from laplm.model.engine.kernels.threads import claim_chunk
+from laplm.model.engine.kernels.threads import claim_items
 from laplm.native import lower
 from laplm.native.isa import Isa
 from laplm.native.simd import (
@@ -309,7 +309,7 @@ def make_prepare(prepare_heads: Any, barrier: Any) -> Any:
         # By heads: the keys of neighbouring tokens share cache lines, which two threads would
         # pull back and forth between them.
         kv_heads = get_i64(args, k.N_KV_HEAD)
-        start, end = claim_chunk(args, phase, thread, kv_heads, 1)
+        start, end = claim_items(args, phase, thread, kv_heads, 1)
         while start >= 0:
             for head in range(start, end):
                 for i in range(get_i64(args, k.N_QUERY_BLOCKS)):
@@ -318,7 +318,7 @@ def make_prepare(prepare_heads: Any, barrier: Any) -> Any:
                         prepare_heads(args, layer, head, get_i64(block, k.FIRST) + t,
                                       get_i64(block, k.TABLE),
                                       get_i64(block, k.POSITION) + t)  # fmt: skip
-            start, end = claim_chunk(args, phase, thread, kv_heads, 1)
+            start, end = claim_items(args, phase, thread, kv_heads, 1)
         return barrier(args, thread, phase, 0, 0)
 
     return prepare
@@ -371,11 +371,11 @@ def make_attend_whole(isa: Isa, spec: k.Spec, prepare_heads: Any, attend_queries
             heads = get_i64(args, k.N_KV_HEAD)
         items = heads * get_i64(args, k.N_QUERY_BLOCKS)
         size = items_per_claim(items, get_i64(args, k.N_THREADS))
-        start, end = claim_chunk(args, phase, thread, items, size)
+        start, end = claim_items(args, phase, thread, items, size)
         while start >= 0:
             for item in range(start, end):
                 attend_item(args, thread, layer, item, items)
-            start, end = claim_chunk(args, phase, thread, items, size)
+            start, end = claim_items(args, phase, thread, items, size)
 
     return attend_whole
 
@@ -394,7 +394,7 @@ def make_attend_split(isa: Isa, spec: k.Spec, attend_queries: Any) -> Any:
         heads, kv_heads = get_i64(args, k.N_HEAD), get_i64(args, k.N_KV_HEAD)
         count, shared = get_i64(args, k.N_QUERY_BLOCKS), heads // kv_heads
         items = kv_heads * count * split
-        start, _ = claim_chunk(args, phase, thread, items, 1)
+        start, _ = claim_items(args, phase, thread, items, 1)
         while start >= 0:
             chunk, i, head = start % split, start // split % count, start // split // count
             block = query_block(args, i)
@@ -410,7 +410,7 @@ def make_attend_split(isa: Isa, spec: k.Spec, attend_queries: Any) -> Any:
                                 get_i64(args, k.PARTIALS) + out * partial_bytes,
                                 split * partial_bytes, table + page * 8, next_pages,
                                 keys)  # fmt: skip
-            start, _ = claim_chunk(args, phase, thread, items, 1)
+            start, _ = claim_items(args, phase, thread, items, 1)
 
     return attend_split
 
@@ -425,7 +425,7 @@ def make_merge_split(spec: k.Spec) -> Any:
         heads = get_i64(args, k.N_HEAD)
         items = heads * get_i64(args, k.N_QUERY_BLOCKS)
         size = items_per_claim(items, get_i64(args, k.N_THREADS))
-        start, end = claim_chunk(args, phase, thread, items, size)
+        start, end = claim_items(args, phase, thread, items, size)
         while start >= 0:
             for item in range(start, end):
                 head, i = item % heads, item // heads
@@ -437,7 +437,7 @@ def make_merge_split(spec: k.Spec) -> Any:
                 for chunk in range(first + 1, position // k.CHUNK + 1):
                     merge(into, partials + chunk * partial_bytes)
                 write_z(args, get_i64(block, k.FIRST), head, into)
-            start, end = claim_chunk(args, phase, thread, items, size)
+            start, end = claim_items(args, phase, thread, items, size)
 
     return merge_split
 

@@ -2,7 +2,7 @@
 
 Every thread calls ``forward(args, thread)``: ``reference.forward``, layer by layer. ``args`` is an
 array of 64-bit integers (addresses and sizes, ``kernel_args.py`` says where) that ``model.py``
-fills in. Nothing here allocates, and no result depends on which thread does a chunk.
+fills in. Nothing here allocates, and no result depends on which thread works out what.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from laplm.model.engine import tiles
 from laplm.model.engine.formats import CODES, FORMATS, SUPER, Format
 from laplm.model.engine.kernels.activation import activate
 from laplm.model.engine.kernels.norm import layer_norm, rms_norm
-from laplm.model.engine.kernels.threads import claim_chunk
+from laplm.model.engine.kernels.threads import claim_items
 from laplm.native import lower
 from laplm.native.isa import Isa
 from laplm.native.simd import get_i64, keep_between, load, store
@@ -79,13 +79,13 @@ def make_linear_inputs(spec: k.Spec, barrier: Any, *, floats: bool) -> Any:
                 row = rows + which * row_width * 4
                 input_row(args, thread, t, row, norm, gain, shift, n_in, act, scale, total)
             return phase
-        start, end = claim_chunk(args, phase, thread, tokens, 4)
+        start, end = claim_items(args, phase, thread, tokens, 4)
         while start >= 0:
             for t in range(start, end):
                 which = get_i64(index, t) if index else t
                 row = rows + which * row_width * 4
                 input_row(args, thread, t, row, norm, gain, shift, n_in, act, scale, total)
-            start, end = claim_chunk(args, phase, thread, tokens, 4)
+            start, end = claim_items(args, phase, thread, tokens, 4)
         return barrier(args, thread, phase, 0, 0)
 
     return inputs
@@ -214,16 +214,16 @@ def make_linear(isa: Isa, spec: k.Spec, form: Format, barrier: Any) -> Any:
         n_in, n_out = get_i64(m, k.N_IN), get_i64(m, k.N_OUT)
         count = (n_out + 15) // 16
         threads = get_i64(args, k.N_THREADS)
-        # Whole register blocks; long runs of memory, but enough chunks to share out evenly.
+        # Whole register blocks; long runs of memory, but enough claims to share out evenly.
         blocks = min(16, count // (threads * 8)) // together
         size = max(1, blocks) * together
-        start, end = claim_chunk(args, phase, thread, count, size)
+        start, end = claim_items(args, phase, thread, count, size)
         while start >= 0:
             rows(get_i64(m, k.WEIGHTS), get_i64(m, k.SCALES), get_i64(m, k.BIAS), n_in, x, x_stride,
                  x_scale, x_sum, start, end, tokens, out, out_width * 4, store_mode)  # fmt: skip
             if activation != k.NO_ACTIVATION:
                 activate_rows(args, activation, out, out_width, n_out, start, end, tokens)
-            start, end = claim_chunk(args, phase, thread, count, size)
+            start, end = claim_items(args, phase, thread, count, size)
         return barrier(args, thread, phase, get_i64(m, k.NEXT_WEIGHTS), get_i64(m, k.NEXT_BYTES))
 
     return linear

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from laplm.model.engine import kernel_args as k
-from laplm.model.engine.kernels.threads import claim_chunk
+from laplm.model.engine.kernels.threads import claim_items
 from laplm.native import lower
 from laplm.native.simd import (
     fma,
@@ -81,7 +81,7 @@ def make_add_sublayer(spec: k.Spec, barrier: Any) -> Any:
     @lower.kernel
     def add_sublayer(args: int, thread: int, phase: int, tokens: int, gain: int) -> int:
         width = get_i64(args, k.WIDTH)
-        start, end = claim_chunk(args, phase, thread, tokens, 1)
+        start, end = claim_items(args, phase, thread, tokens, 1)
         while start >= 0:
             for t in range(start, end):
                 x = get_i64(args, k.X) + t * width * 4
@@ -90,7 +90,7 @@ def make_add_sublayer(spec: k.Spec, barrier: Any) -> Any:
                     rms_norm(args, added, gain, 0, added)
                 for i in range(0, width, 16):
                     store(x, i, load(x, i) + load(added, i))
-            start, end = claim_chunk(args, phase, thread, tokens, 1)
+            start, end = claim_items(args, phase, thread, tokens, 1)
         return barrier(args, thread, phase, 0, 0)
 
     return add_sublayer

@@ -1,8 +1,8 @@
-"""How the threads of a pool share a forward pass: chunks of work, barriers, launch and sleep.
+"""How the threads of a pool share a forward pass: work stealing, barriers, launch and sleep.
 
-A phase (a linear layer, attention, …) is cut into chunks; each thread claims chunks of its own
-range, then steals from the others'. A spin barrier ends the phase. A thread that waits for others
-fetches the weights that come next.
+A phase (a linear layer, attention, …) has a number of items: tokens, tiles of output rows, heads.
+Each thread claims some of its own range at a time, then steals from the others'. A spin barrier
+ends the phase. A thread that waits for others prefetches the weights that come next.
 """
 
 from __future__ import annotations
@@ -61,23 +61,23 @@ def make_barrier(isa: Isa) -> Any:
 
 
 @lower.kernel
-def claim_chunk(args: int, phase: int, thread: int, count: int, size: int) -> tuple[int, int]:
-    """The next chunk of ``range(count)``, ``size`` long or less: (start, end), or (-1, -1).
+def claim_items(args: int, phase: int, thread: int, count: int, size: int) -> tuple[int, int]:
+    """The next ``size`` items of ``range(count)``, or fewer: (start, end); (-1, -1) at the end.
 
     Work stealing: a thread's own range first, then what is left of the others'.
     """
     threads = get_i64(args, k.N_THREADS)
-    chunks = (count + size - 1) // size
+    claims = (count + size - 1) // size
     for step in range(threads):
         victim = thread + step
         if victim >= threads:
             victim -= threads
-        first, last = chunks * victim // threads, chunks * (victim + 1) // threads
+        first, last = claims * victim // threads, claims * (victim + 1) // threads
         counter = get_i64(args, k.COUNTERS) + (phase * threads + victim) * 64
         if first + atomic_get(counter) < last:
-            chunk = first + atomic_add(counter, 1)
-            if chunk < last:
-                return chunk * size, min((chunk + 1) * size, count)
+            claim = first + atomic_add(counter, 1)
+            if claim < last:
+                return claim * size, min((claim + 1) * size, count)
     return -1, -1
 
 
