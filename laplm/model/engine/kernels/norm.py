@@ -22,7 +22,7 @@ from laplm.native.simd import (
 
 
 @lower.kernel
-def layer_norm(args: int, row: int, gain: int, shift: int, out: int) -> None:
+def layer_norm(args: int, row: int, gain: int, bias: int, out: int) -> None:
     """(C,) floats to (C,) floats; the padding stays zero."""
     c, width, n = get_i64(args, k.N_EMBD), get_i64(args, k.WIDTH), splat(get_i64(args, k.N_EMBD))
     total = splat(0.0)
@@ -36,12 +36,12 @@ def layer_norm(args: int, row: int, gain: int, shift: int, out: int) -> None:
     variance = splat(sum_lanes(total)) / n
     inverse = inverse_root(variance + splat(get_f32(get_i64(args, k.EPSILON), 0)))
     for i in range(0, width, 16):
-        store(out, i, fma((load(row, i) - mean) * inverse, load(gain, i), load(shift, i)))
+        store(out, i, fma((load(row, i) - mean) * inverse, load(gain, i), load(bias, i)))
 
 
 @lower.kernel
-def rms_norm(args: int, row: int, gain: int, shift: int, out: int) -> None:
-    """(C,) floats to (C,) floats; ``shift`` is there to be called as ``layer_norm`` is."""
+def rms_norm(args: int, row: int, gain: int, bias: int, out: int) -> None:
+    """(C,) floats to (C,) floats; ``bias`` is not used: the call is that of ``layer_norm``."""
     width, n = get_i64(args, k.WIDTH), splat(get_i64(args, k.N_EMBD))
     total = splat(0.0)
     for i in range(0, width, 16):

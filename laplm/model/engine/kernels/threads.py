@@ -27,7 +27,7 @@ from laplm.native.simd import (
 def make_barrier(isa: Isa) -> Any:
     """``barrier(args, thread, phase, weights, size)``: until every thread has ended the phase.
 
-    Gives the next phase. ``weights`` are those of the next matrix, of ``size`` bytes: a thread
+    Returns the next phase. ``weights`` are those of the next matrix, of ``size`` bytes: a thread
     prefetches the beginning of its share, and more of it while it waits.
     """
     pause = simd.make_pause(isa)
@@ -52,7 +52,7 @@ def make_barrier(isa: Isa) -> Any:
             else:
                 pause()
                 spins += 1
-            if spins == pool.SPINS_BEFORE_YIELD:  # another program may have our core's partner
+            if spins == pool.SPINS_BEFORE_YIELD:  # the thread we wait for may need this core
                 give_way()
                 spins = 0
         return phase + 1
@@ -87,10 +87,11 @@ def make_pool(isa: Isa, forward: Any) -> tuple[Any, Any]:
 
     @lower.kernel
     def launch(control: int, args: int) -> int:
-        """Announce ``args`` to their threads; returns 0 after running them, else how many to wake.
+        """Announce ``args`` to the threads that it counts, and run this thread's part.
 
-        Those are marked ``TO_WAKE``; the caller wakes them, then runs ``forward(args, 0)``. Threads
-        that ``args`` does not count are told nothing, and so touch nothing of it.
+        Where some are parked it runs nothing, and returns how many: the caller wakes those marked
+        ``TO_WAKE``, then runs ``forward(args, 0)``. Else it returns 0. Other threads of the pool
+        are told nothing, and so touch nothing of ``args``.
         """
         atomic_set(control + pool.CURRENT_ARGS * 8, args)
         parked = 0
