@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         write(f"{visible(args.model)} is deleted, {freed / 1e6:,.1f} MB are free\n")
         return 0
     if args.action == "show":
-        return _show(locate.describe(args.model), as_json=args.json)
+        return _show(args.model, as_json=args.json)
     found = locate.installed()
     if args.json:
         write_json([_values(m) for m in found])
@@ -88,36 +88,38 @@ _LABELS = {
 }  # fmt: skip
 
 
-def _show(model: InstalledModel, *, as_json: bool) -> int:
+def _show(name: str, *, as_json: bool) -> int:
     """One model: what it is, and what it is made of."""
+    from laplm.hub import locate
     from laplm.hub.licence import licence_of
-    from laplm.hub.locate import is_adapter
     from laplm.model.files.checkpoint import open_checkpoint, read_config
 
+    file = locate.gguf_tables(name)
+    model = locate.describe(name, file)
     values = _values(model)
-    if is_adapter(model.path):
+    if locate.is_adapter(model.path):
         from laplm.model.files.adapter import read_adapter_config
 
         values["base_model"] = read_adapter_config(model.path).base_model_name_or_path
     elif model.n_parameters is not None:
-        config = read_config(model.path)
+        config = read_config(model.path, file)
         names = ("n_layer", "n_embd", "n_head", "n_kv_head", "n_ctx", "vocab_size")
-        values |= {name: getattr(config, name) for name in names}
+        values |= {each: getattr(config, each) for each in names}
         if model.dtype is not None and model.problem is None:
             from laplm.model.engine.matrices import default_precision
             from laplm.model.engine.model import cache_bytes
 
-            checkpoint = open_checkpoint(model.path)
-            each = cache_bytes(checkpoint, default_precision(checkpoint))
-            values["context_bytes"] = config.n_ctx * each
-    values["licence"] = licence_of(model.path)
+            checkpoint = open_checkpoint(model.path, file)
+            position_bytes = cache_bytes(checkpoint, default_precision(checkpoint))
+            values["context_bytes"] = config.n_ctx * position_bytes
+    values["licence"] = licence_of(model.path, file)
     if as_json:
         write_json(values)
         return 0
-    for name, value in values.items():
+    for key, value in values.items():
         if value is not None:
             shown = f"{value:,}" if isinstance(value, int) else str(value)
-            label = _LABELS.get(name, name.replace("_", " "))
+            label = _LABELS.get(key, key.replace("_", " "))
             write(visible(f"{label:<14}  {' '.join(shown.splitlines())}") + "\n")
     return 0
 

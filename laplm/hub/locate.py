@@ -12,11 +12,14 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from laplm import built_in
 from laplm.errors import LaplmError, ModelNotFoundError, did_you_mean, one_of
 from laplm.hub.known import KNOWN, KnownModel
+
+if TYPE_CHECKING:
+    from laplm.model.files.gguf_reader import GGUFFile
 
 POCKET = "pocket"
 PACKAGED = "models"
@@ -369,15 +372,38 @@ def installed() -> list[InstalledModel]:
     return models
 
 
-def describe(name: str) -> InstalledModel:
+def describe(name: str, file: GGUFFile | None = None) -> InstalledModel:
     """What a model on disk is.
+
+    Args:
+        name: as ``locate`` takes it.
+        file: the tables of its GGUF file, where they have been read already.
 
     Raises:
         ModelNotFoundError: nothing of this name is on disk, or only a part of it.
     """
     if name == POCKET:
         return _describe_built_in()
-    return _describe(name, locate(name))
+    return _describe(name, locate(name), file=file)
+
+
+def gguf_tables(name: str) -> GGUFFile | None:
+    """The tables of a model's GGUF file: they take a moment to read, and tell all about it.
+
+    None for other models, and for a file that cannot be read: ``describe`` says why.
+
+    Raises:
+        ModelNotFoundError: nothing of this name is on disk, or only a part of it.
+    """
+    if name == POCKET:
+        return None
+    path = locate(name)
+    with contextlib.suppress(LaplmError, OSError):
+        if path.is_file():
+            from laplm.model.files.gguf_reader import read_gguf
+
+            return read_gguf(path)
+    return None
 
 
 def _describe_folder(name: str, repo: str, folder: Path) -> InstalledModel | None:
@@ -412,10 +438,12 @@ def _describe_built_in() -> InstalledModel:
     return dataclasses.replace(model, summary=built_in.summary())
 
 
-def _describe(name: str, path: Path, problem: str | None = None) -> InstalledModel:
+def _describe(
+    name: str, path: Path, problem: str | None = None, file: GGUFFile | None = None
+) -> InstalledModel:
     with contextlib.suppress(PermissionError):
         if path.is_file():
-            return _describe_file(name, path)
+            return _describe_file(name, path, file)
     from laplm.model.files.checkpoint import open_checkpoint, read_config
 
     n_parameters, dtype, family = None, None, None
@@ -453,22 +481,29 @@ def _describe_adapter(name: str, path: Path) -> InstalledModel:
     return InstalledModel(name, path, n_parameters, size, None, problem, family=family)
 
 
-def _describe_file(name: str, path: Path) -> InstalledModel:
+def _describe_file(name: str, path: Path, file: GGUFFile | None) -> InstalledModel:
     """A GGUF file. Its vocabulary takes a moment to read, and people have dozens: read once."""
     try:
         stat = path.stat()
     except OSError as error:  # just deleted
         return InstalledModel(name, path, None, 0, None, f"it cannot be read: {error.strerror}")
+    if file is not None:
+        return dataclasses.replace(_describe_tables(path, stat.st_size, file), name=name)
     return dataclasses.replace(_read_file(path, stat.st_size, stat.st_mtime_ns), name=name)
 
 
 @functools.lru_cache(maxsize=1024)
 def _read_file(path: Path, size: int, changed: int) -> InstalledModel:
     """What a GGUF file of a size is, as of the time when it was changed."""
+    return _describe_tables(path, size, None)
+
+
+def _describe_tables(path: Path, size: int, file: GGUFFile | None) -> InstalledModel:
+    """What a GGUF file of a size is by its tables, which are read where they have not been."""
     from laplm.model.files.checkpoint import open_checkpoint
 
     try:
-        checkpoint = open_checkpoint(path)
+        checkpoint = open_checkpoint(path, file)
     except LaplmError as error:
         return InstalledModel(str(path), path, None, size, None, str(error))
     config = checkpoint.config

@@ -70,7 +70,7 @@ def model_directory(directory: Path, record: Mapping[str, Any]) -> Path:
     return Path(record.get("directory") or directory / "model")
 
 
-def opening_of(record: Mapping[str, Any]) -> tuple[str | None, bool]:
+def document_opening(record: Mapping[str, Any]) -> tuple[str | None, bool]:
     """How a document of a run begins, and whether that is a question of a conversation.
 
     Plans of earlier versions have the first window that is trained on, which begins with a

@@ -67,9 +67,9 @@ def equation(
         for i, (axes, term) in enumerate(zip(every, terms, strict=True)):
             own = _limit([term]) if i in apart else limit
             image = (
-                figures.paint(axes, term.values, limit=1.0)
+                figures.draw_heatmap(axes, term.values, limit=1.0)
                 if i in shares
-                else figures.paint(axes, term.values, diverging=True, limit=own)
+                else figures.draw_heatmap(axes, term.values, diverging=True, limit=own)
             )
             # As many digits as fit a cell.
             texts = [
@@ -127,7 +127,7 @@ def word_grid(
     with figures.style_context():
         figures.sheet_title(figure, title, subtitle)
         axes = figure.add_subplot()
-        image = figures.paint(axes, values, limit=1.0)
+        image = figures.draw_heatmap(axes, values, limit=1.0)
         figures.write_texts(axes, values, image, texts)
         axes.set_xticks(range(len(column_labels)), list(map(figures.shorten, column_labels)))
         axes.set_yticks(range(len(row_labels)), list(map(figures.shorten, row_labels)))
@@ -274,7 +274,7 @@ def head(tokens: Sequence[str], pattern: Array, title: str, *, subtitle: str = "
         left.set_title(
             f"from “{labels[-1]}” it looks at", fontsize=10.5, fontweight="normal", loc="center"
         )
-        image = figures.paint(right, hidden, limit=1.0)
+        image = figures.draw_heatmap(right, hidden, limit=1.0)
         if n <= 10:
             figures.write_numbers(right, hidden, image, 2)
         figures.label_ticks(right, labels, labels)

@@ -110,7 +110,7 @@ def loop(b: Builder, count: Value, carried: list[Value], body: Body) -> list[Val
 
 
 def place(b: Builder, base: Value, *terms: tuple[Value | int, Value | int]) -> Value:
-    """``base`` plus the sum of products, in bytes."""
+    """The address ``base`` plus the sum of ``index * stride`` over the terms, in bytes."""
     for x, y in terms:
         x, y = (ir.Constant(I64, v) if isinstance(v, int) else v for v in (x, y))
         base = b.add(base, b.mul(x, y))
@@ -118,7 +118,7 @@ def place(b: Builder, base: Value, *terms: tuple[Value | int, Value | int]) -> V
 
 
 def larger(b: Builder, x: Value, y: Value) -> Value:
-    """The larger of each pair of floats, which are numbers: x86 takes three steps more for NaN."""
+    """The larger of each pair of floats, none of them NaN: x86 takes three steps more for that."""
     return call(b, f"llvm.maxnum.v{x.type.count}f32", x.type, [x, y], fast=("nnan",))
 
 
@@ -181,11 +181,11 @@ def dot4(b: Builder, isa: Isa, total: Value, weights: Value, x: Value) -> Value:
     return total
 
 
-MOST_WHOLE = 127 * 256  # what ``write_whole`` takes: its upper byte is not over 127, rounded
+INT16_LIMIT = 127 * 256  # what ``write_int16`` takes: its upper byte, rounded, is at most 127
 
 
-def write_whole(b: Builder, isa: Isa, x: Value, to: Value) -> None:
-    """Sixteen whole numbers of at most ``MOST_WHOLE`` to 32 bytes that ``byte_products`` reads."""
+def write_int16(b: Builder, isa: Isa, x: Value, to: Value) -> None:
+    """Sixteen int32 in ±``INT16_LIMIT`` to 32 bytes, as ``dot_int8_int16`` reads them."""
     i8x16, i16x16 = ir.VectorType(I8, LANES), ir.VectorType(I16, LANES)
     if isa.dot in ("neon", "i8mm"):  # upper bytes, then what is left: -128…127
         upper = b.ashr(b.add(x, constant(I32V, 128)), constant(I32V, 8))
@@ -202,15 +202,15 @@ def write_whole(b: Builder, isa: Isa, x: Value, to: Value) -> None:
     write(b, to, x)
 
 
-def byte_products(
+def dot_int8_int16(
     b: Builder, isa: Isa, at: Value, lines: int, inputs: list[Value], ahead: Value
 ) -> list[Value]:
-    """Exact sums of products of signed bytes and whole numbers of 16 bits, i32x16 for each input.
+    """Exact sums of products of int8 and int16, an i32x16 for each input.
 
     At ``at`` are ``lines`` times 64 bytes, four for each lane; ``inputs`` are addresses of
-    ``4 * lines`` numbers each, as ``write_whole`` leaves them: ``total[i] = sum_line sum_j
-    bytes[line][i][j] * x[4 * line + j]``. No total of 32 numbers is too large for its 32 bits.
-    ``lines`` is a multiple of four; as many from ``ahead`` on are prefetched.
+    ``4 * lines`` numbers each, as ``write_int16`` leaves them: ``total[i] = sum_line sum_j
+    bytes[line][i][j] * x[4 * line + j]``. A sum of 32 products always fits in its 32 bits.
+    ``lines`` is a multiple of four; as many lines from ``ahead`` on are prefetched.
     """
     arm, together = isa.dot in ("neon", "i8mm"), 4 if isa.dot in ("neon", "i8mm") else 2
     count = 4 if arm else 8 if isa.dot in ("avx2", "vnni256") else LANES
@@ -229,7 +229,7 @@ def byte_products(
         if part == 1:  # products with the upper bytes of the inputs are 256 times as much
             totals = [b.shl(total, constant(kind, 8)) for total in totals]
 
-        # In a loop, since LLVM puts unrolled steps in an order that keeps more than registers hold.
+        # A loop: LLVM orders unrolled steps so that more values are live than there are registers.
         def add_lines(i: Value, totals: list[Value], part: int = part) -> list[Value]:
             for line in range(together):
                 if part == 0:
@@ -433,7 +433,7 @@ def max_lanes(b: Builder, x: Value) -> Value:
 
 @operation(f32x16, f32x16, i64, i64, f32)
 def keep_between(b: Builder, x: Value, low: Value, high: Value, other: Value) -> Value:
-    """Lanes ``low`` to ``high`` of ``x``, the last one not; ``other`` in the rest."""
+    """Lanes ``low`` to ``high`` (exclusive) of ``x``, ``other`` in the rest."""
     lanes = ir.Constant(I32V, list(range(LANES)))
     edges = [broadcast(b, b.trunc(edge, I32), I32V) for edge in (low, high)]
     inside = b.and_(b.icmp_signed(">=", lanes, edges[0]), b.icmp_signed("<", lanes, edges[1]))
@@ -456,7 +456,7 @@ def copy_sign(b: Builder, x: Value, sign: Value) -> Value:
 
 @operation(f32x16, f32x16)
 def inverse_root(b: Builder, x: Value) -> Value:
-    """1 / sqrt(x), both steps exactly rounded."""
+    """1 / sqrt(x), both steps correctly rounded."""
     return b.fdiv(constant(F32V, 1.0), call(b, "llvm.sqrt.v16f32", F32V, [x]))
 
 
@@ -481,7 +481,7 @@ def atomic_set(b: Builder, base: Value, value: Value) -> None:
 
 @operation(i64, i64, i64, i64)
 def atomic_swap_if(b: Builder, base: Value, expected: Value, value: Value) -> Value:
-    """Write ``value`` if the counter holds ``expected``; 1 if it did, else 0."""
+    """Compare and swap: write ``value`` if the counter holds ``expected``; 1 if it did, else 0."""
     pointer = b.inttoptr(base, ir.PointerType(I64))
     pair = b.cmpxchg(pointer, expected, value, "seq_cst", "seq_cst")
     return b.zext(b.extract_value(pair, 1), I64)
@@ -515,5 +515,5 @@ prefetch = operation(void, i64)(emit_prefetch)
 
 @operation(void)
 def give_way(b: Builder) -> None:
-    """Let another thread of the machine have this core for a moment."""
+    """Let another thread have this core for a moment, of this program or any other."""
     call(b, "SwitchToThread" if sys.platform == "win32" else "sched_yield", I32, [])

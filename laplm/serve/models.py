@@ -23,7 +23,7 @@ from laplm import built_in
 from laplm.errors import InputError, LaplmError
 from laplm.hub import locate
 from laplm.hub.licence import licence_of
-from laplm.hub.tuning_runs import TuningRun, opening_of
+from laplm.hub.tuning_runs import TuningRun, document_opening
 from laplm.model.chat import read_chat_templates
 from laplm.model.files.adapter import is_adapter, read_adapter_config
 from laplm.model.files.checkpoint import open_gguf_checkpoint, read_config
@@ -337,7 +337,7 @@ class ModelRegistry:
 
     def _entry(self, name: str, target: str, run: TuningRun | None) -> dict[str, Any]:
         served = self._loaded.get(name)
-        opening, asks = (None, False) if run is None else opening_of(run.record)
+        opening, asks = (None, False) if run is None else document_opening(run.record)
         return self._described[name, target] | {
             "run": None if run is None else run.id,
             "opening": opening,

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laplm.model.engine.kv_cache import KVCache
-from laplm.model.engine.model import PREFILL_CHUNK
+from laplm.model.engine.model import MAX_BATCHED_TOKENS
 from laplm.model.tokenizer import end_tokens
 from laplm.run.detokenizer import StreamingDetokenizer
 from laplm.run.generate import SampleState, shared_prefix_length
@@ -42,7 +42,7 @@ PREFILL_BUDGET_WHILE_DECODING = 64
 PREFILL_BUDGET_PER_TURN = 256
 """Prompt tokens of one request before the next one's turn; most prompts need a single turn."""
 
-MAX_SLOTS = PREFILL_CHUNK - PREFILL_BUDGET_WHILE_DECODING
+MAX_SLOTS = MAX_BATCHED_TOKENS - PREFILL_BUDGET_WHILE_DECODING
 _MAX_PREFIX_CACHES = 4  # key/value caches of past prompts, for prompts with the same beginning
 _DURATIONS_KEPT = 32  # durations of past requests, from which waiting times are estimated
 
@@ -317,7 +317,9 @@ class Scheduler:
         parts: list[tuple[Sequence[int], KVCache, int]] = [
             (sample.state.ids[-1:], sample.state.cache, 1) for sample in samples
         ]
-        chunks = self._schedule_prefill(PREFILL_BUDGET_WHILE_DECODING if parts else PREFILL_CHUNK)
+        chunks = self._schedule_prefill(
+            PREFILL_BUDGET_WHILE_DECODING if parts else MAX_BATCHED_TOKENS
+        )
         for job, count in chunks:
             assert job.cache is not None
             start = job.cache.length

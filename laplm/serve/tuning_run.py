@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from laplm.hub.tuning_runs import BUSY, model_directory, opening_of
+from laplm.hub.tuning_runs import BUSY, document_opening, model_directory
 from laplm.machine import terminate_process
 from laplm.metrics import METRICS, read_metrics
 
@@ -118,7 +118,7 @@ class Run:
     def entry(self) -> dict[str, Any]:
         """All of it, as ``GET /api/tune/{id}`` tells it."""
         plan = self.record["plan"]
-        opening, asks = opening_of(self.record)
+        opening, asks = document_opening(self.record)
         return {
             "id": self.id,
             "name": self.record["name"],

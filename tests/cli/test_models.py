@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from calling import refused
 from laplm import built_in
 from laplm.hub import locate
 from laplm.model.engine.kv_cache import bytes_per_position
+from laplm.model.files import gguf_reader
 from laplm.model.files.checkpoint import read_config
 
 
@@ -100,6 +102,31 @@ def test_a_gguf_file_is_shown_with_the_licence_among_its_settings(laplm_, tmp_pa
     writer.write_tensors_to_file()
     writer.close()
     assert shown_licence(laplm_, str(path)) == "llama3.2"
+
+
+def test_the_tables_of_a_gguf_file_are_read_once_to_show_it(laplm_, tmp_path, monkeypatch) -> None:
+    gguf_files = pytest.importorskip("gguf_files")  # it needs torch and gguf
+    model = gguf_files.make_hf_model("llama")
+    kinds = gguf_files.matrices_as("Q4_1")
+    path = gguf_files.write_gguf(tmp_path / "a.gguf", model, kinds)
+    reads: list[Path] = []
+    real = gguf_reader._Header.read
+
+    def counted(header: gguf_reader._Header) -> gguf_reader.GGUFFile:
+        reads.append(header._path)
+        return real(header)
+
+    monkeypatch.setattr(gguf_reader._Header, "read", counted)
+    values = json.loads(laplm_("models", "show", str(path), "--json").out)
+    assert reads == [path]
+    config = read_config(path)
+    assert (values["name"], values["path"]) == (str(path), str(path))
+    assert (values["family"], values["dtype"], values["licence"]) == ("llama", "Q4_1", None)
+    assert values["n_parameters"] == sum(p.numel() for p in model.parameters())
+    assert values["context_bytes"] == config.n_ctx * bytes_per_position(config, "int8")
+    assert values["size_bytes"] == path.stat().st_size and values["problem"] is None
+    path.write_bytes(path.read_bytes()[:1000])
+    assert "problem" in laplm_("models", "show", str(path)).out
 
 
 @pytest.mark.parametrize("columns", [1, 20, 60, 300])

@@ -78,4 +78,4 @@ def test_entries_without_names_have_their_files_names(runs: Path) -> None:
 def test_a_run_knows_how_its_documents_begin(
     plan: dict[str, Any] | None, opening: tuple[str | None, bool]
 ) -> None:
-    assert tuning_runs.opening_of({"plan": plan}) == opening
+    assert tuning_runs.document_opening({"plan": plan}) == opening

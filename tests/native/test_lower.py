@@ -89,6 +89,8 @@ def calls(make: Make) -> Any:
 
     def main(a: int, b: int, c: int) -> int:
         low, high = ordered(a, b)
+        if halved(1):
+            return 0
         return halved(high - low) * 10 + is_less(low, c)
 
     return main
@@ -132,6 +134,38 @@ def test_what_does_not_decide_is_not_computed() -> None:
     there = ctypes.addressof(cell)
     main = compiled(reads)
     assert [main(0, 5, 9), main(there, 5, 9), main(there, 6, 9)] == [9, 1, 5]
+
+
+def test_of_an_if_that_is_decided_the_other_branch_is_not_compiled() -> None:
+    most = 2
+    if most > 2:
+
+        @kernel
+        def not_made(a: int) -> int:
+            return a
+
+    @kernel
+    def not_called(a: int) -> int:
+        return a
+
+    @kernel
+    def called(a: int) -> int:
+        return 2 * a
+
+    @kernel
+    def main(a: int, b: int, c: int) -> int:
+        if most > 2:
+            a = not_made(a)
+        elif (most == 2 and IS_ON) or IS_ON or not (most == 2 and LIMIT > 6):
+            a = not_called(a)
+        elif not IS_ON and (IS_ON or most == 2):
+            a = called(a)
+        else:
+            a = not_called(a)
+        return a
+
+    text = str(lower(main, "main"))
+    assert "called." in text and "not_called" not in text
 
 
 def test_floats_are_single_and_vectors_go_lane_by_lane() -> None:

@@ -364,7 +364,7 @@ def test_a_short_prompt_does_not_wait_for_a_long_one(
     lm: LanguageModel, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in (
-        ("PREFILL_CHUNK", 16),
+        ("MAX_BATCHED_TOKENS", 16),
         ("PREFILL_BUDGET_WHILE_DECODING", 8),
         ("PREFILL_BUDGET_PER_TURN", 16),
     ):

@@ -167,7 +167,7 @@
       return { left, top, width: readable, height, upright };
     }
 
-    function paint() {
+    function redraw() {
       const context = canvas.getContext("2d");
       size = measure(context);
       const { left, top, width, height, upright } = size;
@@ -257,14 +257,14 @@
       at = place;
       if (at) line.say(text(at));
       else line.back();
-      paint();
+      redraw();
     }
 
     function pin(place) {
       const same = pinned && place && pinned[0] === place[0] && pinned[1] === place[1];
       pinned = same ? null : place;
       line.pin(pinned ? `${text(pinned)} (pinned)` : data.rest);
-      paint();
+      redraw();
     }
 
     canvas.addEventListener("pointermove", (event) => point(under(event)));
@@ -285,17 +285,16 @@
       event.preventDefault();
     });
     canvas.addEventListener("blur", () => point(null));
-    new ResizeObserver(paint).observe(box);
-    redraws.push(paint);
-    paint();
-    return { paint };
+    new ResizeObserver(redraw).observe(box);
+    redraws.push(redraw);
+    redraw();
   }
 
   function legend(low, high, data) {
     const canvas = make("canvas", { width: "120", height: "8", "aria-hidden": "true" });
     const digits = data.share ? 0 : data.digits;
     const name = (value) => (data.share ? percent(value) : value.toFixed(digits));
-    const paint = () => {
+    const redraw = () => {
       const context = canvas.getContext("2d");
       const palette = data.diverging ? PURPLE_ORANGE[dark.matches ? "dark" : "light"] : VIRIDIS;
       for (let i = 0; i < 120; i += 1) {
@@ -303,8 +302,8 @@
         context.fillRect(i, 0, 1, 8);
       }
     };
-    redraws.push(paint);
-    paint();
+    redraws.push(redraw);
+    redraw();
     return make("div", { class: "legend" }, name(low), canvas, name(high));
   }
 

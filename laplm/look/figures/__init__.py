@@ -1,11 +1,11 @@
-"""The pictures that views are drawn with, such as ``figures.heatmap``, ``figures.bars``.
+"""The pictures that views are drawn with, such as ``figures.heatmap``, ``figures.bar_chart``.
 
 Each is built once, for all rooms, in a module by what is drawn; ``canvas.py`` has what all share.
 """
 
 from laplm.look.figures.bar_charts import (
+    bar_chart,
     bar_panels,
-    bars,
     grouped_bars,
     neuron_panels,
     token_columns,
@@ -23,12 +23,12 @@ from laplm.look.figures.canvas import (
     shorten_start,
     style_context,
 )
-from laplm.look.figures.curves import learning_curves, lines, map_and_lines
+from laplm.look.figures.curves import learning_curves, line_chart, map_and_lines
 from laplm.look.figures.matrices import (
     Panel,
+    draw_heatmap,
     heatmap,
     label_ticks,
-    paint,
     panels,
     small_multiples,
     write_numbers,
@@ -41,22 +41,22 @@ __all__ = [
     "OKABE_ITO",
     "Panel",
     "TimelinePoint",
+    "bar_chart",
     "bar_panels",
-    "bars",
     "block_diagram",
     "boxes",
+    "draw_heatmap",
     "fallback_fonts",
     "grouped_bars",
     "heatmap",
     "label_ticks",
     "learning_curves",
-    "lines",
+    "line_chart",
     "magnify",
     "map_and_lines",
     "network",
     "neuron_panels",
     "new_figure",
-    "paint",
     "panels",
     "scatter",
     "sheet_title",

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def bars(
+def bar_chart(
     labels: Sequence[str],
     values: Sequence[float],
     title: str,

@@ -19,7 +19,7 @@ from laplm.look.figures.canvas import (
     style_context,
     titled_axes,
 )
-from laplm.look.figures.matrices import paint
+from laplm.look.figures.matrices import draw_heatmap
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,7 +29,7 @@ Array = NDArray[Any]
 _WIDE = (13.5, 4.0)  # inches of a picture below the words of a slide
 
 
-def lines(
+def line_chart(
     x: Sequence[float],
     series: Mapping[str, Sequence[float]],
     title: str,
@@ -125,7 +125,7 @@ def map_and_lines(
     with style_context():
         sheet_title(figure, title)
         left, right = figure.subplots(1, 2, width_ratios=(1.0, 1.15))
-        image = paint(left, values, diverging=True)
+        image = draw_heatmap(left, values, diverging=True)
         left.set_aspect("equal")
         # About eight labels: on a map of positions more of them say nothing new.
         places = range(0, len(labels), max(1, len(labels) // int(8 / magnification() ** 1.5)))

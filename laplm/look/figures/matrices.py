@@ -85,7 +85,7 @@ def heatmap(
     with style_context():
         from matplotlib.patches import Rectangle
 
-        image = paint(axes, values, diverging=diverging, limit=limit)
+        image = draw_heatmap(axes, values, diverging=diverging, limit=limit)
         label_ticks(axes, row_labels, column_labels)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
@@ -102,7 +102,9 @@ def heatmap(
     return figure
 
 
-def paint(axes: Axes, values: Array, *, diverging: bool = False, limit: float | None = None) -> Any:
+def draw_heatmap(
+    axes: Axes, values: Array, *, diverging: bool = False, limit: float | None = None
+) -> Any:
     """Draw a matrix into ``axes``; returns the image, for a colour bar."""
     finite = values[np.isfinite(values)]
     most = float(np.abs(finite).max()) if finite.size else 1.0
@@ -151,7 +153,7 @@ def small_multiples(
         sheet_title(figure, title)
         for i, (grid, name) in enumerate(zip(grids, titles, strict=True)):
             axes = figure.add_subplot(rows, columns, i + 1)
-            paint(axes, grid, limit=limit, diverging=diverging)
+            draw_heatmap(axes, grid, limit=limit, diverging=diverging)
             axes.set_xticks([])
             axes.set_yticks([])
             axes.set_title(name, fontsize=font_points(8), fontweight="normal", loc="center", pad=2)
@@ -210,7 +212,7 @@ def panels(
         image: Any = None
         for i, panel in enumerate(panels):
             axes = figure.add_subplot(down, across, i + 1)
-            image = paint(axes, panel.values, diverging=diverging, limit=limit)
+            image = draw_heatmap(axes, panel.values, diverging=diverging, limit=limit)
             label_ticks(axes, panel.row_labels, panel.column_labels)
             axes.set_title(panel.title, fontsize=font_points(10), fontweight="normal")
             axes.set_xlabel(panel.x_label)

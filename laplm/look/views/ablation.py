@@ -157,7 +157,7 @@ class Ablation(View):
         subtitle = " ".join(self.tokens)
         if self.components == "neurons":
             order = np.argsort(-np.abs(self.effect[0]), kind="stable")[:_BARS]
-            return figures.bars(
+            return figures.bar_chart(
                 [f"neuron {self.names[i]}" for i in order],
                 self.effect[0, order].tolist(),
                 self._title,

@@ -441,7 +441,7 @@ class ResidualStream(View):
             name: [*np.median(x, axis=-1).tolist(), *[np.nan] * (n_layer + 1 - len(x))]
             for name, x in curves.items()
         }
-        return figures.lines(
+        return figures.line_chart(
             list(range(n_layer + 1)),
             series,
             "The residual stream, and what each layer adds to it",

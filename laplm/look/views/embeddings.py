@@ -318,7 +318,7 @@ class Nearest(View):
 
     def plot(self) -> Figure:
         """Cosines as bars."""
-        return figures.bars(
+        return figures.bar_chart(
             self.labels,
             self.cosines.tolist(),
             f"Nearest to {self.expression}",

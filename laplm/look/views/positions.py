@@ -232,7 +232,7 @@ class RotaryPositions(View):
         """Wavelengths by pair, and the context beside them."""
         pairs = list(range(self.rotary_dim // 2))
         series = {kind.name: kind.wavelengths.tolist() for kind in self.kinds}
-        return figures.lines(
+        return figures.line_chart(
             pairs,
             series | {f"the context, {self.n_ctx:,} tokens": [float(self.n_ctx)] * len(pairs)},
             f"{self.model}: how far apart tokens are when a pair has turned once",

@@ -220,7 +220,7 @@ class Stats(View):
 
     def plot(self) -> Figure:
         """Parameters of each part as bars."""
-        return figures.bars(
+        return figures.bar_chart(
             [size.name for size in self.sizes],
             [size.parameters for size in self.sizes],
             f"{self.model}: where its {self.n_parameters:,} parameters are",

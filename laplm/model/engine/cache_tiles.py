@@ -9,9 +9,9 @@ A page holds PAGE positions of every layer and head (``kv_cache.py``); D is padd
           [PAGE / 16][groups][16]; values as [D / 16][PAGE / 4][16][4] i8, so that one load gives
           16 components of four positions, then an f32 scale for each position, [PAGE]
 
-Bytes are multiplied with whole numbers of 16 bits: a query's components are rounded to those in
-groups of 32, and the shares of attention in pages (``simd.byte_products``). Their sums are exact,
-in whatever order, and cost half of what products of floats do.
+Int8 keys and values are multiplied with 16-bit integers (``simd.dot_int8_int16``): a query is
+quantised to these in groups of 32 components, the attention pattern page by page. Sums of integers
+are exact in any order, and cost half of what products of floats do.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 from llvmlite import ir
 
 from laplm.model.engine.kernel_args import CHUNK, GROUP, PAGE
-from laplm.model.engine.tiles import to_whole
+from laplm.model.engine.tiles import quantize
 from laplm.native import simd
 from laplm.native.isa import Isa
 from laplm.native.lower import F32V, FLOAT, I32, I64, Builder, Value
@@ -33,8 +33,8 @@ UNROLLED = 8  # positions for each turn of a loop
 LINE = 64  # bytes that are multiplied at once: a cache line
 
 
-class _Ahead:
-    """What is read after the pages at hand: values after keys, other keys after values.
+class _NextPages:
+    """The pages that are read next: values after keys, the next keys after values.
 
     While a page is multiplied, as many bytes of one of these are prefetched.
     """
@@ -43,7 +43,7 @@ class _Ahead:
         self.table, self.offset = table, offset
         self.last = b.sub(n_pages, ir.Constant(I64, 1))
 
-    def part(self, b: Builder, i: Value) -> Value:
+    def address(self, b: Builder, i: Value) -> Value:
         """The address of what is prefetched with page ``i``."""
         which = b.select(b.icmp_signed("<", i, self.last), i, self.last)
         return b.add(simd.read(b, place(b, self.table, (which, 8)), I64, 8), self.offset)
@@ -55,14 +55,14 @@ def _prefetch_lines(b: Builder, start: Value, count: int) -> None:
 
 
 def _on_stack(b: Builder, size: int) -> Value:
-    """The address of some bytes of the function's own, at a cache line."""
+    """The address of ``size`` bytes on the stack, aligned to a cache line."""
     with b.goto_entry_block():
         buffer = b.alloca(ir.ArrayType(I8, size))
         buffer.align = LINE
     return b.ptrtoint(buffer, I64)
 
 
-def _read_heads(b: Builder, address: Value, head_dim: int) -> list[Value]:
+def _read_head(b: Builder, address: Value, head_dim: int) -> list[Value]:
     """A head's floats, sixteen at a time, with zeros after its end."""
     slices = -(-head_dim // LANES)
     parts = [simd.read(b, place(b, address, (s, 64)), F32V, 4) for s in range(slices)]
@@ -76,30 +76,30 @@ def _read_heads(b: Builder, address: Value, head_dim: int) -> list[Value]:
 # --- scores --------------------------------------------------------------------------------------
 
 
-def make_scores(isa: Isa, kv: str, n_tokens: int, head_dim: int) -> Any:
-    """Scaled query-key products of ``n_tokens`` queries with every position of some pages.
+def make_scores(isa: Isa, kv: str, n_queries: int, head_dim: int) -> Any:
+    """Scaled query-key products of ``n_queries`` queries with every position of some pages.
 
     Arguments: table of page addresses, count of pages, offset of this layer and head's keys in a
-    page (bytes); the same three of the values that are read next; q, q_stride between tokens
+    page (bytes); the same three of the values that are read next; q, q_stride between queries
     (bytes; a query is readable up to the next multiple of 16 floats); out, out_stride between
-    tokens (bytes); scale (float). Writes PAGE floats a page for every token.
+    queries (bytes); scale (float). Writes PAGE floats a page for every query.
     """
     if kv == "fp32":
-        return _make_float_scores(n_tokens, head_dim)
-    return _make_byte_scores(isa, n_tokens, head_dim)
+        return _make_float_scores(n_queries, head_dim)
+    return _make_byte_scores(isa, n_queries, head_dim)
 
 
-def _make_float_scores(n_tokens: int, head_dim: int) -> Any:
+def _make_float_scores(n_queries: int, head_dim: int) -> Any:
     unrolled = math.gcd(head_dim, 8)
 
     def emit(b: Builder, *values: Value) -> None:
-        table, n_pages, offset, *then, q, q_stride, out, out_stride, scale = values
-        ahead = _Ahead(b, *then)
+        table, n_pages, offset, *following, q, q_stride, out, out_stride, scale = values
+        next_pages = _NextPages(b, *following)
         scales = simd.broadcast(b, scale, F32V)
 
         def page(i: Value, _: list[Value]) -> list[Value]:
             keys = b.add(simd.read(b, place(b, table, (i, 8)), I64, 8), offset)
-            next_page = ahead.part(b, i)
+            next_page = next_pages.address(b, i)
 
             def components(step: Value, acc: list[Value]) -> list[Value]:
                 row = place(b, keys, (step, unrolled * PAGE * 4))
@@ -112,16 +112,16 @@ def _make_float_scores(n_tokens: int, head_dim: int) -> Any:
                         simd.read(b, place(b, row, (d, PAGE * 4), (half, 64)), F32V, 4)
                         for half in (0, 1)
                     ]
-                    for t in range(n_tokens):
+                    for t in range(n_queries):
                         x = simd.read(b, place(b, first_x, (t, q_stride), (d, 4)), FLOAT, 4)
                         x = simd.broadcast(b, x, F32V)
                         for half in (0, 1):
                             acc[2 * t + half] = emit_fma(b, k[half], x, acc[2 * t + half])
                 return acc
 
-            zeros = [simd.constant(F32V, 0.0)] * (2 * n_tokens)
+            zeros = [simd.constant(F32V, 0.0)] * (2 * n_queries)
             acc = loop(b, ir.Constant(I64, head_dim // unrolled), zeros, components)
-            for t in range(n_tokens):
+            for t in range(n_queries):
                 for half in (0, 1):
                     to = place(b, out, (t, out_stride), (i, PAGE * 4), (half, 64))
                     simd.write(b, to, b.fmul(acc[2 * t + half], scales), 4)
@@ -132,32 +132,32 @@ def _make_float_scores(n_tokens: int, head_dim: int) -> Any:
     return simd.operation(simd.void, *[i64] * 10, simd.f32)(emit)
 
 
-def _make_byte_scores(isa: Isa, n_tokens: int, head_dim: int) -> Any:
+def _make_byte_scores(isa: Isa, n_queries: int, head_dim: int) -> Any:
     slices = -(-head_dim // LANES)
     groups, per_group = -(-slices * LANES // GROUP), GROUP // LANES
     tile_bytes, group_bytes = slices * LANES * LANES, GROUP * LANES
-    tokens = range(n_tokens)
+    queries = range(n_queries)
 
     def emit(b: Builder, *values: Value) -> None:
-        table, n_pages, offset, *then, q, q_stride, out, out_stride, scale = values
-        ahead = _Ahead(b, *then)
-        whole = _on_stack(b, n_tokens * slices * LANES * 2)
-        whole = [place(b, whole, (t, slices * LANES * 2)) for t in tokens]
-        scales_at = _on_stack(b, n_tokens * groups * 4)
-        scales_at = [place(b, scales_at, (t, groups * 4)) for t in tokens]
-        for t in tokens:
-            parts = _read_heads(b, place(b, q, (t, q_stride)), head_dim)
+        table, n_pages, offset, *following, q, q_stride, out, out_stride, scale = values
+        next_pages = _NextPages(b, *following)
+        whole = _on_stack(b, n_queries * slices * LANES * 2)
+        whole = [place(b, whole, (t, slices * LANES * 2)) for t in queries]
+        scales_at = _on_stack(b, n_queries * groups * 4)
+        scales_at = [place(b, scales_at, (t, groups * 4)) for t in queries]
+        for t in queries:
+            parts = _read_head(b, place(b, q, (t, q_stride)), head_dim)
             for g in range(groups):
                 some = parts[g * per_group : (g + 1) * per_group]
-                numbers, step = to_whole(b, some, simd.MOST_WHOLE)
+                numbers, step = quantize(b, some, simd.INT16_LIMIT)
                 simd.write(b, place(b, scales_at[t], (g, 4)), b.fmul(step, scale), 4)
                 for s, x in enumerate(numbers):
                     at = place(b, whole[t], (g * per_group + s, LANES * 2))
-                    simd.write_whole(b, isa, x, at)
+                    simd.write_int16(b, isa, x, at)
 
         def page(i: Value, _: list[Value]) -> list[Value]:
             keys = b.add(simd.read(b, place(b, table, (i, 8)), I64, 8), offset)
-            next_page = ahead.part(b, i)
+            next_page = next_pages.address(b, i)
             _prefetch_lines(b, place(b, next_page, (PAGE, slices * LANES)), PAGE * 4 // LINE)
 
             def half_page(half: Value, _: list[Value]) -> list[Value]:
@@ -166,15 +166,17 @@ def _make_byte_scores(isa: Isa, n_tokens: int, head_dim: int) -> Any:
                     key_scales = ((PAGE, slices * LANES), (half, groups * 64), (g, 64))
                     inputs = [place(b, at, (g, GROUP * 2)) for at in whole]
                     at, next_lines = place(b, keys, *lines), place(b, next_page, *lines)
-                    sums = simd.byte_products(b, isa, at, n_slices * LANES // 4, inputs, next_lines)
+                    sums = simd.dot_int8_int16(
+                        b, isa, at, n_slices * LANES // 4, inputs, next_lines
+                    )
                     steps = simd.read(b, place(b, keys, *key_scales), F32V, 4)
-                    for t in tokens:
+                    for t in queries:
                         step = simd.read(b, place(b, scales_at[t], (g, 4)), FLOAT, 4)
                         factor = b.fmul(steps, simd.broadcast(b, step, F32V))
                         totals[t] = emit_fma(b, b.sitofp(sums[t], F32V), factor, totals[t])
                     return totals
 
-                totals = [simd.constant(F32V, 0.0)] * n_tokens
+                totals = [simd.constant(F32V, 0.0)] * n_queries
                 if slices >= per_group:
                     totals = loop(
                         b, ir.Constant(I64, slices // per_group), totals,
@@ -182,7 +184,7 @@ def _make_byte_scores(isa: Isa, n_tokens: int, head_dim: int) -> Any:
                     )  # fmt: skip
                 if slices % per_group:
                     totals = add_group(ir.Constant(I64, groups - 1), totals, slices % per_group)
-                for t in tokens:
+                for t in queries:
                     to = place(b, out, (t, out_stride), (i, PAGE * 4), (half, 64))
                     simd.write(b, to, totals[t], 4)
                 return []
@@ -197,40 +199,40 @@ def _make_byte_scores(isa: Isa, n_tokens: int, head_dim: int) -> Any:
 # --- values --------------------------------------------------------------------------------------
 
 
-def make_weighted_values(isa: Isa, kv: str, n_tokens: int, head_dim: int) -> Any:
+def make_weighted_values(isa: Isa, kv: str, n_queries: int, head_dim: int) -> Any:
     """Values of every position of some pages, weighted by the attention pattern and summed.
 
     Arguments: table, count of pages (at most CHUNK / PAGE), offset of this layer and head's values
     in a page (bytes); the same three of the keys that are read next; pattern, pattern_stride
-    between tokens (bytes); out, out_stride between tokens (bytes). Writes ``head_dim`` rounded up
-    to 16 floats a token.
+    between queries (bytes); out, out_stride between queries (bytes). Writes ``head_dim`` floats for
+    every query, rounded up to a multiple of 16.
     """
     if kv == "fp32":
-        return _make_float_values(isa, n_tokens, head_dim)
-    return _make_byte_values(isa, n_tokens, head_dim)
+        return _make_float_values(isa, n_queries, head_dim)
+    return _make_byte_values(isa, n_queries, head_dim)
 
 
-def _make_float_values(isa: Isa, n_tokens: int, head_dim: int) -> Any:
+def _make_float_values(isa: Isa, n_queries: int, head_dim: int) -> Any:
     slices = -(-head_dim // LANES)
     row_bytes = slices * LANES * 4
     # As many components of the head at a time as leave registers for what is added to them.
-    together = min(slices, max(1, isa.registers // 2 // n_tokens))
+    together = min(slices, max(1, isa.registers // 2 // n_queries))
 
     def emit(b: Builder, *values: Value) -> None:
-        table, n_pages, offset, *then, pattern, pattern_stride, out, out_stride = values
-        ahead = _Ahead(b, *then)
+        table, n_pages, offset, *following, pattern, pattern_stride, out, out_stride = values
+        next_pages = _NextPages(b, *following)
 
         def sum_slices(some: range) -> list[Value]:
-            """Some slices of the head, summed over all pages for each token.
+            """Some slices of the head, summed over all pages for each query.
 
-            Whoever sums the first slices prefetches.
+            The call with the first slices prefetches.
             """
             is_first = some.start == 0
 
             def page(i: Value, acc: list[Value]) -> list[Value]:
                 rows = b.add(simd.read(b, place(b, table, (i, 8)), I64, 8), offset)
                 if is_first:
-                    next_page = ahead.part(b, i)
+                    next_page = next_pages.address(b, i)
 
                 def positions(step: Value, acc: list[Value]) -> list[Value]:
                     row = place(b, rows, (step, UNROLLED * row_bytes))
@@ -242,7 +244,7 @@ def _make_float_values(isa: Isa, n_tokens: int, head_dim: int) -> Any:
                     for j in range(UNROLLED):
                         at = [j * row_bytes + s * LANES * 4 for s in some]
                         v = [simd.read(b, place(b, row, (x, 1)), F32V, 4) for x in at]
-                        for t in range(n_tokens):
+                        for t in range(n_queries):
                             where = place(b, weights, (t, pattern_stride), (j, 4))
                             p = simd.broadcast(b, simd.read(b, where, FLOAT, 4), F32V)
                             for s in range(len(some)):
@@ -252,68 +254,68 @@ def _make_float_values(isa: Isa, n_tokens: int, head_dim: int) -> Any:
 
                 return loop(b, ir.Constant(I64, PAGE // UNROLLED), acc, positions)
 
-            return loop(b, n_pages, [simd.constant(F32V, 0.0)] * (n_tokens * len(some)), page)
+            return loop(b, n_pages, [simd.constant(F32V, 0.0)] * (n_queries * len(some)), page)
 
         for start in range(0, slices, together):
             some = range(start, min(start + together, slices))
             sums = iter(sum_slices(some))
-            for t, s in product(range(n_tokens), some):
+            for t, s in product(range(n_queries), some):
                 simd.write(b, place(b, out, (t, out_stride), (s, 64)), next(sums), 4)
 
     return simd.operation(simd.void, *[i64] * 10)(emit)
 
 
-def _make_byte_values(isa: Isa, n_tokens: int, head_dim: int) -> Any:
+def _make_byte_values(isa: Isa, n_queries: int, head_dim: int) -> Any:
     slices = -(-head_dim // LANES)
-    groups, tile_bytes, tokens = -(-head_dim // GROUP), PAGE * LANES, range(n_tokens)
+    groups, tile_bytes, queries = -(-head_dim // GROUP), PAGE * LANES, range(n_queries)
 
     def emit(b: Builder, *values: Value) -> None:
-        table, n_pages, offset, *then, pattern, pattern_stride, out, out_stride = values
-        ahead = _Ahead(b, *then)
-        for t, s in product(tokens, range(slices)):
+        table, n_pages, offset, *following, pattern, pattern_stride, out, out_stride = values
+        next_pages = _NextPages(b, *following)
+        for t, s in product(queries, range(slices)):
             to = place(b, out, (t, out_stride), (s, 64))
             simd.write(b, to, simd.constant(F32V, 0.0), 4)
-        # All pages' shares are rounded before any are multiplied: one page's largest share is long
-        # in coming, but several can be under way at a time.
-        wholes = _on_stack(b, CHUNK // PAGE * n_tokens * PAGE * 2)
-        steps = _on_stack(b, CHUNK // PAGE * n_tokens * 4)
+        # The pattern is quantised on all pages before any page is multiplied: to find a page's
+        # largest weight takes long, but the CPU can do it for several pages at a time.
+        wholes = _on_stack(b, CHUNK // PAGE * n_queries * PAGE * 2)
+        steps = _on_stack(b, CHUNK // PAGE * n_queries * 4)
 
-        def round_shares(i: Value, _: list[Value]) -> list[Value]:
+        def quantize_pattern(i: Value, _: list[Value]) -> list[Value]:
             rows = b.add(simd.read(b, place(b, table, (i, 8)), I64, 8), offset)
             scales_at = place(b, rows, (PAGE, slices * LANES))
             value_scales = [
                 simd.read(b, place(b, scales_at, (half, 64)), F32V, 4) for half in (0, 1)
             ]
-            for t in tokens:
-                shares = []
+            for t in queries:
+                weights = []
                 for half in (0, 1):
                     at = place(b, pattern, (t, pattern_stride), (i, PAGE * 4), (half, 64))
-                    shares.append(b.fmul(simd.read(b, at, F32V, 4), value_scales[half]))
-                numbers, step = to_whole(b, shares, simd.MOST_WHOLE)
-                whole = place(b, wholes, (i, n_tokens * PAGE * 2), (t, PAGE * 2))
+                    weights.append(b.fmul(simd.read(b, at, F32V, 4), value_scales[half]))
+                numbers, step = quantize(b, weights, simd.INT16_LIMIT)
+                whole = place(b, wholes, (i, n_queries * PAGE * 2), (t, PAGE * 2))
                 for half in (0, 1):
-                    simd.write_whole(b, isa, numbers[half], place(b, whole, (half, LANES * 2)))
-                simd.write(b, place(b, steps, (i, n_tokens * 4), (t, 4)), step, 4)
+                    simd.write_int16(b, isa, numbers[half], place(b, whole, (half, LANES * 2)))
+                simd.write(b, place(b, steps, (i, n_queries * 4), (t, 4)), step, 4)
             return []
 
         def page(i: Value, _: list[Value]) -> list[Value]:
             rows = b.add(simd.read(b, place(b, table, (i, 8)), I64, 8), offset)
-            next_page = ahead.part(b, i)
+            next_page = next_pages.address(b, i)
             _prefetch_lines(
                 b, place(b, next_page, (PAGE, slices * LANES)), groups * PAGE * 4 // LINE
             )
-            whole = [place(b, wholes, (i, n_tokens * PAGE * 2), (t, PAGE * 2)) for t in tokens]
+            whole = [place(b, wholes, (i, n_queries * PAGE * 2), (t, PAGE * 2)) for t in queries]
             factors = [
                 simd.broadcast(
-                    b, simd.read(b, place(b, steps, (i, n_tokens * 4), (t, 4)), FLOAT, 4), F32V
+                    b, simd.read(b, place(b, steps, (i, n_queries * 4), (t, 4)), FLOAT, 4), F32V
                 )
-                for t in tokens
+                for t in queries
             ]
 
             def components(s: Value, _: list[Value]) -> list[Value]:
                 at, next_lines = (place(b, page, (s, tile_bytes)) for page in (rows, next_page))
-                sums = simd.byte_products(b, isa, at, PAGE // 4, whole, next_lines)
-                for t in tokens:
+                sums = simd.dot_int8_int16(b, isa, at, PAGE // 4, whole, next_lines)
+                for t in queries:
                     to = place(b, out, (t, out_stride), (s, 64))
                     total = simd.read(b, to, F32V, 4)
                     total = emit_fma(b, b.sitofp(sums[t], F32V), factors[t], total)
@@ -322,7 +324,7 @@ def _make_byte_values(isa: Isa, n_tokens: int, head_dim: int) -> Any:
 
             return loop(b, ir.Constant(I64, slices), [], components)
 
-        loop(b, n_pages, [], round_shares)
+        loop(b, n_pages, [], quantize_pattern)
         loop(b, n_pages, [], page)
 
     return simd.operation(simd.void, *[i64] * 10)(emit)
@@ -343,8 +345,8 @@ def make_store_kv(kv: str, head_dim: int) -> Any:
 
     def emit(b: Builder, *values: Value) -> None:
         k, v, keys, rows, slot = values
-        store_key(b, _read_heads(b, k, head_dim), keys, slot)
-        store_value(b, _read_heads(b, v, head_dim), rows, slot)
+        store_key(b, _read_head(b, k, head_dim), keys, slot)
+        store_value(b, _read_head(b, v, head_dim), rows, slot)
 
     return simd.operation(simd.void, *[i64] * 5)(emit)
 
@@ -368,7 +370,7 @@ def _store_key(b: Builder, parts: list[Value], keys: Value, slot: Value) -> None
     tile = place(b, keys, (half, len(parts) * LANES * LANES), (lane, 4))
     scales = place(b, keys, (PAGE, len(parts) * LANES), (half, groups * 64), (lane, 4))
     for g in range(groups):
-        whole, scale = to_whole(b, parts[g * per_group : (g + 1) * per_group], 127)
+        whole, scale = quantize(b, parts[g * per_group : (g + 1) * per_group], 127)
         simd.write(b, place(b, scales, (g, 64)), scale, 4)
         for s, x in enumerate(whole):
             four = b.bitcast(b.trunc(x, ir.VectorType(I8, LANES)), words)
@@ -379,7 +381,7 @@ def _store_key(b: Builder, parts: list[Value], keys: Value, slot: Value) -> None
 
 def _store_value(b: Builder, parts: list[Value], rows: Value, slot: Value) -> None:
     """Bytes beside those of three neighbours, and the scale that all of them share."""
-    whole, scale = to_whole(b, parts, 127)
+    whole, scale = quantize(b, parts, 127)
     simd.write(b, place(b, rows, (PAGE, len(parts) * LANES), (slot, 4)), scale, 4)
     word = b.lshr(slot, ir.Constant(I64, 2))
     shift = b.shl(b.and_(b.trunc(slot, I32), ir.Constant(I32, 3)), ir.Constant(I32, 3))

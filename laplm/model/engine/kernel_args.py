@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 GROUP = 32  # inputs of a linear layer that share a scale
 PAGE = 32  # positions in a page of the key/value cache
-CHUNK = 512  # positions whose part in attention is worked out at a time: sixteen pages
-TILE = 16  # interleaved: output rows of a linear layer, and what is alike in the cache in bytes
-SMALLEST = 1e-30  # numbers whose largest is smaller are rounded to zeros
+CHUNK = 512  # positions that attention takes at a time (``attention.py``): sixteen pages
+TILE = 16  # lanes: rows of weights, positions of int8 keys, components of int8 values side by side
+SMALLEST = 1e-30  # a group whose largest number is smaller is quantised to zeros
 STORE, ADD = 0, 1  # what a linear layer does with its result: write it, or add it to what is there
 
 # What stands at which index. Buffers are float32 [token][width]; widths are padded.

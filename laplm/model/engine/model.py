@@ -42,12 +42,14 @@ from laplm.progress import Progress
 Array = NDArray[np.float32]
 Ids = NDArray[np.int64]
 
-PREFILL_CHUNK = 256  # tokens that go through the layers together; more gains nothing
+# Tokens that go through the layers in one pass (llama.cpp's n_ubatch), of a prompt or of several
+# sequences: more of them gain nothing.
+MAX_BATCHED_TOKENS = 256
 # A pass is shared among threads when it reads so many bytes of weights, or has so many products:
 # about a tenth of a millisecond for one thread.
 MIN_PARALLEL_BYTES, MIN_PARALLEL_PRODUCTS = 4_000_000, 60_000_000
-# Chunks of attention are shared out from so many on, where threads have fewer key heads each: the
-# barriers cost less than what the threads would wait for one another.
+# From so many chunks of attention on they are shared out, where threads have fewer key heads each:
+# the barriers cost less than what the threads would wait for one another.
 MIN_SPLIT_CHUNKS, MOST_UNEVEN_HEADS = 2, 4
 _ACTIVATIONS = {
     "gelu_new": k.GELU_TANH, "gelu_pytorch_tanh": k.GELU_TANH, "gelu": k.GELU_ERF,
@@ -245,11 +247,11 @@ class GPT:
                 cache.append_ids(ids.tolist())
                 return logits
             parts = []
-            for start in range(0, len(ids), PREFILL_CHUNK):
-                chunk = ids[start : start + PREFILL_CHUNK]
-                is_last = start + PREFILL_CHUNK >= len(ids)
-                part = (len(chunk), cache, int(is_last) if last_only else len(chunk))
-                parts.append(self._pass(chunk, [part], decode_only=False))
+            for start in range(0, len(ids), MAX_BATCHED_TOKENS):
+                some = ids[start : start + MAX_BATCHED_TOKENS]
+                is_last = start + MAX_BATCHED_TOKENS >= len(ids)
+                part = (len(some), cache, int(is_last) if last_only else len(some))
+                parts.append(self._pass(some, [part], decode_only=False))
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
     def decode(self, ids: ArrayLike, kv_caches: Sequence[KVCache]) -> Array:
@@ -265,8 +267,8 @@ class GPT:
             raise InputError(f"{len(ids)} ids need as many caches, all different")
         with self._lock:
             parts = []
-            for start in range(0, len(ids), PREFILL_CHUNK):
-                some = slice(start, start + PREFILL_CHUNK)
+            for start in range(0, len(ids), MAX_BATCHED_TOKENS):
+                some = slice(start, start + MAX_BATCHED_TOKENS)
                 rows = [(1, cache, 1) for cache in kv_caches[some]]
                 parts.append(self._pass(ids[some], rows, decode_only=True))
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
@@ -285,12 +287,14 @@ class GPT:
             Logits (wanted in all, V), in the order of the parts.
 
         Raises:
-            InputError: as ``decode``, or more than ``PREFILL_CHUNK`` ids in all.
+            InputError: as ``decode``, or more than ``MAX_BATCHED_TOKENS`` ids in all.
         """
         ids = self._checked(np.concatenate([np.asarray(part, np.int64) for part, _, _ in parts]))
         caches = [cache for _, cache, _ in parts]
-        if len(ids) > PREFILL_CHUNK or len({id(c) for c in caches}) != len(caches):
-            raise InputError(f"one pass takes at most {PREFILL_CHUNK} ids, and each cache once")
+        if len(ids) > MAX_BATCHED_TOKENS or len({id(c) for c in caches}) != len(caches):
+            raise InputError(
+                f"one pass takes at most {MAX_BATCHED_TOKENS} ids, and each cache once"
+            )
         with self._lock:
             counts = [(len(part), cache, last) for part, cache, last in parts]
             return self._pass(ids, counts, decode_only=len(ids) == len(parts))
@@ -483,7 +487,7 @@ class GPT:
 
     def _grow(self, tokens: int) -> None:
         """Make the buffers large enough."""
-        self._tokens = tokens = max(tokens, min(PREFILL_CHUNK, 2 * tokens))
+        self._tokens = tokens = max(tokens, min(MAX_BATCHED_TOKENS, 2 * tokens))
         args = self._args
         self._work = {at: aligned(tokens * width, np.float32) for at, width in self._widths.items()}
         for at, array in self._work.items():
@@ -505,7 +509,7 @@ class GPT:
     def _split_attention(
         self, query_blocks: Sequence[tuple[int, int, int, int]], threads: int
     ) -> None:
-        """Have chunks of positions shared out where key heads would leave threads without work."""
+        """Have chunks of attention shared out where key heads would leave threads without work."""
         heads = self.config.n_kv_head * len(query_blocks)
         chunks = max(position for *_, position in query_blocks) // k.CHUNK + 1
         uneven = heads % threads > 0 and heads < MOST_UNEVEN_HEADS * threads
@@ -521,7 +525,7 @@ class GPT:
     def _pass(
         self, ids: Ids, parts: Sequence[tuple[int, KVCache, int]], *, decode_only: bool
     ) -> Array:
-        """One pass over at most PREFILL_CHUNK ids, which are then in their caches.
+        """One pass over at most MAX_BATCHED_TOKENS ids, which are then in their caches.
 
         Args:
             ids: those of all parts, one after the other.
@@ -558,7 +562,7 @@ class GPT:
         *,
         decode_only: bool,
     ) -> Array:
-        """The engine, over at most PREFILL_CHUNK tokens; logits of the ``logit_rows`` ones."""
+        """The engine, over at most MAX_BATCHED_TOKENS tokens; logits of the ``logit_rows`` ones."""
         n, n_logit_rows = len(ids), len(logit_rows)
         if os.getpid() != self._process:  # threads do not survive a fork
             self._pool = ThreadPool(self._engine, self.threads)

@@ -404,11 +404,11 @@ class Args:
         ) = values  # fmt: skip
 
 
-# --- floats to whole numbers ---------------------------------------------------------------------
+# --- quantisation --------------------------------------------------------------------------------
 
 
-def to_whole(b: Builder, parts: list[Value], most: int) -> tuple[list[Value], Value]:
-    """Vectors of floats to whole numbers -most…most and the float scale that they all share.
+def quantize(b: Builder, parts: list[Value], most: int) -> tuple[list[Value], Value]:
+    """Vectors of floats to integers in -most…most, and the float scale that they all share.
 
     Where the largest is under ``SMALLEST`` they are zeros: ``most`` divided by it may be infinite.
     """
@@ -434,7 +434,7 @@ def make_quantize() -> Any:
     def emit(b: Builder, *values: Value) -> None:
         x, out, scale, total = values
         parts = [simd.read(b, place(b, x, (half, 64)), F32V, 4) for half in (0, 1)]
-        whole, shared = to_whole(b, parts, 127)
+        whole, shared = quantize(b, parts, 127)
         for half in (0, 1):
             small = b.trunc(whole[half], ir.VectorType(I8, LANES))
             simd.write(b, place(b, out, (half, LANES)), small)

@@ -160,7 +160,7 @@ class Checkpoint:
 # --- opening ----------------------------------------------------------------------------------
 
 
-def open_checkpoint(path: Path) -> Checkpoint:
+def open_checkpoint(path: Path, file: GGUFFile | None = None) -> Checkpoint:
     """Open a model directory or a GGUF file; no weights are read yet.
 
     Of a directory it takes the Hugging Face layout, ``config.json`` with ``model.safetensors``, or
@@ -172,17 +172,20 @@ def open_checkpoint(path: Path) -> Checkpoint:
     Where both an output matrix and the embedding are stored, they are one matrix only if their
     numbers are equal; where only one of them is, it serves as both. transformers does the same.
 
+    Args:
+        path: the model's directory, or its GGUF file.
+        file: the tables of that GGUF file, where they have been read already.
+
     Raises:
         ModelFormatError: names the file and what is wrong with it.
     """
     path = Path(path)
     try:
-        file = _gguf_file(path)
-        if file is None:
-            return _open(path)
-        from laplm.model.files.gguf_reader import read_gguf
+        if file is None and (found := _gguf_file(path)) is not None:
+            from laplm.model.files.gguf_reader import read_gguf
 
-        return open_gguf_checkpoint(read_gguf(file))
+            file = read_gguf(found)
+        return _open(path) if file is None else open_gguf_checkpoint(file)
     except OSError as error:
         refuse(Path(error.filename or path), f"cannot be read ({error.strerror}); {_READERS}")
 

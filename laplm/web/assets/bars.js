@@ -53,7 +53,7 @@ function makeRow(onTake) {
  * @returns {{element: HTMLElement, update: (items: {label: string, p: number, before?: number,
  *   out?: boolean, own?: boolean, takes?: boolean}[]) => void}}
  */
-export function makeBars(label, onTake) {
+export function makeProbabilityBars(label, onTake) {
   const element = h("ul", { class: "bars", "aria-label": label });
   const rows = [];
   return {

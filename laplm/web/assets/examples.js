@@ -13,12 +13,12 @@ const TEXTS = [
 const QUESTIONS = ["Why is the sky blue?", "Write two lines about the sea.", "What is rain?"];
 
 /** How a document of the chosen model's tuning begins; null where it has none of this kind. */
-export function openingOf({ asks }) {
+export function documentOpening({ asks }) {
   const entry = entryOf(chosenModel());
   return entry?.opening && entry.asks === asks ? entry.opening : null;
 }
 
-const withOpening = (usual, kind) => () => [openingOf(kind) ?? [], usual].flat();
+const withOpening = (usual, kind) => () => [documentOpening(kind) ?? [], usual].flat();
 
 /** Texts to go on from, and questions, for the model that is chosen now. */
 export const texts = withOpening(TEXTS, { asks: false });

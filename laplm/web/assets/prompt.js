@@ -3,7 +3,7 @@
 
 import { readAddress, writeAddress } from "./address.js";
 import { debounce } from "./dom.js";
-import { openingOf } from "./examples.js";
+import { documentOpening } from "./examples.js";
 import { chosenModel, onModels } from "./models-list.js";
 import { session } from "./storage.js";
 
@@ -21,7 +21,7 @@ let chosen = readAddress().text ?? session.read("prompt") ?? null; // null: nobo
 let written = session.read("prompt-tokens") ?? null;
 
 /** The prompt of all tabs, or what this one opens on. */
-export const promptText = (of) => chosen ?? openingOf({ asks: false }) ?? FIRST[of];
+export const promptText = (of) => chosen ?? documentOpening({ asks: false }) ?? FIRST[of];
 
 /**
  * The tokens that the prompt is, where the chosen model has written them, and how many of them are

@@ -21,7 +21,7 @@ def test_bars_stand_in_their_order_from_the_top_and_a_negative_one_has_a_colour_
     None
 ):
     blue, red = figures.OKABE_ITO[:2]
-    (axes,) = figures.bars(["a", "b", "c"], [3, -1, 2], "a title", signed=True).axes
+    (axes,) = figures.bar_chart(["a", "b", "c"], [3, -1, 2], "a title", signed=True).axes
     assert [(round(y), x, colour) for y, x, colour in drawn(axes)] == [
         (0, 3, blue), (1, -1, red), (2, 2, blue),
     ]  # fmt: skip

@@ -33,9 +33,9 @@ def test_a_long_line_under_the_title_goes_on_in_further_lines_and_of_a_text_the_
 
 
 def test_magnified_letters_are_larger_beside_the_same_picture(magnified: None) -> None:
-    large = figures.bars(["a", "b"], [1, 2], "a title")
+    large = figures.bar_chart(["a", "b"], [1, 2], "a title")
     figures.magnify(1)
-    usual = figures.bars(["a", "b"], [1, 2], "a title")
+    usual = figures.bar_chart(["a", "b"], [1, 2], "a title")
     # As many dots, fewer inches; letters are counted in inches.
     np.testing.assert_allclose(
         large.get_size_inches() * large.dpi, usual.get_size_inches() * usual.dpi
@@ -45,7 +45,7 @@ def test_magnified_letters_are_larger_beside_the_same_picture(magnified: None) -
 
 def test_the_picture_of_a_title_is_as_wide_as_it(magnified: None) -> None:
     title = "where its one hundred and twenty-four million parameters are"
-    figure = figures.bars(["queries, keys, values"], [1], title)
+    figure = figures.bar_chart(["queries, keys, values"], [1], title)
     figure.draw_without_rendering()
     assert figure.axes[0]._left_title.get_window_extent().x1 <= figure.bbox.x1
 

@@ -21,7 +21,7 @@ from laplm.model import reference
 from laplm.model.config import ACTIVATIONS
 from laplm.model.engine import kv_cache
 from laplm.model.engine import model as model_module
-from laplm.model.engine.model import GPT, PREFILL_CHUNK
+from laplm.model.engine.model import GPT, MAX_BATCHED_TOKENS
 from laplm.model.engine.quantize import Precision
 from laplm.model.files.checkpoint import open_checkpoint
 from laplm.native import isa as isas
@@ -268,10 +268,10 @@ def test_more_sequences_than_a_block_decode_together(engines: dict[Precision, GP
     gpt = engines["int8"]
     cache = gpt.new_cache()
     gpt.forward([1, 2, 3], cache)
-    forks = cache.fork(PREFILL_CHUNK + 5)
-    tokens = np.arange(PREFILL_CHUNK + 5) % gpt.config.vocab_size
+    forks = cache.fork(MAX_BATCHED_TOKENS + 5)
+    tokens = np.arange(MAX_BATCHED_TOKENS + 5) % gpt.config.vocab_size
     logits = gpt.decode(tokens, forks)
-    for i in (0, PREFILL_CHUNK - 1, PREFILL_CHUNK, PREFILL_CHUNK + 4):
+    for i in (0, MAX_BATCHED_TOKENS - 1, MAX_BATCHED_TOKENS, MAX_BATCHED_TOKENS + 4):
         np.testing.assert_array_equal(logits[i], gpt.forward([1, 2, 3, tokens[i]])[-1])
 
 
@@ -291,12 +291,12 @@ def test_every_instruction_set_gives_the_same_bits(
 def test_last_only_is_the_last_row(
     engines: dict[Precision, GPT], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a prompt that goes through at once, and of one in chunks, the first without any logits."""
+    """Of a prompt in one pass, and of one in several, the first of them without any logits."""
     gpt = engines["int4"]
     ids = some_ids(gpt, 128)
     last = gpt.forward(ids)[-1:]
     np.testing.assert_array_equal(gpt.forward(ids, last_only=True), last)
-    monkeypatch.setattr(model_module, "PREFILL_CHUNK", 48)
+    monkeypatch.setattr(model_module, "MAX_BATCHED_TOKENS", 48)
     np.testing.assert_array_equal(gpt.forward(ids, last_only=True), last)
 
 
@@ -555,4 +555,4 @@ def test_a_pass_gives_the_logits_that_are_wanted_of_each_part(
     with pytest.raises(InputError, match="each cache once"):
         gpt.forward_batch([([1], first, 1), ([1], first, 1)])
     with pytest.raises(InputError, match="at most 256"):
-        gpt.forward_batch([([1] * (PREFILL_CHUNK + 1), gpt.new_cache(), 1)])
+        gpt.forward_batch([([1] * (MAX_BATCHED_TOKENS + 1), gpt.new_cache(), 1)])

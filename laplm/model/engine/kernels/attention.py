@@ -19,7 +19,7 @@ from laplm.model.engine import kernel_args as k
 from laplm.model.engine.kernels.activation import exp
 from laplm.model.engine.kernels.norm import make_head_norm
 from laplm.model.engine.kernels.rope import make_rotate, table_width
-from laplm.model.engine.kernels.threads import claim_chunk
+from laplm.model.engine.kernels.threads import claim_items
 from laplm.native import lower
 from laplm.native.isa import Isa
 from laplm.native.simd import (
@@ -74,9 +74,10 @@ def make_merge(head_dim: int) -> Any:
     def merge(partial: int, following: int) -> None:
         before, after = load(partial, 0), load(following, 0)
         store(partial, 0, maximum(before, after))
-        less = exp(splat(0.0) - absolute(before - after))
-        x = where_less(before, after, less, splat(1.0))
-        y = where_less(before, after, splat(1.0), less)
+        # e**(largest - largest of both): 1 for one of them.
+        factor = exp(splat(0.0) - absolute(before - after))
+        x = where_less(before, after, factor, splat(1.0))
+        y = where_less(before, after, splat(1.0), factor)
         for i in range(TOTAL, VALUES + head_dim, 16):
             store(partial, i, fma(load(partial, i), x, load(following, i) * y))
 
@@ -86,8 +87,8 @@ def make_merge(head_dim: int) -> Any:
 def make_prepare_heads(isa: Isa, spec: k.Spec) -> Any:
     """``prepare_heads(args, layer, head, token, table, position)``: a key head and its queries.
 
-    Queries and keys are normalised and turned where the model does it, in place; key and value go
-    to their page.
+    Queries and keys are normalised and rotated (RoPE) where the model does it, in place; key and
+    value go to their page.
     """
     keys_bytes, values_bytes = k.page_part(spec.kv, spec.head_dim)
     head_dim = spec.head_dim
@@ -96,7 +97,7 @@ def make_prepare_heads(isa: Isa, spec: k.Spec) -> Any:
     table_bytes = table_width(spec.rotary_dim) * 4
 
     @lower.kernel
-    def turn(args: int, w: int, token: int, row: int, gain: int) -> None:
+    def norm_and_rotate(args: int, w: int, token: int, row: int, gain: int) -> None:
         """One head of one token."""
         if spec.qk_norm:
             head_norm(args, row, gain)
@@ -114,10 +115,10 @@ def make_prepare_heads(isa: Isa, spec: k.Spec) -> Any:
         row = get_i64(args, k.QKV) + token * get_i64(args, k.QKV_WIDTH) * 4
         key = row + (heads + head) * head_dim * 4
         if spec.qk_norm or spec.rotary_dim > 0:
-            shared = heads // kv_heads
-            for query in range(head * shared, (head + 1) * shared):
-                turn(args, w, token, row + query * head_dim * 4, get_i64(w, k.Q_NORM))
-            turn(args, w, token, key, get_i64(w, k.K_NORM))
+            per_kv_head = heads // kv_heads
+            for query in range(head * per_kv_head, (head + 1) * per_kv_head):
+                norm_and_rotate(args, w, token, row + query * head_dim * 4, get_i64(w, k.Q_NORM))
+            norm_and_rotate(args, w, token, key, get_i64(w, k.K_NORM))
         part = get_i64(table, position // k.PAGE) + (layer * kv_heads + head) * (
             keys_bytes + values_bytes
         )
@@ -162,12 +163,12 @@ def make_first_seen(spec: k.Spec) -> Any:
 
 
 def make_seen_pages(spec: k.Spec) -> Any:
-    """``seen_pages(…)``: the pages of a chunk that a query, or some from ``first`` on, read."""
+    """``seen_pages(…)``: the pages of a chunk that queries read."""
     first_seen = make_first_seen(spec)
 
     @lower.kernel
     def seen_pages(args: int, layer: int, chunk: int, first: int, last: int) -> tuple[int, int]:
-        """Of queries at the positions ``first`` to ``last``: (first page, count)."""
+        """Of queries at the positions ``first`` to ``last``, both included: (first page, count)."""
         start = max(chunk * CHUNK_PAGES, first_seen(args, layer, first) // k.PAGE)
         return start, min((chunk + 1) * CHUNK_PAGES, last // k.PAGE + 1) - start
 
@@ -186,7 +187,7 @@ def make_keys_offset(spec: k.Spec) -> Any:
 
 
 def make_attend_chunk(isa: Isa, spec: k.Spec, count: int) -> Any:
-    """``attend_chunk(…)``: the partials of a chunk for just ``count`` queries, read at once."""
+    """``attend_chunk(…)``: the partials of ``count`` queries over a chunk, read once for all."""
     head_dim = spec.head_dim
     keys_bytes, _ = k.page_part(spec.kv, head_dim)
     scores_of = cache_tiles.make_scores(isa, spec.kv, count, head_dim)
@@ -200,7 +201,7 @@ def make_attend_chunk(isa: Isa, spec: k.Spec, count: int) -> Any:
         token_step: int, head_step: int, keys: int, chunk: int, out: int, out_stride: int,
         next_table: int, next_pages: int, next_keys: int,
     ) -> None:  # fmt: skip
-        """To ``out``; the keys of the ``next_pages`` are prefetched."""
+        """Written to ``out``; meanwhile the keys of the ``next_pages`` are prefetched."""
         scratch = get_i64(args, k.SCRATCH) + thread * get_i64(args, k.SCRATCH_STRIDE)
         scores = scratch + get_i64(args, k.SCRATCH_SCORES)
         q_width = get_i64(args, k.QKV_WIDTH) * 4
@@ -224,11 +225,11 @@ def make_attend_chunk(isa: Isa, spec: k.Spec, count: int) -> Any:
 
 
 def make_attend_queries(isa: Isa, spec: k.Spec) -> Any:
-    """``attend_queries(count, …)``: ``attend_chunk`` for one to four queries."""
-    most = k.queries_together(spec.kv, isa.registers)
-    attend_1, attend_2, attend_3, attend_4 = (
-        make_attend_chunk(isa, spec, min(count, most)) for count in (1, 2, 3, 4)
-    )
+    """``attend_queries(count, …)``: ``attend_chunk`` for one to ``queries_together`` queries."""
+    together = k.queries_together(spec.kv, isa.registers)
+    attend_1, attend_2 = (make_attend_chunk(isa, spec, count) for count in (1, 2))
+    if together > 2:
+        attend_3, attend_4 = (make_attend_chunk(isa, spec, count) for count in (3, 4))
 
     @lower.kernel
     def attend_queries(
@@ -242,7 +243,7 @@ def make_attend_queries(isa: Isa, spec: k.Spec) -> Any:
         elif count == 2:
             attend_2(args, thread, layer, table, position, token, head, token_step, head_step,
                      keys, chunk, out, out_stride, next_table, next_pages, next_keys)  # fmt: skip
-        elif most > 2:
+        elif together > 2:
             if count == 3:
                 attend_3(args, thread, layer, table, position, token, head, token_step, head_step,
                          keys, chunk, out, out_stride, next_table, next_pages,
@@ -278,13 +279,13 @@ def make_attend(spec: k.Spec, attend_queries: Any) -> Any:
         end = position + (count - 1) * token_step
         first, last = first_seen(args, layer, position) // k.CHUNK, end // k.CHUNK
         for chunk in range(first, last + 1):
-            then_table, then_pages, then_keys = next_table, next_pages, next_keys
+            ahead_table, ahead_pages, ahead_keys = next_table, next_pages, next_keys
             if chunk < last:
-                page, then_pages = seen_pages(args, layer, chunk + 1, position, end)
-                then_table, then_keys = table + page * 8, keys
+                page, ahead_pages = seen_pages(args, layer, chunk + 1, position, end)
+                ahead_table, ahead_keys = table + page * 8, keys
             attend_queries(count, args, thread, layer, table, position, token, head, token_step,
                         head_step, keys, chunk, partials if chunk == first else following,
-                        partial_bytes, then_table, then_pages, then_keys)  # fmt: skip
+                        partial_bytes, ahead_table, ahead_pages, ahead_keys)  # fmt: skip
             if chunk > first:
                 for i in range(count):
                     merge(partials + i * partial_bytes, following + i * partial_bytes)
@@ -309,7 +310,7 @@ def make_prepare(prepare_heads: Any, barrier: Any) -> Any:
         # By heads: the keys of neighbouring tokens share cache lines, which two threads would
         # pull back and forth between them.
         kv_heads = get_i64(args, k.N_KV_HEAD)
-        start, end = claim_chunk(args, phase, thread, kv_heads, 1)
+        start, end = claim_items(args, phase, thread, kv_heads, 1)
         while start >= 0:
             for head in range(start, end):
                 for i in range(get_i64(args, k.N_QUERY_BLOCKS)):
@@ -318,7 +319,7 @@ def make_prepare(prepare_heads: Any, barrier: Any) -> Any:
                         prepare_heads(args, layer, head, get_i64(block, k.FIRST) + t,
                                       get_i64(block, k.TABLE),
                                       get_i64(block, k.POSITION) + t)  # fmt: skip
-            start, end = claim_chunk(args, phase, thread, kv_heads, 1)
+            start, end = claim_items(args, phase, thread, kv_heads, 1)
         return barrier(args, thread, phase, 0, 0)
 
     return prepare
@@ -345,20 +346,20 @@ def make_attend_whole(isa: Isa, spec: k.Spec, prepare_heads: Any, attend_queries
     def attend_item(args: int, thread: int, layer: int, item: int, items: int) -> None:
         """One block's queries of one head, or of all heads that share a key head."""
         count, decode_only = get_i64(args, k.N_QUERY_BLOCKS), get_i64(args, k.DECODE_ONLY)
-        shared = get_i64(args, k.N_HEAD) // get_i64(args, k.N_KV_HEAD)
-        of_kv = 1 if decode_only else shared
+        per_kv_head = get_i64(args, k.N_HEAD) // get_i64(args, k.N_KV_HEAD)
+        items_per_kv = 1 if decode_only else per_kv_head
         following = min(item + 1, items - 1)
         next_table, next_pages, next_keys = first_keys(
-            args, layer, following // count // of_kv, query_block(args, following % count)
+            args, layer, following // count // items_per_kv, query_block(args, following % count)
         )
         head, block = item // count, query_block(args, item % count)
         token, table = get_i64(block, k.FIRST), get_i64(block, k.TABLE)
-        position, keys = get_i64(block, k.POSITION), keys_offset(args, layer, head // of_kv)
+        position, keys = get_i64(block, k.POSITION), keys_offset(args, layer, head // items_per_kv)
         if decode_only:
             prepare_heads(args, layer, head, token, table, position)
-            for query in range(0, shared, together):
-                attend(args, thread, layer, table, position, token, head * shared + query,
-                       min(together, shared - query), 0, 1, keys, next_table, next_pages,
+            for query in range(0, per_kv_head, together):
+                attend(args, thread, layer, table, position, token, head * per_kv_head + query,
+                       min(together, per_kv_head - query), 0, 1, keys, next_table, next_pages,
                        next_keys)  # fmt: skip
         else:
             attend(args, thread, layer, table, position, token, head, get_i64(block, k.COUNT), 1, 0,
@@ -371,11 +372,11 @@ def make_attend_whole(isa: Isa, spec: k.Spec, prepare_heads: Any, attend_queries
             heads = get_i64(args, k.N_KV_HEAD)
         items = heads * get_i64(args, k.N_QUERY_BLOCKS)
         size = items_per_claim(items, get_i64(args, k.N_THREADS))
-        start, end = claim_chunk(args, phase, thread, items, size)
+        start, end = claim_items(args, phase, thread, items, size)
         while start >= 0:
             for item in range(start, end):
                 attend_item(args, thread, layer, item, items)
-            start, end = claim_chunk(args, phase, thread, items, size)
+            start, end = claim_items(args, phase, thread, items, size)
 
     return attend_whole
 
@@ -392,9 +393,9 @@ def make_attend_split(isa: Isa, spec: k.Spec, attend_queries: Any) -> Any:
     @lower.kernel
     def attend_split(args: int, thread: int, phase: int, layer: int, split: int) -> None:
         heads, kv_heads = get_i64(args, k.N_HEAD), get_i64(args, k.N_KV_HEAD)
-        count, shared = get_i64(args, k.N_QUERY_BLOCKS), heads // kv_heads
+        count, per_kv_head = get_i64(args, k.N_QUERY_BLOCKS), heads // kv_heads
         items = kv_heads * count * split
-        start, _ = claim_chunk(args, phase, thread, items, 1)
+        start, _ = claim_items(args, phase, thread, items, 1)
         while start >= 0:
             chunk, i, head = start % split, start // split % count, start // split // count
             block = query_block(args, i)
@@ -403,14 +404,15 @@ def make_attend_split(isa: Isa, spec: k.Spec, attend_queries: Any) -> Any:
             if first_seen(args, layer, position) // k.CHUNK <= chunk and chunk <= last:
                 keys = keys_offset(args, layer, head)
                 page, next_pages = seen_pages(args, layer, min(chunk + 1, last), position, position)
-                for query in range(head * shared, (head + 1) * shared, together):
+                end = (head + 1) * per_kv_head
+                for query in range(head * per_kv_head, end, together):
                     out = (i * heads + query) * split + chunk
-                    attend_queries(min(together, (head + 1) * shared - query), args, thread, layer,
+                    attend_queries(min(together, end - query), args, thread, layer,
                                 table, position, get_i64(block, k.FIRST), query, 0, 1, keys, chunk,
                                 get_i64(args, k.PARTIALS) + out * partial_bytes,
                                 split * partial_bytes, table + page * 8, next_pages,
                                 keys)  # fmt: skip
-            start, _ = claim_chunk(args, phase, thread, items, 1)
+            start, _ = claim_items(args, phase, thread, items, 1)
 
     return attend_split
 
@@ -425,7 +427,7 @@ def make_merge_split(spec: k.Spec) -> Any:
         heads = get_i64(args, k.N_HEAD)
         items = heads * get_i64(args, k.N_QUERY_BLOCKS)
         size = items_per_claim(items, get_i64(args, k.N_THREADS))
-        start, end = claim_chunk(args, phase, thread, items, size)
+        start, end = claim_items(args, phase, thread, items, size)
         while start >= 0:
             for item in range(start, end):
                 head, i = item % heads, item // heads
@@ -437,7 +439,7 @@ def make_merge_split(spec: k.Spec) -> Any:
                 for chunk in range(first + 1, position // k.CHUNK + 1):
                     merge(into, partials + chunk * partial_bytes)
                 write_z(args, get_i64(block, k.FIRST), head, into)
-            start, end = claim_chunk(args, phase, thread, items, size)
+            start, end = claim_items(args, phase, thread, items, size)
 
     return merge_split
 

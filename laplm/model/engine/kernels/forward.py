@@ -2,7 +2,7 @@
 
 Every thread calls ``forward(args, thread)``: ``reference.forward``, layer by layer. ``args`` is an
 array of 64-bit integers (addresses and sizes, ``kernel_args.py`` says where) that ``model.py``
-fills in. Nothing here allocates, and no result depends on which thread does a chunk.
+fills in. Nothing here allocates, and no result depends on which thread works out what.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def make_forward(isa: Isa, spec: k.Spec) -> Any:
     attention = make_attention(isa, spec, barrier)
     linear = make_linear_dispatch(isa, spec, barrier)
     add_sublayer = make_add_sublayer(spec, barrier)
-    apart = spec.post_norms or spec.parallel_residual  # what a sublayer adds waits in a buffer
+    apart = spec.post_norms or spec.parallel_residual  # its output waits in SUBLAYER
 
     @lower.inlined
     def matrix(layer: int, which: int) -> int:
@@ -60,7 +60,7 @@ def make_forward(isa: Isa, spec: k.Spec) -> Any:
 
     @lower.kernel
     def attention_sublayer(args: int, thread: int, phase: int, i: int, w: int) -> int:
-        """Attention of layer ``i``: X, or the buffer, gets what it adds."""
+        """Attention of layer ``i``: added to X, or written to SUBLAYER."""
         tokens, width, x = get_i64(args, k.N_TOKENS), get_i64(args, k.WIDTH), get_i64(args, k.X)
         for part in range(get_i64(w, k.N_QKV)):
             phase = linear(args, thread, phase, tokens, x, width, True, get_i64(w, k.NORM1_GAIN),
@@ -75,7 +75,7 @@ def make_forward(isa: Isa, spec: k.Spec) -> Any:
 
     @lower.kernel
     def feed_forward_sublayer(args: int, thread: int, phase: int, w: int) -> int:
-        """The feed-forward of a layer: X, or the buffer, gets what it adds."""
+        """The feed-forward of a layer: added to X, or written to SUBLAYER."""
         tokens, width, x = get_i64(args, k.N_TOKENS), get_i64(args, k.WIDTH), get_i64(args, k.X)
         inner, inner_width = get_i64(args, k.INNER), get_i64(args, k.INNER_WIDTH)
         up = get_i64(args, k.GATE_UP) if spec.gated else inner

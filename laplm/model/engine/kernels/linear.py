@@ -12,7 +12,7 @@ from laplm.model.engine import tiles
 from laplm.model.engine.formats import CODES, FORMATS, SUPER, Format
 from laplm.model.engine.kernels.activation import activate
 from laplm.model.engine.kernels.norm import layer_norm, rms_norm
-from laplm.model.engine.kernels.threads import claim_chunk
+from laplm.model.engine.kernels.threads import claim_items
 from laplm.native import lower
 from laplm.native.isa import Isa
 from laplm.native.simd import get_i64, keep_between, load, store
@@ -31,7 +31,7 @@ def quantize_row(row: int, groups: int, act: int, scale: int, total: int) -> Non
 
 
 @lower.kernel
-def act_of(args: int, thread: int, tokens: int) -> tuple[int, int, int]:
+def input_buffers(args: int, thread: int, tokens: int) -> tuple[int, int, int]:
     """Where the inputs of linear layers are: (values, scales, sums)."""
     if tokens <= k.MAX_REDUNDANT_ROWS:
         scratch = get_i64(args, k.SCRATCH) + thread * get_i64(args, k.SCRATCH_STRIDE)
@@ -44,16 +44,16 @@ def act_of(args: int, thread: int, tokens: int) -> tuple[int, int, int]:
 
 
 def make_linear_inputs(spec: k.Spec, barrier: Any, *, floats: bool) -> Any:
-    """``inputs(args, thread, phase, …)``: all tokens' inputs of a linear layer; the next phase."""
+    """``inputs(args, thread, phase, …)``: prepare all tokens' inputs; returns the next phase."""
     act_bytes = 4 if floats else 1
     normalise = layer_norm if spec.norm == "layer" else rms_norm
 
     @lower.kernel
     def input_row(
-        args: int, thread: int, t: int, row: int, norm: int, gain: int, shift: int,
+        args: int, thread: int, t: int, row: int, norm: int, gain: int, bias: int,
         n_in: int, act: int, scale: int, total: int,
     ) -> None:  # fmt: skip
-        """Token ``t``'s: the norm if asked for, then bytes."""
+        """Token ``t``'s inputs: normalised if ``norm``, then quantised."""
         groups = (n_in + k.GROUP - 1) // k.GROUP
         act += t * groups * k.GROUP * act_bytes
         if norm:
@@ -61,7 +61,7 @@ def make_linear_inputs(spec: k.Spec, barrier: Any, *, floats: bool) -> Any:
             normed = scratch + get_i64(args, k.SCRATCH_ROW)
             if floats:
                 normed = act
-            normalise(args, row, gain, shift, normed)
+            normalise(args, row, gain, bias, normed)
             row = normed
         if not floats:
             quantize_row(row, groups, act, scale + t * groups * 4, total + t * groups * 4)
@@ -69,23 +69,23 @@ def make_linear_inputs(spec: k.Spec, barrier: Any, *, floats: bool) -> Any:
     @lower.kernel
     def inputs(
         args: int, thread: int, phase: int, tokens: int, rows: int, row_width: int, norm: int,
-        gain: int, shift: int, n_in: int, index: int,
+        gain: int, bias: int, n_in: int, index: int,
     ) -> int:  # fmt: skip
         """``index`` picks rows when it is not 0."""
-        act, scale, total = act_of(args, thread, tokens)
+        act, scale, total = input_buffers(args, thread, tokens)
         if tokens <= k.MAX_REDUNDANT_ROWS:
             for t in range(tokens):
                 which = get_i64(index, t) if index else t
                 row = rows + which * row_width * 4
-                input_row(args, thread, t, row, norm, gain, shift, n_in, act, scale, total)
+                input_row(args, thread, t, row, norm, gain, bias, n_in, act, scale, total)
             return phase
-        start, end = claim_chunk(args, phase, thread, tokens, 4)
+        start, end = claim_items(args, phase, thread, tokens, 4)
         while start >= 0:
             for t in range(start, end):
                 which = get_i64(index, t) if index else t
                 row = rows + which * row_width * 4
-                input_row(args, thread, t, row, norm, gain, shift, n_in, act, scale, total)
-            start, end = claim_chunk(args, phase, thread, tokens, 4)
+                input_row(args, thread, t, row, norm, gain, bias, n_in, act, scale, total)
+            start, end = claim_items(args, phase, thread, tokens, 4)
         return barrier(args, thread, phase, 0, 0)
 
     return inputs
@@ -112,13 +112,13 @@ def make_scale_stride(form: Format) -> Any:
 def make_linear_rows(isa: Isa, form: Format) -> Any:
     """``rows(…)``: some tiles of a linear layer's output rows, for all tokens."""
     together = tiles.rows_together(isa, form)
-    # Several tokens multiply for longer than one tile takes to come from memory: the first of
-    # them prefetch the next. One token only waits for memory, which is asked already.
+    # Multiplying several tokens takes longer than reading a tile from memory: the call for the
+    # first of them prefetches the next tile. One token's call waits for memory alone.
     most = tiles.tokens_together(isa, form)
     first_most, tile_x2 = (
         tiles.make_tile(isa, form, together, t, prefetch_parts=1) for t in (most, 2)
     )
-    # Many take so long that memory would idle for most of it: the first calls share prefetching.
+    # With many tokens memory would idle most of the time: the first calls prefetch a part each.
     sharing = 3
     share_most = tiles.make_tile(isa, form, together, most, prefetch_parts=sharing)
     tile_most, tile_x1 = (tiles.make_tile(isa, form, together, t) for t in (most, 1))
@@ -210,20 +210,20 @@ def make_linear(isa: Isa, spec: k.Spec, form: Format, barrier: Any) -> Any:
         args: int, thread: int, phase: int, tokens: int, x: int, x_stride: int, x_scale: int,
         x_sum: int, m: int, out: int, out_width: int, store_mode: int, activation: int,
     ) -> int:  # fmt: skip
-        """``m`` is the matrix; gives the next phase."""
+        """``m`` is the matrix; returns the next phase."""
         n_in, n_out = get_i64(m, k.N_IN), get_i64(m, k.N_OUT)
         count = (n_out + 15) // 16
         threads = get_i64(args, k.N_THREADS)
-        # Whole register blocks; long runs of memory, but enough chunks to share out evenly.
+        # Whole register blocks; long runs of memory, but enough claims to share out evenly.
         blocks = min(16, count // (threads * 8)) // together
         size = max(1, blocks) * together
-        start, end = claim_chunk(args, phase, thread, count, size)
+        start, end = claim_items(args, phase, thread, count, size)
         while start >= 0:
             rows(get_i64(m, k.WEIGHTS), get_i64(m, k.SCALES), get_i64(m, k.BIAS), n_in, x, x_stride,
                  x_scale, x_sum, start, end, tokens, out, out_width * 4, store_mode)  # fmt: skip
             if activation != k.NO_ACTIVATION:
                 activate_rows(args, activation, out, out_width, n_out, start, end, tokens)
-            start, end = claim_chunk(args, phase, thread, count, size)
+            start, end = claim_items(args, phase, thread, count, size)
         return barrier(args, thread, phase, get_i64(m, k.NEXT_WEIGHTS), get_i64(m, k.NEXT_BYTES))
 
     return linear
@@ -232,8 +232,8 @@ def make_linear(isa: Isa, spec: k.Spec, form: Format, barrier: Any) -> Any:
 def make_linear_dispatch(isa: Isa, spec: k.Spec, barrier: Any) -> Any:
     """``linear_dispatch(…)``: inputs, then the product with a matrix of any format.
 
-    ``norm`` says whether the rows are normalised first. The result goes to the matrix's column of
-    ``out``.
+    ``norm`` says whether the rows are normalised first, with ``gain`` and ``bias``. The result goes
+    to the matrix's column of ``out``.
     """
     forms = [FORMATS[name] for name in spec.formats]
     floats, in_bytes = (make_linear_inputs(spec, barrier, floats=each) for each in (True, False))
@@ -241,7 +241,7 @@ def make_linear_dispatch(isa: Isa, spec: k.Spec, barrier: Any) -> Any:
     @lower.kernel
     def no_format(
         args: int, thread: int, phase: int, tokens: int, rows: int, row_width: int, norm: int,
-        gain: int, shift: int, index: int, m: int, out: int, out_width: int, store_mode: int,
+        gain: int, bias: int, index: int, m: int, out: int, out_width: int, store_mode: int,
         activation: int,
     ) -> int:  # fmt: skip
         return phase
@@ -255,15 +255,15 @@ def make_linear_dispatch(isa: Isa, spec: k.Spec, barrier: Any) -> Any:
         @lower.kernel
         def linear_dispatch(
             args: int, thread: int, phase: int, tokens: int, rows: int, row_width: int, norm: int,
-            gain: int, shift: int, index: int, m: int, out: int, out_width: int, store_mode: int,
+            gain: int, bias: int, index: int, m: int, out: int, out_width: int, store_mode: int,
             activation: int,
         ) -> int:  # fmt: skip
             if last or get_i64(m, k.FORMAT) == code:
                 n_in = get_i64(m, k.N_IN)
                 to = out + get_i64(m, k.COLUMN) * 4
-                act, scale, total = act_of(args, thread, tokens)
+                act, scale, total = input_buffers(args, thread, tokens)
                 if not is_float or norm:
-                    phase = inputs(args, thread, phase, tokens, rows, row_width, norm, gain, shift,
+                    phase = inputs(args, thread, phase, tokens, rows, row_width, norm, gain, bias,
                                    n_in, index)  # fmt: skip
                 else:  # floats are read where they are
                     return linear(args, thread, phase, tokens, rows, row_width * 4, scale, total, m,
@@ -271,7 +271,7 @@ def make_linear_dispatch(isa: Isa, spec: k.Spec, barrier: Any) -> Any:
                 stride = (n_in + k.GROUP - 1) // k.GROUP * k.GROUP * act_bytes
                 return linear(args, thread, phase, tokens, act, stride, scale, total, m, to,
                               out_width, store_mode, activation)  # fmt: skip
-            return otherwise(args, thread, phase, tokens, rows, row_width, norm, gain, shift, index,
+            return otherwise(args, thread, phase, tokens, rows, row_width, norm, gain, bias, index,
                              m, out, out_width, store_mode, activation)  # fmt: skip
 
         return linear_dispatch

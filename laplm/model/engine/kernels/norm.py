@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from laplm.model.engine import kernel_args as k
-from laplm.model.engine.kernels.threads import claim_chunk
+from laplm.model.engine.kernels.threads import claim_items
 from laplm.native import lower
 from laplm.native.simd import (
     fma,
@@ -22,7 +22,7 @@ from laplm.native.simd import (
 
 
 @lower.kernel
-def layer_norm(args: int, row: int, gain: int, shift: int, out: int) -> None:
+def layer_norm(args: int, row: int, gain: int, bias: int, out: int) -> None:
     """(C,) floats to (C,) floats; the padding stays zero."""
     c, width, n = get_i64(args, k.N_EMBD), get_i64(args, k.WIDTH), splat(get_i64(args, k.N_EMBD))
     total = splat(0.0)
@@ -36,12 +36,12 @@ def layer_norm(args: int, row: int, gain: int, shift: int, out: int) -> None:
     variance = splat(sum_lanes(total)) / n
     inverse = inverse_root(variance + splat(get_f32(get_i64(args, k.EPSILON), 0)))
     for i in range(0, width, 16):
-        store(out, i, fma((load(row, i) - mean) * inverse, load(gain, i), load(shift, i)))
+        store(out, i, fma((load(row, i) - mean) * inverse, load(gain, i), load(bias, i)))
 
 
 @lower.kernel
-def rms_norm(args: int, row: int, gain: int, shift: int, out: int) -> None:
-    """(C,) floats to (C,) floats; ``shift`` is there to be called as ``layer_norm`` is."""
+def rms_norm(args: int, row: int, gain: int, bias: int, out: int) -> None:
+    """(C,) floats to (C,) floats; ``bias`` is not used: the call is that of ``layer_norm``."""
     width, n = get_i64(args, k.WIDTH), splat(get_i64(args, k.N_EMBD))
     total = splat(0.0)
     for i in range(0, width, 16):
@@ -81,7 +81,7 @@ def make_add_sublayer(spec: k.Spec, barrier: Any) -> Any:
     @lower.kernel
     def add_sublayer(args: int, thread: int, phase: int, tokens: int, gain: int) -> int:
         width = get_i64(args, k.WIDTH)
-        start, end = claim_chunk(args, phase, thread, tokens, 1)
+        start, end = claim_items(args, phase, thread, tokens, 1)
         while start >= 0:
             for t in range(start, end):
                 x = get_i64(args, k.X) + t * width * 4
@@ -90,7 +90,7 @@ def make_add_sublayer(spec: k.Spec, barrier: Any) -> Any:
                     rms_norm(args, added, gain, 0, added)
                 for i in range(0, width, 16):
                     store(x, i, load(x, i) + load(added, i))
-            start, end = claim_chunk(args, phase, thread, tokens, 1)
+            start, end = claim_items(args, phase, thread, tokens, 1)
         return barrier(args, thread, phase, 0, 0)
 
     return add_sublayer

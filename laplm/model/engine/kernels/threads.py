@@ -1,8 +1,8 @@
-"""How the threads of a pool share a forward pass: chunks of work, barriers, launch and sleep.
+"""How the threads of a pool share a forward pass: work stealing, barriers, launch and sleep.
 
-A phase (a linear layer, attention, …) is cut into chunks; each thread claims chunks of its own
-range, then steals from the others'. A spin barrier ends the phase. A thread that waits for others
-fetches the weights that come next.
+A phase (a linear layer, attention, …) has a number of items: tokens, tiles of output rows, heads.
+Each thread claims some of its own range at a time, then steals from the others'. A spin barrier
+ends the phase. A thread that waits for others prefetches the weights that come next.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from laplm.native.simd import (
 def make_barrier(isa: Isa) -> Any:
     """``barrier(args, thread, phase, weights, size)``: until every thread has ended the phase.
 
-    Gives the next phase. ``weights`` are those of the next matrix, of ``size`` bytes: a thread
+    Returns the next phase. ``weights`` are those of the next matrix, of ``size`` bytes: a thread
     prefetches the beginning of its share, and more of it while it waits.
     """
     pause = simd.make_pause(isa)
@@ -52,7 +52,7 @@ def make_barrier(isa: Isa) -> Any:
             else:
                 pause()
                 spins += 1
-            if spins == pool.SPINS_BEFORE_YIELD:  # another program may have our core's partner
+            if spins == pool.SPINS_BEFORE_YIELD:  # the thread we wait for may need this core
                 give_way()
                 spins = 0
         return phase + 1
@@ -61,23 +61,23 @@ def make_barrier(isa: Isa) -> Any:
 
 
 @lower.kernel
-def claim_chunk(args: int, phase: int, thread: int, count: int, size: int) -> tuple[int, int]:
-    """The next chunk of ``range(count)``, ``size`` long or less: (start, end), or (-1, -1).
+def claim_items(args: int, phase: int, thread: int, count: int, size: int) -> tuple[int, int]:
+    """The next ``size`` items of ``range(count)``, or fewer: (start, end); (-1, -1) at the end.
 
     Work stealing: a thread's own range first, then what is left of the others'.
     """
     threads = get_i64(args, k.N_THREADS)
-    chunks = (count + size - 1) // size
+    claims = (count + size - 1) // size
     for step in range(threads):
         victim = thread + step
         if victim >= threads:
             victim -= threads
-        first, last = chunks * victim // threads, chunks * (victim + 1) // threads
+        first, last = claims * victim // threads, claims * (victim + 1) // threads
         counter = get_i64(args, k.COUNTERS) + (phase * threads + victim) * 64
         if first + atomic_get(counter) < last:
-            chunk = first + atomic_add(counter, 1)
-            if chunk < last:
-                return chunk * size, min((chunk + 1) * size, count)
+            claim = first + atomic_add(counter, 1)
+            if claim < last:
+                return claim * size, min((claim + 1) * size, count)
     return -1, -1
 
 
@@ -87,10 +87,11 @@ def make_pool(isa: Isa, forward: Any) -> tuple[Any, Any]:
 
     @lower.kernel
     def launch(control: int, args: int) -> int:
-        """Announce ``args`` to their threads; returns 0 after running them, else how many to wake.
+        """Announce ``args`` to the threads that it counts, and run this thread's part.
 
-        Those are marked ``TO_WAKE``; the caller wakes them, then runs ``forward(args, 0)``. Threads
-        that ``args`` does not count are told nothing, and so touch nothing of it.
+        Where some are parked it runs nothing, and returns how many: the caller wakes those marked
+        ``TO_WAKE``, then runs ``forward(args, 0)``. Else it returns 0. Other threads of the pool
+        are told nothing, and so touch nothing of ``args``.
         """
         atomic_set(control + pool.CURRENT_ARGS * 8, args)
         parked = 0

@@ -1,6 +1,6 @@
 // The next token: its bars, drawing one, and taking the one that is clicked.
 
-import { makeBars } from "../bars.js";
+import { makeProbabilityBars } from "../bars.js";
 import { h, percent, replace } from "../dom.js";
 import { foldedSettings, samplingSliders, valuesOf } from "../folded.js";
 
@@ -11,7 +11,7 @@ import { foldedSettings, samplingSliders, valuesOf } from "../folded.js";
  */
 export function makeNext(act) {
   const sliders = samplingSliders({ temperature: 1, top_k: 0, most_k: 50, change: act.settings });
-  const bars = makeBars("Probabilities of the next token", (item) => act.take(item));
+  const bars = makeProbabilityBars("Probabilities of the next token", (item) => act.take(item));
   const after = h("p", { class: "note" });
   // It keeps its place: what is below the bars does not move when a part is switched off.
   const legend = h("p", { class: "note unshown" }, "with all parts");

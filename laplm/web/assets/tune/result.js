@@ -2,7 +2,7 @@
 
 import { patch, post } from "../api.js";
 import { bytes, freshId, h, replace } from "../dom.js";
-import { openingOf } from "../examples.js";
+import { documentOpening } from "../examples.js";
 import { chooseModel, chosenModel, entryOf, refreshModels } from "../models-list.js";
 import { setPrompt } from "../prompt.js";
 import { showTab } from "../tabs.js";
@@ -23,7 +23,7 @@ function useButton(entry, text, writes) {
       await refreshModels();
       chooseModel(name);
       // It begins with what it has learnt to go on with.
-      const opening = openingOf({ asks: false });
+      const opening = documentOpening({ asks: false });
       if (opening !== null) setPrompt(opening);
       if (!writes) showTab("look");
       else showTab(entryOf(name)?.chat ? "chat" : "write", true);

@@ -1,6 +1,6 @@
 // Beside the text: the bars of the token that is being drawn, or of the one that was clicked.
 
-import { makeBars } from "../bars.js";
+import { makeProbabilityBars } from "../bars.js";
 import { h, visible } from "../dom.js";
 
 /** A token and what else it could have been, as items for bars. */
@@ -26,7 +26,7 @@ export function makeDrawPanel() {
   let taken = null;
   const title = h("h3", { text: "The next token" });
   const note = h("p", { class: "note" });
-  const bars = makeBars("What it could have been", (item) => taken?.(item.token));
+  const bars = makeProbabilityBars("What it could have been", (item) => taken?.(item.token));
   const element = h(
     "aside",
     { class: "card draws", "aria-label": "The token that is drawn", hidden: true },
