@@ -142,7 +142,6 @@ TESTED_IN = {
     "tune/kernels/pointwise_kernel.py": "tune/kernels/test_pointwise.py",
     # What it gives is seen only in what is built of it.
     "look/view.py": "look/test_registry.py",
-    "native/memory.py": "model/engine/kernels/test_linear.py",
     "native/simd.py": "native/test_lower.py",
     "progress.py": "cli/test_progress.py",
     "tune/kernels/numbers.py": "tune/kernels/test_attention_tiles.py",
