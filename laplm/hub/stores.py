@@ -22,6 +22,7 @@ PROGRAMS = {"ollama": "Ollama", "lmstudio": "LM Studio", "llama.cpp": "llama.cpp
 LM_STUDIO = ("~/.lmstudio/models", "~/.cache/lm-studio/models")
 _OLLAMA_HOST, _OLLAMA_OWNER = "registry.ollama.ai", "library"  # of names without them
 _LAYER = "application/vnd.ollama.image."
+_LEAST_OF_A_NAME = 3  # letters; fewer are in too many names
 _MAX_MANIFEST = 1 << 20  # bytes; they are a page long
 
 
@@ -66,6 +67,30 @@ def find_model_file(name: str) -> Path:
     if model.problem:
         raise ModelNotFoundError(f"{name} cannot be used: {model.problem}")
     return model.path
+
+
+def names_like(name: str, limit: int = 3) -> list[str]:
+    """Names of usable models of other programs that a name without a program may mean.
+
+    Those whose own name is this one, of any owner and tag; else those that have it in theirs.
+
+    Args:
+        name: as somebody typed it, such as ``llama3.2`` or ``llama3.2:1b``; in any case.
+        limit: how many names, at most.
+    """
+    asked = name.lower()
+    if len(asked) < _LEAST_OF_A_NAME:
+        return []
+    there = {model.name: model.name.partition(":")[2].lower() for model in stored_models()
+             if model.problem is None}  # fmt: skip
+    same = [each for each, own in there.items() if asked in _short_names(own)]
+    return (same or [each for each, own in there.items() if asked in own])[:limit]
+
+
+def _short_names(own: str) -> set[str]:
+    """What people call ``owner/name:tag``: the same without an owner, a tag, or both."""
+    last = own.rpartition("/")[2]
+    return {own, last, own.rpartition(":")[0], last.rpartition(":")[0]}
 
 
 def describe_removal(name: str) -> str:
