@@ -23,6 +23,7 @@ from laplm.cli.arguments import (
     open_for_generation,
     read_piped,
     read_prompt,
+    refuse_model_name,
 )
 from laplm.cli.line_reader import LineReader, history_file, read_message
 from laplm.cli.output import (
@@ -105,6 +106,7 @@ def add_parser(add_command: AddCommand) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    refuse_model_name(args.question, args)
     question = _question(args.question)
     if question is None and args.json:
         raise InputError("--json is for one question: give it after the options, or pipe it in")

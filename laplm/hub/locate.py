@@ -185,33 +185,35 @@ def is_gguf_name(name: str) -> bool:
 
 def _no_such_file(name: str) -> ModelNotFoundError:
     """The refusal of a GGUF file that is not there, with those beside it that are called alike."""
-    path, near = Path(name), ""
+    path, near = Path(name), "; `laplm models` lists the models on disk"
     with contextlib.suppress(OSError, RuntimeError, ValueError):
         folder = path.expanduser().parent
         there = [each.name for each in folder.iterdir() if is_gguf_name(each.name)]
-        near = did_you_mean(path.name, sorted(there))
-    return ModelNotFoundError(
-        f"{name}: there is no such file{near or '; `laplm models` lists the models on disk'}"
-    )
+        near = did_you_mean(path.name, sorted(there)) or near
+    return ModelNotFoundError(f"{name}: there is no such GGUF file{near}")
 
 
 def _not_on_disk(name: str) -> ModelNotFoundError:
     """The refusal of a name: who has such a model, or what downloads it."""
     from laplm.hub import stores
 
-    looked = f"{name} is not on disk (looked for a directory of this name, and in "
-    others = stores.names_like(name)
+    cache = hub_cache_dir()
+    others = " and ".join(stores.names_like(name))
     if others:
         pull = f", and `laplm pull {name}` downloads it" if name in ALIASES else ""
         return ModelNotFoundError(
-            f"{looked}{hub_cache_dir()}), but another program has {' and '.join(others)}: that "
-            f"whole name opens it{pull}"
+            f"{name} is not on disk (looked for a directory of this name, and in {cache}), but "
+            f"another program has {others}: that whole name opens it{pull}"
         )
     if name in ALIASES or ("/" in name and ":" not in name):
-        pull = f"; `laplm pull {name}` downloads it"
-    else:
-        pull = ", and no short name that `laplm pull` knows"
-    return ModelNotFoundError(f"{looked}{hub_cache_dir()}){pull}{suggestion(name)}")
+        return ModelNotFoundError(
+            f"{name} is not on disk (looked for a directory of this name, and in {cache}); "
+            f"`laplm pull {name}` downloads it{suggestion(name)}"
+        )
+    return ModelNotFoundError(
+        f"{name} is not on disk (looked for a directory of this name, and in {cache}), and no "
+        f"short name that `laplm pull` knows{suggestion(name)}"
+    )
 
 
 def _tuned(name: str) -> Path | None:

@@ -69,7 +69,7 @@ def find_model_file(name: str) -> Path:
     return model.path
 
 
-def names_like(name: str, limit: int = 3) -> list[str]:
+def names_like(name: str, limit: int = 3, *, whole: bool = False) -> list[str]:
     """Names of usable models of other programs that a name without a program may mean.
 
     Those whose own name is this one, of any owner and tag; else those that have it in theirs.
@@ -77,6 +77,7 @@ def names_like(name: str, limit: int = 3) -> list[str]:
     Args:
         name: as somebody typed it, such as ``llama3.2`` or ``llama3.2:1b``; in any case.
         limit: how many names, at most.
+        whole: only those whose own name it is.
     """
     asked = name.lower()
     if len(asked) < _LEAST_OF_A_NAME:
@@ -84,7 +85,9 @@ def names_like(name: str, limit: int = 3) -> list[str]:
     there = {model.name: model.name.partition(":")[2].lower() for model in stored_models()
              if model.problem is None}  # fmt: skip
     same = [each for each, own in there.items() if asked in _short_names(own)]
-    return (same or [each for each, own in there.items() if asked in own])[:limit]
+    if same or whole:
+        return same[:limit]
+    return [each for each, own in there.items() if asked in own][:limit]
 
 
 def _short_names(own: str) -> set[str]:

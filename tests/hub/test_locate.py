@@ -158,7 +158,7 @@ def test_only_names_that_can_be_pulled_are_offered_to_be(cache: Path) -> None:
 def test_a_gguf_file_that_is_not_there_is_no_name_to_pull(cache: Path, tmp_path: Path) -> None:
     (tmp_path / "SmolLM2.Q4_1.gguf").touch()
     for name in ("SmolLM2.gguf", str(tmp_path / "none.gguf"), "./none.GGUF", "owner/none.gguf"):
-        with pytest.raises(ModelNotFoundError, match="there is no such file") as caught:
+        with pytest.raises(ModelNotFoundError, match="there is no such GGUF file") as caught:
             locate(name)
         assert "pull" not in str(caught.value)
     with pytest.raises(ModelNotFoundError, match=r"Did you mean SmolLM2\.Q4_1\.gguf"):
