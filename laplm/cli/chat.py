@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import stat
 import sys
 import threading
@@ -47,7 +48,10 @@ if TYPE_CHECKING:
 _PROMPT, _MORE = ">>> ", "... "
 _LARGEST = 64 << 20  # bytes of a file that is loaded
 _WHOLE = frozenset({"top_k", "seed", "max_new_tokens"})
-_OTHER_NAMES = {"max_tokens": "max_new_tokens", "num_predict": "max_new_tokens"}
+_OTHER_NAMES = {
+    "max_tokens": "max_new_tokens", "num_predict": "max_new_tokens",
+    "n_predict": "max_new_tokens", "temp": "temperature", "repeat_penalty": "repetition_penalty",
+}  # fmt: skip
 _CONTEXT = ("context", "num_ctx", "n_ctx")
 _DEFAULT = "default"
 _LOOKED_AT = 24  # tokens of an answer, its last ones: each is as many vocabularies as layers
@@ -72,7 +76,7 @@ COMMANDS = {
     "help": Command("", "this list"),
     "exit": Command("", "leave, as Ctrl-D and /bye do"),
 }
-_SAME = {"bye": "exit", "quit": "exit", "?": "help"}
+_SAME = {"bye": "exit", "quit": "exit", "?": "help", "regen": "again"}
 
 
 def add_parser(add_command: AddCommand) -> None:
@@ -309,8 +313,13 @@ class _Loop:
 
     def run(self) -> int:
         self._greet()
+        interrupted = False
         while True:
             try:
+                if interrupted:  # said in here, where a second Ctrl-C does not end all of it
+                    interrupted = False
+                    write("\n")
+                    note("Ctrl-D or /exit leaves", dim=True)
                 text, quoted = read_message(self._reader, _PROMPT, _MORE)
                 name, rest = ("", text) if quoted else parse(text)
                 if name == "exit":
@@ -320,8 +329,7 @@ class _Loop:
                 write("\n")
                 return 0
             except KeyboardInterrupt:
-                write("\n")
-                note("Ctrl-D or /exit leaves", dim=True)
+                interrupted = True
             except LaplmError as error:
                 note(f"{error}")
             except MemoryError:
@@ -387,9 +395,18 @@ class _Loop:
 
     def _again(self, rest: str) -> None:
         _takes_nothing("again", rest)
-        if self._session.settings["seed"] is not None:
-            note("the seed is set, so the same comes again; /set seed default draws one", dim=True)
-        self._answer(self._session.regenerate)
+
+        def begin() -> Answer:
+            answer = self._session.regenerate()
+            if answer.stream.params.greedy:
+                note("the likeliest token is taken each time, so the same comes again; /set "
+                     "temperature 0.8 draws", dim=True)  # fmt: skip
+            elif self._session.settings["seed"] is not None:
+                note("the seed is set, so the same comes again; /set seed default draws one",
+                     dim=True)  # fmt: skip
+            return answer
+
+        self._answer(begin)
 
     def _undo(self, rest: str) -> None:
         _takes_nothing("undo", rest)
@@ -414,8 +431,11 @@ class _Loop:
     def _set(self, rest: str) -> None:
         from laplm.run.chat import SETTINGS
 
-        name, _, value = rest.partition(" ")
+        rest = rest.removeprefix("parameter ").lstrip()  # Ollama's /set parameter NAME VALUE
+        name, _, value = re.sub(r"^([\w-]+)=", r"\1 ", rest).partition(" ")
         name = _OTHER_NAMES.get(name.replace("-", "_"), name.replace("-", "_"))
+        if name == "system":
+            raise InputError("the system message is no setting: /system TEXT")
         if name in _CONTEXT:
             raise InputError("the context is set when the model is opened: laplm chat --context N")
         if name and name not in SETTINGS:
@@ -497,6 +517,9 @@ def _value(name: str, text: str) -> Any:
     if text == _DEFAULT:
         return None
     if name == "stop":
+        text = _unquoted(text)
+        if not text:
+            return None
         return text.replace("\\n", "\n").replace("\\t", "\t")
     try:
         return int(text) if name in _WHOLE else float(text)
@@ -512,9 +535,12 @@ def _shown(value: Any) -> str:
         value, tuple) else f"{value}"  # fmt: skip
 
 
+def _unquoted(text: str) -> str:
+    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
+
+
 def _path(name: str, text: str) -> Path:
-    if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
-        text = text[1:-1]
+    text = _unquoted(text)
     if not text:
         raise InputError(f"/{name} needs a file: /{name} talk.json")
     if "\0" in text:

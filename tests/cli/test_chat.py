@@ -380,6 +380,63 @@ def test_the_context_is_shown_and_is_set_when_the_model_is_opened(
     assert result.code == 2 and "but the model holds 20 and needs room to answer" in result.err
 
 
+def test_settings_are_taken_as_other_programs_have_them(
+    talk: Conversation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    session = Conversation(talk.lm)
+
+    def told(*lines: str) -> list[str]:
+        chat._Loop(session, Script(list(lines)), False).run()
+        return capsys.readouterr().err.splitlines()[1:]
+
+    assert told("/set parameter temperature 0.5", "/set temp=0.6") == [
+        "temperature 0.5", "temperature 0.6"
+    ]  # fmt: skip
+    assert told("/set repeat_penalty 1.1", "/set n_predict 3") == [
+        "repetition_penalty 1.1", "max_new_tokens 3"
+    ]  # fmt: skip
+    # Quotation marks are around a text, not of it.
+    assert told('/set stop "User:"', "/set stop say '", '/set stop ""') == [
+        "stop 'User:'", 'stop "say \'"', "stop default"
+    ]  # fmt: skip
+    assert told("/set system Be brief.") == ["the system message is no setting: /system TEXT"]
+
+
+def test_again_says_why_the_same_comes_and_nothing_where_nothing_comes(
+    talk: Conversation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def told(*lines: str) -> str:
+        chat._Loop(Conversation(talk.lm, settings={"seed": 1}), Script(list(lines)), False).run()
+        return capsys.readouterr().err
+
+    assert "so the same" not in told("/again")
+    assert "the seed is set, so the same" in told("Who?", "/again")
+    greedy = told("Who?", "/set temperature 0", "/regen")
+    assert "the likeliest token is taken each time" in greedy and "the seed" not in greedy
+
+
+def test_a_second_ctrl_c_at_the_prompt_ends_no_conversation(
+    talk: Conversation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupts = iter([True, True])
+
+    def hasty_note(text: str, *, dim: bool = False) -> None:
+        if text.startswith("Ctrl-D") and next(interrupts, False):
+            raise KeyboardInterrupt
+
+    class Interrupted(Script):
+        def read(self, prompt: str) -> str:
+            line = super().read(prompt)
+            if line == "^C":
+                raise KeyboardInterrupt
+            return line
+
+    monkeypatch.setattr(chat, "note", hasty_note)
+    session = Conversation(talk.lm)
+    assert chat._Loop(session, Interrupted(["^C", "Who?"]), False).run() == 0
+    assert len(session.messages) == 2
+
+
 def test_a_file_that_is_no_conversation_is_not_written_over(talk: Conversation, tmp_path) -> None:
     loop = chat._Loop(talk, Script([]), False)
     precious = tmp_path / "notes.txt"
