@@ -377,7 +377,8 @@ def test_the_context_is_shown_and_is_set_when_the_model_is_opened(
     result = laplm_(*words, "Who?")
     assert result.err.startswith("context of 20 positions, ")
     result = laplm_(*words, "Who is she? " * 10)
-    assert result.code == 2 and "but the model holds 20 and needs room to answer" in result.err
+    assert result.code == 2 and "but the model is set to hold 20 of its 128" in result.err
+    assert "set a larger --context, or shorten it" in result.err
 
 
 def test_settings_are_taken_as_other_programs_have_them(
