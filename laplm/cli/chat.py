@@ -476,8 +476,10 @@ class _Loop:
         from laplm.look.view import Column, Table
         from laplm.look.views.logit_lens import lens_from
 
-        ids, start = self._session.last_answer()
-        start = max(start, len(ids) - _LOOKED_AT)
+        ids, begin = self._session.last_answer()
+        start = max(begin, len(ids) - _LOOKED_AT)
+        title = "the last answer" if start == begin else "the end of the last answer"
+        title = f"{title} through the logit lens"
         with progress_bars() as progress:
             lens = lens_from(self._session.lm, ids, start - 1, progress)
         rows = [
@@ -489,7 +491,7 @@ class _Loop:
             for i in range(len(ids) - start)
         ]  # fmt: skip
         table = Table(
-            title="the last answer, its end at least, through the logit lens",
+            title=title,
             columns=[
                 Column("position"), Column("token"), Column("likeliest"),
                 Column("probability", 3, bar=True), Column("first at"), Column("settled at"),

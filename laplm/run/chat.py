@@ -245,6 +245,10 @@ class Conversation(_Session):
             raise InputError("there is no answer yet")
         before = self._encode(self.messages[:-1], self.forgotten)
         whole = self._template.encode(self._given(self.messages, self.forgotten))
+        # What the template writes behind the end of a turn, the model is never asked for.
+        ends = self._template.turn_end.token_ids
+        end = [i for i in range(len(before), len(whole)) if whole[i] in ends]
+        whole = whole[: end[-1] + 1] if end else whole
         return _end_of(whole, len(before), self.lm.context)
 
     @property
