@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import TYPE_CHECKING, Any
 
 from laplm.cli.arguments import AddCommand, add_json
-from laplm.cli.output import is_terminal, note, write, write_json
+from laplm.cli.output import note, terminal_columns, write, write_json
 from laplm.errors import InputError, visible
 
 if TYPE_CHECKING:
@@ -64,16 +63,14 @@ def run(args: argparse.Namespace) -> int:
 
 def _print_table(found: list[InstalledModel]) -> None:
     """One line for each model; on a terminal that is narrower than these, without the paths."""
-    import shutil
-
     rows: list[tuple[str, ...]] = [("name", "family", "parameters", "on disk", "stored as", "path")]
     for m in found:
         parameters = "?" if m.n_parameters is None else f"{m.n_parameters / 1e6:,.1f} M"
         path = f"{m.path} ({m.problem})" if m.problem else str(m.path)
         size = f"{m.size_bytes / 1e6:,.1f} MB"
-        row = (m.name, m.family or "?", parameters, size, m.dtype or "?", path)
+        cells = (m.name, m.family or "?", parameters, size, m.dtype or "?", path)
         # What a directory is called may hold anything.
-        rows.append(tuple(visible(" ".join(cell.split("\n"))) for cell in row))
+        rows.append(tuple(visible(" ".join(cell.split("\n"))) for cell in cells))
     widths = [max(len(row[i]) for row in rows) for i in range(6)]
 
     def middle(row: tuple[str, ...]) -> str:
@@ -83,8 +80,8 @@ def _print_table(found: list[InstalledModel]) -> None:
             f"{dtype:<{widths[4]}}"
         )
 
-    columns = shutil.get_terminal_size().columns
-    if not is_terminal(sys.stdout) or sum(widths) + 10 <= columns:
+    columns = terminal_columns()
+    if columns is None or sum(widths) + 10 <= columns:
         for row in rows:
             write(f"{row[0]:<{widths[0]}}  {middle(row)}  {row[5]}\n")
         return

@@ -126,10 +126,9 @@ def test_a_terminal_too_narrow_for_the_paths_gets_a_line_that_fits_and_no_paths(
     folder.mkdir()
     (folder / f"{'long-' * 12}Q4_1.gguf").write_bytes(b"GGUF damaged")
     monkeypatch.setenv("LLAMA_CACHE", str(folder))
-    monkeypatch.setenv("COLUMNS", str(columns))
     piped = laplm_("models").out
     assert f"llama.cpp:{'long-' * 12}Q4_1.gguf  ?" in piped and str(folder) in piped
-    monkeypatch.setattr(models, "is_terminal", lambda stream: True)
+    monkeypatch.setattr(models, "terminal_columns", lambda: columns)
     shown = laplm_("models")
     table = shown.out.split("\n\n")[0].splitlines()
     assert table[0].split() == ["name", "family", "parameters", "on", "disk", "stored", "as"]
