@@ -149,10 +149,23 @@ def _session(lm: LanguageModel, system: str | None, settings: dict[str, Any]) ->
     from laplm.run.chat import Continuation, Conversation
 
     if lm.chat_template is not None:
+        if system is None:
+            _note_ollamas_system(lm)
         return Conversation(lm, system=system, settings=settings)
     if system is not None:
         raise InputError(f"{lm.name} was not taught to talk, so it knows no --system; leave it out")
     return Continuation(lm, settings=settings)
+
+
+def _note_ollamas_system(lm: LanguageModel) -> None:
+    """Say that what Ollama would tell the model is not told, unless its own template tells it."""
+    if not lm.name.startswith("ollama:") or lm.chat_template is None:
+        return
+    from laplm.hub import stores
+
+    said = stores.system_message(lm.name)
+    if said and not any(said in source for source in lm.chat_template.sources.values()):
+        note(f"{lm.name}: Ollama's system message is not read; --system gives one", dim=True)
 
 
 def _base_model(lm: LanguageModel) -> str:

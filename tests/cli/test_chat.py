@@ -381,6 +381,24 @@ def test_the_context_is_shown_and_is_set_when_the_model_is_opened(
     assert "set a larger --context, or shorten it" in result.err
 
 
+def test_a_system_message_of_ollama_is_named_where_the_template_has_none_like_it(
+    talk: Conversation, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = "You are Mario."
+    monkeypatch.setattr("laplm.hub.stores.system_message", lambda name: said)
+    lm = talk.lm
+    chat._session(lm, None, {})
+    assert capsys.readouterr().err == ""  # of no store
+    monkeypatch.setattr(lm, "name", "ollama:mario")
+    chat._session(lm, "Be brief.", {})
+    assert capsys.readouterr().err == ""
+    chat._session(lm, None, {})
+    assert "Ollama's system message is not read; --system gives one" in capsys.readouterr().err
+    said = lm.chat_template.sources["default"][:20]
+    chat._session(lm, None, {})
+    assert capsys.readouterr().err == ""
+
+
 def test_settings_are_taken_as_other_programs_have_them(
     talk: Conversation, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -94,6 +94,18 @@ def test_a_name_without_its_program_is_told_with_it(
     assert stores.names_like("sm") == []  # in too many
 
 
+def test_the_system_message_of_a_modelfile_is_found(ollama: Path) -> None:
+    digest = "1" * 64
+    (ollama / f"blobs/sha256-{digest}").write_text("You are Mario.\n")
+    layers = {"model": f"sha256:{HEX}", "system": f"sha256:{digest}"}
+    put(ollama, "registry.ollama.ai/me/mario/latest", None, **layers)
+    put(ollama, "registry.ollama.ai/me/out/latest", None, **(layers | {"system": "sha256:../x"}))
+    assert stores.system_message("ollama:me/mario") == "You are Mario."
+    assert stores.system_message("ollama:me/mario:latest") == "You are Mario."
+    for name in ("ollama:small:1b", "ollama:me/out", "ollama:none", "pocket"):
+        assert stores.system_message(name) is None
+
+
 def test_a_file_is_read_once_until_it_changes(
     ollama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
