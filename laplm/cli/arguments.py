@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from laplm.cli.output import note, write
 from laplm.cli.progress import ProgressBars
-from laplm.errors import InputError, LaplmError, did_you_mean, format_bytes, one_of
+from laplm.errors import InputError, LaplmError, did_you_mean, format_bytes, one_of, shown
 
 if TYPE_CHECKING:
     from laplm.run.language_model import LanguageModel
@@ -61,7 +61,9 @@ class Parser(argparse.ArgumentParser):
         if isinstance(action, argparse._SubParsersAction) and value not in action.choices:
             kind = action.dest.replace("subcommand", "command")
             hint = did_you_mean(value, action.choices)
-            if kind == "command" and " " in value:
+            if kind == "command" and value in _OTHERS_COMMANDS:
+                hint = f"; here it is laplm {_OTHERS_COMMANDS[value]}"
+            elif kind == "command" and " " in value:
                 hint = f"; to continue a text: laplm run {shlex.quote(value)}"
             raise InputError(f"no such {kind}: {value!r}{hint} (see {self.prog} --help)")
         super()._check_value(action, value)
@@ -72,6 +74,11 @@ class Parser(argparse.ArgumentParser):
             write(message)
 
 
+# Commands of Ollama, and what stands for them here.
+_OTHERS_COMMANDS = {
+    "list": "models", "ls": "models", "show": "models show NAME", "rm": "models rm NAME",
+    "create": "tune", "ps": "models",
+}  # fmt: skip
 _KINDS = {"int": "whole number", "float": "number"}
 
 
@@ -213,6 +220,50 @@ def _decode(data: bytes, what: str) -> str:
             f"{what} is not UTF-8 (byte 0x{error.object[error.start]:02x} at position "
             f"{error.start:,}); convert it, for instance with iconv -f latin1 -t utf-8"
         ) from None
+
+
+def meant_model(text: str) -> str | None:
+    """The model that a text rather names than says, as ``-m`` takes it; None for any other text.
+
+    A GGUF file, a name that ``laplm pull`` takes or the beginning of one, or what is on disk.
+    """
+    from laplm.hub import locate
+
+    if locate.is_gguf_name(text):
+        return text
+    if any(each.isspace() for each in text):
+        return None
+    from laplm.hub import stores  # not for every prompt
+
+    known = [locate.POCKET, *locate.ALIASES]
+    if stores.is_store_name(text) or text in known:
+        return text
+    if others := stores.names_like(text, whole=True):
+        return others[0]
+    if any(name.startswith(f"{text}-") for name in known):
+        return text
+    try:  # a directory that happens to be called as a text is none
+        return text if locate.describe(text).problem is None else None
+    except LaplmError:
+        return None
+
+
+def refuse_model_name(text: str | None, args: argparse.Namespace) -> None:
+    """Refuse to take a model for a text: other programs have it behind the command, ours by -m.
+
+    Only of what was typed, and where no model is named beside it.
+
+    Raises:
+        InputError: it is the name of a model.
+    """
+    if text is None or text == "-" or args.model is not None:
+        return
+    model = meant_model(text)
+    if model is not None:
+        raise InputError(
+            f"{shown(text)} is the name of a model, and stands where a text is expected; -m names "
+            f"a model: laplm {args.subcommand} -m {shlex.quote(model)}"
+        )
 
 
 def note_trailing_space(text: str, lm: LanguageModel) -> None:

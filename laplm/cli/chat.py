@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import stat
 import sys
 import threading
@@ -23,6 +24,7 @@ from laplm.cli.arguments import (
     open_for_generation,
     read_piped,
     read_prompt,
+    refuse_model_name,
 )
 from laplm.cli.line_reader import LineReader, history_file, read_message
 from laplm.cli.output import (
@@ -46,7 +48,10 @@ if TYPE_CHECKING:
 _PROMPT, _MORE = ">>> ", "... "
 _LARGEST = 64 << 20  # bytes of a file that is loaded
 _WHOLE = frozenset({"top_k", "seed", "max_new_tokens"})
-_OTHER_NAMES = {"max_tokens": "max_new_tokens", "num_predict": "max_new_tokens"}
+_OTHER_NAMES = {
+    "max_tokens": "max_new_tokens", "num_predict": "max_new_tokens",
+    "n_predict": "max_new_tokens", "temp": "temperature", "repeat_penalty": "repetition_penalty",
+}  # fmt: skip
 _CONTEXT = ("context", "num_ctx", "n_ctx")
 _DEFAULT = "default"
 _LOOKED_AT = 24  # tokens of an answer, its last ones: each is as many vocabularies as layers
@@ -71,7 +76,7 @@ COMMANDS = {
     "help": Command("", "this list"),
     "exit": Command("", "leave, as Ctrl-D and /bye do"),
 }
-_SAME = {"bye": "exit", "quit": "exit", "?": "help"}
+_SAME = {"bye": "exit", "quit": "exit", "?": "help", "regen": "again"}
 
 
 def add_parser(add_command: AddCommand) -> None:
@@ -105,6 +110,7 @@ def add_parser(add_command: AddCommand) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    refuse_model_name(args.question, args)
     question = _question(args.question)
     if question is None and args.json:
         raise InputError("--json is for one question: give it after the options, or pipe it in")
@@ -143,10 +149,23 @@ def _session(lm: LanguageModel, system: str | None, settings: dict[str, Any]) ->
     from laplm.run.chat import Continuation, Conversation
 
     if lm.chat_template is not None:
+        if system is None:
+            _note_ollamas_system(lm)
         return Conversation(lm, system=system, settings=settings)
     if system is not None:
         raise InputError(f"{lm.name} was not taught to talk, so it knows no --system; leave it out")
     return Continuation(lm, settings=settings)
+
+
+def _note_ollamas_system(lm: LanguageModel) -> None:
+    """Say that what Ollama would tell the model is not told, unless its own template tells it."""
+    if not lm.name.startswith("ollama:") or lm.chat_template is None:
+        return
+    from laplm.hub import stores
+
+    said = stores.system_message(lm.name)
+    if said and not any(said in source for source in lm.chat_template.sources.values()):
+        note(f"{lm.name}: Ollama's system message is not read; --system gives one", dim=True)
 
 
 def _base_model(lm: LanguageModel) -> str:
@@ -307,8 +326,13 @@ class _Loop:
 
     def run(self) -> int:
         self._greet()
+        interrupted = False
         while True:
             try:
+                if interrupted:  # said in here, where a second Ctrl-C does not end all of it
+                    interrupted = False
+                    write("\n")
+                    note("Ctrl-D or /exit leaves", dim=True)
                 text, quoted = read_message(self._reader, _PROMPT, _MORE)
                 name, rest = ("", text) if quoted else parse(text)
                 if name == "exit":
@@ -318,8 +342,7 @@ class _Loop:
                 write("\n")
                 return 0
             except KeyboardInterrupt:
-                write("\n")
-                note("Ctrl-D or /exit leaves", dim=True)
+                interrupted = True
             except LaplmError as error:
                 note(f"{error}")
             except MemoryError:
@@ -385,9 +408,18 @@ class _Loop:
 
     def _again(self, rest: str) -> None:
         _takes_nothing("again", rest)
-        if self._session.settings["seed"] is not None:
-            note("the seed is set, so the same comes again; /set seed default draws one", dim=True)
-        self._answer(self._session.regenerate)
+
+        def begin() -> Answer:
+            answer = self._session.regenerate()
+            if answer.stream.params.greedy:
+                note("the likeliest token is taken each time, so the same comes again; /set "
+                     "temperature 0.8 draws", dim=True)  # fmt: skip
+            elif self._session.settings["seed"] is not None:
+                note("the seed is set, so the same comes again; /set seed default draws one",
+                     dim=True)  # fmt: skip
+            return answer
+
+        self._answer(begin)
 
     def _undo(self, rest: str) -> None:
         _takes_nothing("undo", rest)
@@ -412,8 +444,11 @@ class _Loop:
     def _set(self, rest: str) -> None:
         from laplm.run.chat import SETTINGS
 
-        name, _, value = rest.partition(" ")
+        rest = rest.removeprefix("parameter ").lstrip()  # Ollama's /set parameter NAME VALUE
+        name, _, value = re.sub(r"^([\w-]+)=", r"\1 ", rest).partition(" ")
         name = _OTHER_NAMES.get(name.replace("-", "_"), name.replace("-", "_"))
+        if name == "system":
+            raise InputError("the system message is no setting: /system TEXT")
         if name in _CONTEXT:
             raise InputError("the context is set when the model is opened: laplm chat --context N")
         if name and name not in SETTINGS:
@@ -454,8 +489,10 @@ class _Loop:
         from laplm.look.view import Column, Table
         from laplm.look.views.logit_lens import lens_from
 
-        ids, start = self._session.last_answer()
-        start = max(start, len(ids) - _LOOKED_AT)
+        ids, begin = self._session.last_answer()
+        start = max(begin, len(ids) - _LOOKED_AT)
+        title = "the last answer" if start == begin else "the end of the last answer"
+        title = f"{title} through the logit lens"
         with progress_bars() as progress:
             lens = lens_from(self._session.lm, ids, start - 1, progress)
         rows = [
@@ -467,7 +504,7 @@ class _Loop:
             for i in range(len(ids) - start)
         ]  # fmt: skip
         table = Table(
-            title="the last answer, its end at least, through the logit lens",
+            title=title,
             columns=[
                 Column("position"), Column("token"), Column("likeliest"),
                 Column("probability", 3, bar=True), Column("first at"), Column("settled at"),
@@ -495,6 +532,9 @@ def _value(name: str, text: str) -> Any:
     if text == _DEFAULT:
         return None
     if name == "stop":
+        text = _unquoted(text)
+        if not text:
+            return None
         return text.replace("\\n", "\n").replace("\\t", "\t")
     try:
         return int(text) if name in _WHOLE else float(text)
@@ -510,9 +550,12 @@ def _shown(value: Any) -> str:
         value, tuple) else f"{value}"  # fmt: skip
 
 
+def _unquoted(text: str) -> str:
+    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
+
+
 def _path(name: str, text: str) -> Path:
-    if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
-        text = text[1:-1]
+    text = _unquoted(text)
     if not text:
         raise InputError(f"/{name} needs a file: /{name} talk.json")
     if "\0" in text:

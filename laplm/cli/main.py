@@ -6,12 +6,13 @@ import argparse
 import importlib
 import io
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from laplm import __version__
-from laplm.cli.arguments import Parser, option_names, selected_parser
+from laplm.cli.arguments import Parser, meant_model, option_names, selected_parser
 from laplm.cli.output import INTERRUPTED, OutputClosedError, note, write
 from laplm.errors import InputError, LaplmError, did_you_mean
 
@@ -53,7 +54,7 @@ def make_parser(only: str | None = None) -> argparse.ArgumentParser:
     parser = Parser(
         prog="laplm",
         example='laplm run "Once upon a time, there was a little girl"',
-        description="Run a GPT-2-family language model on your own CPU, look inside it, teach it.",
+        description="Run language models on your own CPU, look inside them, teach them.",
         epilog="Exit codes: 0 fine, 1 our fault, 2 bad usage or input, 130 ended by Ctrl-C.",
     )
     parser.add_argument(
@@ -126,7 +127,7 @@ def _call(argv: list[str]) -> int:
     command = selected_parser(parser, args)
     if unknown:
         raise InputError(
-            f"{_unknown_arguments_message(command, unknown)} (see {command.prog} --help)"
+            f"{_unknown_arguments_message(command, unknown, args)} (see {command.prog} --help)"
         )
     if args.subcommand is None:
         write(parser.format_help())
@@ -138,9 +139,38 @@ def _call(argv: list[str]) -> int:
     return code
 
 
-def _unknown_arguments_message(command: argparse.ArgumentParser, unknown: Sequence[str]) -> str:
+# What others call it: options of llama.cpp and Ollama, each with what stands for it here.
+_OTHERS_OPTIONS = {
+    "--temp": "--temperature", "-c": "--context", "--ctx-size": "--context",
+    "--n-predict": "-n", "--predict": "-n", "-t": "--threads", "-s": "--seed",
+    "--repeat-penalty": "--repetition-penalty", "-sys": "--system", "--system-prompt": "--system",
+    "-f": "--prompt-file", "--file": "--prompt-file", "-r": "--stop",
+    "--reverse-prompt": "--stop", "-np": "--slots", "--parallel": "--slots",
+}  # fmt: skip
+_OTHERS_PROMPTS = ("-p", "--prompt")
+_OTHERS_MODELS = ("-m", "--model")
+
+
+def _unknown_arguments_message(
+    command: argparse.ArgumentParser, unknown: Sequence[str], args: argparse.Namespace
+) -> str:
+    typed = {each.dest: getattr(args, each.dest, None) for each in command._actions}
+    prompt = next((typed[name] for name in ("prompt", "question") if name in typed), None)
     option = next((word for word in unknown if word.startswith("-")), None)
     if option is None:
-        return f"too many arguments: {unknown[0]!r}"
+        said = f"too many arguments: {unknown[0]!r}"
+        if not isinstance(prompt, str):
+            return said
+        if typed.get("model") is None and (model := meant_model(prompt)) is not None:
+            return f"{said}; -m names a model: {command.prog} -m {shlex.quote(model)} …"
+        return f"{said}; a text of several words stands in quotation marks"
     known = [name for action in command._actions for name in action.option_strings]
-    return f"no such option: {option}{did_you_mean(option.split('=')[0], known)}"
+    name = option.split("=")[0]
+    if (ours := _OTHERS_OPTIONS.get(name)) in known:
+        return f"no such option: {option}; here it is {ours}"
+    positional = {each.dest for each in command._actions if not each.option_strings}
+    if name in _OTHERS_PROMPTS and positional & {"prompt", "question"}:
+        return f"no such option: {option}; the text stands by itself, in quotation marks"
+    if name in _OTHERS_MODELS and positional & {"model", "models"}:
+        return f"no such option: {option}; the model stands by itself: {command.prog} NAME"
+    return f"no such option: {option}{did_you_mean(name, known)}"

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from laplm.cli.arguments import AddCommand, add_json
-from laplm.cli.output import write, write_json
+from laplm.cli.output import note, terminal_columns, write, write_json
 from laplm.errors import InputError, visible
 
 if TYPE_CHECKING:
@@ -54,25 +54,44 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         write_json([_values(m) for m in found])
         return 0
-    header = ("name", "family", "parameters", "on disk", "stored as", "path")
-    rows: list[tuple[str, ...]] = [header]
-    for m in found:
-        parameters = "?" if m.n_parameters is None else f"{m.n_parameters / 1e6:,.1f} M"
-        path = f"{m.path} ({m.problem})" if m.problem else str(m.path)
-        size = f"{m.size_bytes / 1e6:,.1f} MB"
-        row = (m.name, m.family or "?", parameters, size, m.dtype or "?", path)
-        # What a directory is called may hold anything.
-        rows.append(tuple(visible(" ".join(cell.split("\n"))) for cell in row))
-    widths = [max(len(row[i]) for row in rows) for i in range(5)]
-    for name, family, parameters, size, dtype, path in rows:
-        write(
-            f"{name:<{widths[0]}}  {family:<{widths[1]}}  {parameters:>{widths[2]}}  "
-            f"{size:>{widths[3]}}  {dtype:<{widths[4]}}  {path}\n"
-        )
+    _print_table(found)
     for m in found:
         if m.summary is not None:
             write("\n" + _about(m))
     return 0
+
+
+def _print_table(found: list[InstalledModel]) -> None:
+    """One line for each model; on a terminal that is narrower than these, without the paths."""
+    rows: list[tuple[str, ...]] = [("name", "family", "parameters", "on disk", "stored as", "path")]
+    for m in found:
+        parameters = "?" if m.n_parameters is None else f"{m.n_parameters / 1e6:,.1f} M"
+        path = f"{m.path} ({m.problem})" if m.problem else str(m.path)
+        size = f"{m.size_bytes / 1e6:,.1f} MB"
+        cells = (m.name, m.family or "?", parameters, size, m.dtype or "?", path)
+        # What a directory is called may hold anything.
+        rows.append(tuple(visible(" ".join(cell.split("\n"))) for cell in cells))
+    widths = [max(len(row[i]) for row in rows) for i in range(6)]
+
+    def middle(row: tuple[str, ...]) -> str:
+        _, family, parameters, size, dtype, _ = row
+        return (
+            f"{family:<{widths[1]}}  {parameters:>{widths[2]}}  {size:>{widths[3]}}  "
+            f"{dtype:<{widths[4]}}"
+        )
+
+    columns = terminal_columns()
+    if columns is None or sum(widths) + 10 <= columns:
+        for row in rows:
+            write(f"{row[0]:<{widths[0]}}  {middle(row)}  {row[5]}\n")
+        return
+    room = max(len("name"), min(widths[0], columns - len(middle(rows[0])) - 2))
+    for row, model in zip(rows, [None, *found], strict=True):
+        name = row[0] if len(row[0]) <= room else f"{row[0]}\n{'':<{room}}"
+        write(f"{name:<{room}}  {middle(row)}".rstrip() + "\n")
+        if model is not None and model.problem:
+            write(f"  {visible(' '.join(model.problem.splitlines()))}\n")
+    note("laplm models show NAME tells where one lies", dim=True)
 
 
 def _values(model: InstalledModel) -> dict[str, Any]:
@@ -92,6 +111,7 @@ def _show(name: str, *, as_json: bool) -> int:
     """One model: what it is, and what it is made of."""
     from laplm.hub import locate
     from laplm.hub.licence import licence_of
+    from laplm.model.chat import read_chat_templates
     from laplm.model.files.checkpoint import open_checkpoint, read_config
 
     file = locate.gguf_tables(name)
@@ -112,6 +132,7 @@ def _show(name: str, *, as_json: bool) -> int:
             checkpoint = open_checkpoint(model.path, file)
             position_bytes = cache_bytes(checkpoint, default_precision(checkpoint))
             values["context_bytes"] = config.n_ctx * position_bytes
+            values["chat"] = bool(read_chat_templates(model.path, file))
     values["licence"] = licence_of(model.path, file)
     if as_json:
         write_json(values)
@@ -119,6 +140,8 @@ def _show(name: str, *, as_json: bool) -> int:
     for key, value in values.items():
         if value is not None:
             shown = f"{value:,}" if isinstance(value, int) else str(value)
+            if isinstance(value, bool):
+                shown = "yes" if value else "no"
             label = _LABELS.get(key, key.replace("_", " "))
             write(visible(f"{label:<14}  {' '.join(shown.splitlines())}") + "\n")
     return 0

@@ -80,6 +80,15 @@ def dimmed(text: str) -> str:
     return f"\x1b[2m{text}\x1b[22m" if text else ""
 
 
+def terminal_columns() -> int | None:
+    """How wide standard output is; None where it is no terminal."""
+    if not is_terminal(sys.stdout):
+        return None
+    import shutil
+
+    return shutil.get_terminal_size().columns
+
+
 def terminal_wrapper() -> Wrapper | None:
     """What breaks lines between words on standard output; None where that is no terminal."""
     if not is_terminal(sys.stdout):

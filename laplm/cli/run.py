@@ -19,6 +19,7 @@ from laplm.cli.arguments import (
     note_trailing_space,
     open_for_generation,
     read_prompt,
+    refuse_model_name,
 )
 from laplm.cli.output import (
     INTERRUPTED,
@@ -102,6 +103,7 @@ def run(args: argparse.Namespace) -> int:
         from laplm.cli import chat
 
         return chat.run_instead(args)
+    refuse_model_name(args.prompt, args)
     prompt = read_prompt(args.prompt, args.prompt_file)
     with fast_startup(), progress_bars() as progress:
         from laplm.run.request import GenerationOptions

@@ -37,6 +37,8 @@ _QUANT = r"(?:[a-z]{2,3}-)?(?:[it]?q\d\w*|bf16|f16|f32|mxfp4\w*)"
 _GGUF_NAME = re.compile(
     rf"(?P<repo>[^:]+):(?P<file>({_PATH_PART}/)*{_PATH_PART}\.gguf|{_QUANT})", re.IGNORECASE
 )
+# llama3.2:1b, as Ollama has names; one letter before the colon is a drive of Windows.
+_OLLAMA_NAME = re.compile(r"[A-Za-z0-9][\w.-]+(/[A-Za-z0-9][\w.-]*)?:[A-Za-z0-9][\w.-]*")
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 TOKENIZER_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -141,6 +143,10 @@ def locate(name_or_path: str) -> Path:
     if not HUB_ID.fullmatch(name_or_path):
         if (result := _tuned(name_or_path)) is not None:  # names of those have other letters too
             return result
+        if is_gguf_name(name_or_path):
+            raise _no_such_file(name_or_path)
+        if _OLLAMA_NAME.fullmatch(name_or_path):
+            raise _not_on_disk(name_or_path)
         raise ModelNotFoundError(
             f"{name_or_path!r}: no such directory; give a model's directory, or a name such as "
             "gpt2 or owner/name"
@@ -170,9 +176,46 @@ def locate(name_or_path: str) -> Path:
             f"{name_or_path} is on disk only in part ({broken}); `laplm pull {name_or_path}` "
             "fetches the rest"
         )
-    raise ModelNotFoundError(
-        f"{name_or_path} is not on disk (looked for a directory of this name, and in "
-        f"{hub_cache_dir()}); `laplm pull {name_or_path}` downloads it{suggestion(name_or_path)}"
+    if is_gguf_name(name_or_path):
+        raise _no_such_file(name_or_path)
+    raise _not_on_disk(name_or_path)
+
+
+def is_gguf_name(name: str) -> bool:
+    """Whether a name is one of a GGUF file, there or not."""
+    return name.lower().endswith(".gguf")
+
+
+def _no_such_file(name: str) -> ModelNotFoundError:
+    """The refusal of a GGUF file that is not there, with those beside it that are called alike."""
+    path, near = Path(name), "; `laplm models` lists the models on disk"
+    with contextlib.suppress(OSError, RuntimeError, ValueError):
+        folder = path.expanduser().parent
+        there = [each.name for each in folder.iterdir() if is_gguf_name(each.name)]
+        near = did_you_mean(path.name, sorted(there)) or near
+    return ModelNotFoundError(f"{name}: there is no such GGUF file{near}")
+
+
+def _not_on_disk(name: str) -> ModelNotFoundError:
+    """The refusal of a name: who has such a model, or what downloads it."""
+    from laplm.hub import stores
+
+    cache = hub_cache_dir()
+    others = " and ".join(stores.names_like(name))
+    if others:
+        pull = f", and `laplm pull {name}` downloads it" if name in ALIASES else ""
+        return ModelNotFoundError(
+            f"{name} is not on disk (looked for a directory of this name, and in {cache}), but "
+            f"another program has {others}: that whole name opens it{pull}"
+        )
+    if name in ALIASES or ("/" in name and ":" not in name):
+        return ModelNotFoundError(
+            f"{name} is not on disk (looked for a directory of this name, and in {cache}); "
+            f"`laplm pull {name}` downloads it{suggestion(name)}"
+        )
+    return ModelNotFoundError(
+        f"{name} is not on disk (looked for a directory of this name, and in {cache}), and no "
+        f"short name that `laplm pull` knows{suggestion(name)}"
     )
 
 

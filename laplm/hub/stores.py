@@ -22,6 +22,7 @@ PROGRAMS = {"ollama": "Ollama", "lmstudio": "LM Studio", "llama.cpp": "llama.cpp
 LM_STUDIO = ("~/.lmstudio/models", "~/.cache/lm-studio/models")
 _OLLAMA_HOST, _OLLAMA_OWNER = "registry.ollama.ai", "library"  # of names without them
 _LAYER = "application/vnd.ollama.image."
+_LEAST_OF_A_NAME = 3  # letters; fewer are in too many names
 _MAX_MANIFEST = 1 << 20  # bytes; they are a page long
 
 
@@ -66,6 +67,51 @@ def find_model_file(name: str) -> Path:
     if model.problem:
         raise ModelNotFoundError(f"{name} cannot be used: {model.problem}")
     return model.path
+
+
+def names_like(name: str, limit: int = 3, *, whole: bool = False) -> list[str]:
+    """Names of usable models of other programs that a name without a program may mean.
+
+    Those whose own name is this one, of any owner and tag; else those that have it in theirs.
+
+    Args:
+        name: as somebody typed it, such as ``llama3.2`` or ``llama3.2:1b``; in any case.
+        limit: how many names, at most.
+        whole: only those whose own name it is.
+    """
+    asked = name.lower()
+    if len(asked) < _LEAST_OF_A_NAME:
+        return []
+    there = {model.name: model.name.partition(":")[2].lower() for model in stored_models()
+             if model.problem is None}  # fmt: skip
+    same = [each for each, own in there.items() if asked in _short_names(own)]
+    if same or whole:
+        return same[:limit]
+    return [each for each, own in there.items() if asked in own][:limit]
+
+
+def _short_names(own: str) -> set[str]:
+    """What people call ``owner/name:tag``: the same without an owner, a tag, or both."""
+    last = own.rpartition("/")[2]
+    return {own, last, own.rpartition(":")[0], last.rpartition(":")[0]}
+
+
+def system_message(name: str) -> str | None:
+    """What Ollama tells a model about all its answers, by its ``Modelfile``; None for any other."""
+    there = {model.name: model for model in stored_models()}
+    model = there.get(name) or there.get(f"{name}:latest")
+    if not name.startswith("ollama:") or model is None or model.problem:
+        return None
+    top = model.path.parent.parent
+    for manifest in (top / "manifests").glob("*/*/*/*"):
+        if _ollama_name(top, manifest) == model.name:
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+                layers = json.loads(manifest.read_text(encoding="utf-8"))["layers"]
+                digests = {layer["mediaType"]: layer["digest"] for layer in layers}
+                blob = top / "blobs" / _blob_name(digests[f"{_LAYER}system"])
+                if blob.is_file() and blob.stat().st_size <= _MAX_MANIFEST:
+                    return blob.read_text(encoding="utf-8").strip() or None
+    return None
 
 
 def describe_removal(name: str) -> str:
@@ -124,17 +170,33 @@ def _ollama(top: Path) -> Iterator[StoredModel]:
     for manifest in sorted(manifests.glob("*/*/*/*")):
         if manifest.name.startswith(".") or manifest.is_dir():
             continue
-        host, owner, name, tag = manifest.relative_to(manifests).parts
-        prefix = "" if owner == _OLLAMA_OWNER else f"{owner}/"
-        if host != _OLLAMA_HOST:
-            prefix = f"{host}/{owner}/"
-        full = f"ollama:{prefix}{name}:{tag}"
+        full = _ollama_name(top, manifest)
         try:
             yield StoredModel(full, _model_blob(top, manifest))
         except ValueError as error:
             yield StoredModel(full, manifest, str(error))
         except OSError as error:
             yield StoredModel(full, manifest, f"cannot be read: {error.strerror}")
+
+
+def _ollama_name(top: Path, manifest: Path) -> str:
+    """What ``-m`` takes for a manifest."""
+    host, owner, name, tag = manifest.relative_to(top / "manifests").parts
+    prefix = "" if owner == _OLLAMA_OWNER else f"{owner}/"
+    if host != _OLLAMA_HOST:
+        prefix = f"{host}/{owner}/"
+    return f"ollama:{prefix}{name}:{tag}"
+
+
+def _blob_name(digest: object) -> str:
+    """The file of a digest, in ``blobs``.
+
+    Raises:
+        ValueError: it is none, and might lead elsewhere.
+    """
+    if not isinstance(digest, str) or not re.fullmatch(r"sha256[:-][0-9a-f]{64}", digest):
+        raise ValueError("its manifest is damaged (the model's digest is none)")
+    return digest.replace(":", "-")
 
 
 def _model_blob(top: Path, manifest: Path) -> Path:
@@ -156,9 +218,7 @@ def _model_blob(top: Path, manifest: Path) -> Path:
     digest = digests.get(f"{_LAYER}model")
     if digest is None:
         raise ValueError("its manifest names no GGUF file")
-    if not isinstance(digest, str) or not re.fullmatch(r"sha256[:-][0-9a-f]{64}", digest):
-        raise ValueError("its manifest is damaged (the model's digest is none)")
-    blob = top / "blobs" / digest.replace(":", "-")
+    blob = top / "blobs" / _blob_name(digest)
     if not blob.is_file():
         raise ValueError(f"its file {blob.name[:19]}… is missing; `ollama pull` fetches it again")
     return blob

@@ -22,6 +22,7 @@ from laplm.run.request import (
     DEFAULT_MAX_NEW_TOKENS,
     GenerationRequest,
     check_count,
+    described_room,
     encode_prompt,
     make_request,
 )
@@ -244,6 +245,10 @@ class Conversation(_Session):
             raise InputError("there is no answer yet")
         before = self._encode(self.messages[:-1], self.forgotten)
         whole = self._template.encode(self._given(self.messages, self.forgotten))
+        # What the template writes behind the end of a turn, the model is never asked for.
+        ends = self._template.turn_end.token_ids
+        end = [i for i in range(len(before), len(whole)) if whole[i] in ends]
+        whole = whole[: end[-1] + 1] if end else whole
         return _end_of(whole, len(before), self.lm.context)
 
     @property
@@ -290,7 +295,7 @@ class Conversation(_Session):
                 if len(ids) <= n_ctx // 2:
                     break
         if len(ids) >= n_ctx:
-            raise _too_long(f"{len(ids):,}", n_ctx)
+            raise _too_long(f"{len(ids):,}", self.lm)
         self.forgotten = forgotten
         return ids
 
@@ -304,7 +309,7 @@ class Conversation(_Session):
             return
         share = len(self.lm.tokenizer.encode(text[:_ESTIMATE_FROM])) / _ESTIMATE_FROM
         if share * len(text) > 2 * self.lm.context:
-            raise _too_long(f"about {share * len(text):,.0f}", self.lm.context)
+            raise _too_long(f"about {share * len(text):,.0f}", self.lm)
 
 
 class Continuation(_Session):
@@ -465,8 +470,10 @@ def _check_text(text: str, what: str) -> None:
         raise InputError(f"{what} is not Unicode; take out what is no character") from None
 
 
-def _too_long(tokens: str, n_ctx: int) -> ContextLengthError:
+def _too_long(tokens: str, lm: LanguageModel) -> ContextLengthError:
+    holds, larger = described_room(lm.config, lm.context)
     return ContextLengthError(
-        f"the message has {tokens} tokens with what must stand before it, but the model holds "
-        f"{n_ctx:,} and needs room to answer: shorten it"
+        f"the message has {tokens} tokens with what must stand before it, but the model {holds} "
+        f"and needs room to answer: {larger}{'or ' if larger else ''}shorten it",
+        "context",
     )

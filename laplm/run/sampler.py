@@ -78,7 +78,7 @@ class SamplingParams:
             lambda x: least <= x <= most,
         )
         if self.seed is not None:
-            self._check_integer("seed", "a whole number from 0 up, or None")
+            self._check_integer("seed", "a whole number from 0 up; leave it out to draw one")
 
     @property
     def greedy(self) -> bool:

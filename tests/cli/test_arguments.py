@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -53,7 +55,7 @@ def test_a_prompt_given_as_an_argument_leaves_the_pipe_alone(run) -> None:
         (["-"], b"a" * (65 << 20), ["longer than 64 MB"]),
         (["--prompt-file", "missing.txt"], None, ["missing.txt cannot be read", "No such file"]),
         (["The", "--prompt-file", "x"], None, ["not both"]),
-        (["The", "again"], None, ["too many arguments: 'again'", "laplm run --help"]),
+        (["The", "again"], None, ["too many arguments: 'again'; a text of", "run --help"]),
         (["The", "--top-k", "-1"], None, ["--top-k is -1", "whole number from 0"]),
         (["The", "--top-k", "1.5"], None, ["--top-k is '1.5', but", "whole number", "run --help"]),
         (["The", "--temperature", "nan"], None, ["--temperature is nan"]),
@@ -70,7 +72,8 @@ def test_a_prompt_given_as_an_argument_leaves_the_pipe_alone(run) -> None:
         (["The", "--precision", "int2"], None, ["--precision is 'int2'", "int8, int4 or stored"]),
         (["The", "--temprature", "1"], None, ["no such option: --temprature"]),
         (["The", "--stop", "-a"], None, ["--stop", "begins with a dash", "--stop=-a"]),
-        (["The", "--temp", "1"], None, ["no such option: --temp"]),
+        (["The", "--temp", "1"], None, ["no such option: --temp; here it is --temperature"]),
+        (["-p", "The"], None, ["no such option: -p; the text stands by itself"]),
     ],
     ids=lambda value: str(value)[:40],
 )  # fmt: skip
@@ -139,3 +142,37 @@ def test_no_garbage_is_looked_for_while_a_model_is_loaded(laplm_, monkeypatch, m
 
 def test_a_model_that_is_not_there_is_named_with_the_next_step(laplm_) -> None:
     refused(laplm_("run", "The", "-m", "gpt2-xl"), "gpt2-xl is not on disk", "laplm pull gpt2-xl")
+
+
+@pytest.mark.parametrize("word", ["run", "chat"])
+@pytest.mark.parametrize(
+    "name", ["gpt2-xl", "pocket", "llama3.2", "some.gguf", "ollama:small", "a place/SOME.GGUF"]
+)
+def test_a_model_behind_the_command_is_not_taken_for_a_text(laplm_, word: str, name: str) -> None:
+    hint = f"laplm {word} -m {shlex.quote(name)}"
+    refused(laplm_(word, name), repr(name), "where a text is expected", hint)
+    refused(laplm_(word, name, "Who is she?"), "too many arguments", hint)
+
+
+def test_a_model_on_disk_behind_the_command_is_not_taken_for_a_text(
+    laplm_, tiny_model_dir, tmp_path, monkeypatch
+) -> None:
+    refused(laplm_("run", tiny_model_dir), f"laplm run -m {tiny_model_dir}")
+    store = tmp_path / "manifests/registry.ollama.ai/library/mario/latest"
+    store.parent.mkdir(parents=True)
+    digest = "0" * 64
+    layer = {"mediaType": "application/vnd.ollama.image.model", "digest": f"sha256:{digest}"}
+    store.write_text(json.dumps({"layers": [layer]}))
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / f"blobs/sha256-{digest}").touch()
+    monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path))
+    refused(laplm_("run", "mario"), "laplm run -m ollama:mario:latest")
+
+
+@pytest.mark.parametrize("text", ["The", "gpt", "Once upon a time", "docs", "gpt2 is", "a/b"])
+def test_a_text_is_not_taken_for_a_model(text: str) -> None:
+    assert arguments.meant_model(text) is None
+
+
+def test_with_a_model_named_any_text_is_one(laplm_, tiny_model_dir) -> None:
+    assert laplm_("run", "pocket", "-m", tiny_model_dir, "-n", 1).code == 0

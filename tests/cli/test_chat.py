@@ -377,7 +377,83 @@ def test_the_context_is_shown_and_is_set_when_the_model_is_opened(
     result = laplm_(*words, "Who?")
     assert result.err.startswith("context of 20 positions, ")
     result = laplm_(*words, "Who is she? " * 10)
-    assert result.code == 2 and "but the model holds 20 and needs room to answer" in result.err
+    assert result.code == 2 and "but the model is set to hold 20 of its 128" in result.err
+    assert "set a larger --context, or shorten it" in result.err
+
+
+def test_a_system_message_of_ollama_is_named_where_the_template_has_none_like_it(
+    talk: Conversation, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = "You are Mario."
+    monkeypatch.setattr("laplm.hub.stores.system_message", lambda name: said)
+    lm = talk.lm
+    chat._session(lm, None, {})
+    assert capsys.readouterr().err == ""  # of no store
+    monkeypatch.setattr(lm, "name", "ollama:mario")
+    chat._session(lm, "Be brief.", {})
+    assert capsys.readouterr().err == ""
+    chat._session(lm, None, {})
+    assert "Ollama's system message is not read; --system gives one" in capsys.readouterr().err
+    said = lm.chat_template.sources["default"][:20]
+    chat._session(lm, None, {})
+    assert capsys.readouterr().err == ""
+
+
+def test_settings_are_taken_as_other_programs_have_them(
+    talk: Conversation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    session = Conversation(talk.lm)
+
+    def told(*lines: str) -> list[str]:
+        chat._Loop(session, Script(list(lines)), False).run()
+        return capsys.readouterr().err.splitlines()[1:]
+
+    assert told("/set parameter temperature 0.5", "/set temp=0.6") == [
+        "temperature 0.5", "temperature 0.6"
+    ]  # fmt: skip
+    assert told("/set repeat_penalty 1.1", "/set n_predict 3") == [
+        "repetition_penalty 1.1", "max_new_tokens 3"
+    ]  # fmt: skip
+    # Quotation marks are around a text, not of it.
+    assert told('/set stop "User:"', "/set stop say '", '/set stop ""') == [
+        "stop 'User:'", 'stop "say \'"', "stop default"
+    ]  # fmt: skip
+    assert told("/set system Be brief.") == ["the system message is no setting: /system TEXT"]
+
+
+def test_again_says_why_the_same_comes_and_nothing_where_nothing_comes(
+    talk: Conversation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def told(*lines: str) -> str:
+        chat._Loop(Conversation(talk.lm, settings={"seed": 1}), Script(list(lines)), False).run()
+        return capsys.readouterr().err
+
+    assert "so the same" not in told("/again")
+    assert "the seed is set, so the same" in told("Who?", "/again")
+    greedy = told("Who?", "/set temperature 0", "/regen")
+    assert "the likeliest token is taken each time" in greedy and "the seed" not in greedy
+
+
+def test_a_second_ctrl_c_at_the_prompt_ends_no_conversation(
+    talk: Conversation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupts = iter([True, True])
+
+    def hasty_note(text: str, *, dim: bool = False) -> None:
+        if text.startswith("Ctrl-D") and next(interrupts, False):
+            raise KeyboardInterrupt
+
+    class Interrupted(Script):
+        def read(self, prompt: str) -> str:
+            line = super().read(prompt)
+            if line == "^C":
+                raise KeyboardInterrupt
+            return line
+
+    monkeypatch.setattr(chat, "note", hasty_note)
+    session = Conversation(talk.lm)
+    assert chat._Loop(session, Interrupted(["^C", "Who?"]), False).run() == 0
+    assert len(session.messages) == 2
 
 
 def test_a_file_that_is_no_conversation_is_not_written_over(talk: Conversation, tmp_path) -> None:
@@ -407,7 +483,7 @@ def test_the_last_answer_is_looked_at_token_by_token(
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     said = [row[1:3] for row in rows if row and row[0].isdigit()]
     # What it said is what it finds likeliest: the script, and the end of the turn.
-    assert said[:3] == [["·a", "·a"], ["·girl", "·girl"], ["<|im_end|>", "<|im_end|>"]]
+    assert said == [["·a", "·a"], ["·girl", "·girl"], ["<|im_end|>", "<|im_end|>"]]
 
 
 def test_a_long_or_damaged_history_is_read_as_far_as_it_goes(tmp_path, monkeypatch) -> None:

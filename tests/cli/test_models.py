@@ -12,6 +12,7 @@ import pytest
 from calling import refused
 
 from laplm import built_in
+from laplm.cli import models
 from laplm.hub import locate
 from laplm.model.engine.kv_cache import bytes_per_position
 from laplm.model.files import gguf_reader
@@ -51,6 +52,7 @@ def test_models_shows_one_and_removes_one(laplm_, tiny_model_dir, tmp_path, monk
     assert shown["layers"].strip() == str(config.n_layer) and shown["licence"].strip() == "mit"
     values = json.loads(laplm_("models", "show", "gpt2", "--json").out)
     assert values["n_layer"] == config.n_layer and values["family"] == "gpt2"
+    assert values["chat"] is False and shown["chat"].strip() == "no"
     each = bytes_per_position(config, "int8")  # of int8, in which it runs
     assert values["context_bytes"] == config.n_ctx * each
     assert shown["context bytes"].strip() == f"{config.n_ctx * each:,}"
@@ -64,6 +66,12 @@ def test_models_shows_one_and_removes_one(laplm_, tiny_model_dir, tmp_path, monk
     refused(laplm_("models", "rm", "ollama:a"), "belongs to Ollama", "`ollama rm a`")
     refused(laplm_("models", "rm", str(tiny_model_dir)), "delete a path yourself")
     assert tiny_model_dir.is_dir()
+
+
+def test_a_model_that_talks_is_shown_to(laplm_, tiny_model_dir, tmp_path) -> None:
+    model = shutil.copytree(tiny_model_dir, tmp_path / "model")
+    (model / "chat_template.jinja").write_text("{{ messages }}")
+    assert re.search(r"^chat +yes$", laplm_("models", "show", model).out, re.MULTILINE)
 
 
 def shown_licence(laplm_: Any, name: str) -> str | None:
@@ -135,3 +143,24 @@ def test_models_keeps_the_summary_within_the_terminal(laplm_, monkeypatch, colum
     lines = laplm_("models").out.split("\n\n")[1].splitlines()[1:-1]
     assert max(map(len, lines)) <= min(100, max(20, columns))
     assert all(line.startswith("  ") for line in lines)
+
+
+@pytest.mark.parametrize("columns", [60, 100])
+def test_a_terminal_too_narrow_for_the_paths_gets_a_line_that_fits_and_no_paths(
+    laplm_, monkeypatch, tmp_path, columns
+) -> None:
+    folder = tmp_path / "llama.cpp"
+    folder.mkdir()
+    (folder / f"{'long-' * 12}Q4_1.gguf").write_bytes(b"GGUF damaged")
+    monkeypatch.setenv("LLAMA_CACHE", str(folder))
+    piped = laplm_("models").out
+    assert f"llama.cpp:{'long-' * 12}Q4_1.gguf  ?" in piped and str(folder) in piped
+    monkeypatch.setattr(models, "terminal_columns", lambda: columns)
+    shown = laplm_("models")
+    table = shown.out.split("\n\n")[0].splitlines()
+    assert table[0].split() == ["name", "family", "parameters", "on", "disk", "stored", "as"]
+    assert table[1].split()[:2] == ["pocket", "gpt2"]
+    assert table[2] == f"llama.cpp:{'long-' * 12}Q4_1.gguf"
+    assert table[3].split()[:2] == ["?", "?"] and "only 12 bytes" in table[4]
+    assert all(len(line) <= columns for line in (table[0], table[1], table[3]))
+    assert "laplm models show NAME" in shown.err

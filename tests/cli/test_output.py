@@ -239,6 +239,9 @@ def test_json_for_a_terminal_is_the_same_json_without_controls(monkeypatch) -> N
         ("look next The --topk 3", ["no such option: --topk. Did you mean --top-k"]),
         ("serve --no-brwoser", ["Did you mean --no-browser"]),
         ("run The --slied", ["Did you mean --slide"]),
+        ("list", ["no such command: 'list'; here it is laplm models"]),
+        ("serve -m pocket", ["no such option: -m; the model stands by itself: laplm serve NAME"]),
+        ("serve pocket -c 512", ["no such option: -c; here it is --context"]),
     ],
 )
 def test_near_misses_are_told(laplm_, line: str, words: list[str]) -> None:

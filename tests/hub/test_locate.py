@@ -145,6 +145,26 @@ def test_close_names_are_suggested(cache: Path, typed: str, meant: str) -> None:
         locate(typed)
 
 
+def test_only_names_that_can_be_pulled_are_offered_to_be(cache: Path) -> None:
+    for name in ("gpt2-xl", "owner/name"):
+        with pytest.raises(ModelNotFoundError, match=f"`laplm pull {name}` downloads it"):
+            locate(name)
+    for name in ("nobody-has-this", "nobody:has-this"):
+        with pytest.raises(ModelNotFoundError, match="no short name that") as caught:
+            locate(name)
+        assert f"pull {name}" not in str(caught.value)
+
+
+def test_a_gguf_file_that_is_not_there_is_no_name_to_pull(cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "SmolLM2.Q4_1.gguf").touch()
+    for name in ("SmolLM2.gguf", str(tmp_path / "none.gguf"), "./none.GGUF", "owner/none.gguf"):
+        with pytest.raises(ModelNotFoundError, match="there is no such GGUF file") as caught:
+            locate(name)
+        assert "pull" not in str(caught.value)
+    with pytest.raises(ModelNotFoundError, match=r"Did you mean SmolLM2\.Q4_1\.gguf"):
+        locate(str(tmp_path / "SmolLM2.gguf"))
+
+
 def test_names_on_disk_are_suggested_too(cache: Path, tiny_model_dir: Path) -> None:
     put(cache, "someone/story-writer", tiny_model_dir)
     with pytest.raises(ModelNotFoundError, match="Did you mean someone/story-writer"):

@@ -70,6 +70,42 @@ def test_models_of_ollama_are_listed_and_opened_by_name(ollama: Path, gguf: Path
         locate("ollama:small:2b")
 
 
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("small", "ollama:small:1b"), ("Small:1b", "ollama:small:1b"),
+        ("other", "ollama:me/other:latest"), ("me/other", "ollama:me/other:latest"),
+        ("studio-q4", "lmstudio:you/Studio-Q4_0.gguf"),
+    ],
+)  # fmt: skip
+def test_a_name_without_its_program_is_told_with_it(
+    ollama: Path, gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: str,
+    meant: str,
+) -> None:  # fmt: skip
+    put(ollama, "registry.ollama.ai/me/other/latest")
+    put(ollama, "registry.ollama.ai/library/damaged-small/latest", "no JSON")
+    studio = tmp_path / "studio"
+    (studio / "you").mkdir(parents=True)
+    shutil.copy(gguf, studio / "you/Studio-Q4_0.gguf")
+    monkeypatch.setattr(stores, "LM_STUDIO", (str(studio),))
+    with pytest.raises(ModelNotFoundError) as caught:
+        locate(typed)
+    assert f"but another program has {meant}: that whole name opens it" in str(caught.value)
+    assert stores.names_like("sm") == []  # in too many
+
+
+def test_the_system_message_of_a_modelfile_is_found(ollama: Path) -> None:
+    digest = "1" * 64
+    (ollama / f"blobs/sha256-{digest}").write_text("You are Mario.\n")
+    layers = {"model": f"sha256:{HEX}", "system": f"sha256:{digest}"}
+    put(ollama, "registry.ollama.ai/me/mario/latest", None, **layers)
+    put(ollama, "registry.ollama.ai/me/out/latest", None, **(layers | {"system": "sha256:../x"}))
+    assert stores.system_message("ollama:me/mario") == "You are Mario."
+    assert stores.system_message("ollama:me/mario:latest") == "You are Mario."
+    for name in ("ollama:small:1b", "ollama:me/out", "ollama:none", "pocket"):
+        assert stores.system_message(name) is None
+
+
 def test_a_file_is_read_once_until_it_changes(
     ollama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

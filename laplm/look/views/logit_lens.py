@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Array = NDArray[np.float32]
 Ids = NDArray[np.int64]
 
-_POSITIONS = 64  # that are read at once, so that few logits are in memory
+_LOGITS = 1 << 24  # that are in memory at once, of positions of one stage or of several
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,23 +229,28 @@ def lens_of(
     top_probabilities = np.zeros(top.shape, np.float32)
     answer_probabilities = np.zeros(top.shape, np.float32)
     ranks = np.zeros(top.shape, np.int64)
-    # From the last, whose first choice is the answer that the others are held against.
-    for done, stage in enumerate(reversed(range(n_layer + 1))):
+    # From the last, whose first choice is the answer that the others are held against. Several
+    # stages at once: each product with the output matrix unpacks all of it, which takes longer
+    # than to multiply with a few rows.
+    stages = np.repeat(np.arange(n_layer, -1, -1), count)
+    positions = np.tile(np.arange(count), n_layer + 1)
+    rows = np.concatenate(streams[::-1])
+    at_once = max(1, _LOGITS // model.config.vocab_size)
+    for start in range(0, len(rows), at_once):
         if progress is not None:
-            progress("layers", done, n_layer + 1)
-        for start in range(0, count, _POSITIONS):
-            some = slice(start, start + _POSITIONS)
-            chances = _probabilities(model, streams[stage][some])
-            # A vocabulary may be padded with tokens that the tokenizer does not know.
-            known = chances[:, : model.tokenizer.vocab_size]
-            top[stage, some] = known.argmax(axis=-1)
-            wanted = top[-1, some, None]
-            if followed is not None:
-                wanted = np.full_like(wanted, followed)
-            answer = np.take_along_axis(known, wanted, axis=-1)
-            answer_probabilities[stage, some] = answer[:, 0]
-            top_probabilities[stage, some] = known.max(axis=-1)
-            ranks[stage, some] = 1 + (known > answer).sum(axis=-1)
+            progress("layers", start // count, n_layer + 1)
+        some = slice(start, start + at_once)
+        stage, position = stages[some], positions[some]
+        # A vocabulary may be padded with tokens that the tokenizer does not know.
+        known = _probabilities(model, rows[some])[:, : model.tokenizer.vocab_size]
+        top[stage, position] = known.argmax(axis=-1)
+        wanted = top[-1, position, None]
+        if followed is not None:
+            wanted = np.full_like(wanted, followed)
+        answer = np.take_along_axis(known, wanted, axis=-1)
+        answer_probabilities[stage, position] = answer[:, 0]
+        top_probabilities[stage, position] = known.max(axis=-1)
+        ranks[stage, position] = 1 + (known > answer).sum(axis=-1)
     if progress is not None:
         progress("layers", n_layer + 1, n_layer + 1)
     right = top == top[-1]

@@ -75,7 +75,7 @@ def test_the_last_stage_is_the_models_own_answer(pocket: LanguageModel, found: L
 def test_long_texts_are_read_in_parts(
     pocket: LanguageModel, found: Lens, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_POSITIONS", 3)
+    monkeypatch.setattr(module, "_LOGITS", 3 * pocket.config.vocab_size)
     parts = logit_lens(pocket, TEXT)
     np.testing.assert_array_equal(parts.top_ids, found.top_ids)
     np.testing.assert_allclose(parts.answer_probabilities, found.answer_probabilities, atol=1e-5)
@@ -122,11 +122,24 @@ def test_pictures_and_data_say_what_was_found(
     assert data["top_ids"] == found.top_ids.tolist()
 
 
-def test_progress_is_told_by_layer(pocket: LanguageModel) -> None:
+def test_progress_is_told_by_layer(pocket: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[tuple[str, int, int]] = []
+    monkeypatch.setattr(module, "_LOGITS", pocket.config.vocab_size)
     logit_lens(pocket, "Once", progress=lambda *event: told.append(event))
     stages = pocket.config.n_layer + 1
     assert told == [("layers", i, stages) for i in range(stages + 1)]
+
+
+def test_the_output_matrix_is_unpacked_once_for_all_layers_where_memory_allows(
+    pocket: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[int] = []
+    probabilities = module._probabilities
+    monkeypatch.setattr(
+        module, "_probabilities", lambda m, x: (counts.append(len(x)), probabilities(m, x))[1]
+    )
+    found = logit_lens(pocket, "Once upon")
+    assert counts == [found.top_ids.size]
 
 
 def test_texts_that_cannot_be_read_are_refused(pocket: LanguageModel) -> None:
