@@ -300,7 +300,9 @@ class _Header:
             return self._numbers(code, 1)[0].item()
         code, length = self._code(), self._count()
         if _MAX_ITEMS < length <= self._size - self._at:
-            self._refuse(f"a list of {length:,} before byte {self._at:,} is longer than any setting")
+            self._refuse(
+                f"a list of {length:,} before byte {self._at:,} is longer than any setting"
+            )
         return self._texts(length) if code == _TEXT else self._numbers(code, length)
 
     def _texts(self, count: int) -> list[str]:
