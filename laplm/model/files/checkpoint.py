@@ -25,6 +25,7 @@ from laplm.model.families import (
     Family,
     config_from_hf,
     family_of,
+    refuse_quantised,
     tensor_shapes,
     tensor_spec,
     tensor_specs,
@@ -416,6 +417,7 @@ def _equal(a: Array, b: Array) -> bool:
 
 def _check_tensors(directory: Path, tensors: Mapping[str, Tensor], config: ModelConfig) -> None:
     wanted = tensor_shapes(config)
+    _check_quantised(tensors, wanted)
     missing = [name for name in wanted if name not in tensors]
     if missing:
         refuse(
@@ -453,6 +455,22 @@ def _check_tensors(directory: Path, tensors: Mapping[str, Tensor], config: Model
                 f"tensor {name} is stored as {tensors[name].dtype}; laplm reads fp32, fp16 and "
                 "bf16, so save the model again in one of these",
             )
+
+
+# What the tensors of programs that quantise end with, where config.json does not say it. MLX comes
+# last, as others have scales too.
+_QUANTISED_BY = {
+    ".qweight": "GPTQ or AWQ", ".absmax": "bitsandbytes", ".SCB": "bitsandbytes",
+    ".weight_packed": "compressed-tensors", ".weight_scale": "compressed-tensors",
+    ".weight_scale_inv": "fp8", ".scales": "MLX",
+}  # fmt: skip
+
+
+def _check_quantised(tensors: Mapping[str, Tensor], wanted: Mapping[str, object]) -> None:
+    unknown = [name for name in tensors if name not in wanted]
+    for ending, by in _QUANTISED_BY.items():
+        if name := next((each for each in unknown if each.endswith(ending)), None):
+            refuse_quantised(str(tensors[name].path), f"{by}, by tensor {shown_name(name)}")
 
 
 def _list_some(names: Sequence[str], count: int = 3) -> str:
