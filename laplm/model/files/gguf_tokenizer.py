@@ -80,6 +80,9 @@ _NAMED = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_t
 # As transformers, whatever their types say, and where a file has no types. Not what pads, or is
 # unknown among bytes: files name tokens of text for it ("!" is the first of many vocabularies).
 _CONTROL_BY_NAME = {"gpt2": ("bos", "eos"), "llama": ("bos", "eos", "unknown")}
+# Characters of a piece. SentencePiece makes them of 16, people add some of a hundred; the time that
+# their merges take to find grows with the square.
+_MAX_PIECE = 1 << 10
 _SENTENCEPIECE_IDS = {"bos": 1, "eos": 2, "unknown": 0}  # of files that do not say
 
 
@@ -252,6 +255,9 @@ class _Reader:
             if not by_position:
                 self._damaged("its tokenizer has no tokenizer.ggml.scores")
             scores = -np.arange(len(self._tokens))
+        longest = max(map(len, self._tokens))
+        if longest > _MAX_PIECE:
+            self._damaged(f"a token of its vocabulary has {longest:,} characters")
         return implied_merges(self._tokens, scores)
 
     # --- tokens that are found before anything is merged ---

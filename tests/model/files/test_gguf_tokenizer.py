@@ -323,6 +323,11 @@ def changed(**changes: Any) -> dict[str, Any]:
         ({"token_type": np.array([1, 2])}, "token_type is not a number for each token"),
         ({"model": "llama"}, r"no token for 256 of 256 bytes \(<0x00>\)"),
         (
+            {"model": "llama", "tokens": [*(f"<0x{b:02X}>" for b in range(256)), "x" * 1025],
+             "merges": None, "token_type": None, "scores": np.zeros(257)},
+            "a token of its vocabulary has 1,025 characters",
+        ),
+        (
             {"model": "llama", "tokens": [f"<0x{b:02X}>" for b in range(256)], "merges": None,
              "token_type": None},
             "has no tokenizer.ggml.scores",
