@@ -279,13 +279,14 @@ def read_config(directory: Path, file: GGUFFile | None = None) -> ModelConfig:
     except OSError as error:
         refuse(directory, f"cannot be read ({error.strerror}); {_READERS}")
     values = read_json(directory / ("hparams.json" if openai else "config.json"))
-    generation = directory / "generation_config.json"
+    beside = directory / "generation_config.json"
+    generation = read_json(beside) if not openai and beside.is_file() else None
     try:
         if openai:
             from laplm.model.files.openai_release import read_hparams
 
             return read_hparams(values)
-        return config_from_hf(values, read_json(generation) if generation.is_file() else None)
+        return config_from_hf(values, generation)
     except ModelFormatError as error:
         raise ModelFormatError(f"{directory}: {error}") from None
 

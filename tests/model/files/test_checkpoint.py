@@ -357,6 +357,14 @@ def test_weights_of_programs_that_quantise_are_known_by_their_tensors(
     assert "in fp32, fp16 or bf16, or as a GGUF file" in message
 
 
+@pytest.mark.parametrize("text", ["{", "[]"])
+def test_a_damaged_file_beside_the_config_is_named_once(directory: Path, text: str) -> None:
+    (directory / "generation_config.json").write_text(text)
+    message = refused(directory)
+    assert message.startswith(f"{directory / 'generation_config.json'}: not ")
+    assert message.count(str(directory)) == 1
+
+
 HEADS = {
     "value": ["v_head.summary.weight", "v_head.summary.bias"],
     "classifier": ["score.weight"],
