@@ -142,10 +142,8 @@ def config_from_hf(
     model_type = values.get("model_type", "gpt2")
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         _refuse_kind(model_type, values)
-    if isinstance(how := values.get("quantization_config"), Mapping):
-        _refuse_quantized(shown(how.get("quant_method")))
-    if values.get("quantization"):
-        _refuse_quantized("MLX")
+    if (by := _quantised_by(values)) is not None:
+        refuse_quantised("config.json", by)
     return family_named(model_type).config_from_hf(values, generation)
 
 
@@ -170,11 +168,29 @@ def _refuse_kind(model_type: object, values: Mapping[str, Any]) -> NoReturn:
     raise ModelFormatError(f"config.json: model_type is {kind}; laplm runs {known}")
 
 
-def _refuse_quantized(how: str) -> NoReturn:
+def refuse_quantised(where: str, by: str) -> NoReturn:
+    """Refuse weights that another program has rounded.
+
+    Raises:
+        ModelFormatError: always; names the file, and what is known of the program.
+    """
     raise ModelFormatError(
-        f"config.json: the weights are quantised ({how}); laplm rounds weights itself, so give it "
-        "the model in fp32, fp16 or bf16, or as a GGUF file"
+        f"{where}: the weights are quantised ({by}); laplm rounds weights itself, so give it the "
+        "model in fp32, fp16 or bf16, or as a GGUF file"
     )
+
+
+def _quantised_by(values: Mapping[str, Any]) -> str | None:
+    how = values.get("quantization_config")
+    if values.get("quantization"):  # beside which MLX writes the same as quantization_config
+        return "MLX"
+    if not isinstance(how, Mapping):
+        return None
+    if (method := how.get("quant_method")) is not None:
+        return shown(method)
+    if how.get("load_in_8bit") or how.get("load_in_4bit"):  # as it was written at first
+        return "bitsandbytes"
+    return "by no method that it names"
 
 
 def config_to_hf(config: ModelConfig) -> dict[str, Any]:

@@ -187,6 +187,9 @@ def to_gguf_config(config: ModelConfig) -> ModelConfig:
         changes |= {"window": (), "n_ctx": min(config.n_ctx, *windows)}
     if not windows:
         changes["rope_local_theta"] = None
+    scaling = config.rope_scaling
+    if scaling is not None and scaling.factor == scaling.attention_factor == 1.0:
+        changes["rope_scaling"] = None  # it stretches nothing, and llama.cpp reads it as none
     if config.family == "gpt_neox":
         changes["tied"] = False  # where llama.cpp wants the output matrix in any case
     return dataclasses.replace(config, **changes)

@@ -53,12 +53,14 @@ def config_from_hf(
             f"{config.n_layer}"
         )
     turned = tuple(map(bool, turned[: config.n_layer]))
-    window = read_window(values) if values.get("use_sliding_window") else None
+    # transformers asks for use_sliding_window only where the file has no layer_types.
+    asked = bool(values.get("use_sliding_window"))
+    usual = [asked and not each for each in turned]
     return dataclasses.replace(
         config,
         attn_out_bias=config.attn_bias,
         rope_layers=turned,
-        window=read_windows(values, window, [not each for each in turned]),
+        window=read_windows(values, read_window(values), usual),
     )
 
 

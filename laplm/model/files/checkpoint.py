@@ -25,6 +25,7 @@ from laplm.model.families import (
     Family,
     config_from_hf,
     family_of,
+    refuse_quantised,
     tensor_shapes,
     tensor_spec,
     tensor_specs,
@@ -281,13 +282,14 @@ def read_config(directory: Path, file: GGUFFile | None = None) -> ModelConfig:
     except OSError as error:
         refuse(directory, f"cannot be read ({error.strerror}); {_READERS}")
     values = read_json(directory / ("hparams.json" if openai else "config.json"))
-    generation = directory / "generation_config.json"
+    beside = directory / "generation_config.json"
+    generation = read_json(beside) if not openai and beside.is_file() else None
     try:
         if openai:
             from laplm.model.files.openai_release import read_hparams
 
             return read_hparams(values)
-        return config_from_hf(values, read_json(generation) if generation.is_file() else None)
+        return config_from_hf(values, generation)
     except ModelFormatError as error:
         raise ModelFormatError(f"{directory}: {error}") from None
 
@@ -419,6 +421,7 @@ def _equal(a: Array, b: Array) -> bool:
 
 def _check_tensors(directory: Path, tensors: Mapping[str, Tensor], config: ModelConfig) -> None:
     wanted = tensor_shapes(config)
+    _check_quantised(tensors, wanted)
     missing = [name for name in wanted if name not in tensors]
     if missing:
         refuse(
@@ -456,6 +459,22 @@ def _check_tensors(directory: Path, tensors: Mapping[str, Tensor], config: Model
                 f"tensor {name} is stored as {tensors[name].dtype}; laplm reads fp32, fp16 and "
                 "bf16, so save the model again in one of these",
             )
+
+
+# What the tensors of programs that quantise end with, where config.json does not say it. MLX comes
+# last, as others have scales too.
+_QUANTISED_BY = {
+    ".qweight": "GPTQ or AWQ", ".absmax": "bitsandbytes", ".SCB": "bitsandbytes",
+    ".weight_packed": "compressed-tensors", ".weight_scale": "compressed-tensors",
+    ".weight_scale_inv": "fp8", ".scales": "MLX",
+}  # fmt: skip
+
+
+def _check_quantised(tensors: Mapping[str, Tensor], wanted: Mapping[str, object]) -> None:
+    unknown = [name for name in tensors if name not in wanted]
+    for ending, by in _QUANTISED_BY.items():
+        if name := next((each for each in unknown if each.endswith(ending)), None):
+            refuse_quantised(str(tensors[name].path), f"{by}, by tensor {shown_name(name)}")
 
 
 def _list_some(names: Sequence[str], count: int = 3) -> str:

@@ -32,6 +32,10 @@ _AGAIN = "the file is damaged or incomplete; fetch or copy it again"
 _MAX_DIMENSIONS = 4  # of ggml's tensors
 _MAX_ALIGNMENT = 1 << 20
 _MANY = 1 << 20  # texts of a list; no vocabulary has as many
+# More than any setting has. A file may announce as much as it is long, which costs nothing on the
+# disk where it holds zeros alone, and many times that in memory.
+_MAX_ITEMS = 1 << 24
+_MAX_TEXT = 1 << 28
 # Codes of the types of settings, and what NumPy has for each; texts and lists come apart.
 _TEXT, _LIST = 8, 9
 _NUMBERS = {
@@ -281,6 +285,8 @@ class _Header:
 
     def _text(self) -> str:
         length = self._count()
+        if length > _MAX_TEXT and length <= self._size - self._at:
+            self._refuse(f"its text at byte {self._at:,} has {length:,} bytes")
         at = self._take(length)
         try:
             return self._data[at : at + length].decode()
@@ -293,6 +299,10 @@ class _Header:
         if code != _LIST:
             return self._numbers(code, 1)[0].item()
         code, length = self._code(), self._count()
+        if _MAX_ITEMS < length <= self._size - self._at:
+            self._refuse(
+                f"a list of {length:,} before byte {self._at:,} is longer than any setting"
+            )
         return self._texts(length) if code == _TEXT else self._numbers(code, length)
 
     def _texts(self, count: int) -> list[str]:
@@ -345,8 +355,11 @@ class _Header:
             texts = data[: ends[-1]][kept].tobytes().decode()
         except UnicodeDecodeError:
             return None
+        pieces = texts[1:].split("\0")
+        if len(pieces) > count:
+            return None  # a zero in the last text, behind which no length follows to tell
         self._at += int(ends[-1])
-        return texts[1:].split("\0")
+        return pieces
 
     def _numbers(self, code: int, count: int) -> NDArray[Any]:
         if code not in _NUMBERS:

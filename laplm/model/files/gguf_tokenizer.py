@@ -74,8 +74,15 @@ _ADD_BOS = ("llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral", "midm-2.0",
 _GEMMA = ("gemma", "gemma2", "gemma3")
 KEPT_BY_PHI3 = ("<unk>", "<s>", "<|endoftext|>")
 """Added tokens of Phi-3 behind which llama.cpp keeps white space; behind all others it drops it."""
+_NORMAL = 1
 _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4  # types of tokens that are found before anything else
 _NAMED = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
+# As transformers, whatever their types say, and where a file has no types. Not what pads, or is
+# unknown among bytes: files name tokens of text for it ("!" is the first of many vocabularies).
+_CONTROL_BY_NAME = {"gpt2": ("bos", "eos"), "llama": ("bos", "eos", "unknown")}
+# Characters of a piece. SentencePiece makes them of 16, people add some of a hundred; the time that
+# their merges take to find grows with the square.
+_MAX_PIECE = 1 << 10
 _SENTENCEPIECE_IDS = {"bos": 1, "eos": 2, "unknown": 0}  # of files that do not say
 
 
@@ -248,20 +255,26 @@ class _Reader:
             if not by_position:
                 self._damaged("its tokenizer has no tokenizer.ggml.scores")
             scores = -np.arange(len(self._tokens))
+        longest = max(map(len, self._tokens))
+        if longest > _MAX_PIECE:
+            self._damaged(f"a token of its vocabulary has {longest:,} characters")
         return implied_merges(self._tokens, scores)
 
     # --- tokens that are found before anything is merged ---
 
     def _added_tokens(self) -> Iterator[AddedToken]:
         """Control tokens, and others that are taken whole."""
-        if self._types is None:
-            return
+        types = np.array([_NORMAL] * len(self._tokens) if self._types is None else self._types)
+        for name in _CONTROL_BY_NAME[str(self._kind)]:
+            there = self._tokenizer_metadata(f"{name}_token_id") is not None
+            if there and (number := self._id(name)) is not None:
+                types[number] = _CONTROL
         strips = is_named_phi3(self._metadata.get("general.name")) and self._kind == "llama"
-        for i in np.flatnonzero(np.isin(self._types, (_UNKNOWN, _CONTROL, _USER_DEFINED))):
+        for i in np.flatnonzero(np.isin(types, (_UNKNOWN, _CONTROL, _USER_DEFINED))):
             token = self._tokens[i]
             if self._is_gemma and not token.strip("▁"):
                 continue  # a run of spaces, which no text has in this letter; merges make it
-            special = self._types[i] != _USER_DEFINED or token in END_TOKENS
+            special = types[i] != _USER_DEFINED or token in END_TOKENS
             rstrip = strips and token not in KEPT_BY_PHI3
             yield AddedToken(token, special=bool(special), normalized=False, rstrip=rstrip)
 

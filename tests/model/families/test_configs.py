@@ -153,6 +153,12 @@ def test_layers_with_a_window_have_a_base_of_their_own_and_no_scaling() -> None:
         ({"model_type": "qwen3_moe"}, "a mixture of experts; take one where"),
         ({"model_type": "mixtral", "num_local_experts": 8}, "a mixture of experts"),
         ({"quantization_config": {"quant_method": "awq"}}, r"quantised \('awq'\); .* GGUF file"),
+        ({"quantization_config": {"load_in_4bit": True}}, r"quantised \(bitsandbytes\); laplm"),
+        ({"quantization_config": {}}, "quantised \\(by no method that it names\\); laplm rounds"),
+        (
+            {"quantization": {"bits": 4}, "quantization_config": {"bits": 4}},
+            r"quantised \(MLX\); laplm rounds",
+        ),
         ({"quantization": {"bits": 4, "group_size": 64}}, r"quantised \(MLX\); laplm rounds"),
         ({"hidden_size": 0}, "hidden_size is 0, but it must be a whole number above 0"),
         ({"num_hidden_layers": 10**30}, "num_hidden_layers 10+ is more than any model has"),

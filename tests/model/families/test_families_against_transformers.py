@@ -71,6 +71,9 @@ CASES: dict[str, dict[str, Any]] = {
         "no_rope_layers": [1, 0, 0], "use_sliding_window": True, "sliding_window": 6,
         "tie_word_embeddings": False,
     },
+    "smollm3-layer-types": GQA | {
+        "layer_types": [LOCAL, GLOBAL, LOCAL], "use_sliding_window": False, "sliding_window": 3,
+    },
     "phi3": GQA | {"partial_rotary_factor": 0.75, "sliding_window": 9},
     "phi3-tied": GQA | {"tie_word_embeddings": True},
 }  # fmt: skip

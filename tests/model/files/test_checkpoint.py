@@ -331,6 +331,40 @@ def test_part_of_a_block_that_gpt2_does_not_have_is_refused(directory: Path, nam
     assert f"({name.removeprefix('transformer.')}); check n_layer" in refused(directory)
 
 
+@pytest.mark.parametrize(
+    ("by", "endings", "replaces"),
+    [
+        ("GPTQ or AWQ", [".qweight", ".qzeros", ".scales"], True),
+        ("bitsandbytes", [".weight.absmax", ".weight.quant_map"], False),
+        ("bitsandbytes", [".SCB", ".weight_format"], False),
+        ("compressed-tensors", [".weight_packed", ".weight_scale"], True),
+        ("MLX", [".biases", ".scales"], False),
+    ],
+)
+def test_weights_of_programs_that_quantise_are_known_by_their_tensors(
+    directory: Path, by: str, endings: list[str], replaces: bool
+) -> None:
+    name = "transformer.h.1.attn.c_proj"
+
+    def change(state: State) -> State:
+        if replaces:
+            del state[f"{name}.weight"]
+        return state | {name + ending: torch.zeros(64) for ending in endings}
+
+    rewrite(directory, change)
+    message = refused(directory)
+    assert any(f"quantised ({by}, by tensor h.1.attn.c_proj{e})" in message for e in endings)
+    assert "in fp32, fp16 or bf16, or as a GGUF file" in message
+
+
+@pytest.mark.parametrize("text", ["{", "[]"])
+def test_a_damaged_file_beside_the_config_is_named_once(directory: Path, text: str) -> None:
+    (directory / "generation_config.json").write_text(text)
+    message = refused(directory)
+    assert message.startswith(f"{directory / 'generation_config.json'}: not ")
+    assert message.count(str(directory)) == 1
+
+
 HEADS = {
     "value": ["v_head.summary.weight", "v_head.summary.bias"],
     "classifier": ["score.weight"],

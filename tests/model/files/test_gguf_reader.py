@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from laplm.errors import ModelFormatError
+from laplm.model.files import gguf_reader
 from laplm.model.files.gguf_reader import is_gguf, read_gguf
 
 SETTINGS: dict[str, tuple[Any, gguf.GGUFValueType]] = {
@@ -112,6 +113,33 @@ def test_lists_of_texts_come_back(first: list[str], second: list[str]) -> None:
         path = Path(directory, "a.gguf")
         path.write_bytes(header(0, 3, settings + setting("c", 8, text("end")) + bytes(1000)))
         assert read_gguf(path).metadata == {"a": first, "b": second, "c": "end"}
+
+
+@pytest.mark.parametrize("last", ["b\0c", "b\0", "\0", "\0\0"])
+def test_a_zero_in_the_last_text_of_a_list_is_part_of_it(tmp_path: Path, last: str) -> None:
+    path = tmp_path / "a.gguf"
+    listed = setting("a", 9, texts(2) + text("a") + text(last))
+    path.write_bytes(header(0, 2, listed + setting("b", 8, text("end")) + bytes(1000)))
+    assert read_gguf(path).metadata == {"a": ["a", last], "b": "end"}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (setting("a", 9, texts(9) + bytes(100)), "a list of 9 before byte 49"),
+        (setting("a", 9, struct.pack("<IQ", 10, 9) + bytes(100)), "a list of 9 before byte 49"),
+        (setting("a", 8, text("x" * 9)), "its text at byte 45 has 9 bytes"),
+    ],
+)
+def test_what_would_fill_memory_is_refused_unread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, words: str
+) -> None:
+    # Smaller limits, instead of a file of gigabytes.
+    monkeypatch.setattr(gguf_reader, "_MAX_ITEMS", 8)
+    monkeypatch.setattr(gguf_reader, "_MAX_TEXT", 8)
+    (tmp_path / "a.gguf").write_bytes(header(0, 1, content))
+    with pytest.raises(ModelFormatError, match=words):
+        read_gguf(tmp_path / "a.gguf")
 
 
 HUGE = (1 << 63) + 5

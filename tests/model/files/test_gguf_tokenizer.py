@@ -230,6 +230,30 @@ def test_control_tokens_are_tokens_only_where_they_are_asked_for(write: Any) -> 
     assert ours.special_tokens == {"bos_token": "<s>", "eos_token": "<|im_end|>"}
 
 
+@pytest.mark.parametrize("make", [lambda: bpe("gpt-2"), sentences], ids=["bytes", "pieces"])
+@pytest.mark.parametrize("has_types", [True, False])
+def test_named_tokens_are_control_tokens_whatever_their_types_say(
+    write: Any, make: Callable[[], dict[str, Any]], has_types: bool
+) -> None:
+    tokenizer = make()
+    tokens, names = tokenizer["ggml.tokens"], ("bos", "eos", "unknown")
+    ids = [tokenizer[key] for name in names if (key := f"ggml.{name}_token_id") in tokenizer]
+    for i in ids:
+        tokenizer["ggml.token_type"][i] = 1
+    tokenizer["ggml.padding_token_id"] = tokens.index("!" if "!" in tokens else ".")
+    if not has_types:
+        del tokenizer["ggml.token_type"]
+    path = write(f"named-{len(ids)}-{has_types}", tokenizer)
+    ours, theirs = Tokenizer.from_directory(path), hf_tokenizer(path)
+    assert {*ids} <= {*ours.special_token_ids} and ours.pad_token_id not in ours.special_token_ids
+    for i in ids:
+        text = f"Once{tokens[i]}\n"
+        assert ours.encode(text, allow_special=True) == theirs.encode(
+            text, add_special_tokens=False
+        )
+        assert i not in ours.encode(text)
+
+
 def test_beginnings_and_ends_are_put_around_texts(write: Any) -> None:
     asked = {"ggml.add_bos_token": True, "ggml.add_eos_token": True}
     ours = Tokenizer.from_directory(write("around", bpe("gpt-2", **asked)))
@@ -298,6 +322,11 @@ def changed(**changes: Any) -> dict[str, Any]:
         ({"tokens": ["a", "b", "a"]}, "the token 'a' stands twice"),
         ({"token_type": np.array([1, 2])}, "token_type is not a number for each token"),
         ({"model": "llama"}, r"no token for 256 of 256 bytes \(<0x00>\)"),
+        (
+            {"model": "llama", "tokens": [*(f"<0x{b:02X}>" for b in range(256)), "x" * 1025],
+             "merges": None, "token_type": None, "scores": np.zeros(257)},
+            "a token of its vocabulary has 1,025 characters",
+        ),
         (
             {"model": "llama", "tokens": [f"<0x{b:02X}>" for b in range(256)], "merges": None,
              "token_type": None},

@@ -50,6 +50,10 @@ MORE: dict[str, tuple[str, dict[str, Any]]] = {
     "llama_linear": ("LlamaConfig", GROUPED | {"rope_scaling": {
         "rope_type": "linear", "factor": 2.5,
     }}),
+    "llama_linear_1": ("LlamaConfig", GROUPED | {"rope_scaling": {
+        "rope_type": "linear", "factor": 1.0,
+    }}),
+    "qwen3_yarn_1": ("Qwen3Config", GROUPED | {"rope_scaling": YARN | {"factor": 1.0}}),
     "llama_yarn": ("LlamaConfig", GROUPED | {"rope_scaling": YARN | {
         "beta_fast": 20.0, "attention_factor": 1.3,
     }}),
