@@ -12,8 +12,11 @@ from typing import Any
 
 import gguf
 import numpy as np
+import pytest
 import torch
 import transformers
+
+from laplm.model.files import gguf_reader
 
 SIZES = {
     "vocab_size": 300, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
@@ -108,6 +111,19 @@ def write_gguf(
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def list_reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The paths of files whose tables are read from now on, as they are."""
+    reads: list[Path] = []
+    real = gguf_reader._Header.read
+
+    def listed(header: gguf_reader._Header) -> gguf_reader.GGUFFile:
+        reads.append(header._path)
+        return real(header)
+
+    monkeypatch.setattr(gguf_reader._Header, "read", listed)
+    return reads
 
 
 def byte_tokens(count: int) -> dict[str, Any]:

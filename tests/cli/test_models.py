@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +14,6 @@ from laplm import built_in
 from laplm.cli import models
 from laplm.hub import locate
 from laplm.model.engine.kv_cache import bytes_per_position
-from laplm.model.files import gguf_reader
 from laplm.model.files.checkpoint import read_config
 
 
@@ -117,14 +115,7 @@ def test_the_tables_of_a_gguf_file_are_read_once_to_show_it(laplm_, tmp_path, mo
     model = gguf_files.make_hf_model("llama")
     kinds = gguf_files.matrices_as("Q4_1")
     path = gguf_files.write_gguf(tmp_path / "a.gguf", model, kinds)
-    reads: list[Path] = []
-    real = gguf_reader._Header.read
-
-    def counted(header: gguf_reader._Header) -> gguf_reader.GGUFFile:
-        reads.append(header._path)
-        return real(header)
-
-    monkeypatch.setattr(gguf_reader._Header, "read", counted)
+    reads = gguf_files.list_reads(monkeypatch)
     values = json.loads(laplm_("models", "show", str(path), "--json").out)
     assert reads == [path]
     config = read_config(path)

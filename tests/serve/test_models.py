@@ -13,7 +13,6 @@ import pytest
 from laplm.errors import InputError
 from laplm.hub import locate
 from laplm.hub.tuning_runs import TuningRun
-from laplm.model.files import gguf_reader
 from laplm.serve.models import ModelRegistry, ServingSettings, _describe, given_models
 from laplm.serve.problems import ApiError
 
@@ -195,14 +194,7 @@ def test_the_tables_of_a_gguf_file_are_read_once_to_describe_it(
     values = {"peft_type": "LORA", "r": 2, "base_model_name_or_path": str(chat)}
     (adapter / "adapter_config.json").write_text(json.dumps(values))
     (adapter / "README.md").write_text("---\nlicense: mit\n---\n")
-    reads: list[Path] = []
-    real = gguf_reader._Header.read
-
-    def counted(header: gguf_reader._Header) -> gguf_reader.GGUFFile:
-        reads.append(header._path)
-        return real(header)
-
-    monkeypatch.setattr(gguf_reader._Header, "read", counted)
+    reads = gguf_files.list_reads(monkeypatch)
     entries = {path: _describe("a", str(path)) for path in (plain, chat, adapter)}
     assert reads == [plain, chat, chat]
     for path, chats, adapts in ((plain, False, False), (chat, True, False), (adapter, True, True)):
