@@ -8,11 +8,8 @@ import textwrap
 
 import pytest
 
-COMPILE_TWICE = """
+RESIDENT = """
     from pathlib import Path
-
-    import llvmlite.binding as llvm
-    from laplm.native.memory import give_back_code
 
     def resident(access):
         counts, inside = 0, False
@@ -22,6 +19,10 @@ COMPILE_TWICE = """
             elif inside and line.startswith("Rss:"):
                 counts += int(line.split()[1])
         return counts
+"""
+COMPILE_TWICE = """
+    import llvmlite.binding as llvm
+    from laplm.native.memory import give_back_code
 
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
@@ -37,12 +38,30 @@ COMPILE_TWICE = """
     print(*before, resident("r-xp"), resident("rw-p"))
     assert compiled() == once
 """
+LOAD = """
+    import laplm
+
+    laplm.load("pocket").gpt
+    print(resident("r-xp"))
+"""
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="memory is given back on Linux")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="memory is given back on Linux")
-def test_a_library_gives_its_code_back_and_goes_on_working() -> None:
-    command = [sys.executable, "-c", textwrap.dedent(COMPILE_TWICE)]
+def numbers(program: str) -> list[int]:
+    """What a process of its own prints; in kB."""
+    command = [sys.executable, "-c", textwrap.dedent(RESIDENT) + textwrap.dedent(program)]
     out = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100).stdout
-    code, data, code_after, data_after = map(int, out.split())
+    return [int(number) for number in out.split()]
+
+
+@on_linux
+def test_a_library_gives_its_code_back_and_goes_on_working() -> None:
+    code, data, code_after, data_after = numbers(COMPILE_TWICE)
     assert code > 5000 > 500 > code_after
     assert 0 < data == data_after
+
+
+@on_linux
+def test_a_loaded_model_holds_none_of_llvms_code() -> None:
+    (code,) = numbers(LOAD)
+    assert code < 500

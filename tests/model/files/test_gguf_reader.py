@@ -115,6 +115,25 @@ def test_lists_of_texts_come_back(first: list[str], second: list[str]) -> None:
         assert read_gguf(path).metadata == {"a": first, "b": second, "c": "end"}
 
 
+def test_a_usual_vocabulary_is_read_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # One by one the texts of a large vocabulary take a tenth of a start.
+    found: list[list[str] | None] = []
+    at_once = gguf_reader._Header._short_texts
+
+    def listed(header: gguf_reader._Header, count: int) -> list[str] | None:
+        found.append(at_once(header, count))
+        return found[-1]
+
+    monkeypatch.setattr(gguf_reader._Header, "_short_texts", listed)
+    words = [*["a", "Ġthe", "北京"] * 9, "x" * 200]
+    settings = setting("a", 9, texts(len(words)) + b"".join(map(text, words)))
+    (tmp_path / "a.gguf").write_bytes(header(0, 1, settings + bytes(1000)))
+    assert read_gguf(tmp_path / "a.gguf").metadata == {"a": words}
+    assert found == [words]
+
+
 @pytest.mark.parametrize("last", ["b\0c", "b\0", "\0", "\0\0"])
 def test_a_zero_in_the_last_text_of_a_list_is_part_of_it(tmp_path: Path, last: str) -> None:
     path = tmp_path / "a.gguf"

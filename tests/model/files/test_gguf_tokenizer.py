@@ -14,7 +14,7 @@ import regex
 from conftest import TEXT
 from gguf_files import byte_tokens, make_hf_model, write_gguf
 from gguf_files import sentencepiece_tokens as sentences
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from llama_cpp import LlamaServer
 from transformers import AutoTokenizer
@@ -344,6 +344,7 @@ def test_a_tokenizer_that_is_not_read_is_one_plain_line(
 
 
 @given(st.lists(st.text(" ab", min_size=1)))
+@example(["a b a", "b"])  # as many spaces as merges, but not one in each
 def test_the_space_between_two_tokens_is_the_first_but_at_the_beginning(merges: list[str]) -> None:
     def pair(merge: str) -> tuple[str, str]:
         left, _, right = merge[1:].partition(" ")
