@@ -222,7 +222,7 @@ def _decode(data: bytes, what: str) -> str:
         ) from None
 
 
-def meant_model(text: str) -> str | None:
+def model_named_by(text: str) -> str | None:
     """The model that a text rather names than says, as ``-m`` takes it; None for any other text.
 
     A GGUF file, a name that ``laplm pull`` takes or the beginning of one, or what is on disk.
@@ -258,7 +258,7 @@ def refuse_model_name(text: str | None, args: argparse.Namespace) -> None:
     """
     if text is None or text == "-" or args.model is not None:
         return
-    model = meant_model(text)
+    model = model_named_by(text)
     if model is not None:
         raise InputError(
             f"{shown(text)} is the name of a model, and stands where a text is expected; -m names "

@@ -409,7 +409,7 @@ class _Loop:
     def _again(self, rest: str) -> None:
         _takes_nothing("again", rest)
 
-        def begin() -> Answer:
+        def regenerate() -> Answer:
             answer = self._session.regenerate()
             if answer.stream.params.greedy:
                 note("the likeliest token is taken each time, so the same comes again; /set "
@@ -419,7 +419,7 @@ class _Loop:
                      dim=True)  # fmt: skip
             return answer
 
-        self._answer(begin)
+        self._answer(regenerate)
 
     def _undo(self, rest: str) -> None:
         _takes_nothing("undo", rest)

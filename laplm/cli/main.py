@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from laplm import __version__
-from laplm.cli.arguments import Parser, meant_model, option_names, selected_parser
+from laplm.cli.arguments import Parser, model_named_by, option_names, selected_parser
 from laplm.cli.output import INTERRUPTED, OutputClosedError, note, write
 from laplm.errors import InputError, LaplmError, did_you_mean
 
@@ -161,7 +161,7 @@ def _unknown_arguments_message(
         said = f"too many arguments: {unknown[0]!r}"
         if not isinstance(prompt, str):
             return said
-        if typed.get("model") is None and (model := meant_model(prompt)) is not None:
+        if typed.get("model") is None and (model := model_named_by(prompt)) is not None:
             return f"{said}; -m names a model: {command.prog} -m {shlex.quote(model)} …"
         return f"{said}; a text of several words stands in quotation marks"
     known = [name for action in command._actions for name in action.option_strings]

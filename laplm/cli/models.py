@@ -73,7 +73,7 @@ def _print_table(found: list[InstalledModel]) -> None:
         rows.append(tuple(visible(" ".join(cell.split("\n"))) for cell in cells))
     widths = [max(len(row[i]) for row in rows) for i in range(6)]
 
-    def middle(row: tuple[str, ...]) -> str:
+    def format_middle_cells(row: tuple[str, ...]) -> str:
         _, family, parameters, size, dtype, _ = row
         return (
             f"{family:<{widths[1]}}  {parameters:>{widths[2]}}  {size:>{widths[3]}}  "
@@ -83,12 +83,12 @@ def _print_table(found: list[InstalledModel]) -> None:
     columns = terminal_columns()
     if columns is None or sum(widths) + 10 <= columns:
         for row in rows:
-            write(f"{row[0]:<{widths[0]}}  {middle(row)}  {row[5]}\n")
+            write(f"{row[0]:<{widths[0]}}  {format_middle_cells(row)}  {row[5]}\n")
         return
-    room = max(len("name"), min(widths[0], columns - len(middle(rows[0])) - 2))
+    room = max(len("name"), min(widths[0], columns - len(format_middle_cells(rows[0])) - 2))
     for row, model in zip(rows, [None, *found], strict=True):
         name = row[0] if len(row[0]) <= room else f"{row[0]}\n{'':<{room}}"
-        write(f"{name:<{room}}  {middle(row)}".rstrip() + "\n")
+        write(f"{name:<{room}}  {format_middle_cells(row)}".rstrip() + "\n")
         if model is not None and model.problem:
             write(f"  {visible(' '.join(model.problem.splitlines()))}\n")
     note("laplm models show NAME tells where one lies", dim=True)

@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from laplm.errors import ModelNotFoundError, did_you_mean
 
@@ -22,7 +23,7 @@ PROGRAMS = {"ollama": "Ollama", "lmstudio": "LM Studio", "llama.cpp": "llama.cpp
 LM_STUDIO = ("~/.lmstudio/models", "~/.cache/lm-studio/models")
 _OLLAMA_HOST, _OLLAMA_OWNER = "registry.ollama.ai", "library"  # of names without them
 _LAYER = "application/vnd.ollama.image."
-_LEAST_OF_A_NAME = 3  # letters; fewer are in too many names
+_MIN_LETTERS = 3  # letters; fewer are in too many names
 _MAX_MANIFEST = 1 << 20  # bytes; they are a page long
 
 
@@ -80,7 +81,7 @@ def names_like(name: str, limit: int = 3, *, whole: bool = False) -> list[str]:
         whole: only those whose own name it is.
     """
     asked = name.lower()
-    if len(asked) < _LEAST_OF_A_NAME:
+    if len(asked) < _MIN_LETTERS:
         return []
     there = {model.name: model.name.partition(":")[2].lower() for model in stored_models()
              if model.problem is None}  # fmt: skip
@@ -98,17 +99,13 @@ def _short_names(own: str) -> set[str]:
 
 def system_message(name: str) -> str | None:
     """What Ollama tells a model about all its answers, by its ``Modelfile``; None for any other."""
-    there = {model.name: model for model in stored_models()}
-    model = there.get(name) or there.get(f"{name}:latest")
-    if not name.startswith("ollama:") or model is None or model.problem:
+    if not name.startswith("ollama:"):
         return None
-    top = model.path.parent.parent
-    for manifest in (top / "manifests").glob("*/*/*/*"):
-        if _ollama_name(top, manifest) == model.name:
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-                layers = json.loads(manifest.read_text(encoding="utf-8"))["layers"]
-                digests = {layer["mediaType"]: layer["digest"] for layer in layers}
-                blob = top / "blobs" / _blob_name(digests[f"{_LAYER}system"])
+    with contextlib.suppress(ModelNotFoundError, OSError, ValueError):
+        top = find_model_file(name).parent.parent
+        for manifest in (top / "manifests").glob("*/*/*/*"):
+            if _ollama_name(top, manifest) in (name, f"{name}:latest"):
+                blob = top / "blobs" / _blob_name(_layer_digests(manifest).get(f"{_LAYER}system"))
                 if blob.is_file() and blob.stat().st_size <= _MAX_MANIFEST:
                     return blob.read_text(encoding="utf-8").strip() or None
     return None
@@ -199,6 +196,22 @@ def _blob_name(digest: object) -> str:
     return digest.replace(":", "-")
 
 
+def _layer_digests(manifest: Path) -> dict[str, Any]:
+    """The digests that a manifest names, by the media types of their layers.
+
+    Raises:
+        ValueError: it is damaged.
+        OSError: it cannot be read.
+    """
+    if not manifest.is_file() or manifest.stat().st_size > _MAX_MANIFEST:
+        raise ValueError("its manifest is no such file")
+    try:
+        layers = json.loads(manifest.read_text(encoding="utf-8"))["layers"]
+        return {layer["mediaType"]: layer["digest"] for layer in layers}
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise ValueError("its manifest is damaged; `ollama pull` writes it again") from None
+
+
 def _model_blob(top: Path, manifest: Path) -> Path:
     """The GGUF file that a manifest names.
 
@@ -206,13 +219,7 @@ def _model_blob(top: Path, manifest: Path) -> Path:
         ValueError: why there is none that can be used.
         OSError: something cannot be read.
     """
-    if not manifest.is_file() or manifest.stat().st_size > _MAX_MANIFEST:
-        raise ValueError("its manifest is no such file")
-    try:
-        layers = json.loads(manifest.read_text(encoding="utf-8"))["layers"]
-        digests = {layer["mediaType"]: layer["digest"] for layer in layers}
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise ValueError("its manifest is damaged; `ollama pull` writes it again") from None
+    digests = _layer_digests(manifest)
     if f"{_LAYER}adapter" in digests:
         raise ValueError("it has an adapter beside the model, which laplm does not read there")
     digest = digests.get(f"{_LAYER}model")

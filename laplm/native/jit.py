@@ -21,7 +21,7 @@ from laplm import home
 from laplm.errors import CacheError, warn
 from laplm.files import write_file
 from laplm.native.isa import Isa
-from laplm.native.memory import give_back_code
+from laplm.native.memory import release_code_pages
 from laplm.progress import Progress
 
 Engine = Callable[[int, int, int, int], int]
@@ -158,5 +158,5 @@ def load(
     jit.finalize_object()
     engine: Engine = _SIGNATURE(jit.get_function_address(_NAME))
     _loaded[key] = (jit, engine)
-    give_back_code("libllvmlite")  # 30 MB, for compiling alone
+    release_code_pages("libllvmlite")  # 30 MB, for compiling alone
     return engine

@@ -192,8 +192,8 @@ class _Lowering:
         self.assign(name, value)
 
     def do_if(self, node: ast.If) -> None:
-        if self.is_known(node.test):
-            self.statements(node.body if self.known_truth(node.test) else node.orelse)
+        if self.is_constant(node.test):
+            self.statements(node.body if self.constant_truth(node.test) else node.orelse)
             return
         then, otherwise, after = (self.function.append_basic_block() for _ in range(3))
         self.condition(node.test, then, otherwise)
@@ -387,19 +387,19 @@ class _Lowering:
             value = self.b.icmp_signed("!=", value, ir.Constant(value.type, 0))
         self.b.cbranch(value, then, otherwise)
 
-    def is_known(self, node: ast.expr) -> bool:
+    def is_constant(self, node: ast.expr) -> bool:
         """Whether an expression has no variables and no calls: nothing of it is left to run."""
         return not any(
             isinstance(part, ast.Call) or (isinstance(part, ast.Name) and part.id in self.variables)
             for part in ast.walk(node)
         )
 
-    def known_truth(self, node: ast.expr) -> bool:
-        """Whether a condition holds that ``is_known``."""
+    def constant_truth(self, node: ast.expr) -> bool:
+        """Whether a condition holds that ``is_constant``."""
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
-            return not self.known_truth(node.operand)
+            return not self.constant_truth(node.operand)
         if isinstance(node, ast.BoolOp):
-            parts = (self.known_truth(part) for part in node.values)
+            parts = (self.constant_truth(part) for part in node.values)
             return all(parts) if isinstance(node.op, ast.And) else any(parts)
         return bool(self.value(node))
 

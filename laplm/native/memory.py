@@ -22,7 +22,7 @@ def aligned(count: int, dtype: Any) -> NDArray[Any]:
     return out
 
 
-def give_back_code(library: str) -> None:
+def release_code_pages(library: str) -> None:
     """Take a library's machine code out of this process's memory until it runs again.
 
     On Linux. It comes back from the system's file cache when it is called.

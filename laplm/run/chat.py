@@ -22,7 +22,7 @@ from laplm.run.request import (
     DEFAULT_MAX_NEW_TOKENS,
     GenerationRequest,
     check_count,
-    described_room,
+    context_limit_phrases,
     encode_prompt,
     make_request,
 )
@@ -471,7 +471,7 @@ def _check_text(text: str, what: str) -> None:
 
 
 def _too_long(tokens: str, lm: LanguageModel) -> ContextLengthError:
-    holds, larger = described_room(lm.config, lm.context)
+    holds, larger = context_limit_phrases(lm.config, lm.context)
     return ContextLengthError(
         f"the message has {tokens} tokens with what must stand before it, but the model {holds} "
         f"and needs room to answer: {larger}{'or ' if larger else ''}shorten it",

@@ -239,7 +239,7 @@ def _check_fits_context(
     if room < 1:
         raise _too_long(f"{prompt_tokens:,}", config, context)
     if max_new_tokens > room:
-        holds, larger = described_room(config, context)
+        holds, larger = context_limit_phrases(config, context)
         raise ContextLengthError(
             f"the prompt has {prompt_tokens:,} tokens and max_new_tokens asks for "
             f"{max_new_tokens:,} more, but the model {holds}: ask for at most {room:,}, shorten "
@@ -251,7 +251,7 @@ def _check_fits_context(
 
 
 def _too_long(tokens: str, config: ModelConfig, context: int) -> ContextLengthError:
-    holds, larger = described_room(config, context)
+    holds, larger = context_limit_phrases(config, context)
     return ContextLengthError(
         f"the prompt has {tokens} tokens, but the model {holds} and needs room for new ones: "
         f"shorten the prompt, {larger}or turn on slide to use only its end",
@@ -260,7 +260,7 @@ def _too_long(tokens: str, config: ModelConfig, context: int) -> ContextLengthEr
     )
 
 
-def described_room(config: ModelConfig, context: int) -> tuple[str, str]:
+def context_limit_phrases(config: ModelConfig, context: int) -> tuple[str, str]:
     """How many positions there are, and what to do about it where the model has more."""
     if context == config.n_ctx:
         return f"holds {context:,}", ""

@@ -26,7 +26,8 @@ from laplm.hub.licence import licence_of
 from laplm.hub.tuning_runs import TuningRun, document_opening
 from laplm.model.chat import read_chat_templates
 from laplm.model.files.adapter import is_adapter, read_adapter_config
-from laplm.model.files.checkpoint import open_gguf_checkpoint, read_config
+from laplm.model.files.checkpoint import read_config
+from laplm.model.files.gguf_reader import read_gguf
 from laplm.serve.problems import BODY, ApiError, JsonResponse, error_responses
 from laplm.serve.scheduler import Scheduler, SchedulerObserver
 from laplm.tune_config import TRAINED_FAMILIES
@@ -34,7 +35,6 @@ from laplm.tune_config import TRAINED_FAMILIES
 if TYPE_CHECKING:
     from laplm.model.config import ModelConfig
     from laplm.model.engine.quantize import Precision
-    from laplm.model.files.gguf_reader import GGUFFile
     from laplm.progress import Progress
     from laplm.run.language_model import LanguageModel
 
@@ -423,11 +423,11 @@ def _describe(name: str, target: str) -> dict[str, Any]:
         if adapter:
             base = locate.locate_base(path, read_adapter_config(path).base_model_name_or_path)
         # Once for all that is asked of it: a GGUF file's vocabulary takes a moment to read.
-        file = _gguf_tables(base) if base.is_file() else None
+        file = read_gguf(base) if base.is_file() else None
         config: ModelConfig = read_config(base, file)
         chat = bool((adapter and read_chat_templates(path)) or read_chat_templates(base, file))
         if not adapter:
-            stored_as = _stored_as(file) if file else locate.describe(target).dtype
+            stored_as = locate.describe(target, file).dtype
     except LaplmError as error:
         return out | {"description": str(error)}
     is_built_in = path.resolve() == built_in.DIRECTORY.resolve()
@@ -449,19 +449,6 @@ def _describe(name: str, target: str) -> dict[str, Any]:
         "n_ctx": config.n_ctx,
         "vocab_size": config.vocab_size,
     }
-
-
-def _gguf_tables(path: Path) -> GGUFFile:
-    from laplm.model.files.gguf_reader import read_gguf
-
-    return read_gguf(path)
-
-
-def _stored_as(file: GGUFFile) -> str | None:
-    """How most numbers of a file are stored; None where it is none of a model that is run."""
-    with contextlib.suppress(LaplmError):
-        return open_gguf_checkpoint(file).dtype
-    return None
 
 
 def _bytes_on_disk(path: Path) -> int:

@@ -171,7 +171,7 @@ def test_a_model_on_disk_behind_the_command_is_not_taken_for_a_text(
 
 @pytest.mark.parametrize("text", ["The", "gpt", "Once upon a time", "docs", "gpt2 is", "a/b"])
 def test_a_text_is_not_taken_for_a_model(text: str) -> None:
-    assert arguments.meant_model(text) is None
+    assert arguments.model_named_by(text) is None
 
 
 def test_with_a_model_named_any_text_is_one(laplm_, tiny_model_dir) -> None:

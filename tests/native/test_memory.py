@@ -22,7 +22,7 @@ RESIDENT = """
 """
 COMPILE_TWICE = """
     import llvmlite.binding as llvm
-    from laplm.native.memory import give_back_code
+    from laplm.native.memory import release_code_pages
 
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
@@ -34,7 +34,7 @@ COMPILE_TWICE = """
 
     once = compiled()
     before = resident("r-xp"), resident("rw-p")
-    give_back_code("libllvmlite")
+    release_code_pages("libllvmlite")
     print(*before, resident("r-xp"), resident("rw-p"))
     assert compiled() == once
 """

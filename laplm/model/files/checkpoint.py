@@ -182,10 +182,7 @@ def open_checkpoint(path: Path, file: GGUFFile | None = None) -> Checkpoint:
     """
     path = Path(path)
     try:
-        if file is None and (found := _gguf_file(path)) is not None:
-            from laplm.model.files.gguf_reader import read_gguf
-
-            file = read_gguf(found)
+        file = file or _gguf_tables(path)
         return _open(path) if file is None else open_gguf_checkpoint(file)
     except OSError as error:
         refuse(Path(error.filename or path), f"cannot be read ({error.strerror}); {_READERS}")
@@ -219,6 +216,16 @@ def _gguf_file(path: Path) -> Path | None:
         listed = _list_some([each.name for each in files])
         refuse(path, f"holds {len(files)} GGUF files ({listed}); give one of them: {files[0]}")
     return files[0] if files else None
+
+
+def _gguf_tables(path: Path) -> GGUFFile | None:
+    """The tables of ``_gguf_file``; None where there is none."""
+    found = _gguf_file(path)
+    if found is None:
+        return None
+    from laplm.model.files.gguf_reader import read_gguf
+
+    return read_gguf(found)
 
 
 def _has_layout(directory: Path) -> bool:
@@ -270,10 +277,7 @@ def read_config(directory: Path, file: GGUFFile | None = None) -> ModelConfig:
         ModelFormatError: there is none, it is not JSON, or it is of a family that is not known.
     """
     try:
-        if file is None and (path := _gguf_file(directory)) is not None:
-            from laplm.model.files.gguf_reader import read_gguf
-
-            file = read_gguf(path)
+        file = file or _gguf_tables(directory)
         if file is not None:
             from laplm.model.files.gguf_checkpoint import read_gguf_config
 
